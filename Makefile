@@ -1,0 +1,100 @@
+# What there is to do here; `make help` lists it.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+NAME := containerd-shim-runc-v2
+DIST := target/dist/$(NAME)
+MANAGER := target/dist/dunnage
+PEERS := $(abspath $(or $(DUNNAGE_PEERS),target/peers))
+GO_SHIM ?= /usr/bin/$(NAME)
+# The package of the black-box suite: it takes the shim to test from SHIM and
+# the containerds, runtimes and images to test it with from PEERS.
+SUITE ?= tests
+
+# One file without libraries or relocations.  With --target these flags are for
+# the shipped code only, in a directory of its own: neither build scripts nor
+# what `make test` compiles are ever rebuilt because of them.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+STATIC := -C target-feature=+crt-static -C relocation-model=static
+REVISION = $(shell git rev-parse --short HEAD 2>/dev/null)
+BUILT = $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release
+
+PLACES := bin share/man/man1 share/bash-completion/completions share/zsh/site-functions \
+	share/fish/vendor_completions.d share/dunnage
+UNITS ?= $(PREFIX)/lib/systemd/system
+
+.PHONY: help
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+
+.PHONY: setup
+setup: ## get what building and testing need (Debian 12, as root)
+	@tests/setup.sh
+
+.PHONY: build
+build: ## make target/dist/containerd-shim-runc-v2 and dunnage, static release builds
+	DUNNAGE_REVISION=$(REVISION) RUSTFLAGS='$(strip $(RUSTFLAGS) $(STATIC))' $(CARGO) build --release --locked --target $(HOST) -p shim-runc -p manager
+	@mkdir -p $(dir $(DIST))
+	@cmp -s $(BUILT)/$(NAME) $(DIST) || install -m755 $(BUILT)/$(NAME) $(DIST)
+	@cmp -s $(BUILT)/dunnage $(MANAGER) || install -m755 $(BUILT)/dunnage $(MANAGER)
+
+.PHONY: test
+test: setup build ## run all tests, as root
+	SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked --workspace
+
+.PHONY: test-go
+test-go: setup ## run the black-box suite against containerd's Go shim
+	SHIM=$(GO_SHIM) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked -p $(SUITE)
+
+.PHONY: soak
+soak: setup build ## sweeps and load that take minutes, as root; they print their figures
+	SHIM=$(abspath $(DIST)) PEERS=$(PEERS) $(CARGO) test --locked -p $(SUITE) --features soak \
+		--test soak -- --nocapture --test-threads=1
+	SWEEP=full SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) \
+		$(CARGO) test --locked -p $(SUITE) --test manager sweep -- --nocapture
+
+.PHONY: lint
+lint: ## check the format, and clippy's opinion
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
+
+.PHONY: demo
+demo: setup build ## show the shim at work, and its size beside the Go shim's
+	@tests/demo.sh
+	@tests/demo-manager.sh
+
+# Builds only if nothing is built yet, so that `sudo make install` needs no Rust.
+$(DIST) $(MANAGER):
+	$(MAKE) build
+
+.PHONY: install
+install: $(DIST) $(MANAGER) ## install below $(DESTDIR)$(PREFIX), units and a configuration too
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,$(PLACES)) $(DESTDIR)$(UNITS) $(DESTDIR)/etc/dunnage
+	install -m755 $(DIST) $(MANAGER) $(DESTDIR)$(PREFIX)/bin
+	$(MANAGER) man >$(DESTDIR)$(PREFIX)/share/man/man1/dunnage.1
+	$(MANAGER) completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/dunnage
+	$(MANAGER) completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_dunnage
+	$(MANAGER) completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/dunnage.fish
+	install -m644 manager/etc/grafana.json $(DESTDIR)$(PREFIX)/share/dunnage
+	sed 's|/usr/local|$(PREFIX)|' manager/etc/dunnage.service >$(DESTDIR)$(UNITS)/dunnage.service
+	install -m644 manager/etc/dunnage.socket $(DESTDIR)$(UNITS)
+	test -e $(DESTDIR)/etc/dunnage/config.toml || install -m644 manager/etc/config.toml $(DESTDIR)/etc/dunnage
+
+.PHONY: uninstall
+uninstall: ## take it away from there; the configuration stays
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/$(NAME) bin/dunnage share/man/man1/dunnage.1 \
+		share/bash-completion/completions/dunnage share/zsh/site-functions/_dunnage \
+		share/fish/vendor_completions.d/dunnage.fish share/dunnage/grafana.json)
+	rm -f $(addprefix $(DESTDIR)$(UNITS)/,dunnage.service dunnage.socket)
+
+.PHONY: clean
+clean: ## remove all that was built and unpacked
+	$(CARGO) clean
+	rm -rf target

@@ -1,0 +1,74 @@
+//! The Events service: what clients publish, and what they subscribe to.
+
+use super::{Stream, service};
+use crate::exchange::Entry;
+use crate::failure::{Failure, invalid};
+use crate::ledger::Origin;
+use crate::manager::Manager;
+use crate::names::check_namespace;
+use protos::services::events::v1::*;
+use protos::types::Envelope;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use tokio::sync::mpsc;
+
+service! {
+    crate::services::containerd::services::events::v1::events_server::Events,
+    namespaced: false;
+    [type SubscribeStream = Stream<Envelope>]
+    publish(PublishRequest) -> ();
+    forward(ForwardRequest) -> ();
+    subscribe(SubscribeRequest) -> Stream<Envelope>;
+}
+
+async fn publish(
+    manager: Rc<Manager>,
+    namespace: String,
+    request: PublishRequest,
+) -> Result<(), Failure> {
+    check_namespace(&namespace)?;
+    let envelope = Envelope {
+        timestamp: Some(task::event::now()),
+        namespace,
+        topic: request.topic,
+        event: request.event,
+    };
+    take(&manager, envelope).await
+}
+
+async fn forward(manager: Rc<Manager>, _: String, request: ForwardRequest) -> Result<(), Failure> {
+    take(
+        &manager,
+        request.envelope.ok_or_else(|| invalid("no envelope"))?,
+    )
+    .await
+}
+
+async fn take(manager: &Manager, envelope: Envelope) -> Result<(), Failure> {
+    manager.intake.take(envelope, Origin::Shim)?;
+    manager.intake.synced().await;
+    Ok(())
+}
+
+async fn subscribe(
+    manager: Rc<Manager>,
+    namespace: String,
+    request: SubscribeRequest,
+) -> Result<Stream<Envelope>, Failure> {
+    super::optional_namespace(&namespace)?;
+    let queue = manager.intake.subscribe(&request.filters, true)?;
+    Ok(Stream::new(Events(queue)))
+}
+
+struct Events(mpsc::UnboundedReceiver<Entry>);
+
+impl tokio_stream::Stream for Events {
+    type Item = Result<Envelope, tonic::Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0
+            .poll_recv(context)
+            .map(|next| next.map(|entry| Ok(entry.envelope)))
+    }
+}

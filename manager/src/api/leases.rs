@@ -1,0 +1,86 @@
+//! The Leases service: clients take a lease around everything, and here it protects nothing.
+
+use super::service;
+use crate::failure::{Failure, exists, invalid, not_found, unimplemented};
+use crate::manager::Manager;
+use protos::services::leases::v1::*;
+use std::rc::Rc;
+
+service! {
+    crate::services::containerd::services::leases::v1::leases_server::Leases,
+    namespaced: true;
+    create(CreateRequest) -> CreateResponse;
+    delete(DeleteRequest) -> ();
+    list(ListRequest) -> ListResponse;
+    add_resource(AddResourceRequest) -> ();
+    delete_resource(DeleteResourceRequest) -> ();
+    list_resources(ListResourcesRequest) -> ListResourcesResponse;
+}
+
+async fn create(
+    manager: Rc<Manager>,
+    namespace: String,
+    request: CreateRequest,
+) -> Result<CreateResponse, Failure> {
+    // Clients make up ids that are no identifiers.
+    if request.id.is_empty() {
+        return Err(invalid("lease id must be provided"));
+    }
+    let mut leases = manager.leases.borrow_mut();
+    let key = (namespace, request.id.clone());
+    if leases.contains_key(&key) {
+        return Err(exists(format!("lease {:?}", request.id)));
+    }
+    let lease = Lease {
+        id: request.id,
+        created_at: Some(task::event::now()),
+        labels: request.labels,
+    };
+    leases.insert(key, lease.clone());
+    Ok(CreateResponse { lease: Some(lease) })
+}
+
+async fn delete(
+    manager: Rc<Manager>,
+    namespace: String,
+    request: DeleteRequest,
+) -> Result<(), Failure> {
+    let key = (namespace, request.id);
+    let removed = manager.leases.borrow_mut().remove(&key);
+    match removed {
+        Some(_) => Ok(()),
+        None => Err(not_found(format!("lease {:?}", key.1))),
+    }
+}
+
+async fn list(
+    manager: Rc<Manager>,
+    namespace: String,
+    _: ListRequest,
+) -> Result<ListResponse, Failure> {
+    let leases = manager.leases.borrow();
+    let of_namespace = leases.iter().filter(|((of, _), _)| *of == namespace);
+    Ok(ListResponse {
+        leases: of_namespace.map(|(_, lease)| lease.clone()).collect(),
+    })
+}
+
+async fn add_resource(_: Rc<Manager>, _: String, _: AddResourceRequest) -> Result<(), Failure> {
+    Err(unimplemented("resources of leases"))
+}
+
+async fn delete_resource(
+    _: Rc<Manager>,
+    _: String,
+    _: DeleteResourceRequest,
+) -> Result<(), Failure> {
+    Err(unimplemented("resources of leases"))
+}
+
+async fn list_resources(
+    _: Rc<Manager>,
+    _: String,
+    _: ListResourcesRequest,
+) -> Result<ListResourcesResponse, Failure> {
+    Err(unimplemented("resources of leases"))
+}

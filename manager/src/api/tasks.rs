@@ -1,0 +1,270 @@
+//! The Tasks service: most methods go on to the shim.
+
+use super::metrics::metrics;
+use super::process::{get, list, wait};
+use super::service;
+use crate::failure::{Failure, invalid, unimplemented};
+use crate::manager::Manager;
+use crate::names::check_id;
+use crate::tasks::{Create, Task};
+use protos::runc::CheckpointOptions;
+use protos::services::tasks::v1::*;
+use protos::task_types::ProcessInfo;
+use protos::{any, task as shim};
+use std::rc::Rc;
+
+service! {
+    crate::services::containerd::services::tasks::v1::tasks_server::Tasks,
+    namespaced: true;
+    create(CreateTaskRequest) -> CreateTaskResponse;
+    start(StartRequest) -> StartResponse;
+    delete(DeleteTaskRequest) -> DeleteResponse;
+    delete_process(DeleteProcessRequest) -> DeleteResponse;
+    get(GetRequest) -> GetResponse;
+    list(ListTasksRequest) -> ListTasksResponse;
+    kill(KillRequest) -> ();
+    exec(ExecProcessRequest) -> ();
+    resize_pty(ResizePtyRequest) -> ();
+    close_io(CloseIoRequest) -> ();
+    pause(PauseTaskRequest) -> ();
+    resume(ResumeTaskRequest) -> ();
+    list_pids(ListPidsRequest) -> ListPidsResponse;
+    checkpoint(CheckpointTaskRequest) -> CheckpointTaskResponse;
+    update(UpdateTaskRequest) -> ();
+    metrics(MetricsRequest) -> MetricsResponse;
+    wait(WaitRequest) -> WaitResponse, drops: true;
+}
+
+/// The task, of a container that has a record (local.go:746).
+pub(super) fn find(manager: &Manager, namespace: &str, id: &str) -> Result<Rc<Task>, Failure> {
+    check_id(id)?;
+    manager.store.container(namespace, id)?;
+    manager.tasks.get(&(namespace.to_owned(), id.to_owned()))
+}
+
+async fn create(
+    manager: Rc<Manager>,
+    namespace: String,
+    request: CreateTaskRequest,
+) -> Result<CreateTaskResponse, Failure> {
+    check_id(&request.container_id)?;
+    let container = manager.store.container(&namespace, &request.container_id)?;
+    if request
+        .checkpoint
+        .is_some_and(|checkpoint| !checkpoint.digest.is_empty())
+    {
+        return Err(unimplemented("restore from a checkpoint image"));
+    }
+    let create = Create {
+        rootfs: request.rootfs,
+        terminal: request.terminal,
+        stdin: request.stdin,
+        stdout: request.stdout,
+        stderr: request.stderr,
+        options: request.options,
+        runtime_path: request.runtime_path,
+    };
+    let pid = manager.create_task(&namespace, &container, create).await?;
+    Ok(CreateTaskResponse {
+        container_id: request.container_id,
+        pid,
+    })
+}
+
+async fn start(
+    manager: Rc<Manager>,
+    namespace: String,
+    request: StartRequest,
+) -> Result<StartResponse, Failure> {
+    let task = find(&manager, &namespace, &request.container_id)?;
+    let pid = manager.start_task(&task.key, &request.exec_id).await?;
+    manager.intake.synced().await;
+    Ok(StartResponse { pid })
+}
+
+async fn delete(
+    manager: Rc<Manager>,
+    namespace: String,
+    request: DeleteTaskRequest,
+) -> Result<DeleteResponse, Failure> {
+    let task = find(&manager, &namespace, &request.container_id)?;
+    let deleted = manager.delete_task(&task.key).await?;
+    Ok(DeleteResponse {
+        id: request.container_id,
+        pid: deleted.pid,
+        exit_status: deleted.exit_status,
+        exited_at: deleted.exited_at,
+    })
+}
+
+async fn delete_process(
+    manager: Rc<Manager>,
+    namespace: String,
+    request: DeleteProcessRequest,
+) -> Result<DeleteResponse, Failure> {
+    let task = find(&manager, &namespace, &request.container_id)?;
+    let ask = shim::DeleteRequest {
+        id: request.container_id,
+        exec_id: request.exec_id.clone(),
+    };
+    let deleted: shim::DeleteResponse = manager.ask(&task, "Delete", &ask).await?;
+    manager.intake.forget_exec(&task.key, &request.exec_id);
+    Ok(DeleteResponse {
+        id: request.exec_id,
+        pid: deleted.pid,
+        exit_status: deleted.exit_status,
+        exited_at: deleted.exited_at,
+    })
+}
+
+async fn kill(
+    manager: Rc<Manager>,
+    namespace: String,
+    request: KillRequest,
+) -> Result<(), Failure> {
+    let task = find(&manager, &namespace, &request.container_id)?;
+    if task.shim().is_none() {
+        return manager.kill_orphan(&task, &request.exec_id, request.signal);
+    }
+    let ask = shim::KillRequest {
+        id: request.container_id,
+        exec_id: request.exec_id,
+        signal: request.signal,
+        all: request.all,
+    };
+    manager.ask(&task, "Kill", &ask).await
+}
+
+async fn exec(
+    manager: Rc<Manager>,
+    namespace: String,
+    request: ExecProcessRequest,
+) -> Result<(), Failure> {
+    if request.exec_id.is_empty() {
+        return Err(invalid("exec id cannot be empty"));
+    }
+    check_id(&request.exec_id)?;
+    let task = find(&manager, &namespace, &request.container_id)?;
+    let ask = shim::ExecProcessRequest {
+        id: request.container_id,
+        exec_id: request.exec_id,
+        terminal: request.terminal,
+        stdin: request.stdin,
+        stdout: request.stdout,
+        stderr: request.stderr,
+        spec: request.spec,
+    };
+    manager.ask(&task, "Exec", &ask).await
+}
+
+async fn resize_pty(
+    manager: Rc<Manager>,
+    namespace: String,
+    request: ResizePtyRequest,
+) -> Result<(), Failure> {
+    let task = find(&manager, &namespace, &request.container_id)?;
+    let ask = shim::ResizePtyRequest {
+        id: request.container_id,
+        exec_id: request.exec_id,
+        width: request.width,
+        height: request.height,
+    };
+    manager.ask(&task, "ResizePty", &ask).await
+}
+
+async fn close_io(
+    manager: Rc<Manager>,
+    namespace: String,
+    request: CloseIoRequest,
+) -> Result<(), Failure> {
+    let task = find(&manager, &namespace, &request.container_id)?;
+    let ask = shim::CloseIoRequest {
+        id: request.container_id,
+        exec_id: request.exec_id,
+        stdin: request.stdin,
+    };
+    manager.ask(&task, "CloseIO", &ask).await
+}
+
+async fn pause(
+    manager: Rc<Manager>,
+    namespace: String,
+    request: PauseTaskRequest,
+) -> Result<(), Failure> {
+    let task = find(&manager, &namespace, &request.container_id)?;
+    let ask = shim::PauseRequest {
+        id: request.container_id,
+    };
+    manager.ask(&task, "Pause", &ask).await
+}
+
+async fn resume(
+    manager: Rc<Manager>,
+    namespace: String,
+    request: ResumeTaskRequest,
+) -> Result<(), Failure> {
+    let task = find(&manager, &namespace, &request.container_id)?;
+    let ask = shim::ResumeRequest {
+        id: request.container_id,
+    };
+    manager.ask(&task, "Resume", &ask).await
+}
+
+async fn list_pids(
+    manager: Rc<Manager>,
+    namespace: String,
+    request: ListPidsRequest,
+) -> Result<ListPidsResponse, Failure> {
+    let task = find(&manager, &namespace, &request.container_id)?;
+    let ask = shim::PidsRequest {
+        id: request.container_id,
+    };
+    let pids: shim::PidsResponse = manager.ask(&task, "Pids", &ask).await?;
+    let processes = pids.processes.into_iter().map(|process| ProcessInfo {
+        pid: process.pid,
+        info: process.info,
+    });
+    Ok(ListPidsResponse {
+        processes: processes.collect(),
+    })
+}
+
+async fn checkpoint(
+    manager: Rc<Manager>,
+    namespace: String,
+    request: CheckpointTaskRequest,
+) -> Result<CheckpointTaskResponse, Failure> {
+    let task = find(&manager, &namespace, &request.container_id)?;
+    let options = request
+        .options
+        .as_ref()
+        .and_then(any::unpack::<CheckpointOptions>);
+    let path = match options {
+        Some(Ok(options)) => options.image_path,
+        _ => String::new(),
+    };
+    if path.is_empty() {
+        return Err(unimplemented("checkpoint to an image (give an image path)"));
+    }
+    let ask = shim::CheckpointTaskRequest {
+        id: request.container_id,
+        path,
+        options: request.options,
+    };
+    manager.ask::<()>(&task, "Checkpoint", &ask).await?;
+    Ok(CheckpointTaskResponse::default())
+}
+
+async fn update(
+    manager: Rc<Manager>,
+    namespace: String,
+    request: UpdateTaskRequest,
+) -> Result<(), Failure> {
+    let task = find(&manager, &namespace, &request.container_id)?;
+    let ask = shim::UpdateTaskRequest {
+        id: request.container_id,
+        resources: request.resources,
+        annotations: request.annotations,
+    };
+    manager.ask(&task, "Update", &ask).await
+}

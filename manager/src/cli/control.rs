@@ -1,0 +1,229 @@
+//! `kill`, `stop`, `pause`, `resume`, `delete`, `update` and `ns`: one request or two each.
+
+use super::client::Client;
+use super::run::said;
+use super::spec;
+use crate::restart;
+use clap::Subcommand;
+use protos::services::containers::v1::{
+    Container, DeleteContainerRequest, GetContainerRequest, UpdateContainerRequest,
+};
+use protos::services::namespaces::v1::*;
+use protos::services::tasks::v1::*;
+use protos::task_types::Status;
+use protos::{Any, FieldMask};
+use std::time::Duration;
+
+/// What the shims take resources as.
+const RESOURCES: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+
+/// The number of a signal: 9, KILL or SIGKILL.
+///
+/// # Errors
+/// A text that names it.
+pub fn signal(text: &str) -> Result<u32, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    let name = text.to_uppercase();
+    let name = if name.starts_with("SIG") {
+        name
+    } else {
+        format!("SIG{name}")
+    };
+    let signal: nix::sys::signal::Signal =
+        name.parse().map_err(|_| format!("{text:?} is no signal"))?;
+    Ok(signal as u32)
+}
+
+pub async fn kill(client: &Client, id: &str, number: u32, all: bool) -> Result<(), String> {
+    let request = client.request(KillRequest {
+        container_id: id.to_owned(),
+        exec_id: String::new(),
+        signal: number,
+        all,
+    });
+    client.tasks().kill(request).await.map(drop).map_err(said)
+}
+
+/// TERM, and KILL if that is not enough. It stays stopped, whatever its restart policy says.
+pub async fn stop(client: &Client, id: &str, timeout: Duration) -> Result<(), String> {
+    if let Ok(container) = container(client, id).await {
+        note_stopped(client, &container, true).await;
+    }
+    let request = client.request(WaitRequest {
+        container_id: id.to_owned(),
+        exec_id: String::new(),
+    });
+    let mut tasks = client.tasks();
+    let mut waiting = Box::pin(tasks.wait(request));
+    // The wait is on its way before the signal.
+    let early = tokio::time::timeout(Duration::from_millis(20), &mut waiting).await;
+    if let Ok(ended) = early {
+        return ended.map(drop).map_err(said);
+    }
+    kill(client, id, libc::SIGTERM.cast_unsigned(), false).await?;
+    if tokio::time::timeout(timeout, &mut waiting).await.is_err() {
+        kill(client, id, libc::SIGKILL.cast_unsigned(), true).await?;
+        waiting.await.map_err(said)?;
+    }
+    Ok(())
+}
+
+async fn container(client: &Client, id: &str) -> Result<Container, String> {
+    let request = client.request(GetContainerRequest { id: id.to_owned() });
+    let answer = client.containers().get(request).await.map_err(said)?;
+    Ok(answer.into_inner().container.unwrap_or_default())
+}
+
+/// Tells the restart policy, if there is one, what the user wants.
+pub async fn note_stopped(client: &Client, container: &Container, stopped: bool) {
+    if !container.labels.contains_key(restart::STATUS) {
+        return;
+    }
+    let mut container = container.clone();
+    container
+        .labels
+        .insert(restart::STOPPED.into(), stopped.to_string());
+    let request = client.request(UpdateContainerRequest {
+        container: Some(container),
+        update_mask: Some(FieldMask {
+            paths: vec![format!("labels.{}", restart::STOPPED)],
+        }),
+    });
+    let _ = client.containers().update(request).await;
+}
+
+pub async fn pause(client: &Client, id: &str) -> Result<(), String> {
+    let request = client.request(PauseTaskRequest {
+        container_id: id.to_owned(),
+    });
+    client.tasks().pause(request).await.map(drop).map_err(said)
+}
+
+pub async fn resume(client: &Client, id: &str) -> Result<(), String> {
+    let request = client.request(ResumeTaskRequest {
+        container_id: id.to_owned(),
+    });
+    client.tasks().resume(request).await.map(drop).map_err(said)
+}
+
+/// Deletes the task, if there is one, and the container's record.
+pub async fn delete(client: &Client, id: &str, force: bool) -> Result<(), String> {
+    let known = container(client, id).await?;
+    let request = client.request(GetRequest {
+        container_id: id.to_owned(),
+        exec_id: String::new(),
+    });
+    if let Ok(state) = client.tasks().get(request).await {
+        let status = state.into_inner().process.unwrap_or_default().status;
+        if status != Status::Stopped as i32 && status != Status::Created as i32 {
+            if !force {
+                return Err(format!(
+                    "{id} is {}: stop it, or use --force",
+                    super::output::status(status)
+                ));
+            }
+            note_stopped(client, &known, true).await;
+            let request = client.request(WaitRequest {
+                container_id: id.to_owned(),
+                exec_id: String::new(),
+            });
+            let mut tasks = client.tasks();
+            let waiting = tasks.wait(request);
+            kill(client, id, libc::SIGKILL.cast_unsigned(), true).await?;
+            waiting.await.map_err(said)?;
+        }
+        let request = client.request(DeleteTaskRequest {
+            container_id: id.to_owned(),
+        });
+        match client.tasks().delete(request).await {
+            Err(e) if e.code() != tonic::Code::NotFound => return Err(said(e)),
+            _ => {}
+        }
+    }
+    let request = client.request(DeleteContainerRequest { id: id.to_owned() });
+    client
+        .containers()
+        .delete(request)
+        .await
+        .map(drop)
+        .map_err(said)
+}
+
+pub async fn update(
+    client: &Client,
+    id: &str,
+    memory: Option<&str>,
+    cpus: Option<f64>,
+    pids: Option<i64>,
+) -> Result<(), String> {
+    let limits = spec::limits(memory, cpus, pids)?;
+    let request = client.request(UpdateTaskRequest {
+        container_id: id.to_owned(),
+        resources: Some(Any {
+            type_url: RESOURCES.into(),
+            value: serde_json::Value::Object(limits).to_string().into_bytes(),
+        }),
+        annotations: Default::default(),
+    });
+    client.tasks().update(request).await.map(drop).map_err(said)
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Ns {
+    /// List them
+    Ls,
+    /// Make one
+    Create { name: String },
+    /// Remove an empty one
+    Rm { name: String },
+}
+
+pub async fn ns(client: &Client, command: &Ns, json: bool) -> Result<(), String> {
+    match command {
+        Ns::Ls => {
+            let request = client.request(ListNamespacesRequest::default());
+            let answer = client.namespaces().list(request).await.map_err(said)?;
+            let rows = answer.into_inner().namespaces.into_iter().map(|namespace| {
+                let mut labels: Vec<String> = namespace
+                    .labels
+                    .iter()
+                    .map(|(key, value)| format!("{key}={value}"))
+                    .collect();
+                labels.sort_unstable();
+                vec![namespace.name, labels.join(",")]
+            });
+            super::output::rows(&["NAME", "LABELS"], &rows.collect::<Vec<_>>(), json)
+        }
+        Ns::Create { name } => {
+            let request = client.request(CreateNamespaceRequest {
+                namespace: Some(Namespace {
+                    name: name.clone(),
+                    ..Default::default()
+                }),
+            });
+            client
+                .namespaces()
+                .create(request)
+                .await
+                .map(drop)
+                .map_err(said)
+        }
+        Ns::Rm { name } => {
+            let request = client.request(DeleteNamespaceRequest { name: name.clone() });
+            client
+                .namespaces()
+                .delete(request)
+                .await
+                .map(drop)
+                .map_err(said)
+        }
+    }
+}
+
+/// Where the output of a container goes, as far as its labels say.
+pub async fn log_uri(client: &Client, id: &str) -> String {
+    let labels = container(client, id).await.unwrap_or_default().labels;
+    labels.get(restart::LOG_URI).cloned().unwrap_or_default()
+}

@@ -1,0 +1,194 @@
+//! `doctor`: what should not be there, and `--fix`.
+//!
+//! It looks at the machine, not at the daemon's word: shims of ours without a bundle, bundles
+//! that the daemon does not know, sockets that nobody answers, mounts of bundles that are gone.
+
+use super::client::Client;
+use super::output;
+use super::run::said;
+use crate::config::Config;
+use protos::services::namespaces::v1::ListNamespacesRequest;
+use protos::services::tasks::v1::ListTasksRequest;
+use std::collections::HashSet;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+enum Found {
+    Shim { pid: u32, id: String },
+    Bundle(PathBuf),
+    Socket(PathBuf),
+    Mount(PathBuf),
+}
+
+impl Found {
+    fn row(&self) -> Vec<String> {
+        let (kind, what) = match self {
+            Self::Shim { pid, id } => ("leaked shim", format!("{pid} of {id}")),
+            Self::Bundle(path) => ("orphan bundle", path.display().to_string()),
+            Self::Socket(path) => ("stale socket", path.display().to_string()),
+            Self::Mount(path) => ("stale mount", path.display().to_string()),
+        };
+        vec![kind.to_owned(), what]
+    }
+
+    fn fix(&self) -> Result<(), String> {
+        let failed = |e: std::io::Error| e.to_string();
+        match self {
+            Self::Shim { pid, .. } => {
+                crate::sys::kill(*pid, libc::SIGKILL.cast_unsigned()).map_err(failed)
+            }
+            Self::Bundle(path) => {
+                let rootfs = path.join("rootfs");
+                let _ = nix::mount::umount2(&rootfs, nix::mount::MntFlags::MNT_DETACH);
+                std::fs::remove_dir_all(path).map_err(failed)
+            }
+            Self::Socket(path) => std::fs::remove_file(path).map_err(failed),
+            Self::Mount(path) => nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH)
+                .map_err(|e| e.to_string()),
+        }
+    }
+}
+
+/// Looks, tells, and cleans if it shall; 1 if something is left.
+pub async fn doctor(client: &Client, config: &Config, fix: bool, json: bool) -> Result<u8, String> {
+    let mut known = HashSet::new();
+    let request = client.request(ListNamespacesRequest::default());
+    let namespaces = client
+        .namespaces()
+        .list(request)
+        .await
+        .map_err(said)?
+        .into_inner()
+        .namespaces;
+    for namespace in namespaces {
+        let client = client.of(&namespace.name)?;
+        let request = client.request(ListTasksRequest::default());
+        let tasks = client
+            .tasks()
+            .list(request)
+            .await
+            .map_err(said)?
+            .into_inner()
+            .tasks;
+        known.extend(
+            tasks
+                .into_iter()
+                .map(|task| (namespace.name.clone(), task.id)),
+        );
+    }
+    let found = look(config, &known);
+    let mut left = 0;
+    let mut rows = Vec::new();
+    for one in &found {
+        let mut row = one.row();
+        row.push(match fix.then(|| one.fix()) {
+            Some(Ok(())) => "cleaned".to_owned(),
+            Some(Err(e)) => {
+                left += 1;
+                e
+            }
+            None => {
+                left += 1;
+                "found (--fix cleans)".to_owned()
+            }
+        });
+        rows.push(row);
+    }
+    if found.is_empty() && !json {
+        output::line("nothing is wrong")?;
+    } else {
+        output::rows(&["KIND", "WHAT", "STATE"], &rows, json)?;
+    }
+    Ok(u8::from(left > 0))
+}
+
+fn look(config: &Config, known: &HashSet<(String, String)>) -> Vec<Found> {
+    let mut found = Vec::new();
+    for (pid, namespace, id) in shims(config) {
+        // A shim of a group serves several; only one without any bundle is lost.
+        let bundle = config.state.join("task").join(&namespace).join(&id);
+        if !bundle.exists() && !serves_another(config, pid) {
+            found.push(Found::Shim {
+                pid,
+                id: format!("{namespace}/{id}"),
+            });
+        }
+    }
+    for namespace in names(&config.state.join("task")) {
+        let dir = config.state.join("task").join(&namespace);
+        for id in names(&dir) {
+            if !known.contains(&(namespace.clone(), id.clone())) {
+                found.push(Found::Bundle(dir.join(id)));
+            }
+        }
+    }
+    for name in names(&config.shim.socket_dir) {
+        let path = config.shim.socket_dir.join(name);
+        if UnixStream::connect(&path)
+            .is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+        {
+            found.push(Found::Socket(path));
+        }
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let tasks = config.state.join("task");
+    for target in mounts.lines().filter_map(|line| line.split(' ').nth(1)) {
+        let Ok(rest) = Path::new(target).strip_prefix(&tasks) else {
+            continue;
+        };
+        let mut parts = rest.iter().map(|part| part.to_string_lossy().into_owned());
+        let key = parts.next().zip(parts.next());
+        if key.is_some_and(|key| !known.contains(&key)) {
+            found.push(Found::Mount(target.into()));
+        }
+    }
+    found
+}
+
+/// Shims that were started for our socket: pid, namespace and id.
+fn shims(config: &Config) -> Vec<(u32, String, String)> {
+    let address = config.grpc.address.display().to_string();
+    let mut shims = Vec::new();
+    for pid in names(Path::new("/proc"))
+        .iter()
+        .filter_map(|name| name.parse::<u32>().ok())
+    {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<String> = command
+            .split(|&byte| byte == 0)
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect();
+        let after = |flag: &str| {
+            let at = words.iter().position(|word| word == flag)?;
+            words.get(at + 1).cloned()
+        };
+        let is_command = words.iter().any(|word| word == "start" || word == "delete");
+        if after("-address").as_deref() == Some(&address) && !is_command {
+            shims.extend(
+                after("-namespace")
+                    .zip(after("-id"))
+                    .map(|(ns, id)| (pid, ns, id)),
+            );
+        }
+    }
+    shims
+}
+
+/// True if some bundle's container is a child of this shim.
+fn serves_another(config: &Config, shim: u32) -> bool {
+    let tasks = config.state.join("task");
+    names(&tasks).iter().any(|namespace| {
+        let dir = tasks.join(namespace);
+        names(&dir).iter().any(|id| {
+            let pid = task::bundle::read_pid(&dir.join(id).join("init.pid"));
+            pid.is_ok_and(|pid| crate::proc::parent(pid) == Some(shim))
+        })
+    })
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten();
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect()
+}

@@ -1,0 +1,147 @@
+//! `events`, `exits` and `wait`: what happened, also while nobody looked.
+
+use super::client::Client;
+use super::output::{self, line};
+use super::run::said;
+use clap::Args;
+use protos::events::TaskExit;
+use protos::services::dunnage::v1::{Entry, ReadRequest};
+use protos::services::tasks::v1::WaitRequest;
+use protos::{Timestamp, any};
+use tonic::Streaming;
+
+#[derive(Debug, Args)]
+pub struct Events {
+    /// From this number, or time, on
+    #[arg(long, value_name = "SEQ|TIME")]
+    since: Option<String>,
+    /// Up to this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// containerd's filters, such as topic==/tasks/exit (repeatable)
+    #[arg(short, long)]
+    filter: Vec<String>,
+    /// End with the latest
+    #[arg(long)]
+    no_follow: bool,
+}
+
+async fn read(client: &Client, request: ReadRequest) -> Result<Streaming<Entry>, String> {
+    let answer = client.journal().read(client.request(request)).await;
+    answer.map(tonic::Response::into_inner).map_err(said)
+}
+
+pub async fn events(client: &Client, args: &Events, json: bool) -> Result<(), String> {
+    let mut request = ReadRequest {
+        since: u64::MAX,
+        follow: !args.no_follow,
+        filters: args.filter.clone(),
+        since_time: None,
+    };
+    match &args.since {
+        None if args.no_follow => request.since = 0,
+        None => {}
+        Some(text) => match text.parse() {
+            Ok(seq) => request.since = seq,
+            Err(_) => {
+                request.since = 0;
+                request.since_time = Some(output::parse_time(text)?);
+            }
+        },
+    }
+    let until = args.until.as_deref().map(output::parse_time).transpose()?;
+    let order = |time: Timestamp| (time.seconds, time.nanos);
+    let mut entries = read(client, request).await?;
+    while let Some(entry) = entries.message().await.map_err(said)? {
+        let envelope = entry.envelope.unwrap_or_default();
+        if let (Some(until), Some(at)) = (until, envelope.timestamp)
+            && order(at) > order(until)
+        {
+            return Ok(());
+        }
+        let event = output::event(entry.seq, &entry.origin, &envelope);
+        if json {
+            line(&event.to_string())?;
+        } else {
+            let time = output::time(envelope.timestamp);
+            line(&format!(
+                "{time} {} {} {}",
+                envelope.namespace, envelope.topic, event["event"]
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+/// Every exit that the journal has, of one container or of all.
+async fn known_exits(
+    client: &Client,
+    namespace: &str,
+    id: Option<&str>,
+) -> Result<Vec<(Entry, TaskExit)>, String> {
+    let filter = format!("namespace=={namespace},topic==/tasks/exit");
+    let filter = id.map_or(filter.clone(), |id| {
+        format!("{filter},event.container_id=={id}")
+    });
+    let request = ReadRequest {
+        filters: vec![filter],
+        ..Default::default()
+    };
+    let mut entries = read(client, request).await?;
+    let mut exits = Vec::new();
+    while let Some(entry) = entries.message().await.map_err(said)? {
+        let event = entry
+            .envelope
+            .as_ref()
+            .and_then(|envelope| envelope.event.as_ref());
+        if let Some(Ok(exit)) = event.and_then(any::unpack::<TaskExit>) {
+            exits.push((entry, exit));
+        }
+    }
+    Ok(exits)
+}
+
+pub async fn exits(
+    client: &Client,
+    namespace: &str,
+    id: Option<&str>,
+    json: bool,
+) -> Result<(), String> {
+    let exits = known_exits(client, namespace, id).await?;
+    let rows = exits.into_iter().map(|(entry, exit)| {
+        let exec = crate::ledger::exec_of(&exit.container_id, &exit.id).to_owned();
+        vec![
+            entry.seq.to_string(),
+            exit.container_id,
+            exec,
+            exit.pid.to_string(),
+            exit.exit_status.to_string(),
+            output::time(exit.exited_at),
+            entry.origin,
+        ]
+    });
+    let head = ["SEQ", "ID", "EXEC", "PID", "STATUS", "EXITED AT", "ORIGIN"];
+    output::rows(&head, &rows.collect::<Vec<_>>(), json)
+}
+
+/// Waits for each, and prints its status; of what is deleted the journal knows it.
+pub async fn wait(client: &Client, namespace: &str, ids: &[String]) -> Result<u8, String> {
+    let mut last = 0;
+    for id in ids {
+        let request = client.request(WaitRequest {
+            container_id: id.clone(),
+            exec_id: String::new(),
+        });
+        last = match client.tasks().wait(request).await {
+            Ok(exit) => exit.into_inner().exit_status,
+            Err(e) if e.code() == tonic::Code::NotFound => {
+                let exits = known_exits(client, namespace, Some(id)).await?;
+                let mut of_init = exits.into_iter().filter(|(_, exit)| exit.id == *id);
+                of_init.next_back().ok_or_else(|| said(e))?.1.exit_status
+            }
+            Err(e) => return Err(said(e)),
+        };
+        line(&last.to_string())?;
+    }
+    Ok(u8::try_from(last).unwrap_or(u8::MAX))
+}

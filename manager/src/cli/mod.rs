@@ -1,0 +1,314 @@
+//! The command line: what can be asked of `dunnage`.
+
+pub mod client;
+mod control;
+mod doctor;
+mod journal;
+mod logs;
+mod output;
+mod run;
+mod show;
+mod spec;
+mod stdio;
+mod watch;
+
+use crate::config::{Config, Span};
+use clap::{CommandFactory, Parser, Subcommand};
+use client::Client;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Containers under containerd's shims, with containerd's API and without containerd.
+#[derive(Debug, Parser)]
+#[command(name = "dunnage", version = crate::VERSION)]
+struct Args {
+    /// The daemon's socket
+    #[arg(short, long, global = true, env = "CONTAINERD_ADDRESS")]
+    address: Option<PathBuf>,
+    /// The namespace
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "CONTAINERD_NAMESPACE",
+        default_value = "default"
+    )]
+    namespace: String,
+    /// The configuration file
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
+    /// Print JSON, one object a line
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve: start shims, broker events, keep exits
+    Daemon,
+    /// Create and start a container
+    Run(Box<run::Run>),
+    /// Create a container; `start` starts it
+    Create(Box<run::Create>),
+    /// Start a container that was created, or has ended
+    Start { id: String },
+    /// Send a signal
+    Kill {
+        #[arg(short, long, default_value = "TERM", value_parser = control::signal)]
+        signal: u32,
+        /// To all its processes
+        #[arg(long)]
+        all: bool,
+        id: String,
+    },
+    /// Send TERM, then KILL
+    Stop {
+        /// How long to wait in between
+        #[arg(short, long, default_value = "10s")]
+        timeout: Span,
+        id: String,
+    },
+    /// Freeze
+    Pause { id: String },
+    /// Thaw
+    Resume { id: String },
+    /// Delete a stopped container
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Kill it first
+        #[arg(short, long)]
+        force: bool,
+        id: String,
+    },
+    /// Change its limits
+    Update {
+        /// The most memory, in bytes or with k, m, g
+        #[arg(long)]
+        memory: Option<String>,
+        #[arg(long)]
+        cpus: Option<f64>,
+        #[arg(long)]
+        pids_limit: Option<i64>,
+        id: String,
+    },
+    /// Watch a running container
+    Attach { id: String },
+    /// Run a command in a container
+    Exec(Box<run::Exec>),
+    /// List containers
+    Ls {
+        /// Only their ids
+        #[arg(short, long)]
+        quiet: bool,
+        /// containerd's filters, such as id==x (repeatable)
+        #[arg(short, long)]
+        filter: Vec<String>,
+    },
+    /// List the processes of a container
+    Ps { id: String },
+    /// Tell all of a container
+    Inspect { id: String },
+    /// Show what containers use
+    Stats {
+        /// Once
+        #[arg(long)]
+        no_stream: bool,
+    },
+    /// Show what a container wrote
+    Logs(logs::Logs),
+    /// Wait for containers to end and print how; also of deleted ones
+    Wait {
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+    /// Show what happens, or happened
+    Events(journal::Events),
+    /// Show how processes ended
+    Exits { id: Option<String> },
+    /// Namespaces
+    #[command(subcommand)]
+    Ns(control::Ns),
+    /// Tell of the daemon
+    Info,
+    /// Tell the versions
+    Version,
+    /// Look for leaked shims, orphan bundles, stale sockets and mounts
+    Doctor {
+        /// Clean up
+        #[arg(long)]
+        fix: bool,
+    },
+    /// Print a shell's completion
+    Completion { shell: clap_complete::Shell },
+    /// Print the manual page
+    Man,
+    /// Write a container's output to a file (for shims)
+    #[command(hide = true)]
+    Log { file: PathBuf },
+    /// Publish an event that comes on stdin (for shims)
+    #[command(hide = true)]
+    Publish {
+        #[arg(long)]
+        topic: String,
+    },
+}
+
+/// The configuration of `dunnage [--config FILE] daemon`, which is read without the parser of
+/// everything else: what that one needs would be in the daemon's memory for ever.
+fn daemon(args: impl Iterator<Item = std::ffi::OsString>) -> Option<Option<PathBuf>> {
+    let (mut is_daemon, mut config) = (false, None);
+    let mut args = args.skip(1);
+    while let Some(arg) = args.next() {
+        match arg.to_str()? {
+            "daemon" if !is_daemon => is_daemon = true,
+            "--config" if config.is_none() => config = Some(args.next()?.into()),
+            _ => return None,
+        }
+    }
+    is_daemon.then_some(config)
+}
+
+/// Does what the arguments say.
+pub fn run() -> ExitCode {
+    if let Some(config) = daemon(std::env::args_os()) {
+        let served = Config::load(config.as_deref()).and_then(crate::daemon::run);
+        return match served {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                complain(&e);
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let args = Args::parse();
+    let done = match Config::load(args.config.as_deref()) {
+        Ok(config) => args.obey(config),
+        Err(e) => Err(e),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            complain(&e);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Args {
+    fn obey(self, config: Config) -> Result<u8, String> {
+        match &self.command {
+            Command::Daemon => crate::daemon::run(config).map(|()| 0),
+            Command::Log { file } => crate::logfile::run(&config, file).map(|()| 0),
+            Command::Completion { shell } => {
+                let mut command = Self::command();
+                clap_complete::generate(*shell, &mut command, "dunnage", &mut std::io::stdout());
+                Ok(0)
+            }
+            Command::Man => {
+                let page = clap_mangen::Man::new(Self::command());
+                page.render(&mut std::io::stdout())
+                    .map_err(|e| e.to_string())?;
+                Ok(0)
+            }
+            _ => {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build_local(Default::default());
+                let runtime = runtime.map_err(|e| e.to_string())?;
+                let code = runtime.block_on(self.ask(&config));
+                // A thread may still wait for our stdin; nobody waits for it.
+                runtime.shutdown_background();
+                code
+            }
+        }
+    }
+
+    async fn ask(self, config: &Config) -> Result<u8, String> {
+        let namespace = self.namespace.as_str();
+        let address = self
+            .address
+            .clone()
+            .unwrap_or_else(|| config.grpc.address.clone());
+        let client = Client::connect(&address, namespace).await;
+        if let Command::Version = self.command {
+            return show::version(client, self.json).await.map(|()| 0);
+        }
+        let client = &client?;
+        let done = match &self.command {
+            Command::Run(args) => return Ok(run::run(client, namespace, config, args).await),
+            Command::Create(args) => return run::create(client, namespace, config, args).await,
+            Command::Start { id } => return run::start(client, id).await,
+            Command::Attach { id } => return run::attach(client, id).await,
+            Command::Exec(args) => return Ok(run::exec(client, args).await),
+            Command::Wait { ids } => return journal::wait(client, namespace, ids).await,
+            Command::Doctor { fix } => {
+                return doctor::doctor(client, config, *fix, self.json).await;
+            }
+            Command::Kill { signal, all, id } => control::kill(client, id, *signal, *all).await,
+            Command::Stop { timeout, id } => control::stop(client, id, timeout.0).await,
+            Command::Pause { id } => control::pause(client, id).await,
+            Command::Resume { id } => control::resume(client, id).await,
+            Command::Delete { force, id } => control::delete(client, id, *force).await,
+            Command::Update {
+                memory,
+                cpus,
+                pids_limit,
+                id,
+            } => control::update(client, id, memory.as_deref(), *cpus, *pids_limit).await,
+            Command::Ls { quiet, filter } => show::ls(client, *quiet, self.json, filter).await,
+            Command::Ps { id } => show::ps(client, id, self.json).await,
+            Command::Inspect { id } => show::inspect(client, id).await,
+            Command::Stats { no_stream } => show::stats(client, *no_stream, self.json).await,
+            Command::Logs(args) => {
+                let uri = control::log_uri(client, &args.id).await;
+                logs::logs(config, namespace, &uri, args).await
+            }
+            Command::Events(args) => journal::events(client, args, self.json).await,
+            Command::Exits { id } => {
+                journal::exits(client, namespace, id.as_deref(), self.json).await
+            }
+            Command::Ns(command) => control::ns(client, command, self.json).await,
+            Command::Info => show::info(client, self.json).await,
+            Command::Publish { topic } => crate::publish::publish(client, topic.clone()).await,
+            Command::Version
+            | Command::Daemon
+            | Command::Log { .. }
+            | Command::Completion { .. }
+            | Command::Man => Ok(()),
+        };
+        done.map(|()| 0)
+    }
+}
+
+fn complain(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "dunnage: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_daemon_is_started_without_the_parser() {
+        let read = |words: &str| daemon(words.split(' ').map(Into::into));
+        assert_eq!(read("dunnage daemon"), Some(None));
+        assert_eq!(read("dunnage --config f daemon"), Some(Some("f".into())));
+        assert_eq!(read("dunnage daemon --config f"), Some(Some("f".into())));
+        for others in [
+            "dunnage ls",
+            "dunnage daemon --help",
+            "dunnage",
+            "dunnage run daemon",
+        ] {
+            assert_eq!(read(others), None, "{others}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What the client prints: tables for people, one JSON object a line for programs.
+
+use protos::events::*;
+use protos::task_types::Status;
+use protos::types::Envelope;
+use protos::{Any, Timestamp, any};
+use serde_json::{Value, json};
+use std::io::{self, Write};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Writes a line; nobody reads on if it fails.
+pub fn line(text: &str) -> Result<(), String> {
+    let mut out = io::stdout().lock();
+    let written = out
+        .write_all(text.as_bytes())
+        .and_then(|()| out.write_all(b"\n"));
+    written
+        .and_then(|()| out.flush())
+        .map_err(|e| format!("stdout: {e}"))
+}
+
+/// Rows under a head, in columns.
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> Result<(), String> {
+    let width = |column: usize| {
+        let cells = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count());
+        cells.chain([head[column].len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let print = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded = cells
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:width$}  "));
+        line(padded.collect::<String>().trim_end())
+    };
+    print(&mut head.iter().copied())?;
+    rows.iter()
+        .try_for_each(|row| print(&mut row.iter().map(String::as_str)))
+}
+
+/// Prints each row as an object instead, if `json` is wanted.
+pub fn rows(head: &[&str], rows: &[Vec<String>], as_json: bool) -> Result<(), String> {
+    if !as_json {
+        return table(head, rows);
+    }
+    for row in rows {
+        let pairs = head.iter().zip(row);
+        let pairs =
+            pairs.map(|(key, cell)| (key.to_lowercase().replace(' ', "_"), cell.as_str().into()));
+        line(&Value::Object(pairs.collect()).to_string())?;
+    }
+    Ok(())
+}
+
+pub fn time(at: Option<Timestamp>) -> String {
+    let Some(at) = at.filter(|at| at.seconds > 0) else {
+        return String::new();
+    };
+    let nanos = i128::from(at.seconds) * 1_000_000_000 + i128::from(at.nanos);
+    let time = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok();
+    time.and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+/// Reads a time: RFC 3339, or how long ago ("10m").
+///
+/// # Errors
+/// A text that names it.
+pub fn parse_time(text: &str) -> Result<Timestamp, String> {
+    if let Ok(crate::config::Span(ago)) = text.parse() {
+        let then = OffsetDateTime::now_utc() - ago;
+        return Ok(timestamp(then));
+    }
+    OffsetDateTime::parse(text, &Rfc3339)
+        .map(timestamp)
+        .map_err(|_| {
+            format!("{text:?} is no time: 2026-01-31T12:00:00Z, or 10m for ten minutes ago")
+        })
+}
+
+fn timestamp(time: OffsetDateTime) -> Timestamp {
+    Timestamp {
+        seconds: time.unix_timestamp(),
+        nanos: time.nanosecond().cast_signed(),
+    }
+}
+
+pub fn status(number: i32) -> &'static str {
+    match Status::try_from(number) {
+        Ok(Status::Created) => "created",
+        Ok(Status::Running) => "running",
+        Ok(Status::Stopped) => "stopped",
+        Ok(Status::Paused) => "paused",
+        Ok(Status::Pausing) => "pausing",
+        _ => "unknown",
+    }
+}
+
+/// An event as an object.
+pub fn event(seq: u64, origin: &str, envelope: &Envelope) -> Value {
+    let mut object = json!({
+        "seq": seq,
+        "time": time(envelope.timestamp),
+        "namespace": envelope.namespace,
+        "topic": envelope.topic,
+        "event": envelope.event.as_ref().map(body),
+    });
+    if envelope.topic == protos::topic::TASK_EXIT && !origin.is_empty() {
+        object["origin"] = origin.into();
+    }
+    object
+}
+
+fn body(event: &Any) -> Value {
+    macro_rules! known {
+        ($($kind:ident { $($field:ident),* } $(time $at:ident)?;)*) => {
+            $(if let Some(Ok(event)) = any::unpack::<$kind>(event) {
+                #[allow(unused_mut, reason = "only some events have a time")]
+                let mut object = json!({ $(stringify!($field): event.$field),* });
+                $(object[stringify!($at)] = time(event.$at).into();)?
+                return object;
+            })*
+        };
+    }
+    known! {
+        TaskCreate { container_id, bundle, pid, checkpoint };
+        TaskStart { container_id, pid };
+        TaskExit { container_id, id, pid, exit_status } time exited_at;
+        TaskDelete { container_id, id, pid, exit_status } time exited_at;
+        TaskOom { container_id };
+        TaskExecAdded { container_id, exec_id };
+        TaskExecStarted { container_id, exec_id, pid };
+        TaskPaused { container_id };
+        TaskResumed { container_id };
+        TaskCheckpointed { container_id, checkpoint };
+        ContainerCreate { id, image };
+        ContainerUpdate { id, image, labels };
+        ContainerDelete { id };
+        NamespaceCreate { name, labels };
+        NamespaceUpdate { name, labels };
+        NamespaceDelete { name };
+    }
+    json!({"type_url": event.type_url})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_both_ways() {
+        assert_eq!(parse_time("1970-01-01T00:00:09Z").unwrap().seconds, 9);
+        let ago = parse_time("1h").unwrap().seconds;
+        assert!((OffsetDateTime::now_utc().unix_timestamp() - ago - 3600).abs() < 5);
+        assert!(parse_time("yesterday").is_err());
+    }
+
+    #[test]
+    fn an_exit_is_an_object() {
+        let exit = TaskExit {
+            container_id: "c".into(),
+            id: "c".into(),
+            pid: 5,
+            exit_status: 7,
+            exited_at: Some(Timestamp {
+                seconds: 9,
+                nanos: 0,
+            }),
+        };
+        let envelope = Envelope {
+            topic: "/tasks/exit".into(),
+            event: Some(any::pack(&exit)),
+            ..Default::default()
+        };
+        let object = event(3, "shim", &envelope);
+        assert_eq!(object["event"]["exit_status"], 7);
+        assert_eq!(object["event"]["exited_at"], "1970-01-01T00:00:09Z");
+        assert_eq!(object["origin"], "shim");
+    }
+}

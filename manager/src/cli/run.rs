@@ -1,0 +1,400 @@
+//! `run`, `create`, `start`, `exec` and `attach`: processes, and what they say.
+
+use super::client::Client;
+use super::spec::{self, Wishes};
+use super::stdio::Stdio;
+use super::watch::{signals, watch};
+use crate::restart;
+use clap::Args;
+use protos::Any;
+use protos::services::containers::v1::{
+    Container, CreateContainerRequest, DeleteContainerRequest, GetContainerRequest, container,
+};
+use protos::services::tasks::v1::*;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// Exit codes, as podman's and docker's.
+const CANNOT_RUN: u8 = 125;
+/// What ctr and containerd call the type of a spec.
+const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    create: Create,
+    /// Do not wait for its end
+    #[arg(short, long)]
+    detach: bool,
+    /// Remove the container when it has ended
+    #[arg(long)]
+    rm: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Create {
+    /// The root filesystem, a directory
+    #[arg(long, conflicts_with = "bundle", required_unless_present = "bundle")]
+    rootfs: Option<PathBuf>,
+    /// An OCI bundle: a directory with config.json
+    #[arg(long, short)]
+    bundle: Option<PathBuf>,
+    /// Give it a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Pass our stdin on
+    #[arg(short, long)]
+    interactive: bool,
+    /// The runtime
+    #[arg(long)]
+    runtime: Option<String>,
+    /// What to do when it ends: no, always, on-failure[:N], unless-stopped
+    #[arg(long, value_parser = |text: &str| text.parse::<restart::Policy>().map(|_| text.to_owned()))]
+    restart: Option<String>,
+    /// Where its output goes: file:///PATH or binary:///PROGRAM?KEY=VALUE
+    #[arg(long, value_name = "URI")]
+    log_uri: Option<String>,
+    /// A label, KEY=VALUE (repeatable)
+    #[arg(short, long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+    #[command(flatten)]
+    wishes: Wishes,
+    /// Its name
+    id: String,
+    /// The command, and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// Give it a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Pass our stdin on
+    #[arg(short, long)]
+    interactive: bool,
+    /// Do not wait for its end
+    #[arg(short, long)]
+    detach: bool,
+    #[command(flatten)]
+    wishes: Wishes,
+    /// The container
+    id: String,
+    /// The command, and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    command: Vec<String>,
+}
+
+/// A refusal's text.
+pub fn said(e: tonic::Status) -> String {
+    e.message().to_owned()
+}
+
+impl Create {
+    fn container(&self, namespace: &str, default: &str) -> Result<Container, String> {
+        let spec = match (&self.rootfs, &self.bundle) {
+            (Some(rootfs), _) => {
+                let command = &self.command;
+                spec::make(&self.wishes, namespace, &self.id, rootfs, self.tty, command)?
+            }
+            (None, Some(bundle)) => read_bundle(bundle)?,
+            (None, None) => return Err("--rootfs or --bundle is needed".into()),
+        };
+        let mut labels = HashMap::new();
+        for label in &self.labels {
+            let (key, value) = label.split_once('=').unwrap_or((label, ""));
+            labels.insert(key.to_owned(), value.to_owned());
+        }
+        if let Some(policy) = self.restart.as_deref().filter(|policy| *policy != "no") {
+            labels.insert(restart::STATUS.into(), "running".into());
+            labels.insert(restart::POLICY.into(), policy.into());
+        }
+        Ok(Container {
+            id: self.id.clone(),
+            labels,
+            runtime: Some(container::Runtime {
+                name: self.runtime.clone().unwrap_or_else(|| default.to_owned()),
+                options: None,
+            }),
+            spec: Some(Any {
+                type_url: SPEC_TYPE.into(),
+                value: spec.to_string().into_bytes(),
+            }),
+            ..Default::default()
+        })
+    }
+
+    fn terminal(&self, container: &Container) -> bool {
+        let spec = container.spec.as_ref().map_or(&[][..], |spec| &spec.value);
+        let spec: serde_json::Value = serde_json::from_slice(spec).unwrap_or_default();
+        self.tty || spec["process"]["terminal"] == true
+    }
+}
+
+/// A spec whose root filesystem is found from anywhere.
+fn read_bundle(bundle: &Path) -> Result<serde_json::Value, String> {
+    let path = bundle.join("config.json");
+    let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    let json = std::fs::read(&path).map_err(|e| failed(&e))?;
+    let mut spec: serde_json::Value = serde_json::from_slice(&json).map_err(|e| failed(&e))?;
+    let bundle = bundle.canonicalize().map_err(|e| failed(&e))?;
+    if let Some(root) = spec["root"]["path"].as_str() {
+        spec["root"]["path"] = bundle.join(root).display().to_string().into();
+    }
+    Ok(spec)
+}
+
+/// `create`: the container's record, and its task, ready to be started.
+pub async fn create(
+    client: &Client,
+    namespace: &str,
+    config: &crate::config::Config,
+    args: &Create,
+) -> Result<u8, String> {
+    let log = log_uri(args.log_uri.as_deref(), config, namespace, &args.id);
+    make(client, namespace, config, args, Some(&log), None).await?;
+    Ok(0)
+}
+
+async fn make(
+    client: &Client,
+    namespace: &str,
+    config: &crate::config::Config,
+    args: &Create,
+    log: Option<&str>,
+    stdio: Option<&Stdio>,
+) -> Result<bool, String> {
+    let mut container = args.container(namespace, &config.runtime.default)?;
+    let terminal = args.terminal(&container);
+    if let Some(log) = log {
+        container
+            .labels
+            .insert(restart::LOG_URI.into(), log.to_owned());
+    }
+    let request = client.request(CreateContainerRequest {
+        container: Some(container),
+    });
+    client.containers().create(request).await.map_err(said)?;
+    let (stdin, stdout, stderr) = match (stdio, log) {
+        (Some(stdio), _) => (
+            stdio.stdin.clone(),
+            stdio.stdout.clone(),
+            stdio.stderr.clone(),
+        ),
+        (None, Some(log)) if !terminal => (String::new(), log.to_owned(), log.to_owned()),
+        (None, Some(log)) => (String::new(), log.to_owned(), String::new()),
+        (None, None) => Default::default(),
+    };
+    let request = client.request(CreateTaskRequest {
+        container_id: args.id.clone(),
+        stdin,
+        stdout,
+        stderr,
+        terminal,
+        ..Default::default()
+    });
+    if let Err(e) = client.tasks().create(request).await {
+        remove(client, &args.id).await;
+        return Err(said(e));
+    }
+    Ok(terminal)
+}
+
+async fn remove(client: &Client, id: &str) {
+    let request = client.request(DeleteContainerRequest { id: id.to_owned() });
+    let _ = client.containers().delete(request).await;
+}
+
+/// Where the output of a container goes that nobody watches.
+fn log_uri(
+    wish: Option<&str>,
+    config: &crate::config::Config,
+    namespace: &str,
+    id: &str,
+) -> String {
+    if let Some(uri) = wish {
+        return uri.to_owned();
+    }
+    let file = super::logs::path(config, namespace, id);
+    let own = std::env::current_exe().unwrap_or_else(|_| "/usr/local/bin/dunnage".into());
+    format!("binary://{}?log={}", own.display(), file.display())
+}
+
+/// `run`: its exit code, and 125 if it did not run.
+pub async fn run(
+    client: &Client,
+    namespace: &str,
+    config: &crate::config::Config,
+    args: &Run,
+) -> u8 {
+    match try_run(client, namespace, config, args).await {
+        Ok(code) => code,
+        Err(e) => {
+            super::complain(&e);
+            CANNOT_RUN
+        }
+    }
+}
+
+async fn try_run(
+    client: &Client,
+    namespace: &str,
+    config: &crate::config::Config,
+    args: &Run,
+) -> Result<u8, String> {
+    let create = &args.create;
+    if args.detach {
+        let log = log_uri(create.log_uri.as_deref(), config, namespace, &create.id);
+        make(client, namespace, config, create, Some(&log), None).await?;
+        if let Err(e) = start_process(client, &create.id, "").await {
+            delete(client, &create.id).await;
+            remove(client, &create.id).await;
+            return Err(e);
+        }
+        super::output::line(&create.id)?;
+        return Ok(0);
+    }
+    if create
+        .restart
+        .as_deref()
+        .is_some_and(|policy| policy != "no")
+    {
+        return Err("--restart needs --detach".into());
+    }
+    let stdio = Stdio::new(create.interactive, create.tty)?;
+    let signals = signals()?;
+    // Before the shim opens its ends: it waits for ours.
+    let copying = stdio.copy();
+    let terminal = make(client, namespace, config, create, None, Some(&stdio)).await?;
+    let code = watch(client, &create.id, "", terminal, signals, copying, true).await;
+    delete(client, &create.id).await;
+    if args.rm || code.is_err() {
+        remove(client, &create.id).await;
+    }
+    code
+}
+
+async fn delete(client: &Client, id: &str) {
+    let request = client.request(DeleteTaskRequest {
+        container_id: id.to_owned(),
+    });
+    let _ = client.tasks().delete(request).await;
+}
+
+pub async fn start_process(client: &Client, id: &str, exec: &str) -> Result<u32, String> {
+    let request = client.request(StartRequest {
+        container_id: id.to_owned(),
+        exec_id: exec.to_owned(),
+    });
+    let started = client.tasks().start(request).await.map_err(said)?;
+    Ok(started.into_inner().pid)
+}
+
+/// `exec`: its exit code, and 125 if it did not run.
+pub async fn exec(client: &Client, args: &Exec) -> u8 {
+    match try_exec(client, args).await {
+        Ok(code) => code,
+        Err(e) => {
+            super::complain(&e);
+            CANNOT_RUN
+        }
+    }
+}
+
+async fn try_exec(client: &Client, args: &Exec) -> Result<u8, String> {
+    let process = spec::process(&args.wishes, args.tty, &args.command)?;
+    let exec = format!(
+        "e{}-{}",
+        std::process::id(),
+        crate::proc::start_time(std::process::id()).unwrap_or(0)
+    );
+    let stdio = match args.detach {
+        true => Stdio::of(String::new(), String::new(), String::new()),
+        false => Stdio::new(args.interactive, args.tty)?,
+    };
+    let signals = signals()?;
+    let copying = stdio.copy();
+    let request = client.request(ExecProcessRequest {
+        container_id: args.id.clone(),
+        stdin: stdio.stdin.clone(),
+        stdout: stdio.stdout.clone(),
+        stderr: stdio.stderr.clone(),
+        terminal: args.tty,
+        spec: Some(Any {
+            type_url: PROCESS_TYPE.into(),
+            value: process.to_string().into_bytes(),
+        }),
+        exec_id: exec.clone(),
+    });
+    client.tasks().exec(request).await.map_err(said)?;
+    if args.detach {
+        start_process(client, &args.id, &exec).await?;
+        return Ok(0);
+    }
+    let code = watch(client, &args.id, &exec, args.tty, signals, copying, true).await;
+    let request = client.request(DeleteProcessRequest {
+        container_id: args.id.clone(),
+        exec_id: exec,
+    });
+    let _ = client.tasks().delete_process(request).await;
+    code
+}
+
+/// `start`: of a created task, or of a container without one.
+pub async fn start(client: &Client, id: &str) -> Result<u8, String> {
+    let request = client.request(GetContainerRequest { id: id.to_owned() });
+    let container = client.containers().get(request).await.map_err(said)?;
+    let container = container.into_inner().container.unwrap_or_default();
+    let request = client.request(GetRequest {
+        container_id: id.to_owned(),
+        exec_id: String::new(),
+    });
+    let state = client.tasks().get(request).await.ok();
+    let status = state.and_then(|state| Some(state.into_inner().process?.status));
+    if status == Some(protos::task_types::Status::Stopped as i32) {
+        delete(client, id).await;
+    }
+    super::control::note_stopped(client, &container, false).await;
+    if status != Some(protos::task_types::Status::Created as i32) {
+        let log = container
+            .labels
+            .get(restart::LOG_URI)
+            .cloned()
+            .unwrap_or_default();
+        let request = client.request(CreateTaskRequest {
+            container_id: id.to_owned(),
+            stdout: log.clone(),
+            stderr: log,
+            ..Default::default()
+        });
+        client.tasks().create(request).await.map_err(said)?;
+    }
+    start_process(client, id, "").await?;
+    Ok(0)
+}
+
+/// `attach`: to FIFOs that nobody else reads.
+pub async fn attach(client: &Client, id: &str) -> Result<u8, String> {
+    let request = client.request(GetRequest {
+        container_id: id.to_owned(),
+        exec_id: String::new(),
+    });
+    let state = client.tasks().get(request).await.map_err(said)?;
+    let state = state.into_inner().process.unwrap_or_default();
+    if state.stdout.contains("://") {
+        return Err(format!("{id} writes to a log: see `dunnage logs -f {id}`"));
+    }
+    let stdio = Stdio::of(state.stdin, state.stdout, state.stderr);
+    watch(
+        client,
+        id,
+        "",
+        state.terminal,
+        signals()?,
+        stdio.copy(),
+        false,
+    )
+    .await
+}

@@ -1,0 +1,290 @@
+//! `ls`, `ps`, `inspect`, `stats`, `info` and `version`: what there is.
+
+use super::client::Client;
+use super::output::{self, line, rows, status};
+use super::run::said;
+use protos::cgroups::{v1, v2};
+use protos::services::containers::v1::{Container, GetContainerRequest, ListContainersRequest};
+use protos::services::tasks::v1::*;
+use protos::task_types::Process;
+use protos::types::Metric;
+use protos::{any, runc};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// How often `stats` looks.
+const EVERY: Duration = Duration::from_secs(1);
+
+pub async fn ls(
+    client: &Client,
+    quiet: bool,
+    json: bool,
+    filters: &[String],
+) -> Result<(), String> {
+    let request = client.request(ListContainersRequest {
+        filters: filters.to_vec(),
+    });
+    let containers = client
+        .containers()
+        .list(request)
+        .await
+        .map_err(said)?
+        .into_inner()
+        .containers;
+    if quiet {
+        return containers
+            .iter()
+            .try_for_each(|container| line(&container.id));
+    }
+    let request = client.request(ListTasksRequest::default());
+    let tasks = client
+        .tasks()
+        .list(request)
+        .await
+        .map_err(said)?
+        .into_inner()
+        .tasks;
+    let tasks: HashMap<&str, &Process> =
+        tasks.iter().map(|task| (task.id.as_str(), task)).collect();
+    let row = |container: &Container| {
+        let task = tasks.get(container.id.as_str());
+        let runtime = container
+            .runtime
+            .as_ref()
+            .map_or("", |runtime| &runtime.name);
+        let state = task.map_or("-", |task| status(task.status)).to_owned();
+        let exit = task.filter(|task| task.status == protos::task_types::Status::Stopped as i32);
+        vec![
+            container.id.clone(),
+            state,
+            task.map_or(String::new(), |task| task.pid.to_string()),
+            exit.map_or(String::new(), |task| task.exit_status.to_string()),
+            runtime.to_owned(),
+            output::time(container.created_at),
+        ]
+    };
+    let head = ["ID", "STATUS", "PID", "EXIT", "RUNTIME", "CREATED"];
+    rows(&head, &containers.iter().map(row).collect::<Vec<_>>(), json)
+}
+
+pub async fn ps(client: &Client, id: &str, json: bool) -> Result<(), String> {
+    let request = client.request(ListPidsRequest {
+        container_id: id.to_owned(),
+    });
+    let pids = client
+        .tasks()
+        .list_pids(request)
+        .await
+        .map_err(said)?
+        .into_inner()
+        .processes;
+    let row = |process: &protos::task_types::ProcessInfo| {
+        let exec = process
+            .info
+            .as_ref()
+            .and_then(any::unpack::<runc::ProcessDetails>);
+        let exec = exec
+            .and_then(Result::ok)
+            .map_or(String::new(), |details| details.exec_id);
+        let command = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        vec![process.pid.to_string(), exec, command.trim().to_owned()]
+    };
+    rows(
+        &["PID", "EXEC", "COMMAND"],
+        &pids.iter().map(row).collect::<Vec<_>>(),
+        json,
+    )
+}
+
+pub async fn inspect(client: &Client, id: &str) -> Result<(), String> {
+    let request = client.request(GetContainerRequest { id: id.to_owned() });
+    let container = client.containers().get(request).await.map_err(said)?;
+    let container = container.into_inner().container.unwrap_or_default();
+    let request = client.request(GetRequest {
+        container_id: id.to_owned(),
+        exec_id: String::new(),
+    });
+    let task = client.tasks().get(request).await.ok();
+    let task = task.and_then(|task| task.into_inner().process);
+    let spec = container.spec.as_ref().map_or(&[][..], |spec| &spec.value);
+    let object = json!({
+        "id": container.id,
+        "labels": container.labels,
+        "runtime": container.runtime.as_ref().map(|runtime| &runtime.name),
+        "created_at": output::time(container.created_at),
+        "updated_at": output::time(container.updated_at),
+        "task": task.map(|task| json!({
+            "status": status(task.status),
+            "pid": task.pid,
+            "exit_status": task.exit_status,
+            "exited_at": output::time(task.exited_at),
+            "stdin": task.stdin,
+            "stdout": task.stdout,
+            "stderr": task.stderr,
+            "terminal": task.terminal,
+        })),
+        "spec": serde_json::from_slice::<Value>(spec).ok(),
+    });
+    line(&serde_json::to_string_pretty(&object).map_err(|e| e.to_string())?)
+}
+
+/// What `stats` shows of a container.
+#[derive(Clone, Copy, Default)]
+struct Usage {
+    /// Nanoseconds.
+    cpu: u64,
+    memory: u64,
+    limit: u64,
+    pids: u64,
+}
+
+fn usage(metric: &Metric) -> Usage {
+    let mut usage = Usage::default();
+    let Some(data) = &metric.data else {
+        return usage;
+    };
+    if let Some(Ok(stats)) = any::unpack::<v1::Metrics>(data) {
+        usage.cpu = stats
+            .cpu
+            .and_then(|cpu| cpu.usage)
+            .map_or(0, |cpu| cpu.total);
+        if let Some(memory) = stats.memory.and_then(|memory| memory.usage) {
+            (usage.memory, usage.limit) = (memory.usage, memory.limit);
+        }
+        usage.pids = stats.pids.map_or(0, |pids| pids.current);
+    } else if let Some(Ok(stats)) = any::unpack::<v2::Metrics>(data) {
+        usage.cpu = stats
+            .cpu
+            .map_or(0, |cpu| cpu.usage_usec.saturating_mul(1000));
+        if let Some(memory) = stats.memory {
+            (usage.memory, usage.limit) = (memory.usage, memory.usage_limit);
+        }
+        usage.pids = stats.pids.map_or(0, |pids| pids.current);
+    }
+    usage
+}
+
+async fn measure(client: &Client) -> Result<(std::time::Instant, Vec<(String, Usage)>), String> {
+    let request = client.request(MetricsRequest::default());
+    let metrics = client
+        .tasks()
+        .metrics(request)
+        .await
+        .map_err(said)?
+        .into_inner()
+        .metrics;
+    let measured = metrics
+        .iter()
+        .map(|metric| (metric.id.clone(), usage(metric)));
+    Ok((std::time::Instant::now(), measured.collect()))
+}
+
+/// Live, like top; or once.
+pub async fn stats(client: &Client, once: bool, json: bool) -> Result<(), String> {
+    let mut before = measure(client).await?;
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let now = measure(client).await?;
+        let elapsed = (now.0 - before.0).as_nanos().max(1) as f64;
+        let row = |(id, usage): &(String, Usage)| {
+            let old = before.1.iter().find(|(of, _)| of == id);
+            let used = old.map_or(0, |(_, old)| usage.cpu.saturating_sub(old.cpu));
+            let limit = if usage.limit > 1 << 60 {
+                "-".into()
+            } else {
+                size(usage.limit)
+            };
+            vec![
+                id.clone(),
+                format!("{:.1}", used as f64 * 100.0 / elapsed),
+                size(usage.memory),
+                limit,
+                usage.pids.to_string(),
+            ]
+        };
+        if !once && !json {
+            line("\x1b[H\x1b[2J")?;
+        }
+        let table: Vec<_> = now.1.iter().map(row).collect();
+        rows(&["ID", "CPU %", "MEMORY", "LIMIT", "PIDS"], &table, json)?;
+        if once {
+            return Ok(());
+        }
+        before = now;
+    }
+}
+
+fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB"] {
+        if value < 1024.0 {
+            return format!("{value:.1}{unit}");
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1}GiB")
+}
+
+pub async fn version(client: Result<Client, String>, json: bool) -> Result<(), String> {
+    let mut table = vec![vec![
+        "client".to_owned(),
+        crate::VERSION.into(),
+        crate::REVISION.into(),
+    ]];
+    match &client {
+        Ok(client) => {
+            let answer = client
+                .version()
+                .version(client.request(()))
+                .await
+                .map_err(said)?
+                .into_inner();
+            table.push(vec!["server".into(), answer.version, answer.revision]);
+        }
+        Err(e) => super::complain(e),
+    }
+    rows(&["WHO", "VERSION", "REVISION"], &table, json)
+}
+
+pub async fn info(client: &Client, json: bool) -> Result<(), String> {
+    let server = client
+        .introspection()
+        .server(client.request(()))
+        .await
+        .map_err(said)?
+        .into_inner();
+    let request = client.request(ListTasksRequest::default());
+    let tasks = client
+        .tasks()
+        .list(request)
+        .await
+        .map_err(said)?
+        .into_inner()
+        .tasks
+        .len();
+    let memory =
+        std::fs::read_to_string(format!("/proc/{}/status", server.pid)).unwrap_or_default();
+    let memory = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap_or("")
+        .trim();
+    let table = [
+        ("uuid", server.uuid),
+        ("pid", server.pid.to_string()),
+        ("memory", memory.to_owned()),
+        ("tasks", tasks.to_string()),
+    ];
+    if json {
+        let object: serde_json::Map<String, Value> = table
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value.into()))
+            .collect();
+        return line(&Value::Object(object).to_string());
+    }
+    table
+        .iter()
+        .try_for_each(|(key, value)| line(&format!("{key:8} {value}")))
+}

@@ -1,0 +1,167 @@
+//! The client's ends of a container's stdio: FIFOs in a directory of their own, and threads that
+//! copy.
+//!
+//! Threads, because the client's own stdin, stdout and stderr may be anything, files too, which
+//! no event loop can wait for. A client has nothing else to do.
+
+use nix::sys::stat::Mode;
+use nix::sys::termios::{self, SetArg, Termios};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::thread;
+use tokio::sync::oneshot;
+
+pub struct Stdio {
+    dir: PathBuf,
+    pub stdin: String,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// What is being copied.
+pub struct Copying {
+    outputs: Vec<oneshot::Receiver<()>>,
+    /// Our stdin has ended.
+    pub input_ended: Option<oneshot::Receiver<()>>,
+}
+
+impl Stdio {
+    /// Makes the FIFOs. A terminal has one output.
+    ///
+    /// # Errors
+    /// A text, if they can't be made.
+    pub fn new(interactive: bool, terminal: bool) -> Result<Self, String> {
+        let template = std::env::temp_dir().join("dunnage-XXXXXX");
+        let dir = nix::unistd::mkdtemp(&template).map_err(|e| format!("{template:?}: {e}"))?;
+        let fifo = |name: &str, wanted: bool| {
+            if !wanted {
+                return Ok::<String, String>(String::new());
+            }
+            let path = dir.join(name);
+            nix::unistd::mkfifo(&path, Mode::S_IRWXU).map_err(|e| format!("{path:?}: {e}"))?;
+            Ok(path.display().to_string())
+        };
+        let (stdin, stdout) = (fifo("stdin", interactive)?, fifo("stdout", true)?);
+        let stderr = fifo("stderr", !terminal)?;
+        Ok(Self {
+            dir,
+            stdin,
+            stdout,
+            stderr,
+        })
+    }
+
+    /// FIFOs that somebody made.
+    pub fn of(stdin: String, stdout: String, stderr: String) -> Self {
+        Self {
+            dir: PathBuf::new(),
+            stdin,
+            stdout,
+            stderr,
+        }
+    }
+
+    /// Starts to copy. The outputs wait for the shim to open its ends.
+    pub fn copy(&self) -> Copying {
+        let mut outputs = Vec::new();
+        for (path, to_stdout) in [(&self.stdout, true), (&self.stderr, false)] {
+            if path.is_empty() {
+                continue;
+            }
+            let (done, ended) = oneshot::channel();
+            let path = path.clone();
+            thread::spawn(move || {
+                let _ = copy_output(Path::new(&path), to_stdout);
+                let _ = done.send(());
+            });
+            outputs.push(ended);
+        }
+        let input_ended = (!self.stdin.is_empty()).then(|| {
+            let (done, ended) = oneshot::channel();
+            let path = self.stdin.clone();
+            thread::spawn(move || {
+                let _ = copy_input(Path::new(&path));
+                let _ = done.send(());
+            });
+            ended
+        });
+        Copying {
+            outputs,
+            input_ended,
+        }
+    }
+}
+
+impl Drop for Stdio {
+    fn drop(&mut self) {
+        if !self.dir.as_os_str().is_empty() {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+impl Copying {
+    /// Waits for the end of all output.
+    pub async fn drained(self) {
+        for output in self.outputs {
+            let _ = output.await;
+        }
+    }
+}
+
+fn copy_output(path: &Path, to_stdout: bool) -> io::Result<()> {
+    let mut fifo = File::open(path)?;
+    let mut buffer = vec![0; 32 << 10];
+    loop {
+        let n = fifo.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(());
+        }
+        if to_stdout {
+            let mut out = io::stdout().lock();
+            out.write_all(&buffer[..n])?;
+            out.flush()?;
+        } else {
+            io::stderr().write_all(&buffer[..n])?;
+        }
+    }
+}
+
+fn copy_input(path: &Path) -> io::Result<()> {
+    let mut fifo = OpenOptions::new().write(true).open(path)?;
+    let mut buffer = vec![0; 32 << 10];
+    loop {
+        // Not `io::copy`: what was typed must not wait for more.
+        let n = io::stdin().lock().read(&mut buffer)?;
+        if n == 0 {
+            return Ok(());
+        }
+        fifo.write_all(&buffer[..n])?;
+    }
+}
+
+/// Our terminal in raw mode, until it is dropped.
+pub struct Raw(Termios);
+
+impl Raw {
+    /// `None` if stdin is no terminal.
+    pub fn new() -> Option<Self> {
+        let old = termios::tcgetattr(io::stdin()).ok()?;
+        let mut raw = old.clone();
+        termios::cfmakeraw(&mut raw);
+        termios::tcsetattr(io::stdin(), SetArg::TCSANOW, &raw).ok()?;
+        Some(Self(old))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = termios::tcsetattr(io::stdin(), SetArg::TCSANOW, &self.0);
+    }
+}
+
+/// Columns and rows of our terminal.
+pub fn window() -> Option<(u32, u32)> {
+    crate::sys::window_size().map(|(columns, rows)| (columns.into(), rows.into()))
+}

@@ -1,0 +1,373 @@
+//! The configuration: `/etc/dunnage/config.toml` and the drop-ins beside it, every key with its
+//! meaning.
+//!
+//! Drop-ins are `config.d/*.toml` in the order of their names; a later key replaces an earlier
+//! one. A key that does not exist is an error that names it.
+
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where it is unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/dunnage/config.toml";
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The version of this file's format: 1.
+    pub version: u32,
+    /// What survives a reboot: container and namespace records.
+    pub root: PathBuf,
+    /// What does not: sockets, bundles, the journal.
+    pub state: PathBuf,
+    pub grpc: Grpc,
+    pub ttrpc: Ttrpc,
+    pub shim: Shim,
+    pub runtime: Runtime,
+    pub journal: Journal,
+    pub restart: Restart,
+    pub metrics: Metrics,
+    pub log: Log,
+    pub logger: Logger,
+}
+
+/// containerd's API.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Grpc {
+    /// The socket; default `<state>/dunnage.sock`.
+    pub address: PathBuf,
+    /// Who owns the socket.
+    pub uid: u32,
+    pub gid: u32,
+    /// Its mode, in octal.
+    #[serde(deserialize_with = "octal")]
+    pub mode: u32,
+}
+
+/// Where shims send events.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ttrpc {
+    /// The socket; default is gRPC's with `.ttrpc` behind it.
+    pub address: PathBuf,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shim {
+    /// Where shims that ask for it make their sockets; at most 38 bytes.
+    pub socket_dir: PathBuf,
+    /// `KEY=value` pairs for shims.
+    pub env: Vec<String>,
+    /// How long `start` may take.
+    pub start_timeout: Span,
+    /// What becomes of a container whose shim dies: "kill" or "keep".
+    pub on_death: OnDeath,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDeath {
+    Kill,
+    Keep,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Runtime {
+    /// The runtime of `dunnage run` and `create`.
+    pub default: String,
+    /// Names of runtimes and the paths of their shims.
+    pub paths: BTreeMap<String, PathBuf>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Journal {
+    /// "run": in `state`, survives what containers survive; "disk": in `root`, synced.
+    #[serde(rename = "where")]
+    pub place: Place,
+    /// How many records are kept.
+    pub max_records: u64,
+    /// How long records are kept.
+    pub max_age: Span,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    Run,
+    Disk,
+}
+
+/// How containers with containerd's restart labels are restarted.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Restart {
+    pub backoff_min: Span,
+    pub backoff_max: Span,
+    /// A container that ran for this long starts with the shortest backoff again.
+    pub reset_after: Span,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// A unix socket's path, or IP:PORT; empty for none.
+    pub address: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// "error", "warn", "info", "debug" or "trace".
+    pub level: String,
+    /// "text" or "json".
+    pub format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    Text,
+    Json,
+}
+
+/// The logger that `run -d` gives its containers.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Logger {
+    /// A file that would grow beyond this many bytes is set aside.
+    pub max_size: u64,
+    /// So many of those are kept.
+    pub max_files: u32,
+}
+
+impl Default for Logger {
+    fn default() -> Self {
+        Self {
+            max_size: 10 << 20,
+            max_files: 3,
+        }
+    }
+}
+
+/// A time such as "100ms", "10s", "5m" or "168h".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            version: 1,
+            root: "/var/lib/dunnage".into(),
+            state: "/run/dunnage".into(),
+            grpc: Grpc::default(),
+            ttrpc: Ttrpc::default(),
+            shim: Shim::default(),
+            runtime: Runtime::default(),
+            journal: Journal::default(),
+            restart: Restart::default(),
+            metrics: Metrics::default(),
+            log: Log::default(),
+            logger: Logger::default(),
+        }
+    }
+}
+
+impl Default for Grpc {
+    fn default() -> Self {
+        Self {
+            address: PathBuf::new(),
+            uid: 0,
+            gid: 0,
+            mode: 0o660,
+        }
+    }
+}
+
+impl Default for Shim {
+    fn default() -> Self {
+        Self {
+            socket_dir: PathBuf::new(),
+            env: Vec::new(),
+            start_timeout: Span(Duration::from_secs(10)),
+            on_death: OnDeath::Kill,
+        }
+    }
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Self {
+            default: "io.containerd.runc.v2".into(),
+            paths: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self {
+            place: Place::Run,
+            max_records: 100_000,
+            max_age: Span(Duration::from_secs(168 * 3600)),
+        }
+    }
+}
+
+impl Default for Restart {
+    fn default() -> Self {
+        Self {
+            backoff_min: Span(Duration::from_millis(100)),
+            backoff_max: Span(Duration::from_secs(60)),
+            reset_after: Span(Duration::from_secs(10)),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: "info".into(),
+            format: Format::Text,
+        }
+    }
+}
+
+impl Config {
+    /// Reads `path` and its drop-ins. The default file may be missing.
+    ///
+    /// # Errors
+    /// A text with the file and the key.
+    pub fn load(path: Option<&Path>) -> Result<Self, String> {
+        let main = path.unwrap_or(Path::new(DEFAULT_PATH));
+        let mut merged = toml::Table::new();
+        if path.is_some() || main.exists() {
+            merge(&mut merged, read(main)?);
+        }
+        let drop_ins = main.with_file_name("config.d");
+        let mut files: Vec<PathBuf> = std::fs::read_dir(&drop_ins)
+            .map(|dir| dir.filter_map(|e| Some(e.ok()?.path())).collect())
+            .unwrap_or_default();
+        files.retain(|file| file.extension().is_some_and(|e| e == "toml"));
+        files.sort_unstable();
+        for file in files {
+            merge(&mut merged, read(&file)?);
+        }
+        let mut config: Self = merged
+            .try_into()
+            .map_err(|e| format!("{}: {e}", main.display()))?;
+        config.complete()?;
+        Ok(config)
+    }
+
+    /// Fills in what follows from other keys.
+    ///
+    /// # Errors
+    /// A text with the key that does not fit.
+    pub fn complete(&mut self) -> Result<(), String> {
+        if self.version != 1 {
+            return Err(format!(
+                "version: {} is not supported, only 1",
+                self.version
+            ));
+        }
+        let or = |path: &mut PathBuf, default: PathBuf| {
+            if path.as_os_str().is_empty() {
+                *path = default;
+            }
+        };
+        or(&mut self.grpc.address, self.state.join("dunnage.sock"));
+        let mut ttrpc = self.grpc.address.clone().into_os_string();
+        ttrpc.push(".ttrpc");
+        or(&mut self.ttrpc.address, ttrpc.into());
+        or(&mut self.shim.socket_dir, self.state.join("s"));
+        for (key, path) in [
+            ("root", &self.root),
+            ("state", &self.state),
+            ("grpc.address", &self.grpc.address),
+            ("ttrpc.address", &self.ttrpc.address),
+            ("shim.socket_dir", &self.shim.socket_dir),
+        ] {
+            if !path.is_absolute() {
+                return Err(format!("{key}: {path:?} is not an absolute path"));
+            }
+        }
+        if let Some(pair) = self.shim.env.iter().find(|pair| !pair.contains('=')) {
+            return Err(format!("shim.env: {pair:?} is not KEY=value"));
+        }
+        if self.log.level.parse::<log::LevelFilter>().is_err() {
+            return Err(format!("log.level: {:?} is no level", self.log.level));
+        }
+        Ok(())
+    }
+
+    pub fn debug(&self) -> bool {
+        matches!(self.log.level.as_str(), "debug" | "trace")
+    }
+
+    pub fn journal_dir(&self) -> PathBuf {
+        match self.journal.place {
+            Place::Run => self.state.join("journal"),
+            Place::Disk => self.root.join("journal"),
+        }
+    }
+}
+
+/// Reads one file, and refuses keys that do not exist while it is still known which file has them.
+fn read(path: &Path) -> Result<toml::Table, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let table: toml::Table =
+        toml::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+    toml::from_str::<Config>(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(table)
+}
+
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+            (_, value) => drop(into.insert(key, value)),
+        }
+    }
+}
+
+fn octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    u32::from_str_radix(&text, 8)
+        .map_err(|_| serde::de::Error::custom(format!("{text:?} is no octal mode")))
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl std::str::FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.trim_end_matches(char::is_alphabetic);
+        let unit = match &text[number.len()..] {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => 0,
+        };
+        match number.parse::<u64>() {
+            Ok(n) if unit > 0 => Ok(Self(Duration::from_millis(n.saturating_mul(unit)))),
+            _ => Err(format!(
+                "{text:?} is no time such as 100ms, 10s, 5m or 168h"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! The daemon: opens what is there once, serves until it is told to stop.
+
+use crate::api::{self, Api, Router};
+use crate::bundles::Bundles;
+use crate::config::{Config, Place};
+use crate::intake::{EventsService, Intake};
+use crate::journal::{Journal, Limits};
+use crate::launch::Launcher;
+use crate::ledger::Ledger;
+use crate::manager::Manager;
+use crate::sockets::{Kept, Sockets};
+use crate::store::{Store, make_dir};
+use crate::{logger, notify, sys};
+use nix::sys::signal::Signal;
+use protos::ttrpc::Server;
+use std::cell::{Cell, RefCell};
+use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
+use std::rc::Rc;
+use task::reaper::Reaper;
+use task::signals::Signals;
+use tokio::runtime::Builder;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnixListenerStream;
+
+/// Why the daemon ended.
+enum End {
+    Stop,
+    /// A new image of the program takes over, in place, and these sockets with it.
+    Renew(Kept),
+}
+
+/// Runs until SIGTERM or SIGINT; SIGHUP starts it anew in place.
+///
+/// # Errors
+/// A text, if it cannot serve.
+pub fn run(config: Config) -> Result<(), String> {
+    sys::keep_heap_small();
+    // The sockets first: their numbers are known only until something else is opened.
+    let sockets = Sockets::inherited();
+    logger::start(&config);
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(Default::default());
+    let runtime = runtime.map_err(|e| format!("set up the event loop: {e}"))?;
+    let end = runtime.block_on(serve(Rc::new(config), sockets))?;
+    drop(runtime);
+    if let End::Renew(sockets) = end {
+        log::info!("starts anew");
+        return Err(format!("start anew: {}", renew(&sockets)));
+    }
+    log::info!("stops; containers go on");
+    Ok(())
+}
+
+async fn serve(config: Rc<Config>, sockets: Sockets) -> Result<End, String> {
+    let failed = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
+    nix::sys::prctl::set_child_subreaper(true).map_err(|e| format!("subreaper: {e}"))?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let reaper = Reaper::new().map_err(failed("signals"))?;
+    let asked = Signals::new([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+    let asked = asked.map_err(failed("signals"))?;
+    let sockets = sockets.bind(&config)?;
+    let kept = sockets.keep().map_err(failed("sockets"))?;
+    let (exits, ended) = mpsc::unbounded_channel();
+    let manager = Rc::new(open(&config, &reaper, exits)?);
+
+    let reap = {
+        let (manager, reaper) = (Rc::clone(&manager), Rc::clone(&reaper));
+        async move { reaper.run(|pid, status| manager.reaped(pid, status)).await }
+    };
+    let reap = tokio::task::spawn_local(reap);
+    // Shims may tell what they kept for us while we find them.
+    let events = Rc::new(EventsService {
+        intake: Rc::clone(&manager.intake),
+    });
+    let events = Server::new().add(protos::service::EVENTS, events);
+    let events = tokio::task::spawn_local(events.serve(sockets.ttrpc, Vec::new()));
+    manager.recover().await;
+    tokio::task::spawn_local(crate::restart::run(Rc::clone(&manager), ended));
+    crate::metrics::serve(&manager).await?;
+
+    let (api, jobs) = Api::new();
+    tokio::task::spawn_local(api::serve(Rc::clone(&manager), jobs));
+    let grpc = tonic::transport::Server::builder()
+        .serve_with_incoming(Router::new(api), UnixListenerStream::new(sockets.grpc));
+    let grpc = tokio::task::spawn_local(grpc);
+    log::info!("serves {}", config.grpc.address.display());
+    notify::ready();
+    tokio::select! {
+        signal = asked.next() => match signal.map_err(failed("signals"))? {
+            Signal::SIGHUP => {
+                notify::reloading();
+                Ok(End::Renew(kept))
+            }
+            _ => {
+                notify::stopping();
+                Ok(End::Stop)
+            }
+        },
+        _ = reap => Err("the reaper ended".into()),
+        _ = events => Err(format!("{}: closed", config.ttrpc.address.display())),
+        e = grpc => Err(format!("{}: {e:?}", config.grpc.address.display())),
+    }
+}
+
+fn open(
+    config: &Rc<Config>,
+    reaper: &Rc<Reaper>,
+    exits: mpsc::UnboundedSender<(crate::ledger::Key, crate::ledger::Exit)>,
+) -> Result<Manager, String> {
+    let failed = |what: String| move |e: io::Error| format!("{what}: {e}");
+    let (root, state) = (&config.root, &config.state);
+    make_dir(root).map_err(failed(root.display().to_string()))?;
+    make_dir(state).map_err(failed(state.display().to_string()))?;
+    let uuid = uuid(&root.join("uuid")).map_err(failed("uuid".into()))?;
+    let mut ledger = Ledger::default();
+    let dir = config.journal_dir();
+    let limits = Limits {
+        records: config.journal.max_records,
+        age: config.journal.max_age.0,
+    };
+    let journal = Journal::open(&dir, limits, |seq, record| ledger.apply(seq, &record));
+    let journal = journal.map_err(failed(dir.display().to_string()))?;
+    let durable = config.journal.place == Place::Disk;
+    Ok(Manager {
+        config: Rc::clone(config),
+        store: Store::open(root).map_err(failed(root.display().to_string()))?,
+        bundles: Bundles::open(state, root).map_err(failed(state.display().to_string()))?,
+        launcher: Launcher::new(Rc::clone(config), Rc::clone(reaper)),
+        intake: Rc::new(Intake::new(journal, ledger, durable, exits)),
+        tasks: Default::default(),
+        leases: RefCell::default(),
+        uuid,
+        deaths: Cell::new(0),
+        restarts: Cell::new(0),
+    })
+}
+
+/// Made once, with the kernel's help.
+fn uuid(path: &std::path::Path) -> io::Result<String> {
+    if let Ok(uuid) = std::fs::read_to_string(path)
+        && !uuid.trim().is_empty()
+    {
+        return Ok(uuid.trim().to_owned());
+    }
+    let mut uuid = String::new();
+    std::fs::File::open("/proc/sys/kernel/random/uuid")?.read_to_string(&mut uuid)?;
+    std::fs::write(path, &uuid)?;
+    Ok(uuid.trim().to_owned())
+}
+
+/// Executes the program that is installed now, with the same arguments, under the same pid:
+/// children stay ours, so their exit statuses still come to us.
+fn renew(sockets: &Kept) -> io::Error {
+    let path = std::env::current_exe().unwrap_or_default();
+    let text = path.to_string_lossy();
+    let path = text.strip_suffix(" (deleted)").unwrap_or(&text);
+    let mut command = std::process::Command::new(path);
+    command.args(std::env::args_os().skip(1));
+    if let Err(e) = sockets.pass_on(&mut command) {
+        return e;
+    }
+    // exec(2) keeps the mask, and a blocked SIGCHLD is what the new one wants anyway.
+    command.exec()
+}

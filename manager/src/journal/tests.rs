@@ -1,0 +1,114 @@
+//! What the journal promises, on real files.
+
+use super::*;
+use std::time::Duration;
+
+const LIMITS: Limits = Limits {
+    records: 100_000,
+    age: Duration::from_secs(3600),
+};
+
+fn record(topic: &str) -> Record {
+    let envelope = Envelope {
+        topic: topic.into(),
+        ..Default::default()
+    };
+    Record {
+        envelope: Some(envelope),
+        ..Default::default()
+    }
+}
+
+fn open(dir: &Path) -> (Journal, Vec<(u64, String)>) {
+    let mut found = Vec::new();
+    let journal = Journal::open(dir, LIMITS, |seq, record| {
+        found.push((seq, record.envelope.unwrap().topic));
+    });
+    (journal.unwrap(), found)
+}
+
+#[test]
+fn what_was_appended_is_there_after_a_restart_and_numbers_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, found) = open(dir.path());
+    assert!(found.is_empty());
+    assert_eq!(journal.append(&record("/a")).unwrap(), 1);
+    assert_eq!(journal.append(&record("/b")).unwrap(), 2);
+    let (mut journal, found) = open(dir.path());
+    assert_eq!(found, [(1, "/a".into()), (2, "/b".into())]);
+    assert_eq!(journal.append(&record("/c")).unwrap(), 3);
+    let mut since = Vec::new();
+    read(dir.path(), 2, |seq, _| since.push(seq)).unwrap();
+    assert_eq!(since, [2, 3]);
+}
+
+#[test]
+fn a_journal_cut_at_any_byte_opens_and_takes_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = open(dir.path());
+    for topic in ["/a", "/b", "/c"] {
+        journal.append(&record(topic)).unwrap();
+    }
+    let (_, path) = segments(dir.path()).unwrap().remove(0);
+    let bytes = fs::read(&path).unwrap();
+    for cut in 0..bytes.len() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(path.file_name().unwrap()), &bytes[..cut]).unwrap();
+        let (mut journal, found) = open(dir.path());
+        let next = journal.append(&record("/new")).unwrap();
+        assert_eq!(next, found.len() as u64 + 1);
+        let (_, again) = open(dir.path());
+        assert_eq!(again.len(), found.len() + 1, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_damaged_segment_is_set_aside_and_its_good_records_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = open(dir.path());
+    for topic in ["/a", "/b", "/c"] {
+        journal.append(&record(topic)).unwrap();
+    }
+    let (_, path) = segments(dir.path()).unwrap().remove(0);
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let (_, found) = open(dir.path());
+    assert_eq!(found, [(1, "/a".into()), (3, "/c".into())]);
+    assert!(path.with_extension("bad").exists());
+    assert_eq!(open(dir.path()).1, found);
+}
+
+#[test]
+fn compaction_drops_the_old_and_keeps_the_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        records: 10,
+        ..LIMITS
+    };
+    let mut journal = Journal::open(dir.path(), limits, |_, _| {}).unwrap();
+    for _ in 0..3 {
+        for _ in 0..10 {
+            journal.append(&record("/x")).unwrap();
+        }
+        // As if it were full.
+        journal.open = None;
+    }
+    journal.compact(|seq, _| seq == 5).unwrap();
+    let mut left = Vec::new();
+    read(dir.path(), 0, |seq, _| left.push(seq)).unwrap();
+    assert_eq!(left, std::iter::once(5).chain(11..=30).collect::<Vec<_>>());
+}
+
+#[test]
+fn appending_is_quick() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let (mut journal, _) = open(dir.path());
+    let begin = std::time::Instant::now();
+    for _ in 0..1000 {
+        journal.append(&record("/tasks/exit")).unwrap();
+    }
+    let each = begin.elapsed() / 1000;
+    assert!(each < Duration::from_micros(100), "{each:?}");
+}

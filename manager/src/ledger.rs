@@ -1,0 +1,339 @@
+//! What is known of every process from events: one exit each, and never two different ones.
+//!
+//! ```text
+//!  TaskCreate ──> created ──Started mark or TaskStart──> started ──TaskExit──> exited
+//!                    └───────────────────────── TaskDelete ───────────────────────┴──> deleted
+//! ```
+//! Pure: records go in, judgements come out. The same code runs over the journal at start and
+//! over live events, so a restart knows what the process before it knew.
+
+use crate::journal::{Record, Started};
+use protos::events::{TaskCreate, TaskDelete, TaskExecStarted, TaskExit, TaskStart};
+use protos::types::Envelope;
+use protos::{Any, Timestamp, any, topic};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+/// How many deleted containers are remembered, to know late duplicates of their events.
+const REMEMBERED: usize = 256;
+
+/// Namespace and container.
+pub type Key = (String, String);
+
+/// Where the knowledge of an exit came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// An event that the shim sent.
+    Shim,
+    /// The exit record that the shim left in the bundle.
+    Record,
+    /// The shim's answer to State.
+    State,
+    /// We were the parent.
+    Reaped,
+    /// Nobody knows any more; the status is 255.
+    Unknown,
+}
+
+impl Origin {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Shim => "shim",
+            Self::Record => "record",
+            Self::State => "state",
+            Self::Reaped => "reaped",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exit {
+    pub seq: u64,
+    pub status: u32,
+    pub at: Option<Timestamp>,
+}
+
+/// One process of a container.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Process {
+    pub pid: u32,
+    pub started: bool,
+    pub start_time: u64,
+    pub exit: Option<Exit>,
+}
+
+/// One container's processes; init's name is empty.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    pub created: bool,
+    pub deleted: bool,
+    pub processes: BTreeMap<String, Process>,
+}
+
+impl Facts {
+    pub fn init(&self) -> Option<&Process> {
+        self.processes.get("")
+    }
+
+    pub fn exit(&self, exec: &str) -> Option<&Exit> {
+        self.processes.get(exec)?.exit.as_ref()
+    }
+
+    /// Processes that were started and whose exit is not known.
+    pub fn running(&self) -> impl Iterator<Item = (&str, &Process)> {
+        let of = self.processes.iter();
+        of.filter(|(_, p)| p.started && p.exit.is_none())
+            .map(|(exec, p)| (exec.as_str(), p))
+    }
+}
+
+/// What to do with an event.
+#[derive(Debug, PartialEq)]
+pub enum Verdict {
+    Take,
+    /// Take this instead: the event contradicted an exit that is already known.
+    Amend(Any),
+    Duplicate,
+    /// An exit that is already known, with another status.
+    Conflict {
+        known: u32,
+        said: u32,
+    },
+}
+
+#[derive(Default)]
+pub struct Ledger {
+    containers: HashMap<Key, Facts>,
+    deleted: VecDeque<Key>,
+}
+
+impl Ledger {
+    pub fn facts(&self, key: &Key) -> Option<&Facts> {
+        self.containers.get(key)
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = (&Key, &Facts)> {
+        self.containers.iter()
+    }
+
+    /// The running process that has this pid.
+    pub fn find_running(&self, pid: u32) -> Option<(Key, String)> {
+        self.containers.iter().find_map(|(key, facts)| {
+            let mut running = facts.running();
+            let (exec, _) = running.find(|(_, p)| p.pid == pid)?;
+            Some((key.clone(), exec.to_owned()))
+        })
+    }
+
+    /// Judges an event before it is written down.
+    pub fn judge(&self, envelope: &Envelope) -> Verdict {
+        let Some(event) = &envelope.event else {
+            return Verdict::Take;
+        };
+        match envelope.topic.as_str() {
+            topic::TASK_EXIT => {
+                let Some(exit) = decode::<TaskExit>(event) else {
+                    return Verdict::Take;
+                };
+                let key = (envelope.namespace.clone(), exit.container_id.clone());
+                let process = self.process(&key, exec_of(&exit.container_id, &exit.id));
+                match process
+                    .filter(|p| p.pid == exit.pid)
+                    .and_then(|p| p.exit.as_ref())
+                {
+                    None => Verdict::Take,
+                    Some(known) if known.status == exit.exit_status => Verdict::Duplicate,
+                    Some(known) => Verdict::Conflict {
+                        known: known.status,
+                        said: exit.exit_status,
+                    },
+                }
+            }
+            topic::TASK_DELETE => {
+                let Some(mut delete) = decode::<TaskDelete>(event) else {
+                    return Verdict::Take;
+                };
+                if !exec_of(&delete.container_id, &delete.id).is_empty() {
+                    return Verdict::Take;
+                }
+                let key = (envelope.namespace.clone(), delete.container_id.clone());
+                let Some(facts) = self.facts(&key) else {
+                    return Verdict::Take;
+                };
+                let Some(init) = facts.init().filter(|init| init.pid == delete.pid) else {
+                    return Verdict::Take;
+                };
+                if facts.deleted {
+                    return Verdict::Duplicate;
+                }
+                match &init.exit {
+                    Some(exit) if exit.status != delete.exit_status => {
+                        delete.exit_status = exit.status;
+                        delete.exited_at = exit.at;
+                        Verdict::Amend(any::pack(&delete))
+                    }
+                    _ => Verdict::Take,
+                }
+            }
+            _ => Verdict::Take,
+        }
+    }
+
+    /// Learns from a record that is in the journal.
+    pub fn apply(&mut self, seq: u64, record: &Record) {
+        if let Some(started) = &record.started {
+            self.started(started);
+        }
+        let Some(envelope) = &record.envelope else {
+            return;
+        };
+        let Some(event) = &envelope.event else {
+            return;
+        };
+        let key = |container: String| (envelope.namespace.clone(), container);
+        match envelope.topic.as_str() {
+            topic::TASK_CREATE => {
+                if let Some(event) = decode::<TaskCreate>(event) {
+                    self.create(key(event.container_id), event.pid);
+                }
+            }
+            topic::TASK_START => {
+                if let Some(event) = decode::<TaskStart>(event) {
+                    self.start(key(event.container_id), String::new(), event.pid, 0);
+                }
+            }
+            topic::TASK_EXEC_STARTED => {
+                if let Some(event) = decode::<TaskExecStarted>(event) {
+                    self.start(key(event.container_id), event.exec_id, event.pid, 0);
+                }
+            }
+            topic::TASK_EXIT => {
+                if let Some(event) = decode::<TaskExit>(event) {
+                    let exec = exec_of(&event.container_id, &event.id).to_owned();
+                    let facts = self.containers.entry(key(event.container_id)).or_default();
+                    let process = facts.processes.entry(exec).or_default();
+                    process.pid = event.pid;
+                    process.exit = Some(Exit {
+                        seq,
+                        status: event.exit_status,
+                        at: event.exited_at,
+                    });
+                }
+            }
+            topic::TASK_DELETE => {
+                if let Some(event) = decode::<TaskDelete>(event)
+                    && exec_of(&event.container_id, &event.id).is_empty()
+                {
+                    self.delete(key(event.container_id));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// True if the record must not be dropped from the journal: it tells of a container that
+    /// has not been deleted.
+    pub fn needs(&self, seq: u64, record: &Record) -> bool {
+        if let Some(started) = &record.started {
+            let key = (started.namespace.clone(), started.container.clone());
+            return self.facts(&key).is_some_and(|facts| !facts.deleted);
+        }
+        let Some(envelope) = &record.envelope else {
+            return false;
+        };
+        let Some(container) = container_of(envelope) else {
+            return false;
+        };
+        match self.facts(&(envelope.namespace.clone(), container)) {
+            None => false,
+            Some(facts) if facts.deleted => false,
+            Some(facts) if envelope.topic == topic::TASK_EXIT => facts
+                .processes
+                .values()
+                .any(|p| p.exit.as_ref().is_some_and(|exit| exit.seq == seq)),
+            Some(_) => matches!(
+                envelope.topic.as_str(),
+                topic::TASK_CREATE | topic::TASK_START | topic::TASK_EXEC_STARTED
+            ),
+        }
+    }
+
+    /// A process of an exec is gone for good: its name may be used again.
+    pub fn forget_exec(&mut self, key: &Key, exec: &str) {
+        if let Some(facts) = self.containers.get_mut(key) {
+            facts.processes.remove(exec);
+        }
+    }
+
+    fn process(&self, key: &Key, exec: &str) -> Option<&Process> {
+        self.facts(key)?.processes.get(exec)
+    }
+
+    fn started(&mut self, started: &Started) {
+        let key = (started.namespace.clone(), started.container.clone());
+        self.start(key, started.exec.clone(), started.pid, started.start_time);
+    }
+
+    fn create(&mut self, key: Key, pid: u32) {
+        let facts = self.containers.entry(key.clone()).or_default();
+        if facts.deleted || facts.init().is_some_and(|init| init.pid != pid) {
+            *facts = Facts::default();
+            self.deleted.retain(|deleted| *deleted != key);
+        }
+        facts.created = true;
+        facts.processes.entry(String::new()).or_default().pid = pid;
+    }
+
+    fn start(&mut self, key: Key, exec: String, pid: u32, start_time: u64) {
+        let facts = self.containers.entry(key).or_default();
+        let process = facts.processes.entry(exec).or_default();
+        if process.pid != pid {
+            *process = Process::default();
+        }
+        process.pid = pid;
+        process.started = true;
+        process.start_time = process.start_time.max(start_time);
+    }
+
+    fn delete(&mut self, key: Key) {
+        let facts = self.containers.entry(key.clone()).or_default();
+        if std::mem::replace(&mut facts.deleted, true) {
+            return;
+        }
+        self.deleted.push_back(key);
+        if self.deleted.len() > REMEMBERED
+            && let Some(oldest) = self.deleted.pop_front()
+        {
+            self.containers.remove(&oldest);
+        }
+    }
+}
+
+/// The exec that an event's `id` means; init's exit carries the container's own id, or none.
+pub fn exec_of<'a>(container: &str, id: &'a str) -> &'a str {
+    if id == container { "" } else { id }
+}
+
+/// The container that a task's event tells of.
+pub fn container_of(envelope: &Envelope) -> Option<String> {
+    /// Every task event has its container's id as field 1.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct About {
+        #[prost(string, tag = "1")]
+        container_id: String,
+    }
+    if !envelope.topic.starts_with("/tasks/") {
+        return None;
+    }
+    let event = envelope.event.as_ref()?;
+    let about: About = prost::Message::decode(event.value.as_slice()).ok()?;
+    Some(about.container_id)
+}
+
+fn decode<M: protos::Name + Default>(event: &Any) -> Option<M> {
+    any::unpack(event)?.ok()
+}
+
+#[cfg(test)]
+mod tests;

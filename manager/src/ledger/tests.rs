@@ -1,0 +1,142 @@
+//! Stories of containers, told in events.
+
+use super::*;
+
+fn envelope<M: protos::Name>(topic: &str, event: &M) -> Envelope {
+    Envelope {
+        timestamp: None,
+        namespace: "n".into(),
+        topic: topic.into(),
+        event: Some(any::pack(event)),
+    }
+}
+
+fn create(pid: u32) -> Envelope {
+    let event = TaskCreate {
+        container_id: "c".into(),
+        pid,
+        ..Default::default()
+    };
+    envelope(topic::TASK_CREATE, &event)
+}
+
+fn start(pid: u32) -> Envelope {
+    let event = TaskStart {
+        container_id: "c".into(),
+        pid,
+    };
+    envelope(topic::TASK_START, &event)
+}
+
+fn exit(id: &str, pid: u32, status: u32) -> Envelope {
+    let event = TaskExit {
+        container_id: "c".into(),
+        id: id.into(),
+        pid,
+        exit_status: status,
+        exited_at: None,
+    };
+    envelope(topic::TASK_EXIT, &event)
+}
+
+fn delete(pid: u32, status: u32) -> Envelope {
+    let event = TaskDelete {
+        container_id: "c".into(),
+        pid,
+        exit_status: status,
+        ..Default::default()
+    };
+    envelope(topic::TASK_DELETE, &event)
+}
+
+struct Story(Ledger, u64);
+
+impl Story {
+    fn new() -> Self {
+        Self(Ledger::default(), 0)
+    }
+
+    fn tell(&mut self, envelope: Envelope) -> Verdict {
+        let verdict = self.0.judge(&envelope);
+        if matches!(verdict, Verdict::Take | Verdict::Amend(_)) {
+            self.1 += 1;
+            let record = Record {
+                envelope: Some(envelope),
+                ..Default::default()
+            };
+            self.0.apply(self.1, &record);
+        }
+        verdict
+    }
+
+    fn facts(&self) -> &Facts {
+        self.0.facts(&("n".into(), "c".into())).unwrap()
+    }
+}
+
+#[test]
+fn an_exit_is_taken_once_and_never_contradicted() {
+    let mut story = Story::new();
+    story.tell(create(5));
+    story.tell(start(5));
+    assert_eq!(story.facts().running().count(), 1);
+    assert_eq!(story.tell(exit("c", 5, 7)), Verdict::Take);
+    assert_eq!(story.tell(exit("c", 5, 7)), Verdict::Duplicate);
+    let conflict = Verdict::Conflict {
+        known: 7,
+        said: 137,
+    };
+    assert_eq!(story.tell(exit("c", 5, 137)), conflict);
+    assert_eq!(story.facts().exit("").unwrap().status, 7);
+    assert_eq!(story.facts().running().count(), 0);
+}
+
+#[test]
+fn a_delete_tells_the_status_that_the_exit_told() {
+    let mut story = Story::new();
+    story.tell(create(5));
+    story.tell(start(5));
+    story.tell(exit("c", 5, 7));
+    let Verdict::Amend(event) = story.tell(delete(5, 137)) else {
+        panic!()
+    };
+    assert_eq!(decode::<TaskDelete>(&event).unwrap().exit_status, 7);
+    assert_eq!(story.tell(delete(5, 7)), Verdict::Duplicate);
+    assert_eq!(story.tell(exit("c", 5, 7)), Verdict::Duplicate);
+}
+
+#[test]
+fn a_container_of_the_same_name_starts_anew() {
+    let mut story = Story::new();
+    for pid in [5, 6] {
+        assert_eq!(story.tell(create(pid)), Verdict::Take);
+        story.tell(start(pid));
+        assert_eq!(story.tell(exit("c", pid, 1)), Verdict::Take);
+        assert_eq!(story.tell(delete(pid, 1)), Verdict::Take);
+    }
+    assert!(story.facts().deleted);
+}
+
+#[test]
+fn an_exec_of_the_same_name_starts_anew() {
+    let mut story = Story::new();
+    story.tell(create(5));
+    assert_eq!(story.tell(exit("e", 8, 1)), Verdict::Take);
+    assert_eq!(story.tell(exit("e", 8, 1)), Verdict::Duplicate);
+    assert_eq!(story.tell(exit("e", 9, 1)), Verdict::Take);
+}
+
+#[test]
+fn only_undeleted_containers_are_needed() {
+    let mut story = Story::new();
+    story.tell(create(5));
+    story.tell(exit("c", 5, 7));
+    let record = Record {
+        envelope: Some(exit("c", 5, 7)),
+        ..Default::default()
+    };
+    assert!(story.0.needs(2, &record));
+    assert!(!story.0.needs(1, &record));
+    story.tell(delete(5, 7));
+    assert!(!story.0.needs(2, &record));
+}

@@ -1,0 +1,49 @@
+//! The manager: everything that is there once per daemon, and how a shim is asked something.
+
+use crate::bundles::Bundles;
+use crate::config::Config;
+use crate::failure::{Failure, unavailable};
+use crate::intake::Intake;
+use crate::launch::Launcher;
+use crate::store::Store;
+use crate::tasks::{Task, Tasks};
+use prost::Message;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+pub struct Manager {
+    pub config: Rc<Config>,
+    pub store: Store,
+    pub bundles: Bundles,
+    pub launcher: Launcher,
+    pub intake: Rc<Intake>,
+    pub tasks: Tasks,
+    /// Leases are taken for granted: there is nothing here to protect from a collector.
+    pub leases: RefCell<BTreeMap<(String, String), protos::services::leases::v1::Lease>>,
+    /// Names this installation, for ever.
+    pub uuid: String,
+    /// Shims that died.
+    pub deaths: Cell<u64>,
+    /// Containers that were restarted.
+    pub restarts: Cell<u64>,
+}
+
+impl Manager {
+    /// Asks the shim of `task`.
+    ///
+    /// # Errors
+    /// The shim's status, or `Unavailable` if there is none.
+    pub async fn ask<A: Message + Default>(
+        &self,
+        task: &Task,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<A, Failure> {
+        let gone = || unavailable(format!("shim of task {} is gone", task.id()));
+        task.shim()
+            .ok_or_else(gone)?
+            .call(method, request, None)
+            .await
+    }
+}

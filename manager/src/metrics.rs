@@ -1,0 +1,194 @@
+//! Metrics for Prometheus: our counters, and containers' gauges under containerd's names.
+
+use crate::manager::Manager;
+use protos::cgroups::{v1, v2};
+use protos::task::{StatsRequest, StatsResponse};
+use protos::{Any, any};
+use std::fmt::Write;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener};
+
+/// How long a client may take, and how long a shim.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const STATS_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest request that is read.
+const MAX_REQUEST: usize = 8192;
+
+/// Serves metrics, if an address is configured.
+///
+/// # Errors
+/// A text with the address.
+pub async fn serve(manager: &Rc<Manager>) -> Result<(), String> {
+    let address = manager.config.metrics.address.clone();
+    let failed = |e: std::io::Error| format!("metrics.address {address:?}: {e}");
+    if address.is_empty() {
+        return Ok(());
+    }
+    let manager = Rc::clone(manager);
+    if address.starts_with('/') {
+        let _ = std::fs::remove_file(Path::new(&address));
+        let listener = UnixListener::bind(&address).map_err(failed)?;
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::task::spawn_local(answer(Rc::clone(&manager), stream));
+            }
+        });
+    } else {
+        let listener = TcpListener::bind(&address).await.map_err(failed)?;
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::task::spawn_local(answer(Rc::clone(&manager), stream));
+            }
+        });
+    }
+    Ok(())
+}
+
+async fn answer(manager: Rc<Manager>, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let exchange = async {
+        let mut request = Vec::new();
+        let mut part = [0; 512];
+        while !request.windows(4).any(|end| end == b"\r\n\r\n") && request.len() < MAX_REQUEST {
+            match stream.read(&mut part).await {
+                Ok(n @ 1..) => request.extend_from_slice(&part[..n]),
+                _ => break,
+            }
+        }
+        let text = text(&manager).await;
+        let head =
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close\r\n";
+        let answer = format!("{head}Content-Length: {}\r\n\r\n{text}", text.len());
+        let _ = stream.write_all(answer.as_bytes()).await;
+        let _ = stream.shutdown().await;
+    };
+    let _ = tokio::time::timeout(TIMEOUT, exchange).await;
+}
+
+/// Families in the order they are first told of.
+#[derive(Default)]
+struct Families(Vec<(String, &'static str, String)>);
+
+impl Families {
+    fn add(&mut self, name: &str, kind: &'static str, labels: &str, value: impl std::fmt::Display) {
+        let at = self
+            .0
+            .iter()
+            .position(|(of, ..)| of == name)
+            .unwrap_or_else(|| {
+                self.0.push((name.to_owned(), kind, String::new()));
+                self.0.len() - 1
+            });
+        let labels = match labels {
+            "" => String::new(),
+            labels => format!("{{{labels}}}"),
+        };
+        let _ = writeln!(self.0[at].2, "{name}{labels} {value}");
+    }
+
+    fn text(self) -> String {
+        let families = self.0.into_iter();
+        families
+            .map(|(name, kind, lines)| format!("# TYPE {name} {kind}\n{lines}"))
+            .collect()
+    }
+}
+
+async fn text(manager: &Rc<Manager>) -> String {
+    let mut families = Families::default();
+    let counters = &manager.intake.counters;
+    let exchange = &manager.intake.exchange;
+    for (name, value) in [
+        ("dunnage_events_received_total", counters.received.get()),
+        ("dunnage_events_duplicate_total", counters.duplicates.get()),
+        ("dunnage_events_conflicting_total", counters.conflicts.get()),
+        ("dunnage_events_delivered_total", exchange.delivered.get()),
+        ("dunnage_events_replayed_total", exchange.replayed.get()),
+        ("dunnage_oom_total", counters.ooms.get()),
+        ("dunnage_shim_deaths_total", manager.deaths.get()),
+        ("dunnage_restarts_total", manager.restarts.get()),
+    ] {
+        families.add(name, "counter", "", value);
+    }
+    families.add(
+        "dunnage_journal_records_total",
+        "counter",
+        "",
+        manager.intake.last(),
+    );
+    families.add("dunnage_subscribers", "gauge", "", exchange.subscribers());
+    for (origin, count) in counters.exits.borrow().iter() {
+        let labels = format!("origin=\"{origin}\"");
+        families.add("dunnage_exits_total", "counter", &labels, count);
+    }
+    let mut counts = std::collections::BTreeMap::<String, u64>::new();
+    let mut asked = Vec::new();
+    for task in manager.tasks.all() {
+        *counts.entry(task.key.0.clone()).or_default() += 1;
+        let Some(shim) = task.shim() else { continue };
+        asked.push(tokio::task::spawn_local(async move {
+            let request = StatsRequest {
+                id: task.id().to_owned(),
+            };
+            let stats = shim
+                .call::<StatsResponse>("Stats", &request, Some(STATS_TIMEOUT))
+                .await;
+            (task, stats)
+        }));
+    }
+    for (namespace, count) in counts {
+        families.add(
+            "dunnage_tasks",
+            "gauge",
+            &format!("namespace=\"{namespace}\""),
+            count,
+        );
+    }
+    for answer in asked {
+        if let Ok((task, Ok(StatsResponse { stats: Some(stats) }))) = answer.await {
+            let labels = format!(
+                "container_id=\"{}\",namespace=\"{}\"",
+                task.key.1, task.key.0
+            );
+            container(&mut families, &labels, &stats);
+        }
+    }
+    families.text()
+}
+
+/// core/metrics/cgroups/v1 and v2: the names that containerd's dashboards know.
+fn container(families: &mut Families, labels: &str, stats: &Any) {
+    let mut gauge = |name: &str, value: u64| families.add(name, "gauge", labels, value);
+    if let Some(Ok(stats)) = any::unpack::<v1::Metrics>(stats) {
+        if let Some(usage) = stats.memory.and_then(|memory| memory.usage) {
+            gauge("container_memory_usage_usage_bytes", usage.usage);
+            gauge("container_memory_usage_limit_bytes", usage.limit);
+            gauge("container_memory_usage_max_bytes", usage.max);
+        }
+        if let Some(usage) = stats.cpu.and_then(|cpu| cpu.usage) {
+            gauge("container_cpu_total_nanoseconds", usage.total);
+            gauge("container_cpu_kernel_nanoseconds", usage.kernel);
+            gauge("container_cpu_user_nanoseconds", usage.user);
+        }
+        if let Some(pids) = stats.pids {
+            gauge("container_pids_current", pids.current);
+            gauge("container_pids_limit", pids.limit);
+        }
+    } else if let Some(Ok(stats)) = any::unpack::<v2::Metrics>(stats) {
+        if let Some(memory) = stats.memory {
+            gauge("container_memory_usage_bytes", memory.usage);
+            gauge("container_memory_usage_limit_bytes", memory.usage_limit);
+        }
+        if let Some(cpu) = stats.cpu {
+            gauge("container_cpu_usage_usec_microseconds", cpu.usage_usec);
+            gauge("container_cpu_user_usec_microseconds", cpu.user_usec);
+            gauge("container_cpu_system_usec_microseconds", cpu.system_usec);
+        }
+        if let Some(pids) = stats.pids {
+            gauge("container_pids_current", pids.current);
+            gauge("container_pids_limit", pids.limit);
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! What a manager finds when it starts: bundles, and shims that may or may not be alive.
+//!
+//! | found | then |
+//! |---|---|
+//! | no shim was started | the bundle goes, no event |
+//! | a shim without a task | it is shut down, the bundle goes, no event |
+//! | a live task | it is taken over; exits that were missed are published |
+//! | the shim had deleted the task | the rest is done, TaskDelete once |
+//! | the shim is dead | the exit is found out and published; the task is there, stopped, until deleted |
+
+use crate::bundles::Bundle;
+use crate::failure::Failure;
+use crate::ledger::{Key, Origin};
+use crate::manager::Manager;
+use crate::shim::Shim;
+use crate::supervise::time_of;
+use crate::tasks::Task;
+use nix::fcntl::{Flock, FlockArg};
+use protos::Code;
+use protos::task::{DeleteResponse, StateRequest, StateResponse};
+use protos::task_types::Status;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long a shim may take to tell of itself (shim.go:73-77, load).
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Manager {
+    /// Takes over every bundle there is. All at once: one shim that hangs must not hold up the
+    /// others.
+    pub async fn recover(self: &Rc<Self>) {
+        let bundles = self.bundles.list();
+        let count = bundles.len();
+        let shims = Rc::<tokio::sync::Mutex<HashMap<String, Rc<Shim>>>>::default();
+        let mut running = Vec::new();
+        for bundle in bundles {
+            let (manager, shims) = (Rc::clone(self), Rc::clone(&shims));
+            running.push(tokio::task::spawn_local(async move {
+                let (namespace, id) = (bundle.namespace.clone(), bundle.id.clone());
+                if let Err(e) = manager.recover_bundle(bundle, &shims).await {
+                    log::error!("{namespace}/{id}: {e}");
+                }
+            }));
+        }
+        for one in running {
+            let _ = one.await;
+        }
+        self.bundles.sweep_work();
+        self.close_books();
+        if count > 0 {
+            log::info!("found {count} bundles, {} tasks", self.tasks.all().len());
+        }
+    }
+
+    async fn recover_bundle(
+        self: &Rc<Self>,
+        bundle: Bundle,
+        shims: &tokio::sync::Mutex<HashMap<String, Rc<Shim>>>,
+    ) -> Result<(), Failure> {
+        let key = (bundle.namespace.clone(), bundle.id.clone());
+        if bundle.shim_path().is_none() {
+            log::info!("{}/{}: no shim was started here", key.0, key.1);
+            return bundle.delete(&self.launcher.reaper).await;
+        }
+        let log = crate::shim_log::open(&bundle)?;
+        // Somebody may still be starting it: `start` goes on when its manager dies.
+        started(&bundle).await;
+        let connected = match bundle.address() {
+            None => Err(crate::failure::unavailable("no address")),
+            Some(address) => {
+                // One at a time, so that a group's shim is met once.
+                let mut shims = shims.lock().await;
+                match shims.get(&address.address) {
+                    Some(shim) => Ok(Rc::clone(shim)),
+                    None => Shim::connect(address.clone(), &bundle.id)
+                        .await
+                        .map(|(shim, _)| {
+                            let shim = Rc::new(shim);
+                            self.supervise(&shim);
+                            shims.insert(address.address, Rc::clone(&shim));
+                            shim
+                        }),
+                }
+            }
+        };
+        match connected {
+            Ok(shim) => self.take_over(bundle, shim, log).await,
+            Err(why) => self.take_remains(bundle, why, log).await,
+        }
+    }
+
+    async fn take_over(
+        self: &Rc<Self>,
+        bundle: Bundle,
+        shim: Rc<Shim>,
+        log: tokio::task::AbortHandle,
+    ) -> Result<(), Failure> {
+        let key = (bundle.namespace.clone(), bundle.id.clone());
+        let state = match state(&shim, &bundle.id, "").await {
+            Ok(state) => state,
+            Err(e) if e.code == Code::NotFound => {
+                let task = Task::new(bundle, 0, None, Some(log));
+                return self.end_without_task(&task, Some(&shim)).await;
+            }
+            Err(e) => {
+                // Slow is not dead.
+                log::warn!("{}/{}: state: {e}", key.0, key.1);
+                StateResponse::default()
+            }
+        };
+        let pid = if state.pid == 0 {
+            self.known_pid(&key)
+        } else {
+            state.pid
+        };
+        let task = Task::new(bundle, pid, Some(Rc::clone(&shim)), Some(log));
+        self.tasks.insert(Rc::new(task));
+        let execs: Vec<String> = {
+            let ledger = self.intake.ledger();
+            let facts = ledger.facts(&key);
+            let running = facts.into_iter().flat_map(|facts| facts.running());
+            running
+                .map(|(exec, _)| exec.to_owned())
+                .filter(|exec| !exec.is_empty())
+                .collect()
+        };
+        for exec in execs {
+            if let Ok(state) = self::state(&shim, &key.1, &exec).await {
+                self.note_stopped(&key, &exec, &state);
+            }
+        }
+        self.note_stopped(&key, "", &state);
+        Ok(())
+    }
+
+    /// Publishes an exit that happened while nobody was there to be told.
+    fn note_stopped(&self, key: &Key, exec: &str, state: &StateResponse) {
+        if state.status != Status::Stopped as i32 || self.intake.exit(key, exec).is_some() {
+            return;
+        }
+        let record = self.bundles.get(&key.0, &key.1).exit_record(exec);
+        let (exit, origin) = match record {
+            Some(record) => ((record.exit_status, time_of(&record)), Origin::Record),
+            None => ((state.exit_status, state.exited_at), Origin::State),
+        };
+        self.intake.publish_exit(key, exec, state.pid, exit, origin);
+    }
+
+    /// The shim is there and has no such task: it was never created, or is deleted already.
+    async fn end_without_task(&self, task: &Task, shim: Option<&Shim>) -> Result<(), Failure> {
+        let deleted = task
+            .bundle
+            .deleting()
+            .or_else(|| self.was_created(&task.key));
+        match deleted {
+            Some(response) => {
+                let response = self.true_status(&task.key, response);
+                self.finish_delete(task, shim, &response).await;
+            }
+            None => {
+                log::info!("{}/{}: its task was never created", task.key.0, task.key.1);
+                if let Some(shim) = shim {
+                    shim.end(task.id()).await;
+                }
+                self.clean_up(&task.bundle).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_remains(
+        self: &Rc<Self>,
+        bundle: Bundle,
+        why: Failure,
+        log: tokio::task::AbortHandle,
+    ) -> Result<(), Failure> {
+        let key = (bundle.namespace.clone(), bundle.id.clone());
+        let pid = self.known_pid(&key);
+        let task = Rc::new(Task::new(bundle, pid, None, Some(log)));
+        let created = self.was_created(&key).is_some() || task.bundle.exit_record("").is_some();
+        if !created || task.bundle.deleting().is_some() {
+            return self.end_without_task(&task, None).await;
+        }
+        log::warn!("{}/{}: its shim is gone: {why}", key.0, key.1);
+        self.deaths.set(self.deaths.get() + 1);
+        self.tasks.insert(Rc::clone(&task));
+        if !(self.config.shim.on_death == crate::config::OnDeath::Keep && self.init_is_alive(&task))
+        {
+            // Stopped, until somebody deletes it: whoever was away is told of its exit.
+            self.find_out(&task).await;
+        }
+        Ok(())
+    }
+
+    fn known_pid(&self, key: &Key) -> u32 {
+        let of_ledger = self
+            .intake
+            .ledger()
+            .facts(key)
+            .and_then(|facts| Some(facts.init()?.pid));
+        of_ledger
+            .or_else(|| self.bundles.get(&key.0, &key.1).init_pid())
+            .unwrap_or(0)
+    }
+
+    /// What the journal says of a task that was created and not deleted.
+    fn was_created(&self, key: &Key) -> Option<DeleteResponse> {
+        let ledger = self.intake.ledger();
+        let facts = ledger.facts(key).filter(|facts| !facts.deleted)?;
+        let init = facts.init().filter(|init| facts.created || init.started)?;
+        Some(DeleteResponse {
+            pid: init.pid,
+            exit_status: init.exit.as_ref().map_or(255, |exit| exit.status),
+            exited_at: init.exit.as_ref().and_then(|exit| exit.at),
+        })
+    }
+
+    /// Tasks that the journal knows and that have no bundle any more, as after a reboot: what
+    /// was not told of them is told now.
+    fn close_books(&self) {
+        let open: Vec<Key> = {
+            let ledger = self.intake.ledger();
+            let all = ledger.all().filter(|(_, facts)| !facts.deleted);
+            all.map(|(key, _)| key.clone()).collect()
+        };
+        for key in open {
+            if self.tasks.get(&key).is_ok() {
+                continue;
+            }
+            let running: Vec<(String, u32)> = {
+                let ledger = self.intake.ledger();
+                let facts = ledger.facts(&key);
+                let running = facts.into_iter().flat_map(|facts| facts.running());
+                running.map(|(exec, p)| (exec.to_owned(), p.pid)).collect()
+            };
+            for (exec, pid) in running.into_iter().rev() {
+                self.intake
+                    .publish_exit(&key, &exec, pid, (255, None), Origin::Unknown);
+            }
+            if let Some(response) = self.was_created(&key) {
+                let exit = (response.exit_status, response.exited_at);
+                self.intake.publish_delete(&key, response.pid, exit);
+            }
+        }
+    }
+}
+
+async fn state(shim: &Shim, id: &str, exec: &str) -> Result<StateResponse, Failure> {
+    let request = StateRequest {
+        id: id.to_owned(),
+        exec_id: exec.to_owned(),
+    };
+    shim.call("State", &request, Some(TIMEOUT)).await
+}
+
+/// Waits for a `start` that may still run: it has start.out open, and locked.
+async fn started(bundle: &Bundle) {
+    let Ok(file) = std::fs::File::open(bundle.start_out()) else {
+        return;
+    };
+    let mut file = file;
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
+    while tokio::time::Instant::now() < deadline {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(_) => return,
+            Err((file, _)) => file,
+        };
+        // flock(2) has nothing to wait on without a thread.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    log::warn!("{}/{}: `start` still runs", bundle.namespace, bundle.id);
+}

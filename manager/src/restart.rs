@@ -1,0 +1,230 @@
+//! Restart policies, by containerd's labels: a container that has ended is started again.
+//!
+//! containerd looks every ten seconds; here an exit is acted upon at once, and the pause doubles
+//! with each restart until the container has run for a while.
+
+use crate::config::Restart;
+use crate::failure::Failure;
+use crate::ledger::{Exit, Key};
+use crate::manager::Manager;
+use crate::store::Labels;
+use crate::tasks::Create;
+use protos::Code;
+use protos::services::containers::v1::Container;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+pub const STATUS: &str = "containerd.io/restart.status";
+pub const POLICY: &str = "containerd.io/restart.policy";
+pub const COUNT: &str = "containerd.io/restart.count";
+pub const LOG_URI: &str = "containerd.io/restart.loguri";
+pub const STOPPED: &str = "containerd.io/restart.explicitly-stopped";
+
+/// What a container's labels say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Policy {
+    No,
+    Always,
+    UnlessStopped,
+    /// At most so often, if there is a number.
+    OnFailure(Option<u32>),
+}
+
+impl std::str::FromStr for Policy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':').unwrap_or((text, "")) {
+            ("no", "") => Ok(Self::No),
+            ("" | "always", "") => Ok(Self::Always),
+            ("unless-stopped", "") => Ok(Self::UnlessStopped),
+            ("on-failure", "") => Ok(Self::OnFailure(None)),
+            ("on-failure", count) if count.parse::<u32>().is_ok() => {
+                Ok(Self::OnFailure(count.parse().ok()))
+            }
+            _ => Err(format!(
+                "restart policy {text:?}: not no, always, on-failure[:N] or unless-stopped"
+            )),
+        }
+    }
+}
+
+/// Whether a container that ended like this is to be started again. `None`: nobody saw it end.
+pub fn wants_restart(labels: &Labels, status: Option<u32>) -> bool {
+    let label = |key: &str| labels.get(key).map_or("", String::as_str);
+    if label(STATUS) != "running" || label(STOPPED) == "true" {
+        return false;
+    }
+    match label(POLICY).parse() {
+        Ok(Policy::Always | Policy::UnlessStopped) => true,
+        Ok(Policy::OnFailure(limit)) => {
+            let count = label(COUNT).parse::<u32>().unwrap_or(0);
+            status.is_none_or(|status| status != 0) && limit.is_none_or(|limit| count < limit)
+        }
+        Ok(Policy::No) => false,
+        Err(e) => {
+            log::warn!("{e}");
+            false
+        }
+    }
+}
+
+/// The pause before the next restart.
+fn backoff(config: &Restart, last: Duration, ran: Duration) -> Duration {
+    let (min, max) = (config.backoff_min.0, config.backoff_max.0);
+    if ran >= config.reset_after.0 || last.is_zero() {
+        return min;
+    }
+    (last * 2).clamp(min, max)
+}
+
+#[derive(Default)]
+struct Pauses(RefCell<HashMap<Key, (Duration, Instant)>>);
+
+/// Restarts what ends, for ever; first what was found stopped.
+pub async fn run(manager: Rc<Manager>, mut ended: mpsc::UnboundedReceiver<(Key, Exit)>) {
+    let pauses = Rc::<Pauses>::default();
+    for (key, status) in found_stopped(&manager) {
+        consider(&manager, &pauses, key, status);
+    }
+    while let Some((key, exit)) = ended.recv().await {
+        consider(&manager, &pauses, key, Some(exit.status));
+    }
+}
+
+/// Containers without a running task, as after a reboot.
+fn found_stopped(manager: &Manager) -> Vec<(Key, Option<u32>)> {
+    let mut found = Vec::new();
+    for namespace in manager.store.namespaces().unwrap_or_default() {
+        for container in manager.store.containers(&namespace).unwrap_or_default() {
+            let key = (namespace.clone(), container.id);
+            let exit = manager.intake.exit(&key, "");
+            if manager.tasks.get(&key).is_err() || exit.is_some() {
+                found.push((key, exit.map(|exit| exit.status)));
+            }
+        }
+    }
+    found
+}
+
+fn consider(manager: &Rc<Manager>, pauses: &Rc<Pauses>, key: Key, status: Option<u32>) {
+    let Ok(container) = manager.store.container(&key.0, &key.1) else {
+        return;
+    };
+    if !wants_restart(&container.labels, status) {
+        pauses.0.borrow_mut().remove(&key);
+        return;
+    }
+    let (last, since) = match pauses.0.borrow().get(&key) {
+        Some(&(pause, at)) => (pause, at),
+        None => (Duration::ZERO, Instant::now()),
+    };
+    let pause = backoff(
+        &manager.config.restart,
+        last,
+        since.elapsed().saturating_sub(last),
+    );
+    pauses
+        .0
+        .borrow_mut()
+        .insert(key.clone(), (pause, Instant::now()));
+    let (manager, pauses) = (Rc::clone(manager), Rc::clone(pauses));
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(pause).await;
+        // What is wanted may have changed meanwhile.
+        let Ok(container) = manager.store.container(&key.0, &key.1) else {
+            return;
+        };
+        if !wants_restart(&container.labels, status) || has_started(&manager, &key) {
+            return;
+        }
+        log::info!("{}/{}: restarts after {pause:?}", key.0, key.1);
+        if let Err(e) = restart(&manager, &key, container).await {
+            log::error!("{}/{}: restart: {e}", key.0, key.1);
+            consider(&manager, &pauses, key, None);
+        }
+    });
+}
+
+/// Somebody was quicker: there is a task that has not ended.
+fn has_started(manager: &Manager, key: &Key) -> bool {
+    manager.tasks.get(key).is_ok() && manager.intake.exit(key, "").is_none()
+}
+
+async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Result<(), Failure> {
+    match manager.delete_task(key).await {
+        Err(e) if e.code != Code::NotFound => return Err(e),
+        _ => {}
+    }
+    let uri = container.labels.get(LOG_URI).cloned().unwrap_or_default();
+    let create = Create {
+        stdout: uri.clone(),
+        stderr: uri,
+        ..Default::default()
+    };
+    manager.create_task(&key.0, &container, create).await?;
+    // It may have been stopped or removed while its shim was started.
+    let now = manager.store.container(&key.0, &key.1);
+    let Some(mut container) = now.ok().filter(|it| wants_restart(&it.labels, None)) else {
+        return manager.delete_task(key).await.map(drop);
+    };
+    manager.start_task(key, "").await?;
+    manager.restarts.set(manager.restarts.get() + 1);
+    let count = container
+        .labels
+        .get(COUNT)
+        .and_then(|count| count.parse::<u32>().ok());
+    let count = count.unwrap_or(0).saturating_add(1);
+    container.labels.insert(COUNT.into(), count.to_string());
+    manager.store.update_container(&key.0, &container)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_labels_decide() {
+        for (policy, count, stopped, status, again) in [
+            ("always", "", "", Some(0), true),
+            ("", "", "", Some(0), true),
+            ("no", "", "", Some(1), false),
+            ("on-failure", "", "", Some(0), false),
+            ("on-failure", "", "", Some(1), true),
+            ("on-failure", "", "", None, true),
+            ("on-failure:2", "1", "", Some(1), true),
+            ("on-failure:2", "2", "", Some(1), false),
+            ("unless-stopped", "", "", Some(0), true),
+            ("unless-stopped", "", "true", Some(0), false),
+            ("always", "", "true", Some(0), false),
+            ("often", "", "", Some(0), false),
+        ] {
+            let mut labels = Labels::from([
+                (STATUS.to_owned(), "running".to_owned()),
+                (POLICY.to_owned(), policy.to_owned()),
+                (COUNT.to_owned(), count.to_owned()),
+                (STOPPED.to_owned(), stopped.to_owned()),
+            ]);
+            assert_eq!(
+                wants_restart(&labels, status),
+                again,
+                "{labels:?} {status:?}"
+            );
+            labels.insert(STATUS.to_owned(), "stopped".to_owned());
+            assert!(!wants_restart(&labels, status));
+        }
+    }
+
+    #[test]
+    fn pauses_double_until_it_runs() {
+        let config = Restart::default();
+        let ms = Duration::from_millis;
+        assert_eq!(backoff(&config, ms(0), ms(5)), ms(100));
+        assert_eq!(backoff(&config, ms(100), ms(5)), ms(200));
+        assert_eq!(backoff(&config, ms(50_000), ms(5)), ms(60_000));
+        assert_eq!(backoff(&config, ms(60_000), ms(10_000)), ms(100));
+    }
+}

@@ -1,0 +1,186 @@
+//! One running shim: its connection, and the news of its end.
+//!
+//! Several containers of a group share one. It is over when its process has ended, told by a
+//! pidfd; where there is none, when its connection closes and cannot be made again.
+
+use crate::failure::{Failure, from_shim, unknown};
+use crate::launch::Address;
+use crate::sys;
+use prost::Message;
+use protos::task::{ConnectRequest, ConnectResponse, ShutdownRequest};
+use protos::ttrpc::{CallError, Client};
+use protos::{Code, service};
+use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+/// How long connecting may take (shim.go:73-77, load).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a shim may take to end once it was asked to (shim.go:73-77, shutdown).
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+
+pub struct Shim {
+    pub address: Address,
+    pub pid: u32,
+    version: Cell<i32>,
+    client: RefCell<Client>,
+    over: watch::Sender<bool>,
+}
+
+impl Shim {
+    /// Connects, and asks for the pid of `id`'s init, 0 if there is none.
+    ///
+    /// # Errors
+    /// `Unavailable` if nobody answers there.
+    pub async fn connect(address: Address, id: &str) -> Result<(Self, u32), Failure> {
+        let gone = |e: &dyn std::fmt::Display| {
+            crate::failure::unavailable(format!("connect to shim {}: {e}", address.address))
+        };
+        let path = address.path().ok_or_else(|| gone(&"no unix socket"))?;
+        let client = tokio::time::timeout(CONNECT_TIMEOUT, Client::connect(path)).await;
+        let client = client.map_err(|e| gone(&e))?.map_err(|e| gone(&e))?;
+        let shim = Self {
+            version: Cell::new(address.version),
+            address,
+            pid: 0,
+            client: RefCell::new(client),
+            over: watch::Sender::new(false),
+        };
+        let request = ConnectRequest { id: id.to_owned() };
+        let connected = shim.call::<ConnectResponse>("Connect", &request, Some(CONNECT_TIMEOUT));
+        match connected.await {
+            Ok(connected) => Ok((
+                Self {
+                    pid: connected.shim_pid,
+                    ..shim
+                },
+                connected.task_pid,
+            )),
+            // Older shims know no such container yet, but they are there.
+            Err(e) if e.code == Code::NotFound => Ok((shim, 0)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Calls a method of the Task service, by the name that this shim knows it under.
+    ///
+    /// # Errors
+    /// The shim's status, or `Unavailable` if it is gone.
+    pub async fn call<A: Message + Default>(
+        &self,
+        method: &str,
+        request: &impl Message,
+        timeout: Option<Duration>,
+    ) -> Result<A, Failure> {
+        let answer = match self
+            .call_as(self.version.get(), method, request, timeout)
+            .await
+        {
+            // task_manager.go:231-252: a shim may say 3 and speak 2.
+            Err(CallError::Status(status))
+                if status.code == Code::Unimplemented
+                    && self.version.get() >= 3
+                    && status.message.contains("service") =>
+            {
+                self.version.set(2);
+                self.call_as(2, method, request, timeout).await
+            }
+            other => other,
+        };
+        let bytes = answer.map_err(from_shim)?;
+        A::decode(bytes.as_slice()).map_err(|e| unknown(format!("answer of {method}: {e}")))
+    }
+
+    async fn call_as(
+        &self,
+        version: i32,
+        method: &str,
+        request: &impl Message,
+        timeout: Option<Duration>,
+    ) -> Result<Vec<u8>, CallError> {
+        let service = if version >= 3 {
+            service::TASK_V3
+        } else {
+            service::TASK_V2
+        };
+        let client = self.client.borrow().clone();
+        let payload = request.encode_to_vec();
+        client
+            .call_raw(service, method, payload, &[], timeout)
+            .await
+    }
+
+    /// Waits for the end of the shim, and lets everybody know. Called once, by the supervisor.
+    pub async fn watch(&self) {
+        let pidfd = sys::pidfd(self.pid).and_then(sys::watch);
+        match (&pidfd, self.pid) {
+            (Ok(pidfd), 1..) => self.watch_process(pidfd).await,
+            _ => {
+                let client = self.client.borrow().clone();
+                client.closed().await;
+            }
+        }
+        self.over.send_replace(true);
+    }
+
+    async fn watch_process(&self, pidfd: &AsyncFd<OwnedFd>) {
+        loop {
+            let client = self.client.borrow().clone();
+            tokio::select! {
+                _ = pidfd.readable() => return,
+                () = client.closed() => {}
+            }
+            // A live process that closed the connection: on its way out, or it wants another.
+            let ended = tokio::time::timeout(Duration::from_millis(500), pidfd.readable());
+            if ended.await.is_ok() {
+                return;
+            }
+            let Some(path) = self.address.path() else {
+                return;
+            };
+            match Client::connect(path).await {
+                Ok(client) => drop(self.client.replace(client)),
+                Err(_) => {
+                    log::warn!("shim {} is alive but does not listen", self.pid);
+                    let _ = pidfd.readable().await;
+                    return;
+                }
+            }
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        *self.over.borrow()
+    }
+
+    /// Waits until [`Shim::watch`] has seen its end.
+    pub async fn over(&self) {
+        let mut over = self.over.subscribe();
+        let _ = over.wait_for(|over| *over).await;
+    }
+
+    /// Asks it to end; one that has other containers stays.
+    pub async fn shutdown(&self, id: &str) {
+        let request = ShutdownRequest {
+            id: id.to_owned(),
+            now: false,
+        };
+        // It may be gone before it answers.
+        let _ = self
+            .call::<()>("Shutdown", &request, Some(SHUTDOWN_TIMEOUT))
+            .await;
+    }
+
+    /// [`Shim::shutdown`], and waits for the end; what does not end in time is left alone.
+    pub async fn end(&self, id: &str) {
+        self.shutdown(id).await;
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.over())
+            .await
+            .is_err()
+        {
+            log::warn!("shim {} of {id} did not end when asked to", self.pid);
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The log FIFO of a bundle: made before the shim starts, and copied to our own log.
+
+use crate::bundles::Bundle;
+use crate::failure::{Failure, io};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use std::io::Write;
+use tokio::net::unix::pipe::{OpenOptions, Receiver};
+use tokio::task::AbortHandle;
+
+/// Makes the FIFO, or opens the one that is there; it stays open until the handle is aborted.
+///
+/// # Errors
+/// From the file system.
+pub fn open(bundle: &Bundle) -> Result<AbortHandle, Failure> {
+    let path = bundle.log();
+    let failed = || io(format!("log of {}/{}", bundle.namespace, bundle.id));
+    match mkfifo(&path, Mode::S_IRWXU) {
+        Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+        Err(e) => return Err(failed()(e.into())),
+    }
+    // Both ends: a shim must never find it without a reader, nor we the end of it.
+    let mut options = OpenOptions::new();
+    let receiver = options
+        .read_write(true)
+        .open_receiver(&path)
+        .map_err(failed())?;
+    Ok(tokio::task::spawn_local(drain(receiver)).abort_handle())
+}
+
+async fn drain(receiver: Receiver) {
+    while receiver.readable().await.is_ok() {
+        copy(&receiver);
+    }
+}
+
+/// Apart, so that the buffer is on the stack only while there is something to copy.
+fn copy(receiver: &Receiver) {
+    let mut buffer = [0; 4096];
+    while let Ok(n @ 1..) = receiver.try_read(&mut buffer) {
+        let _ = std::io::stderr().write_all(&buffer[..n]);
+    }
+}

@@ -1,0 +1,136 @@
+//! Our two sockets: made here, or inherited from systemd, which then keeps clients waiting while
+//! we are away.
+
+use crate::config::Config;
+use crate::store::make_dir;
+use crate::sys;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::socket::UnixAddr;
+use nix::sys::socket::getsockname;
+use std::fs::{self, Permissions};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The first inherited fd (sd_listen_fds(3)).
+const FIRST_FD: i32 = 3;
+
+/// Sockets that somebody left open for us, by path.
+#[derive(Default)]
+pub struct Sockets {
+    inherited: Vec<(PathBuf, UnixListener)>,
+}
+
+/// Names the fds that the image before us left open: "5,6".
+pub const PASSED_ON: &str = "DUNNAGE_SOCKETS";
+
+/// The sockets once more, for the image that comes after us: clients queue meanwhile.
+pub struct Kept([OwnedFd; 2]);
+
+impl Kept {
+    /// Leaves them open over exec(2), and tells `command` of them.
+    ///
+    /// # Errors
+    /// From fcntl(2).
+    pub fn pass_on(&self, command: &mut Command) -> std::io::Result<()> {
+        for fd in &self.0 {
+            fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        }
+        let [grpc, ttrpc] = &self.0;
+        command.env(
+            PASSED_ON,
+            format!("{},{}", grpc.as_raw_fd(), ttrpc.as_raw_fd()),
+        );
+        Ok(())
+    }
+}
+
+impl Bound {
+    /// # Errors
+    /// From fcntl(2).
+    pub fn keep(&self) -> std::io::Result<Kept> {
+        let copy = |listener: &tokio::net::UnixListener| listener.as_fd().try_clone_to_owned();
+        Ok(Kept([copy(&self.grpc)?, copy(&self.ttrpc)?]))
+    }
+}
+
+/// What we listen on.
+pub struct Bound {
+    pub grpc: tokio::net::UnixListener,
+    pub ttrpc: tokio::net::UnixListener,
+}
+
+impl Sockets {
+    /// Takes over what systemd, or the image before us, passed on. Call it before any file is opened.
+    pub fn inherited() -> Self {
+        let number = |name: &str| std::env::var(name).ok()?.parse::<i32>().ok();
+        let for_us = number("LISTEN_PID") == i32::try_from(std::process::id()).ok();
+        let count = if for_us {
+            number("LISTEN_FDS").unwrap_or(0)
+        } else {
+            0
+        };
+        let passed_on = std::env::var(PASSED_ON).unwrap_or_default();
+        let passed_on: Vec<i32> = passed_on
+            .split(',')
+            .filter_map(|number| number.parse().ok())
+            .collect();
+        let numbers = (0..count)
+            .map(|n| FIRST_FD + n)
+            .filter(|fd| !passed_on.contains(fd));
+        let numbers: Vec<i32> = numbers.chain(passed_on.iter().copied()).collect();
+        let fds = numbers
+            .into_iter()
+            .filter_map(|fd| sys::inherited_fd(fd).ok());
+        let named = fds.filter_map(|fd: OwnedFd| {
+            let address = getsockname::<UnixAddr>(fd.as_raw_fd()).ok()?;
+            Some((address.path()?.to_owned(), UnixListener::from(fd)))
+        });
+        Self {
+            inherited: named.collect(),
+        }
+    }
+
+    /// Listens on both sockets.
+    ///
+    /// # Errors
+    /// A text with the path; also if another daemon serves there.
+    pub fn bind(mut self, config: &Config) -> Result<Bound, String> {
+        let grpc = &config.grpc;
+        let bound = self.one(&grpc.address, grpc.mode)?;
+        chown(&grpc.address, Some(grpc.uid), Some(grpc.gid))
+            .map_err(|e| format!("{}: {e}", grpc.address.display()))?;
+        Ok(Bound {
+            grpc: bound,
+            ttrpc: self.one(&config.ttrpc.address, 0o600)?,
+        })
+    }
+
+    fn one(&mut self, path: &Path, mode: u32) -> Result<tokio::net::UnixListener, String> {
+        let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+        let found = self.inherited.iter().position(|(of, _)| of == path);
+        let listener = match found {
+            Some(at) => self.inherited.swap_remove(at).1,
+            None => {
+                if let Some(dir) = path.parent() {
+                    make_dir(dir).map_err(failed)?;
+                }
+                if UnixStream::connect(path).is_ok() {
+                    return Err(format!("{}: another daemon is there", path.display()));
+                }
+                let _ = fs::remove_file(path);
+                // Nobody may come in between making it and restricting it.
+                let old = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o777));
+                let bound = UnixListener::bind(path);
+                nix::sys::stat::umask(old);
+                let bound = bound.map_err(failed)?;
+                fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)?;
+                bound
+            }
+        };
+        listener.set_nonblocking(true).map_err(failed)?;
+        tokio::net::UnixListener::from_std(listener).map_err(failed)
+    }
+}

@@ -1,0 +1,184 @@
+//! Container and namespace records: one small file each, replaced in one step.
+//!
+//! ```text
+//! <root>/containers/<ns>/<id>.pb     a containerd.services.containers.v1.Container
+//! <root>/namespaces/<ns>.json        its labels
+//! ```
+//! Nothing is kept in memory: records are read when somebody asks.
+
+use crate::failure::{Failure, exists, io, not_found, unknown};
+use protos::Message;
+use protos::services::containers::v1::Container;
+use std::collections::HashMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+pub type Labels = HashMap<String, String>;
+
+pub struct Store {
+    containers: PathBuf,
+    namespaces: PathBuf,
+}
+
+impl Store {
+    /// # Errors
+    /// If its directories can't be made.
+    pub fn open(root: &Path) -> std::io::Result<Self> {
+        let store = Self {
+            containers: root.join("containers"),
+            namespaces: root.join("namespaces"),
+        };
+        for dir in [&store.containers, &store.namespaces] {
+            make_dir(dir)?;
+        }
+        Ok(store)
+    }
+
+    /// # Errors
+    /// `NotFound`.
+    pub fn container(&self, namespace: &str, id: &str) -> Result<Container, Failure> {
+        let path = self.container_path(namespace, id);
+        match fs::read(&path) {
+            Ok(bytes) => Container::decode(bytes.as_slice())
+                .map_err(|e| unknown(format!("{}: {e}", path.display()))),
+            Err(e) if e.kind() == ErrorKind::NotFound => Err(missing(namespace, id)),
+            Err(e) => Err(io(path.display())(e)),
+        }
+    }
+
+    /// All containers of a namespace, by id.
+    ///
+    /// # Errors
+    /// If the directory can't be read; an unreadable record is logged and left out.
+    pub fn containers(&self, namespace: &str) -> Result<Vec<Container>, Failure> {
+        let mut ids = names(&self.containers.join(namespace), ".pb")?;
+        ids.sort_unstable();
+        let read = |id: &String| match self.container(namespace, id) {
+            Ok(container) => Some(container),
+            Err(e) => {
+                log::error!("container {namespace}/{id}: {e}");
+                None
+            }
+        };
+        Ok(ids.iter().filter_map(read).collect())
+    }
+
+    /// # Errors
+    /// `AlreadyExists`.
+    pub fn create_container(&self, namespace: &str, container: &Container) -> Result<(), Failure> {
+        let path = self.container_path(namespace, &container.id);
+        if path.exists() {
+            return Err(exists(format!("container {:?}", container.id)));
+        }
+        if !self.namespace_path(namespace).exists() {
+            self.write_namespace(namespace, &Labels::default())?;
+        }
+        make_dir(&self.containers.join(namespace)).map_err(io("create container"))?;
+        write(&path, &container.encode_to_vec())
+    }
+
+    /// # Errors
+    /// From the file system.
+    pub fn update_container(&self, namespace: &str, container: &Container) -> Result<(), Failure> {
+        let path = self.container_path(namespace, &container.id);
+        write(&path, &container.encode_to_vec())
+    }
+
+    /// # Errors
+    /// `NotFound`.
+    pub fn delete_container(&self, namespace: &str, id: &str) -> Result<(), Failure> {
+        let path = self.container_path(namespace, id);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Err(missing(namespace, id)),
+            other => other.map_err(io(path.display())),
+        }
+    }
+
+    /// # Errors
+    /// `NotFound`.
+    pub fn namespace(&self, name: &str) -> Result<Labels, Failure> {
+        let path = self.namespace_path(name);
+        match fs::read(&path) {
+            Ok(json) => serde_json::from_slice(&json)
+                .map_err(|e| unknown(format!("{}: {e}", path.display()))),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                Err(not_found(format!("namespace {name:?}")))
+            }
+            Err(e) => Err(io(path.display())(e)),
+        }
+    }
+
+    /// # Errors
+    /// If the directory can't be read.
+    pub fn namespaces(&self) -> Result<Vec<String>, Failure> {
+        let mut names = names(&self.namespaces, ".json")?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// # Errors
+    /// From the file system.
+    pub fn write_namespace(&self, name: &str, labels: &Labels) -> Result<(), Failure> {
+        let json = serde_json::to_vec(labels).map_err(unknown)?;
+        write(&self.namespace_path(name), &json)
+    }
+
+    /// # Errors
+    /// `NotFound`.
+    pub fn delete_namespace(&self, name: &str) -> Result<(), Failure> {
+        self.namespace(name)?;
+        let _ = fs::remove_dir(self.containers.join(name));
+        fs::remove_file(self.namespace_path(name)).map_err(io(format!("namespace {name}")))
+    }
+
+    fn container_path(&self, namespace: &str, id: &str) -> PathBuf {
+        self.containers.join(namespace).join(format!("{id}.pb"))
+    }
+
+    fn namespace_path(&self, name: &str) -> PathBuf {
+        self.namespaces.join(format!("{name}.json"))
+    }
+}
+
+fn missing(namespace: &str, id: &str) -> Failure {
+    not_found(format!("container {id:?} in namespace {namespace:?}"))
+}
+
+/// Makes a directory that only we may enter.
+///
+/// # Errors
+/// From mkdir(2).
+pub fn make_dir(path: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+}
+
+/// Replaces a file in one step.
+///
+/// # Errors
+/// From the file system; the old content is then there.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let mut name = path.as_os_str().to_owned();
+    // No id ends with a mark, so no record has this name.
+    name.push("~");
+    let new = PathBuf::from(name);
+    task::bundle::write_private(&new, bytes)
+        .and_then(|()| fs::rename(&new, path))
+        .map_err(io(path.display()))
+}
+
+fn names(dir: &Path, suffix: &str) -> Result<Vec<String>, Failure> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(io(dir.display()))?,
+    };
+    let names = entries.filter_map(|entry| {
+        let name = entry.ok()?.file_name().into_string().ok()?;
+        Some(name.strip_suffix(suffix)?.to_owned())
+    });
+    Ok(names.collect())
+}

@@ -1,0 +1,184 @@
+//! What happens when a shim dies: the container's true end is found out and told.
+//!
+//! ```text
+//!  shim over ── init's exit known? ── yes ───────────────────────────────┐
+//!                 │ no                                                   v
+//!                 ├─ the shim's record ─────────────────────────> exit ─> TaskExit, TaskDelete
+//!                 ├─ on_death = "keep", init alive: it stays; we reap it ^     bundle away
+//!                 └─ `delete` kills it; reaped by us, or its answer ─────┘
+//! ```
+//! We are a child subreaper: processes of a shim that is gone become our children, so their true
+//! status comes to us.
+
+use crate::config::OnDeath;
+use crate::failure::Failure;
+use crate::ledger::{Key, Origin};
+use crate::manager::Manager;
+use crate::shim::Shim;
+use crate::tasks::Task;
+use crate::{proc, sys};
+use protos::task::DeleteResponse;
+use std::rc::Rc;
+use std::time::Duration;
+use task::reaper::ExitStatus;
+
+/// How long the kernel may take to hand us a process that has just been killed.
+const REAP_TIMEOUT: Duration = Duration::from_secs(2);
+/// The status of a process whose end nobody saw.
+const UNKNOWN: u32 = 255;
+
+impl Manager {
+    /// Watches over `shim` until its end.
+    pub fn supervise(self: &Rc<Self>, shim: &Rc<Shim>) {
+        let (manager, shim) = (Rc::clone(self), Rc::clone(shim));
+        tokio::task::spawn_local(async move {
+            shim.watch().await;
+            for task in manager.tasks.all() {
+                if task.shim().is_some_and(|of| Rc::ptr_eq(&of, &shim)) && !task.deleting.get() {
+                    manager.deaths.set(manager.deaths.get() + 1);
+                    log::warn!(
+                        "{}/{}: its shim {} is gone",
+                        task.key.0,
+                        task.key.1,
+                        shim.pid
+                    );
+                    tokio::task::spawn_local(Rc::clone(&manager).bury(task));
+                }
+            }
+        });
+    }
+
+    /// A child that we did not spawn has ended: a shim, or a process that a dead shim left us.
+    pub fn reaped(&self, pid: u32, status: ExitStatus) {
+        let found = self.intake.ledger().find_running(pid);
+        if let Some((key, exec)) = found {
+            let exit = (status.number(), None);
+            self.intake
+                .publish_exit(&key, &exec, pid, exit, Origin::Reaped);
+        }
+    }
+
+    /// Ends a task whose shim is gone, or lets its container live on without.
+    pub async fn bury(self: Rc<Self>, task: Rc<Task>) {
+        task.lose_shim();
+        if self.is_kept(&task) {
+            log::warn!("{}/{}: goes on without a shim", task.key.0, task.key.1);
+            return;
+        }
+        task.deleting.set(true);
+        let response = self.find_out(&task).await;
+        self.finish_delete(&task, None, &response).await;
+    }
+
+    fn is_kept(&self, task: &Task) -> bool {
+        self.config.shim.on_death == OnDeath::Keep && self.init_is_alive(task)
+    }
+
+    pub fn init_is_alive(&self, task: &Task) -> bool {
+        let ledger = self.intake.ledger();
+        let start_time = ledger
+            .facts(&task.key)
+            .and_then(|facts| facts.init())
+            .filter(|init| init.pid == task.pid.get())
+            .map_or(0, |init| init.start_time);
+        task.pid.get() != 0 && proc::is_alive(task.pid.get(), start_time)
+    }
+
+    /// Cleans up after a dead shim and makes sure that all exits of the task are published.
+    pub async fn find_out(&self, task: &Task) -> DeleteResponse {
+        let key = &task.key;
+        let pid = task.pid.get();
+        self.publish_record(task);
+        let was_alive = self.init_is_alive(task);
+        let is_ours = proc::parent(pid) == Some(std::process::id());
+        let answer = self.launcher.delete(&task.bundle).await;
+        if let Err(e) = &answer {
+            log::error!("{}/{}: {e}", key.0, key.1);
+        }
+        if was_alive && is_ours {
+            let _ = tokio::time::timeout(REAP_TIMEOUT, self.all_exited(key)).await;
+        }
+        let known = answer.ok().filter(|_| was_alive);
+        let (status, origin) = match &known {
+            Some(answer) => (answer.exit_status, Origin::State),
+            None => (UNKNOWN, Origin::Unknown),
+        };
+        let at = known.and_then(|answer| answer.exited_at);
+        // Init last.
+        for (exec, pid) in self.running(key).into_iter().rev() {
+            self.intake
+                .publish_exit(key, &exec, pid, (status, at), origin);
+        }
+        if self.intake.exit(key, "").is_none() && pid != 0 {
+            self.intake.publish_exit(key, "", pid, (status, at), origin);
+        }
+        let response = DeleteResponse {
+            pid,
+            exit_status: status,
+            exited_at: at,
+        };
+        self.true_status(key, response)
+    }
+
+    /// Publishes init's exit from the record that the shim left, if it did.
+    fn publish_record(&self, task: &Task) {
+        if self.intake.exit(&task.key, "").is_some() {
+            return;
+        }
+        if let Some(record) = task.bundle.exit_record("") {
+            let pid = if task.pid.get() == 0 {
+                record.pid
+            } else {
+                task.pid.get()
+            };
+            let exit = (record.exit_status, time_of(&record));
+            self.intake
+                .publish_exit(&task.key, "", pid, exit, Origin::Record);
+        }
+    }
+
+    /// Processes without an exit; init, whose name is empty, comes first.
+    fn running(&self, key: &Key) -> Vec<(String, u32)> {
+        let ledger = self.intake.ledger();
+        let facts = ledger.facts(key);
+        let running = facts.into_iter().flat_map(|facts| facts.running());
+        running
+            .map(|(exec, process)| (exec.to_owned(), process.pid))
+            .collect()
+    }
+
+    async fn all_exited(&self, key: &Key) {
+        for (exec, _) in self.running(key) {
+            self.intake.exited(key, &exec).await;
+        }
+    }
+
+    /// Deletes a task that has no shim: one whose container outlived it, or that was found dead
+    /// when we started.
+    pub async fn delete_orphan(&self, task: &Rc<Task>) -> Result<DeleteResponse, Failure> {
+        if self.init_is_alive(task) {
+            return Err(crate::failure::unknown("cannot delete a running process"));
+        }
+        task.deleting.set(true);
+        let response = self.find_out(task).await;
+        self.finish_delete(task, None, &response).await;
+        Ok(response)
+    }
+
+    /// Signals a process that has no shim.
+    pub fn kill_orphan(&self, task: &Task, exec: &str, signal: u32) -> Result<(), Failure> {
+        let ended = || crate::failure::not_found("process already finished");
+        let ledger = self.intake.ledger();
+        let process = ledger
+            .facts(&task.key)
+            .and_then(|facts| facts.processes.get(exec));
+        let process = process.filter(|p| p.exit.is_none() && proc::is_alive(p.pid, p.start_time));
+        sys::kill(process.ok_or_else(ended)?.pid, signal).map_err(|_| ended())
+    }
+}
+
+/// When the shim saw the exit, as events tell times.
+pub fn time_of(record: &task::bundle::ExitRecord) -> Option<protos::Timestamp> {
+    let (seconds, nanos) = record.exited_at;
+    Some(protos::Timestamp { seconds, nanos })
+}

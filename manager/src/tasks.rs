@@ -1,0 +1,369 @@
+//! The tasks: what is running under which shim, and the flows that touch more than the shim.
+//!
+//! ```text
+//!  create   reserve the id ─> bundle ─> start the shim ─> Create        on failure: all back
+//!  start    Start at the shim ─> journal: started ─> answer
+//!  delete   Delete at the shim ─> mark ─> shut the shim down ─> TaskDelete ─> bundle away
+//! ```
+
+use crate::bundles::Bundle;
+use crate::failure::{Failure, exists, not_found};
+use crate::journal::Started;
+use crate::ledger::Key;
+use crate::manager::Manager;
+use crate::shim::Shim;
+use protos::services::containers::v1::Container;
+use protos::task::{
+    CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, StartRequest,
+    StartResponse,
+};
+use protos::types::Mount;
+use protos::{Any, Code, runc};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::task::AbortHandle;
+
+/// How long an event that the shim has already sent may be on its way.
+const EVENT_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// One task.
+pub struct Task {
+    pub key: Key,
+    pub bundle: Bundle,
+    pub pid: Cell<u32>,
+    /// None once it is gone.
+    shim: RefCell<Option<Rc<Shim>>>,
+    /// The shim has deleted it; only the rest is to be done.
+    pub deleting: Cell<bool>,
+    log: Option<AbortHandle>,
+}
+
+impl Task {
+    pub fn new(bundle: Bundle, pid: u32, shim: Option<Rc<Shim>>, log: Option<AbortHandle>) -> Self {
+        Self {
+            key: (bundle.namespace.clone(), bundle.id.clone()),
+            bundle,
+            pid: Cell::new(pid),
+            shim: shim.into(),
+            deleting: Cell::new(false),
+            log,
+        }
+    }
+
+    pub fn id(&self) -> &str {
+        &self.key.1
+    }
+
+    /// The shim, if it is there.
+    pub fn shim(&self) -> Option<Rc<Shim>> {
+        self.shim.borrow().clone()
+    }
+
+    pub fn lose_shim(&self) {
+        self.shim.take();
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if let Some(log) = &self.log {
+            log.abort();
+        }
+    }
+}
+
+/// The table.
+#[derive(Default)]
+pub struct Tasks {
+    table: RefCell<BTreeMap<Key, Option<Rc<Task>>>>,
+}
+
+impl Tasks {
+    /// Nobody else may create a task of this name while the reservation lives.
+    fn reserve(&self, key: Key) -> Result<Reservation<'_>, Failure> {
+        let mut table = self.table.borrow_mut();
+        if table.contains_key(&key) {
+            return Err(exists(format!("task {}", key.1)));
+        }
+        table.insert(key.clone(), None);
+        Ok(Reservation { tasks: self, key })
+    }
+
+    /// # Errors
+    /// `NotFound`.
+    pub fn get(&self, key: &Key) -> Result<Rc<Task>, Failure> {
+        let found = self.table.borrow().get(key).cloned().flatten();
+        found
+            .filter(|task| !task.deleting.get())
+            .ok_or_else(|| not_found(format!("no running task found: task {} not found", key.1)))
+    }
+
+    pub fn all(&self) -> Vec<Rc<Task>> {
+        self.table.borrow().values().flatten().cloned().collect()
+    }
+
+    pub fn of_namespace(&self, namespace: &str) -> Vec<Rc<Task>> {
+        let mut all = self.all();
+        all.retain(|task| task.key.0 == namespace && !task.deleting.get());
+        all
+    }
+
+    pub fn insert(&self, task: Rc<Task>) {
+        self.table.borrow_mut().insert(task.key.clone(), Some(task));
+    }
+
+    pub fn remove(&self, key: &Key) {
+        self.table.borrow_mut().remove(key);
+    }
+
+    /// The shim that listens there, if a task has it.
+    fn shim_at(&self, address: &str) -> Option<Rc<Shim>> {
+        let all = self.all();
+        let mut shims = all.iter().filter_map(|task| task.shim());
+        shims.find(|shim| shim.address.address == address && !shim.is_over())
+    }
+}
+
+struct Reservation<'a> {
+    tasks: &'a Tasks,
+    key: Key,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let mut table = self.tasks.table.borrow_mut();
+        if let Some(None) = table.get(&self.key) {
+            table.remove(&self.key);
+        }
+    }
+}
+
+/// What to create a task with.
+#[derive(Clone, Debug, Default)]
+pub struct Create {
+    pub rootfs: Vec<Mount>,
+    pub terminal: bool,
+    pub stdin: String,
+    pub stdout: String,
+    pub stderr: String,
+    pub options: Option<Any>,
+    /// A shim's path, in place of the container's runtime.
+    pub runtime_path: String,
+}
+
+impl Manager {
+    /// Creates the task of `container`; the pid of its init.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, or whatever went wrong; then nothing is left.
+    pub async fn create_task(
+        self: &Rc<Self>,
+        namespace: &str,
+        container: &Container,
+        create: Create,
+    ) -> Result<u32, Failure> {
+        let key = (namespace.to_owned(), container.id.clone());
+        let _reserved = self.tasks.reserve(key.clone())?;
+        let runtime = container.runtime.clone().unwrap_or_default();
+        let options = create.options.clone().filter(|o| !o.type_url.is_empty());
+        let options = options
+            .or(runtime.options)
+            .filter(|o| !o.type_url.is_empty());
+        let name = if create.runtime_path.is_empty() {
+            runtime.name
+        } else {
+            create.runtime_path.clone()
+        };
+        let binary = self.launcher.resolve(&name)?;
+        let spec = container.spec.as_ref().map_or(&[][..], |spec| &spec.value);
+        let bundle = self.bundles.create(namespace, &container.id, spec)?;
+        let log = crate::shim_log::open(&bundle);
+        let launched = match &log {
+            Ok(_) => {
+                self.launcher
+                    .start(&bundle, &binary, options.as_ref())
+                    .await
+            }
+            Err(e) => Err(e.clone()),
+        };
+        let shim = match launched {
+            Ok(address) => match self.tasks.shim_at(&address.address) {
+                Some(shim) => Ok(shim),
+                None => Shim::connect(address, &container.id)
+                    .await
+                    .map(|(shim, _)| {
+                        let shim = Rc::new(shim);
+                        self.supervise(&shim);
+                        shim
+                    }),
+            },
+            Err(e) => Err(e),
+        };
+        let shim = match shim {
+            Ok(shim) => shim,
+            Err(e) => {
+                self.clean_up(&bundle).await;
+                return Err(e);
+            }
+        };
+        let request = CreateTaskRequest {
+            id: container.id.clone(),
+            bundle: bundle.path().display().to_string(),
+            rootfs: create.rootfs,
+            terminal: create.terminal,
+            stdin: create.stdin,
+            stdout: create.stdout,
+            stderr: create.stderr,
+            checkpoint: restore_path(options.as_ref()),
+            parent_checkpoint: String::new(),
+            options,
+        };
+        match shim
+            .call::<CreateTaskResponse>("Create", &request, None)
+            .await
+        {
+            Ok(response) => {
+                let task = Task::new(bundle, response.pid, Some(Rc::clone(&shim)), log.ok());
+                let task = Rc::new(task);
+                self.tasks.insert(Rc::clone(&task));
+                if shim.is_over() {
+                    tokio::task::spawn_local(Rc::clone(self).bury(task));
+                }
+                Ok(response.pid)
+            }
+            Err(e) => {
+                let request = DeleteRequest {
+                    id: container.id.clone(),
+                    exec_id: String::new(),
+                };
+                let _ = shim
+                    .call::<DeleteResponse>("Delete", &request, Some(Duration::from_secs(5)))
+                    .await;
+                shim.end(&container.id).await;
+                self.clean_up(&bundle).await;
+                Err(e)
+            }
+        }
+    }
+
+    /// Takes away what a task that could not be created left.
+    pub async fn clean_up(&self, bundle: &Bundle) {
+        if bundle.shim_path().is_some()
+            && let Err(e) = self.launcher.delete(bundle).await
+        {
+            log::warn!("{}/{}: {e}", bundle.namespace, bundle.id);
+        }
+        if let Err(e) = bundle.delete(&self.launcher.reaper).await {
+            log::error!("{}/{}: bundle: {e}", bundle.namespace, bundle.id);
+        }
+    }
+
+    /// Starts init, or an exec.
+    ///
+    /// # Errors
+    /// The shim's.
+    pub async fn start_task(&self, key: &Key, exec: &str) -> Result<u32, Failure> {
+        let task = self.tasks.get(key)?;
+        let request = StartRequest {
+            id: key.1.clone(),
+            exec_id: exec.to_owned(),
+        };
+        let response: StartResponse = self.ask(&task, "Start", &request).await?;
+        let started = Started {
+            namespace: key.0.clone(),
+            container: key.1.clone(),
+            exec: exec.to_owned(),
+            pid: response.pid,
+            start_time: crate::proc::start_time(response.pid).unwrap_or(0),
+        };
+        if let Err(e) = self.intake.started(started) {
+            // It runs; saying otherwise would be worse than a start that a crash may forget.
+            log::error!("{}/{}: {e}", key.0, key.1);
+        }
+        Ok(response.pid)
+    }
+
+    /// Deletes a stopped task, and leaves nothing of it.
+    ///
+    /// # Errors
+    /// The shim's, if it does not let go of the task.
+    pub async fn delete_task(self: &Rc<Self>, key: &Key) -> Result<DeleteResponse, Failure> {
+        let task = self.tasks.get(key)?;
+        let Some(shim) = task.shim() else {
+            return self.delete_orphan(&task).await;
+        };
+        let request = DeleteRequest {
+            id: key.1.clone(),
+            exec_id: String::new(),
+        };
+        let response = match shim.call::<DeleteResponse>("Delete", &request, None).await {
+            Ok(response) => response,
+            // It died meanwhile: the funeral tells the rest.
+            Err(e) if e.code == Code::Unavailable => {
+                let over = tokio::time::timeout(Duration::from_secs(1), shim.over()).await;
+                if over.is_err() {
+                    return Err(e);
+                }
+                return Err(not_found(format!("task {}", key.1)));
+            }
+            Err(e) => return Err(e),
+        };
+        task.deleting.set(true);
+        let response = self.true_status(key, response);
+        if let Err(e) = task.bundle.mark_deleting(&response) {
+            log::error!("{}/{}: {e}", key.0, key.1);
+        }
+        self.finish_delete(&task, Some(&shim), &response).await;
+        Ok(response)
+    }
+
+    /// The status that was published, should the shim say something else.
+    pub fn true_status(&self, key: &Key, mut response: DeleteResponse) -> DeleteResponse {
+        if let Some(exit) = self.intake.exit(key, "") {
+            response.exit_status = exit.status;
+            response.exited_at = exit.at.or(response.exited_at);
+        }
+        response
+    }
+
+    /// What is left to do once the shim has let go of the task.
+    pub async fn finish_delete(&self, task: &Task, shim: Option<&Shim>, response: &DeleteResponse) {
+        let key = &task.key;
+        if let Some(shim) = shim {
+            let shared = self.tasks.all().iter().any(|other| {
+                other.key != *key && other.shim().is_some_and(|s| std::ptr::eq(&*s, shim))
+            });
+            match shared {
+                true => shim.shutdown(&key.1).await,
+                false => shim.end(&key.1).await,
+            }
+        }
+        // Go's shims lose some of these events at their end; a dead one sends none.
+        let patience = if shim.is_some() {
+            EVENT_TIMEOUT
+        } else {
+            Duration::ZERO
+        };
+        if tokio::time::timeout(patience, self.intake.deleted(key))
+            .await
+            .is_err()
+        {
+            let exit = (response.exit_status, response.exited_at);
+            self.intake.publish_delete(key, response.pid, exit);
+        }
+        if let Err(e) = task.bundle.delete(&self.launcher.reaper).await {
+            log::error!("{}/{}: bundle: {e}", key.0, key.1);
+        }
+        self.tasks.remove(key);
+    }
+}
+
+/// Where runc's options say that a checkpoint to restore is.
+fn restore_path(options: Option<&Any>) -> String {
+    match options.and_then(protos::any::unpack::<runc::Options>) {
+        Some(Ok(options)) => options.criu_image_path,
+        _ => String::new(),
+    }
+}

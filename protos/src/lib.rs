@@ -1,0 +1,49 @@
+//! The wire: containerd's messages as Rust types, and ttrpc to carry them.
+//!
+//! The types are generated from `proto/` (see `proto/SOURCE`). The v2 and the
+//! v3 Task API share their messages byte for byte, so [`task`] serves both;
+//! only [`service::TASK_V2`] and [`service::TASK_V3`] differ.
+
+pub mod any;
+pub mod status;
+pub mod topic;
+pub mod ttrpc;
+
+mod api {
+    #![allow(clippy::all, reason = "generated code")]
+    #![allow(
+        rustdoc::all,
+        reason = "generated from comments written for another language"
+    )]
+    include!(concat!(env!("OUT_DIR"), "/api.rs"));
+}
+
+pub use api::containerd::events;
+pub use api::containerd::runc::v1 as runc;
+pub use api::containerd::runtime::bootstrap::v1 as bootstrap;
+pub use api::containerd::services::events::ttrpc::v1 as events_service;
+pub use api::containerd::task::v3 as task;
+pub use api::containerd::types;
+pub use api::containerd::v1::types as task_types;
+pub use api::dunnage::shim::v1 as upgrade;
+pub use api::io::containerd::cgroups;
+pub use api::runtimeoptions::v1 as runtimeoptions;
+/// The messages of containerd's gRPC services.
+pub mod services {
+    pub use super::api::containerd::services::{
+        containers, events, introspection, leases, namespaces, tasks, version,
+    };
+    pub use super::api::dunnage;
+    pub use super::api::grpc::health;
+}
+pub use prost::{DecodeError, Message, Name};
+pub use prost_types::{Any, FieldMask, Timestamp};
+pub use status::{Code, Status};
+
+/// Full names of the services a shim serves or calls.
+pub mod service {
+    pub const TASK_V2: &str = "containerd.task.v2.Task";
+    pub const TASK_V3: &str = "containerd.task.v3.Task";
+    pub const UPGRADE: &str = "dunnage.shim.v1.Upgrade";
+    pub const EVENTS: &str = "containerd.services.events.ttrpc.v1.Events";
+}

@@ -1,0 +1,284 @@
+//! One connection of a server: it reads requests, runs each as its own task, and writes answers.
+
+use super::frame::{Frame, Kind, MAX_PAYLOAD, ReadError, begin_frame, end_frame, write_frame};
+use super::server::{Busy, MovedCall, MovedConnection, Services, Shared};
+use super::service::{Answer, Context, Request};
+use super::wire;
+use crate::status::{Code, Status};
+use prost::Message;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+
+pub(super) struct Connection {
+    reader: Mutex<OwnedReadHalf>,
+    /// `None` once the connection belongs to another process image.
+    writer: Mutex<Option<OwnedWriteHalf>>,
+    last_stream: Cell<u32>,
+    /// Calls that only wait, by stream.
+    waiting: RefCell<BTreeMap<u32, Waiting>>,
+    closed: watch::Sender<bool>,
+}
+
+#[derive(Clone)]
+struct Waiting {
+    service: String,
+    method: String,
+    payload: Vec<u8>,
+    deadline: Option<Instant>,
+}
+
+pub(super) fn start_connection(
+    stream: UnixStream,
+    moved: Option<MovedConnection>,
+    services: &Rc<Services>,
+    shared: &Rc<Shared>,
+) {
+    let (reader, writer) = stream.into_split();
+    let connection = Rc::new(Connection {
+        reader: Mutex::new(reader),
+        writer: Mutex::new(Some(writer)),
+        last_stream: Cell::new(moved.as_ref().map_or(0, |moved| moved.last_stream)),
+        waiting: RefCell::default(),
+        closed: watch::channel(false).0,
+    });
+    let mut connections = shared.connections.borrow_mut();
+    connections.retain(|known| known.strong_count() > 0);
+    connections.push(Rc::downgrade(&connection));
+    for call in moved.into_iter().flat_map(|moved| moved.calls) {
+        let deadline = call
+            .timeout
+            .map(|left| Instant::now() + Duration::from_nanos(left));
+        let waiting = Waiting {
+            service: call.service,
+            method: call.method,
+            payload: call.payload,
+            deadline,
+        };
+        let started = start_call(waiting, call.stream, true, services, &connection, shared);
+        if let Err(status) = started {
+            let connection = Rc::clone(&connection);
+            tokio::task::spawn_local(async move {
+                connection.respond(call.stream, Err(status)).await;
+            });
+        }
+    }
+    let (services, shared) = (Rc::clone(services), Rc::clone(shared));
+    tokio::task::spawn_local(async move {
+        connection.serve(&services, &shared).await;
+        connection.closed.send_replace(true);
+    });
+}
+
+impl Connection {
+    /// Describes the connection while the server is frozen; `keep` is shown its fd.
+    ///
+    /// # Errors
+    /// `keep`'s, or if an answer is being written after all.
+    pub(super) fn describe(
+        &self,
+        keep: &mut impl FnMut(BorrowedFd<'_>, MovedConnection) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let now = Instant::now();
+        let left = |deadline: Instant| deadline.saturating_duration_since(now).as_nanos() as u64;
+        let calls = self.waiting.borrow();
+        let calls = calls.iter().map(|(&stream, call)| MovedCall {
+            stream,
+            service: call.service.clone(),
+            method: call.method.clone(),
+            payload: call.payload.clone(),
+            timeout: call.deadline.map(left),
+        });
+        let moved = MovedConnection {
+            last_stream: self.last_stream.get(),
+            calls: calls.collect(),
+        };
+        let writer = self.writer.try_lock().map_err(io::Error::other)?;
+        if let Some(writer) = &*writer {
+            let stream: &UnixStream = writer.as_ref();
+            keep(stream.as_fd(), moved)?;
+        }
+        Ok(())
+    }
+
+    /// The connection lives on elsewhere: to drop it here shall not shut it down.
+    pub(super) fn let_go(&self) {
+        let writer = self.writer.try_lock();
+        if let Some(writer) = writer.ok().and_then(|mut writer| writer.take()) {
+            writer.forget();
+        }
+    }
+
+    /// Reads requests until the peer closes.
+    async fn serve(self: &Rc<Self>, services: &Services, shared: &Rc<Shared>) {
+        let mut reader = self.reader.lock().await;
+        loop {
+            while shared.frozen.get() {
+                shared.freeze.notified().await;
+            }
+            // Waits between two frames, where it may be frozen.
+            let begun = tokio::select! {
+                begun = begin_frame(&mut *reader) => begun,
+                () = shared.freeze.notified() => continue,
+            };
+            let Ok(Some(begun)) = begun else { return };
+            let busy = Busy::new(shared);
+            let refusal = match end_frame(&mut *reader, begun).await {
+                Ok(frame) if frame.kind != Kind::Request => None,
+                Ok(frame) => {
+                    let stream = frame.stream;
+                    let started = self.start(frame, services, shared);
+                    started.err().map(|status| (stream, status))
+                }
+                Err(ReadError::Io(_)) => return,
+                Err(ReadError::TooLong { stream, length }) => Some((stream, too_long(length))),
+            };
+            if let Some((stream, status)) = refusal {
+                let connection = Rc::clone(self);
+                tokio::task::spawn_local(async move {
+                    connection.respond(stream, Err(status)).await;
+                    drop(busy);
+                });
+            }
+        }
+    }
+
+    fn start(
+        self: &Rc<Self>,
+        frame: Frame,
+        services: &Services,
+        shared: &Rc<Shared>,
+    ) -> Result<(), Status> {
+        // Client streams are odd and increase (ttrpc server.go).
+        let invalid = |text| Err(Status::new(Code::InvalidArgument, text));
+        if frame.stream % 2 != 1 {
+            return invalid("StreamID must be odd for client initiated streams");
+        }
+        if frame.stream <= self.last_stream.get() {
+            return invalid("StreamID cannot be re-used and must increment");
+        }
+        self.last_stream.set(frame.stream);
+        let envelope = wire::Request::decode(frame.payload.as_slice()).map_err(|e| {
+            Status::new(
+                Code::InvalidArgument,
+                format!("unmarshal request error: {e}"),
+            )
+        })?;
+        let timeout = u64::try_from(envelope.timeout_nano)
+            .ok()
+            .filter(|&nanos| nanos > 0);
+        let call = Waiting {
+            service: envelope.service,
+            method: envelope.method,
+            payload: envelope.payload,
+            deadline: timeout.map(|nanos| Instant::now() + Duration::from_nanos(nanos)),
+        };
+        start_call(call, frame.stream, false, services, self, shared)
+    }
+
+    async fn respond(&self, stream: u32, answer: Answer) {
+        let answer = match answer {
+            Ok(payload) if payload.len() > MAX_PAYLOAD => Err(too_long(payload.len())),
+            other => other,
+        };
+        let response = match answer {
+            Ok(payload) => wire::Response {
+                status: None,
+                payload,
+            },
+            Err(status) => wire::Response {
+                status: Some(wire::Status {
+                    code: status.code as i32,
+                    message: status.message,
+                    details: Vec::new(),
+                }),
+                payload: Vec::new(),
+            },
+        };
+        let mut writer = self.writer.lock().await;
+        if let Some(writer) = &mut *writer {
+            // The reader of this connection notices a broken pipe; there is no one else to tell.
+            let response = response.encode_to_vec();
+            let _ = write_frame(writer, stream, Kind::Response, &response).await;
+        }
+    }
+}
+
+fn too_long(length: usize) -> Status {
+    let text = format!("message length {length} exceed maximum message size of {MAX_PAYLOAD}");
+    Status::new(Code::ResourceExhausted, text)
+}
+
+fn start_call(
+    mut call: Waiting,
+    stream: u32,
+    moved: bool,
+    services: &Services,
+    connection: &Rc<Connection>,
+    shared: &Rc<Shared>,
+) -> Result<(), Status> {
+    let no_service = || Status::new(Code::Unimplemented, format!("service {}", call.service));
+    let service = services.get(call.service.as_str()).ok_or_else(no_service)?;
+    let only_waits = service.only_waits(&call.method);
+    let context = Context {
+        deadline: call.deadline,
+        closed: connection.closed.subscribe(),
+    };
+    let service = Rc::clone(service);
+    let busy = if only_waits {
+        connection.waiting.borrow_mut().insert(stream, call.clone());
+        None
+    } else {
+        Some(Busy::new(shared))
+    };
+    let method = std::mem::take(&mut call.method);
+    let running = service.call(Request {
+        method,
+        payload: call.payload,
+        context: context.clone(),
+        moved,
+    });
+    let run = run_call(
+        running,
+        context,
+        stream,
+        Rc::clone(connection),
+        busy,
+        Rc::clone(shared),
+    );
+    tokio::task::spawn_local(run);
+    Ok(())
+}
+
+async fn run_call(
+    running: Pin<Box<dyn Future<Output = Answer>>>,
+    context: Context,
+    stream: u32,
+    connection: Rc<Connection>,
+    busy: Option<Busy>,
+    shared: Rc<Shared>,
+) {
+    let mut running = pin!(running);
+    let (answer, ended) = tokio::select! {
+        biased;
+        answer = &mut running => (answer, true),
+        status = context.cancelled() => (Err(status), false),
+    };
+    // From here on it does not only wait.
+    let _busy = busy.unwrap_or_else(|| Busy::new(&shared));
+    connection.waiting.borrow_mut().remove(&stream);
+    // On a closed connection this write fails, and nobody minds.
+    connection.respond(stream, answer).await;
+    if !ended {
+        let _ = running.await;
+    }
+}

@@ -1,0 +1,40 @@
+//! `containerd-shim-runc-v2`: containers by an OCI runtime such as runc or crun.
+
+mod cleanup;
+mod info;
+
+use protos::Any;
+use protos::task::DeleteResponse;
+use protos::types::RuntimeInfo;
+use std::future::Future;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::rc::Rc;
+use task::bundle::Bundle;
+use task::reaper::Reaper;
+
+struct Runc;
+
+impl shim::Shim for Runc {
+    fn name(&self) -> &'static str {
+        "io.containerd.runc.v2"
+    }
+
+    fn info(&self, options: Option<Any>) -> shim::Result<RuntimeInfo> {
+        info::info(self.name(), options)
+    }
+
+    fn cleanup<'a>(
+        &'a self,
+        namespace: &'a str,
+        id: &'a str,
+        bundle: &'a Bundle,
+        reaper: Rc<Reaper>,
+    ) -> Pin<Box<dyn Future<Output = shim::Result<DeleteResponse>> + 'a>> {
+        Box::pin(cleanup::cleanup(namespace, id, bundle, reaper))
+    }
+}
+
+fn main() -> ExitCode {
+    shim::run(&Runc)
+}

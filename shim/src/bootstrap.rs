@@ -1,0 +1,250 @@
+//! The `start` command: finds the shim of the container's group, or becomes its parent
+//! (contract §1.3). Only to ask a shim that runs already what it speaks does it need an event loop.
+
+use crate::error::{Error, Result};
+use crate::flags::Flags;
+use crate::params::{Caller, Versions};
+use crate::socket::{self, Bound};
+use crate::{print, runtime, sys};
+use command_fds::{CommandFdExt, FdMapping};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getppid};
+use protos::task::ConnectRequest;
+use protos::ttrpc::{CallError, Client};
+use protos::{Code, Message, Status, service};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use task::bundle::{Bundle, Spec};
+use task::runtime::Options;
+
+/// The fd at which the daemon finds its listener (B36).
+pub const LISTENER_FD: i32 = 3;
+/// Annotations that put containers into one shim, the first one wins (B30).
+const GROUPS: [&str; 2] = [
+    "io.containerd.runc.v2.group",
+    "io.kubernetes.cri.sandbox-id",
+];
+/// How long a running shim may take to say what it speaks.
+const CONNECT: Duration = Duration::from_secs(2);
+/// The most that is read from stdin (B9).
+const MAX_STDIN: u64 = 10 << 20;
+
+/// Starts a shim for the bundle in the working directory, and prints where it listens.
+///
+/// # Errors
+/// Whatever kept the shim from being started; it is not running then.
+pub fn start(flags: &Flags) -> Result<()> {
+    if flags.id.is_empty() {
+        return Err(Error::new("shim id cannot be empty"));
+    }
+    let caller = read_caller(flags)?;
+    let spec = Bundle::new("").read_spec()?;
+    let dir = Path::new(caller.socket_dir().unwrap_or(socket::DEFAULT_DIR));
+    if caller.socket_dir().is_some() {
+        socket::link_dir(dir)?;
+    }
+    let path = socket::path(
+        dir,
+        &flags.address,
+        &flags.namespace,
+        group(&spec, &flags.id),
+    );
+    let address = socket::address(&path);
+    let versions = match socket::bind(&path)? {
+        Bound::Theirs => {
+            write_address(&address)?;
+            versions_of(&path)?
+        }
+        Bound::Ours(listener) => {
+            if let Err(e) = launch(flags, &caller, listener, &address) {
+                let _ = fs::remove_file(&path);
+                return Err(e);
+            }
+            Versions::OURS
+        }
+    };
+    print(&caller.answer(&address, versions))
+}
+
+fn read_caller(flags: &Flags) -> Result<Caller> {
+    let mut stdin = Vec::new();
+    let read = io::stdin().take(MAX_STDIN).read_to_end(&mut stdin);
+    read.map_err(|e| Error::io("read", "stdin", e))?;
+    Ok(Caller::parse(&stdin, &flags.id, &flags.namespace))
+}
+
+fn group<'a>(spec: &'a Spec, id: &'a str) -> &'a str {
+    GROUPS
+        .iter()
+        .find_map(|key| spec.annotation(key))
+        .unwrap_or(id)
+}
+
+/// Asks the running shim of the group what it speaks.
+fn versions_of(path: &Path) -> Result<Versions> {
+    runtime()?.block_on(async {
+        let failed = |e| Error::io("connect to", path, e);
+        let client = Client::connect(path).await.map_err(failed)?;
+        let speaks = async |service: &str| {
+            let request = ConnectRequest::default().encode_to_vec();
+            let call = client.call_raw(service, "Connect", request, &[], Some(CONNECT));
+            let unknown = |status: &Status| {
+                // The ttrpc of containerd's Rust shim says it so.
+                matches!(status.code, Code::Unimplemented | Code::InvalidArgument)
+            };
+            !matches!(call.await, Err(CallError::Status(status)) if unknown(&status))
+        };
+        let v2 = speaks(service::TASK_V2).await;
+        let v3 = speaks(service::TASK_V3).await;
+        Ok(Versions { v2, v3 })
+    })
+}
+
+/// Spawns the daemon, and sets it up as its parent must; on failure it is killed (B40).
+fn launch(flags: &Flags, caller: &Caller, listener: UnixListener, address: &str) -> Result<()> {
+    // B37: the scheduling cookie is inherited, so it is made before the daemon is.
+    if std::env::var_os("SCHED_CORE").is_some_and(|value| !value.is_empty()) {
+        sys::create_sched_core()
+            .map_err(|e| Error::new(format!("enable sched core support: {e}")))?;
+    }
+    let daemon = spawn(flags, caller, listener)?;
+    let settle = || {
+        let options = Options::from_any(caller.options())?;
+        join_cgroup(&options.shim_cgroup, daemon)?;
+        adjust_oom_score(daemon);
+        write_address(address)
+    };
+    settle().inspect_err(|_| {
+        let _ = kill(Pid::from_raw(daemon.cast_signed()), Signal::SIGKILL);
+    })
+}
+
+/// B36: ourselves again, with the listener, in a process group of its own. Stdio is /dev/null:
+/// containerd reads our stdout to its end, so nothing may stay open.
+fn spawn(flags: &Flags, caller: &Caller, listener: UnixListener) -> Result<u32> {
+    let exe = std::env::current_exe().map_err(|e| Error::io("find", "own binary", e))?;
+    let mut command = Command::new(&exe);
+    command.args([
+        "-namespace",
+        &flags.namespace,
+        "-id",
+        &flags.id,
+        "-address",
+        &flags.address,
+    ]);
+    if flags.debug || caller.debug() {
+        command.arg("-debug");
+    }
+    // Inherited by the OCI runtime, which is written in Go.
+    command.env("GOMAXPROCS", "4");
+    command.env("OTEL_SERVICE_NAME", format!("containerd-shim-{}", flags.id));
+    if let Some(address) = caller.ttrpc_address() {
+        command.env("TTRPC_ADDRESS", address);
+    }
+    let listener = FdMapping {
+        parent_fd: listener.into(),
+        child_fd: LISTENER_FD,
+    };
+    command
+        .fd_mappings(vec![listener])
+        .map_err(|e| Error::new(e.to_string()))?;
+    command
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Ok(command
+        .spawn()
+        .map_err(|e| Error::io("start", &exe, e))?
+        .id())
+}
+
+/// B38: puts the daemon into the cgroup that the options name, in every hierarchy there is.
+fn join_cgroup(cgroup: &str, daemon: u32) -> Result<()> {
+    if cgroup.is_empty() {
+        return Ok(());
+    }
+    let relative = cgroup.trim_start_matches('/');
+    let root = Path::new("/sys/fs/cgroup");
+    let mut hierarchies = vec![root.to_owned()];
+    if !root.join("cgroup.controllers").exists() {
+        let entries = fs::read_dir(root).map_err(|e| Error::io("read", root, e))?;
+        hierarchies = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.join("cgroup.procs").exists())
+            .collect();
+    }
+    let mut joined = false;
+    for procs in hierarchies
+        .iter()
+        .map(|h| h.join(relative).join("cgroup.procs"))
+    {
+        match fs::write(&procs, daemon.to_string()) {
+            Ok(()) => joined = true,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io("join shim cgroup", procs, e)),
+        }
+    }
+    if joined {
+        Ok(())
+    } else {
+        Err(Error::new(format!("shim cgroup {cgroup}: not found")))
+    }
+}
+
+/// B39: killed a little sooner than containerd, our parent. Without the right to set the score
+/// the daemon keeps the one it has.
+fn adjust_oom_score(daemon: u32) {
+    let score = |pid: i32| -> Option<i32> {
+        fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    };
+    if let Some(parent) = score(getppid().as_raw()) {
+        let adjusted = (parent + 1).min(1000).to_string();
+        let _ = fs::write(format!("/proc/{daemon}/oom_score_adj"), adjusted);
+    }
+}
+
+/// B35: containerd up to 1.7 finds the shim by this file after a restart; so does one that
+/// somebody goes back to.
+fn write_address(address: &str) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let (temporary, name) = (".address", "address");
+    let failed = |e| Error::io("write", name, e);
+    let mut options = fs::OpenOptions::new();
+    let file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(temporary);
+    file.and_then(|mut file| file.write_all(address.as_bytes()))
+        .map_err(failed)?;
+    fs::rename(temporary, name).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// B30.
+    #[test]
+    fn the_first_group_annotation_wins() {
+        let spec = |json| serde_json::from_str::<Spec>(json).unwrap();
+        let both = spec(
+            r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod","io.containerd.runc.v2.group":"g"}}"#,
+        );
+        assert_eq!(group(&both, "id"), "g");
+        let pod = spec(r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}"#);
+        assert_eq!(group(&pod, "id"), "pod");
+        assert_eq!(group(&spec("{}"), "id"), "id");
+    }
+}

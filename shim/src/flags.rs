@@ -1,0 +1,178 @@
+//! The command line of a shim, in the syntax of Go's `flag` package (contract B2, B3).
+
+use std::fmt::Write;
+
+/// What containerd, or an operator, asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Flags {
+    pub namespace: String,
+    pub id: String,
+    /// containerd's gRPC address.
+    pub address: String,
+    pub publish_binary: String,
+    pub bundle: String,
+    pub socket: String,
+    pub debug_socket: String,
+    pub debug: bool,
+    pub version: bool,
+    pub info: bool,
+    /// The first positional argument; empty means serve.
+    pub action: String,
+}
+
+/// Why there is nothing to do.
+#[derive(Debug, PartialEq)]
+pub enum Stop {
+    /// `-h`: usage was asked for.
+    Help,
+    /// The line does not parse; the text says why.
+    Bad(String),
+}
+
+enum Target<'a> {
+    Text(&'a mut String),
+    Switch(&'a mut bool),
+}
+
+const HELP: [(&str, &str); 11] = [
+    ("address string", "grpc address back to main containerd"),
+    ("bundle string", "path to the bundle if not workdir"),
+    ("debug", "enable debug output in logs"),
+    ("debug-socket string", "debug socket path to serve"),
+    ("id string", "id of the task"),
+    (
+        "info",
+        "get the option protobuf from stdin, print the shim info protobuf to stdout, and exit",
+    ),
+    ("namespace string", "namespace that owns the shim"),
+    (
+        "publish-binary string",
+        "path to publish binary (used for publishing events)",
+    ),
+    ("socket string", "socket path to serve"),
+    ("v", "show the shim version and exit"),
+    ("version", "show the shim version and exit"),
+];
+
+/// Usage, as Go prints it.
+pub fn usage(program: &str) -> String {
+    let mut text = format!("Usage of {program}:\n");
+    for (flag, help) in HELP {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "  -{flag}\n    \t{help}");
+    }
+    text
+}
+
+impl Flags {
+    /// Parses the arguments after the program's name: `-x v`, `--x v`, `-x=v`; switches alone or
+    /// with `=true` or `=false`. Flags end at the first argument that is none, or at `--`.
+    ///
+    /// # Errors
+    /// [`Stop::Bad`] names the flag.
+    pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Self, Stop> {
+        let mut flags = Self::default();
+        let mut args = args.into_iter();
+        while let Some(arg) = args.next() {
+            let Some(body) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')) else {
+                flags.action = arg;
+                break;
+            };
+            if body.is_empty() {
+                // "--" ends the flags, "-" is an argument.
+                flags.action = if arg == "-" {
+                    arg
+                } else {
+                    args.next().unwrap_or_default()
+                };
+                break;
+            }
+            let (name, value) = match body.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (body, None),
+            };
+            match flags.target(name).ok_or_else(|| unknown(name))? {
+                Target::Text(text) => {
+                    let missing = || Stop::Bad(format!("flag needs an argument: -{name}"));
+                    *text = value.or_else(|| args.next()).ok_or_else(missing)?;
+                }
+                Target::Switch(switch) => *switch = parse_switch(name, value.as_deref())?,
+            }
+        }
+        Ok(flags)
+    }
+
+    fn target(&mut self, name: &str) -> Option<Target<'_>> {
+        Some(match name {
+            "namespace" => Target::Text(&mut self.namespace),
+            "id" => Target::Text(&mut self.id),
+            "address" => Target::Text(&mut self.address),
+            "publish-binary" => Target::Text(&mut self.publish_binary),
+            "bundle" => Target::Text(&mut self.bundle),
+            "socket" => Target::Text(&mut self.socket),
+            "debug-socket" => Target::Text(&mut self.debug_socket),
+            "debug" => Target::Switch(&mut self.debug),
+            "v" | "version" => Target::Switch(&mut self.version),
+            "info" => Target::Switch(&mut self.info),
+            _ => return None,
+        })
+    }
+}
+
+fn unknown(name: &str) -> Stop {
+    if matches!(name, "h" | "help") {
+        Stop::Help
+    } else {
+        Stop::Bad(format!("flag provided but not defined: -{name}"))
+    }
+}
+
+fn parse_switch(name: &str, value: Option<&str>) -> Result<bool, Stop> {
+    match value {
+        None | Some("true" | "t" | "T" | "TRUE" | "True" | "1") => Ok(true),
+        Some("false" | "f" | "F" | "FALSE" | "False" | "0") => Ok(false),
+        Some(other) => Err(Stop::Bad(format!(
+            "invalid boolean value \"{other}\" for -{name}: parse error"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Flags, Stop> {
+        Flags::parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    /// B6: the two orders containerd uses.
+    #[test]
+    fn containerds_command_lines_parse() {
+        let start =
+            parse("-namespace n -address /a -publish-binary /p -id i -debug start").unwrap();
+        assert_eq!((start.namespace.as_str(), start.id.as_str()), ("n", "i"));
+        assert!(start.debug);
+        assert_eq!(start.action, "start");
+        let delete = parse("--namespace=n --id i -bundle=/b delete").unwrap();
+        assert_eq!(
+            (delete.bundle.as_str(), delete.action.as_str()),
+            ("/b", "delete")
+        );
+        assert_eq!(parse("").unwrap(), Flags::default());
+    }
+
+    #[test]
+    fn what_does_not_parse_is_named() {
+        let bad = |line| match parse(line) {
+            Err(Stop::Bad(text)) => text,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(bad("-nope"), "flag provided but not defined: -nope");
+        assert_eq!(bad("-id"), "flag needs an argument: -id");
+        assert_eq!(
+            bad("-debug=x"),
+            "invalid boolean value \"x\" for -debug: parse error"
+        );
+        assert_eq!(parse("-h"), Err(Stop::Help));
+    }
+}

@@ -1,0 +1,235 @@
+//! The daemon: serves the Task API on the inherited socket until it is told to stop (contract §1.4).
+
+use crate::bootstrap::LISTENER_FD;
+use crate::error::{Error, Result};
+use crate::flags::Flags;
+use crate::publisher::Publisher;
+use crate::upgrade::{Asked, HANDOVER_FD, Handover, Upgrader, become_image, check};
+use crate::{log as shim_log, runtime, socket};
+use nix::sys::signal::Signal;
+use protos::service;
+use protos::ttrpc::{Handle, Server};
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+use task::handover::Kept;
+use task::outbox::Outbox;
+use task::reaper::Reaper;
+use task::signals::Signals;
+use task::{Service, sys};
+
+/// How long events may take to reach containerd once the shim is to end.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long calls may take to end once the binary is to be replaced.
+const FREEZE: Duration = Duration::from_secs(10);
+
+/// How serving ended.
+enum End {
+    Done,
+    /// The state is out; the binary is to become the next image.
+    Upgrade(PathBuf, Handover, Kept),
+}
+
+/// Serves until Shutdown finds no container left, or a signal ends it.
+///
+/// # Errors
+/// If the daemon can't be set up.
+pub fn serve(runtime_name: &'static str, flags: &Flags) -> Result<()> {
+    let resumes = flags.action == "resume";
+    let listener = listener(flags)?;
+    let path = listener.local_addr().ok();
+    let path = path.and_then(|address| address.as_pathname().map(PathBuf::from));
+    let mut taken_over = None;
+    if resumes {
+        let handover = sys::adopt(HANDOVER_FD);
+        let handover = handover.map_err(|e| Error::io("take over", "state", e))?;
+        taken_over = Some(Handover::read(File::from(handover))?);
+    } else {
+        shim_log::open_fifo()?;
+    }
+    shim_log::start(runtime_name, flags.debug);
+    nix::sys::prctl::set_child_subreaper(true)
+        .map_err(|e| Error::new(format!("become subreaper: {e}")))?;
+
+    let mut outcome = Ok(());
+    let done = loop {
+        match run(flags, &listener, taken_over.take(), outcome) {
+            Ok(End::Done) => break Ok(()),
+            Err(e) => break Err(e),
+            Ok(End::Upgrade(binary, handover, kept)) => {
+                let e = become_image(&binary, flags, &listener, &handover);
+                log::error!("upgrade failed, the old binary goes on: {e}");
+                outcome = Err(e.to_string());
+                // From here on they have other owners, named by number.
+                kept.forget();
+                taken_over = Some(handover);
+            }
+        }
+    };
+    // By now nobody listens, so no client finds a socket that will not answer.
+    if let Some(path) = path {
+        let _ = std::fs::remove_file(path);
+    }
+    done
+}
+
+/// The socket: inherited, or made at `-socket` when an operator starts the daemon by hand (B53).
+fn listener(flags: &Flags) -> Result<UnixListener> {
+    if flags.socket.is_empty() {
+        let inherited = sys::adopt(LISTENER_FD);
+        let inherited = inherited.map_err(|e| Error::io("take over the socket at fd", "3", e));
+        return Ok(inherited?.into());
+    }
+    let path = socket::path_of(&flags.socket).unwrap_or_else(|| PathBuf::from(&flags.socket));
+    match socket::bind(&path)? {
+        socket::Bound::Ours(listener) => {
+            // Where the next image, or whoever looks for our socket, finds it.
+            let moved = crate::sys::move_fd(listener.into(), LISTENER_FD);
+            Ok(moved.map_err(|e| Error::io("move socket", path, e))?.into())
+        }
+        socket::Bound::Theirs => {
+            let text = format!("socket {}: another shim listens there", path.display());
+            Err(Error::new(text))
+        }
+    }
+}
+
+/// One image's life: from taking over (or from nothing) to the end (or to handing over).
+fn run(
+    flags: &Flags,
+    listener: &UnixListener,
+    taken_over: Option<Handover>,
+    outcome: std::result::Result<(), String>,
+) -> Result<End> {
+    let ttrpc_address = std::env::var("TTRPC_ADDRESS").ok();
+    let ttrpc_address = ttrpc_address.as_deref().and_then(socket::path_of);
+    let publisher = Publisher::new(ttrpc_address, flags.namespace.clone());
+    let failed = |e: io::Error| Error::new(format!("set up the daemon: {e}"));
+    let listener = listener.try_clone().map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+
+    runtime()?.block_on(async {
+        let signals = [
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGUSR1,
+            Signal::SIGUSR2,
+        ];
+        let signals = Signals::new(signals).map_err(failed)?;
+        let reaper = Reaper::new().map_err(failed)?;
+        let outbox = Rc::new(Outbox::default());
+        let namespace = flags.namespace.clone();
+        let service = Service::new(namespace, Rc::clone(&reaper), Rc::clone(&outbox));
+        let mut moved = Vec::new();
+        if let Some(handover) = taken_over {
+            service.take_over(handover.engine)?;
+            for (fd, connection) in handover.connections {
+                let stream = std::os::unix::net::UnixStream::from(sys::adopt(fd).map_err(failed)?);
+                moved.push((
+                    tokio::net::UnixStream::from_std(stream).map_err(failed)?,
+                    connection,
+                ));
+            }
+        }
+        let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
+        let upgrader = Upgrader::new(outcome);
+        let server = Server::new()
+            .add(service::TASK_V2, Rc::clone(&service) as _)
+            .add(service::TASK_V3, Rc::clone(&service) as _)
+            .add(service::UPGRADE, Rc::clone(&upgrader) as _);
+        let upgrade = Upgrade {
+            handle: server.handle(),
+            service: Rc::clone(&service),
+            reaper,
+        };
+        tokio::task::spawn_local(publisher.run(Rc::clone(&outbox)));
+        tokio::select! {
+            e = server.serve(listener, moved) => return Err(failed(e)),
+            e = service.run() => return Err(failed(e)),
+            signal = next_signal(&signals, &upgrader) => log::info!("{}: the shim ends", signal?),
+            end = upgrade.run(&upgrader) => return Ok(end),
+            () = service.shut_down() => {}
+        }
+        if tokio::time::timeout(DRAIN, outbox.drained()).await.is_err() {
+            log::error!("events that containerd did not take within 5 s are lost");
+        }
+        Ok(End::Done)
+    })
+}
+
+/// Waits for a signal that ends the shim (B51). SIGUSR1 only leaves a line in the log (B50),
+/// SIGUSR2 asks for the binary that is at our path by now.
+async fn next_signal(signals: &Signals, upgrader: &Upgrader) -> Result<Signal> {
+    loop {
+        match signals.next().await {
+            Ok(Signal::SIGUSR1) => log::info!("SIGUSR1: one thread, no stacks to dump"),
+            Ok(Signal::SIGUSR2) => upgrader.ask_for_own_path(),
+            Ok(signal) => return Ok(signal),
+            Err(e) => return Err(Error::new(format!("wait for signals: {e}"))),
+        }
+    }
+}
+
+/// What it takes to hand over.
+struct Upgrade {
+    handle: Handle,
+    service: Rc<Service>,
+    reaper: Rc<Reaper>,
+}
+
+impl Upgrade {
+    /// Sees to requests until one leads to a handover.
+    async fn run(&self, upgrader: &Upgrader) -> End {
+        loop {
+            let asked = upgrader.asked().await;
+            match self.hand_over(&asked).await {
+                Ok((handover, kept)) => return End::Upgrade(asked.binary, handover, kept),
+                Err(e) => {
+                    self.handle.thaw();
+                    asked.refuse(&e.to_string());
+                }
+            }
+        }
+    }
+
+    async fn hand_over(&self, asked: &Asked) -> Result<(Handover, Kept)> {
+        let (preview, kept) = self.describe()?;
+        drop(kept);
+        check(&asked.binary, &preview, &self.reaper).await?;
+        let still = async {
+            loop {
+                self.handle.freeze().await;
+                self.service.settled().await;
+                if self.handle.is_idle() {
+                    return;
+                }
+            }
+        };
+        let late = |_| Error::new("calls that run did not end within 10 s");
+        tokio::time::timeout(FREEZE, still).await.map_err(late)?;
+        let described = self.describe()?;
+        self.handle.let_go();
+        Ok(described)
+    }
+
+    /// In one step, so that nothing changes meanwhile.
+    fn describe(&self) -> Result<(Handover, Kept)> {
+        let failed = |e: io::Error| Error::new(format!("describe the state: {e}"));
+        let kept = RefCell::new(Kept::default());
+        let engine = self
+            .service
+            .hand_over(&mut kept.borrow_mut())
+            .map_err(failed)?;
+        let mut connections = Vec::new();
+        let keep = |fd: std::os::fd::BorrowedFd<'_>, connection| {
+            connections.push((kept.borrow_mut().keep(fd)?, connection));
+            Ok(())
+        };
+        self.handle.describe(keep).map_err(failed)?;
+        Ok((Handover::new(engine, connections), kept.into_inner()))
+    }
+}

@@ -1,0 +1,58 @@
+//! The unsafe list of this crate.
+#![allow(
+    unsafe_code,
+    reason = "this file is the list of exceptions; each has its reason"
+)]
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Makes a new core-scheduling cookie for our process group, which children inherit
+/// (prctl(2), PR_SCHED_CORE; B37).
+///
+/// # Errors
+/// From the kernel: EINVAL or ENODEV where it has no core scheduling.
+pub fn create_sched_core() -> io::Result<()> {
+    const PIDTYPE_PGID: libc::c_ulong = 2;
+    // SAFETY: takes numbers; the cookie's address is 0 because none is read back.
+    let done = unsafe {
+        libc::prctl(
+            libc::PR_SCHED_CORE,
+            libc::PR_SCHED_CORE_CREATE,
+            0,
+            PIDTYPE_PGID,
+            0,
+        )
+    };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Moves `fd` to `number`, closing what that named before.
+///
+/// # Errors
+/// From dup2(2).
+pub fn move_fd(fd: OwnedFd, number: i32) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() == number {
+        return Ok(fd);
+    }
+    // SAFETY: whoever calls this knows that nothing of ours uses `number`.
+    let done = unsafe { libc::dup2(fd.as_raw_fd(), number) };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        task::sys::adopt(number)
+    }
+}
+
+/// One malloc arena, and memory given back early: many shims run side by side (mallopt(3)).
+pub fn keep_heap_small() {
+    // SAFETY: sets two tunables of the allocator, before any other thread exists.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10);
+    }
+}

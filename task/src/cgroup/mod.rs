@@ -1,0 +1,173 @@
+//! A container's cgroup, version 1 or 2: found from its init, counted, listed and watched.
+//!
+//! Only files are read and written here, those of procfs and cgroupfs; all of it may run on the
+//! loop. A cgroup that is gone is not an error: its numbers are zero and its lists empty, because
+//! a container stays askable from its exit to its deletion (contract T70, T79).
+
+mod find;
+mod oom;
+mod oom_v1;
+mod oom_v2;
+mod read;
+mod remains;
+mod stats_v1;
+mod stats_v2;
+#[cfg(test)]
+mod tests;
+
+pub use oom::OomWatch;
+pub use remains::{Remains, path_of};
+
+use crate::handover;
+use find::Place;
+use protos::{Any, any};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Files of version 2: the controllers that a cgroup has, and that it gives to those below it.
+const CONTROLLERS: &str = "cgroup.controllers";
+const SUBTREE_CONTROL: &str = "cgroup.subtree_control";
+
+/// Why a cgroup could not be found or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The process has exited, or is in no cgroup but the root.
+    #[error("process {0} is in no cgroup of its own")]
+    None(u32),
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{}: unexpected {text:?}", path.display())]
+    Parse { path: PathBuf, text: String },
+}
+
+/// The files that are not in the cgroup, and tests bring their own of.
+struct Host<'a> {
+    /// Names of block devices (proc_partitions(5)).
+    partitions: &'a Path,
+    /// One directory `hugepages-<n>kB` for each size of huge pages.
+    hugepages: &'a Path,
+}
+
+/// A container's cgroup: one directory with version 2, one for each controller with version 1.
+#[derive(Debug)]
+pub struct Cgroup(Place);
+
+impl Cgroup {
+    /// The cgroup that process `pid` is in now. A host with any version 1 hierarchy at the usual
+    /// place counts as version 1 (contract O4).
+    pub fn of_pid(pid: u32) -> Result<Self, Error> {
+        Self::find(Path::new("/proc"), Path::new("/sys/fs/cgroup"), pid)
+    }
+
+    fn find(proc: &Path, sys: &Path, pid: u32) -> Result<Self, Error> {
+        let read = |path: PathBuf| {
+            fs::read(&path).map_err(|source| match source.raw_os_error() {
+                Some(libc::ENOENT | libc::ESRCH) => Error::None(pid),
+                _ => Error::Io { path, source },
+            })
+        };
+        let cgroups = read(proc.join(pid.to_string()).join("cgroup"))?;
+        let mounts = read(proc.join("self/mountinfo"))?;
+        match find::place(&cgroups, &mounts, sys) {
+            Some(place) => Ok(Self(place)),
+            None => Err(Error::None(pid)),
+        }
+    }
+
+    /// What the container has used so far, as `io.containerd.cgroups.v1.Metrics` or
+    /// `io.containerd.cgroups.v2.Metrics` (contract T79).
+    pub fn stats(&self) -> Result<Any, Error> {
+        let host = Host {
+            partitions: Path::new("/proc/partitions"),
+            hugepages: Path::new("/sys/kernel/mm/hugepages"),
+        };
+        Ok(match &self.0 {
+            Place::V1(dirs) => any::pack(&stats_v1::read(dirs, &host)?),
+            Place::V2 { dir, .. } => any::pack(&stats_v2::read(dir, &host)?),
+        })
+    }
+
+    /// The processes in the cgroup and in those below it, ascending (contract T70). Empty if the
+    /// cgroup is gone: containerd takes an error for "no such container" (issue 13784).
+    pub fn procs(&self) -> Vec<u32> {
+        let dir = match &self.0 {
+            // The first one is of a controller that every OCI runtime uses.
+            Place::V1(dirs) => dirs.0.first().map(|(_, dir)| dir.as_path()),
+            Place::V2 { dir, .. } => Some(dir.as_path()),
+        };
+        let mut pids = Vec::new();
+        for dir in dir.into_iter().flat_map(read::tree) {
+            // A threaded cgroup of version 2 refuses: its processes are listed in its parent.
+            let list = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            pids.extend(list.lines().filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+        // Stands for a process that our pid namespace does not have.
+        pids.retain(|&pid| pid != 0);
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// Describes the cgroup for another process image.
+    pub fn hand_over(&self) -> handover::Cgroup {
+        let named = |(name, dir): &(&str, PathBuf)| ((*name).to_owned(), dir.clone());
+        match &self.0 {
+            Place::V1(dirs) => handover::Cgroup::V1(dirs.0.iter().map(named).collect()),
+            Place::V2 { root, dir } => handover::Cgroup::V2 {
+                root: root.clone(),
+                dir: dir.clone(),
+            },
+        }
+    }
+
+    /// The cgroup that another process image found.
+    pub fn take_over(cgroup: handover::Cgroup) -> Self {
+        Self(match cgroup {
+            handover::Cgroup::V1(dirs) => Place::V1(find::Dirs::named(dirs)),
+            handover::Cgroup::V2 { root, dir } => Place::V2 { root, dir },
+        })
+    }
+
+    /// With version 2, gives the cgroup every controller that the root has, by enabling them in
+    /// all cgroups above it. The error of the deepest one is returned, for the log: a delegated
+    /// tree may not be written to further up.
+    pub fn enable_controllers(&self) -> Result<(), Error> {
+        let Place::V2 { root, dir } = &self.0 else {
+            return Ok(());
+        };
+        let available = read::text(root, CONTROLLERS)?.unwrap_or_default();
+        let mut above: Vec<&Path> = dir
+            .ancestors()
+            .skip(1)
+            .take_while(|above| above.starts_with(root))
+            .collect();
+        above.reverse();
+        let mut last = Ok(());
+        for parent in above {
+            last = enable(parent, &available);
+        }
+        last
+    }
+}
+
+/// Enables the `available` controllers in the cgroups right below `dir`. What is enabled already
+/// is not written again: a write locks all cgroups of the host.
+fn enable(dir: &Path, available: &str) -> Result<(), Error> {
+    let enabled = read::text(dir, SUBTREE_CONTROL)?.unwrap_or_default();
+    let missing = |name: &&str| !enabled.split_whitespace().any(|one| one == *name);
+    let request: String = available
+        .split_whitespace()
+        .filter(missing)
+        .map(|name| format!("+{name} "))
+        .collect();
+    if request.is_empty() {
+        return Ok(());
+    }
+    let path = dir.join(SUBTREE_CONTROL);
+    let written = File::options()
+        .write(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(request.as_bytes()));
+    written.map_err(|source| Error::Io { path, source })
+}

@@ -1,0 +1,65 @@
+//! Telling when the kernel kills a container's process for lack of memory.
+
+use super::find::Place;
+use super::{Cgroup, oom_v1, oom_v2};
+use std::io;
+
+/// Watches one cgroup; dropping it releases all that it holds.
+#[derive(Debug)]
+pub struct OomWatch(Version);
+
+#[derive(Debug)]
+enum Version {
+    V1(oom_v1::Watch),
+    V2(oom_v2::Watch),
+}
+
+impl OomWatch {
+    /// Starts to watch `cgroup`, whose life so far counts too (contract O2, O3). Must be called on
+    /// a tokio runtime. Fails if the container has no memory controller, or if the limit on file
+    /// descriptors is reached.
+    pub fn new(cgroup: &Cgroup) -> io::Result<Self> {
+        Ok(Self(match &cgroup.0 {
+            Place::V1(dirs) => {
+                let dir = dirs.get("memory").ok_or(io::ErrorKind::NotFound)?;
+                Version::V1(oom_v1::Watch::new(dir)?)
+            }
+            Place::V2 { dir, .. } => Version::V2(oom_v2::Watch::new(dir)?),
+        }))
+    }
+
+    /// Waits for the kernel to kill a process, or several at once, that was not told of yet.
+    /// `None`: the cgroup is gone, or empty for good; nothing will ever come. May be cancelled and
+    /// called again at any time.
+    pub async fn next(&self) -> Option<()> {
+        match &self.0 {
+            Version::V1(watch) => watch.next().await,
+            Version::V2(watch) => watch.next().await,
+        }
+    }
+
+    /// How many kills were told of.
+    pub fn told(&self) -> u64 {
+        match &self.0 {
+            Version::V1(watch) => watch.told.get(),
+            Version::V2(watch) => watch.told.get(),
+        }
+    }
+
+    /// That many kills were told of by another process image.
+    pub fn set_told(&self, told: u64) {
+        match &self.0 {
+            Version::V1(watch) => watch.told.set(told),
+            Version::V2(watch) => watch.told.set(told),
+        }
+    }
+
+    /// True if there was a kill that was not told of yet; from then on it was. For the end of
+    /// init, so that TaskOOM comes before TaskExit (contract X6).
+    pub fn flush(&self) -> bool {
+        match &self.0 {
+            Version::V1(watch) => watch.flush(),
+            Version::V2(watch) => watch.flush(),
+        }
+    }
+}

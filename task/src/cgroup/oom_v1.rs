@@ -1,0 +1,136 @@
+//! Watches the memory.oom_control of a version 1 cgroup (contract O1).
+//!
+//! The kernel signals an eventfd when the cgroup *or one above it* is out of memory, before it
+//! chooses whom to kill, and once more when the cgroup is removed. Whether one of the container's
+//! processes was killed, only the counter `oom_kill` tells (since Linux 4.13), a little later:
+//!
+//! ```text
+//!              signal                    counter has moved
+//!  idle ──────────────────> expecting ──────────────────────> a kill to tell of ──> idle
+//!   ^                       │     │
+//!   └──── counter has not ──┘     └──── cgroup is removed ──> the end
+//! ```
+
+use super::read;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::unix::pipe::Receiver;
+
+/// How long after a signal the counter is looked at again: the first wait is doubled up to the
+/// last one, a second in all.
+const FIRST_WAIT: Duration = Duration::from_millis(1);
+const LAST_WAIT: Duration = Duration::from_millis(512);
+
+#[derive(Debug)]
+pub(super) struct Watch {
+    dir: PathBuf,
+    signal: Receiver,
+    /// How many kills were told of.
+    pub(super) told: Cell<u64>,
+    /// While a kill is expected, how long to wait before the next look.
+    expecting: Cell<Option<Duration>>,
+}
+
+/// What memory.oom_control says of the cgroup and of those below it.
+struct Now {
+    /// `None`: this kernel does not count.
+    kills: Option<u64>,
+    /// Out of memory, and nobody will be killed: the processes wait for somebody to help.
+    stuck: bool,
+}
+
+impl Watch {
+    pub fn new(dir: &Path) -> io::Result<Self> {
+        let signal = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let control = File::open(dir.join("memory.oom_control"))?;
+        let request = format!("{} {}", signal.as_raw_fd(), control.as_raw_fd());
+        // The kernel keeps the eventfd for as long as we do; it needs the file only now.
+        File::options()
+            .write(true)
+            .open(dir.join("cgroup.event_control"))?
+            .write_all(request.as_bytes())?;
+        // tokio's name for anything that is read like a pipe.
+        let signal = Receiver::from_owned_fd_unchecked(signal.into())?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            signal,
+            told: Cell::new(0),
+            expecting: Cell::new(None),
+        })
+    }
+
+    /// See [`super::OomWatch::next`].
+    pub async fn next(&self) -> Option<()> {
+        loop {
+            if self.look()?.kills.is_some_and(|kills| self.news(kills)) {
+                self.expecting.set(None);
+                return Some(());
+            }
+            if let Some(wait) = self.expecting.get() {
+                tokio::time::sleep(wait).await;
+                self.expecting.set((wait < LAST_WAIT).then_some(wait * 2));
+                continue;
+            }
+            self.signalled().await?;
+            let now = self.look()?;
+            if now.stuck || now.kills.is_none() {
+                return Some(());
+            }
+            self.expecting.set(Some(FIRST_WAIT));
+        }
+    }
+
+    /// See [`super::OomWatch::flush`].
+    pub fn flush(&self) -> bool {
+        match self.look() {
+            Some(Now {
+                kills: Some(kills), ..
+            }) => self.news(kills),
+            Some(_) => nix::unistd::read(&self.signal, &mut [0; 8]).is_ok(),
+            None => false,
+        }
+    }
+
+    /// True if `kills` are more than were told of; from now on they were.
+    fn news(&self, kills: u64) -> bool {
+        let news = kills > self.told.get();
+        self.told.set(self.told.get().max(kills));
+        news
+    }
+
+    /// Waits for the kernel's signal, and takes it. `None`: none can come.
+    async fn signalled(&self) -> Option<()> {
+        loop {
+            self.signal.readable().await.ok()?;
+            match self.signal.try_read(&mut [0; 8]) {
+                Ok(_) => return Some(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Reads the files; `None` if the cgroup is removed.
+    fn look(&self) -> Option<Now> {
+        let control = |dir: &Path| read::text(dir, "memory.oom_control").ok().flatten();
+        let own = control(&self.dir)?;
+        let stuck =
+            number(&own, "oom_kill_disable ") == Some(1) && number(&own, "under_oom ") == Some(1);
+        // The counter, unlike that of version 2, does not count what happens below.
+        let kills = |dir: PathBuf| number(&control(&dir)?, "oom_kill ");
+        let kills = number(&own, "oom_kill ")
+            .map(|_| read::tree(&self.dir).into_iter().filter_map(kills).sum());
+        Some(Now { kills, stuck })
+    }
+}
+
+/// The number in the line of `text` that starts with `name`.
+fn number(text: &str, name: &str) -> Option<u64> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.parse().ok())
+}

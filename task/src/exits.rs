@@ -1,0 +1,265 @@
+//! Joins reaped pids to processes: each exit is told once, after the start of its process, and
+//! init's exit last (contract X2 to X7).
+//!
+//! ```text
+//!  reaper ─> tracked? ── yes ─> exec: tell it ─────────────────────────────┐
+//!                │                init: kill what it leaves behind,         ├─> outbox
+//!                │                      wait for the last exec, tell it ────┘
+//!                └ no ─> is anything being started? ── yes ─> keep it until that is tracked
+//!                                                   └─ no ──> an orphan: nobody asked
+//! ```
+
+use crate::container::Container;
+use crate::event::{Event, now};
+use crate::process::{Exit, Process};
+use crate::reaper::{ExitStatus, Reaper};
+use crate::service::Engine;
+use crate::state::State;
+use protos::events::{TaskExit, TaskOom};
+use protos::ttrpc::Context;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+const SIGKILL: u32 = 9;
+/// How long the OCI runtime may take to kill what a dead init has left; then init's exit is told
+/// all the same.
+const KILL_ALL: Duration = Duration::from_secs(10);
+
+/// Whose exit it is.
+type Owner = (Rc<Container>, Rc<Process>);
+
+#[derive(Default)]
+pub struct Exits {
+    tracked: RefCell<HashMap<u32, Owner>>,
+    /// Exits of pids that nobody tracks yet, while something is being started.
+    early: RefCell<HashMap<u32, Exit>>,
+    starting: Rc<Cell<usize>>,
+}
+
+/// Something is being started: an unknown pid that exits may be its.
+pub struct Starting(Rc<Cell<usize>>);
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Exits {
+    /// Keeps the exits of unknown pids until the answer is dropped.
+    pub fn starting(&self) -> Starting {
+        if self.starting.get() == 0 {
+            self.early.borrow_mut().clear();
+        }
+        self.starting.set(self.starting.get() + 1);
+        Starting(Rc::clone(&self.starting))
+    }
+
+    /// True if no pid is anybody's, and nothing is being started.
+    #[cfg(test)]
+    pub fn is_idle(&self) -> bool {
+        self.tracked.borrow().is_empty() && self.starting.get() == 0
+    }
+
+    #[cfg(test)]
+    pub fn early_pids(&self) -> Vec<u32> {
+        self.early.borrow().keys().copied().collect()
+    }
+
+    /// Makes `pid` unknown again, so that its exit is kept while it is being started.
+    pub fn untrack(&self, pid: u32) {
+        self.tracked.borrow_mut().remove(&pid);
+    }
+}
+
+/// What stands between a dead init and the telling of its exit.
+#[derive(Default)]
+pub struct LastExit {
+    /// Init was reaped.
+    init_exited: Cell<bool>,
+    /// Its exit, until it is told.
+    untold: Cell<Option<Exit>>,
+    /// Execs that are being started or run, and kills that are not answered yet.
+    holds: Cell<usize>,
+    /// The OCI runtime is killing what init has left.
+    killing: Cell<bool>,
+}
+
+impl LastExit {
+    /// That of another process image: whether init was reaped, its exit if that is untold, and
+    /// how many execs run.
+    pub fn take_over(init_exited: bool, untold: Option<Exit>, execs: usize) -> Self {
+        Self {
+            init_exited: Cell::new(init_exited),
+            untold: Cell::new(untold),
+            holds: Cell::new(execs),
+            killing: Cell::new(false),
+        }
+    }
+
+    /// Init's exit, while it waits for the last exec.
+    pub fn untold(&self) -> Option<Exit> {
+        self.untold.get()
+    }
+
+    pub fn init_exited(&self) -> bool {
+        self.init_exited.get()
+    }
+
+    #[cfg(test)]
+    pub fn is_killing(&self) -> bool {
+        self.killing.get()
+    }
+
+    /// An exec is being started, or init is being killed: its exit waits for [`Engine::release`].
+    pub fn hold(&self) {
+        self.holds.set(self.holds.get() + 1);
+    }
+}
+
+impl Engine {
+    /// From now on the exit of `pid` is `process`'s; if it came already, it is told now. 0 is no pid.
+    pub(crate) fn track(self: &Rc<Self>, pid: u32, owner: &Rc<Container>, process: &Rc<Process>) {
+        if pid == 0 {
+            // To be restored, or it could not be: nothing runs.
+            return;
+        }
+        let early = self.exits.early.borrow_mut().remove(&pid);
+        // A pid that is a child now has been given away again since that exit (X10).
+        match early.filter(|_| !Reaper::is_child(pid)) {
+            Some(exit) => self.exited(owner, process, exit),
+            None => {
+                let owner = (Rc::clone(owner), Rc::clone(process));
+                self.exits.tracked.borrow_mut().insert(pid, owner);
+            }
+        }
+    }
+
+    /// A child that the reaper knows nothing about has ended.
+    pub fn reaped(self: &Rc<Self>, pid: u32, status: ExitStatus) {
+        let exit = Exit {
+            status: status.number(),
+            at: now(),
+        };
+        let tracked = self.exits.tracked.borrow_mut().remove(&pid);
+        match tracked {
+            Some((container, process)) => self.exited(&container, &process, exit),
+            None if self.exits.starting.get() > 0 => {
+                self.exits.early.borrow_mut().insert(pid, exit);
+            }
+            None => log::debug!("orphan {pid} ended: {status}"),
+        }
+    }
+
+    fn exited(self: &Rc<Self>, container: &Rc<Container>, process: &Rc<Process>, exit: Exit) {
+        container.record_exit(process, exit);
+        if !Rc::ptr_eq(process, &container.init) {
+            process.exited(exit);
+            self.tell(container, process, exit);
+            self.release(container);
+            return;
+        }
+        let last = &container.last_exit;
+        last.init_exited.set(true);
+        last.untold.set(Some(exit));
+        if !container.own_pid_namespace {
+            last.killing.set(true);
+            let (engine, container) = (Rc::clone(self), Rc::clone(container));
+            self.in_background(async move {
+                kill_all(&container).await;
+                container.last_exit.killing.set(false);
+                engine.tell_init_if_last(&container);
+            });
+        }
+        self.tell_init_if_last(container);
+    }
+
+    /// An exec has ended, or never began; or a kill is answered.
+    pub(crate) fn release(&self, container: &Container) {
+        let last = &container.last_exit;
+        last.holds.set(last.holds.get() - 1);
+        self.tell_init_if_last(container);
+    }
+
+    fn tell_init_if_last(&self, container: &Container) {
+        let last = &container.last_exit;
+        if last.holds.get() > 0 || last.killing.get() {
+            return;
+        }
+        let Some(exit) = last.untold.take() else {
+            return;
+        };
+        let init = &container.init;
+        if init.state.get() == State::Paused {
+            self.in_background(thaw(container));
+        }
+        init.exited(exit);
+        if container.stop_oom_watch() {
+            self.tell_oom(&container.id);
+        }
+        self.tell(container, init, exit);
+    }
+
+    /// Runs `work`, for which nobody waits but [`Engine::settled`].
+    fn in_background(&self, work: impl Future<Output = ()> + 'static) {
+        let running = Rc::clone(&self.background);
+        running.send_modify(|count| *count += 1);
+        tokio::task::spawn_local(async move {
+            work.await;
+            running.send_modify(|count| *count -= 1);
+        });
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        *self.background.borrow() == 0
+    }
+
+    /// Waits until nothing goes on in the background.
+    pub(crate) async fn settled(&self) {
+        let mut count = self.background.subscribe();
+        // The sender lives as long as the engine.
+        let _ = count.wait_for(|&count| count == 0).await;
+    }
+
+    fn tell(&self, container: &Container, process: &Process, exit: Exit) {
+        self.outbox.push(Event::Exit(TaskExit {
+            container_id: container.id.clone(),
+            id: process.id.clone(),
+            pid: process.pid.get(),
+            exit_status: exit.status,
+            exited_at: Some(exit.at),
+        }));
+    }
+
+    /// The kernel has killed a process of the container for want of memory (O1, O2).
+    pub(crate) fn tell_oom(&self, container: &str) {
+        self.outbox.push(Event::Oom(TaskOom {
+            container_id: container.to_owned(),
+        }));
+    }
+}
+
+/// X4: without a pid namespace of its own, a container's processes outlive its init.
+async fn kill_all(container: &Container) {
+    let context = Context::background();
+    let kill = container
+        .runtime
+        .kill(&container.id, SIGKILL, true, &context);
+    match tokio::time::timeout(KILL_ALL, kill).await {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => log::debug!("{}: kill all after init: {failure}", container.id),
+        Err(_) => log::error!("{}: kill all after init took over 10 s", container.id),
+    }
+}
+
+/// T72: a frozen cgroup can't be removed.
+fn thaw(container: &Container) -> impl Future<Output = ()> + use<> {
+    let (runtime, id) = (container.runtime.clone(), container.id.clone());
+    async move {
+        if let Err(failure) = runtime.resume(&id, &Context::background()).await {
+            log::warn!("{id}: resume after exit: {failure}");
+        }
+    }
+}

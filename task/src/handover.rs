@@ -1,0 +1,144 @@
+//! What of the engine goes into another process image, when a shim replaces its own binary.
+//!
+//! Everything is described as plain data; open files are named by the numbers of duplicates that
+//! survive execve(2). The description is taken in one synchronous step while no operation runs,
+//! so it is whole: the engine that is built from it goes on where this one stopped.
+
+use crate::runtime::{Checkpoint, Options};
+use crate::state::State;
+use crate::stdio::Paths;
+use crate::sys;
+use nix::fcntl::{FcntlArg, fcntl};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::path::PathBuf;
+
+/// Duplicates get numbers from here on: below are the standard streams, and those that the next
+/// image finds by number.
+const FIRST: i32 = 10;
+
+/// The duplicates; dropping them closes them.
+#[derive(Default)]
+pub struct Kept(Vec<OwnedFd>);
+
+impl Kept {
+    /// Keeps what `fd` is open for, and tells the number under which it survives execve(2).
+    ///
+    /// # Errors
+    /// From fcntl(2): no number is free.
+    pub fn keep(&mut self, fd: impl AsFd) -> io::Result<i32> {
+        let number = fcntl(fd.as_fd(), FcntlArg::F_DUPFD(FIRST))?;
+        let fd = sys::adopt(number)?;
+        fcntl(&fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+        self.0.push(fd);
+        Ok(number)
+    }
+
+    /// Leaves what is kept open: from now on it belongs to those that know the numbers.
+    pub fn forget(self) {
+        for fd in self.0 {
+            let _ = fd.into_raw_fd();
+        }
+    }
+}
+
+/// The engine.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Engine {
+    pub containers: Vec<Container>,
+    pub events: Vec<Event>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// Seconds since 1970, and nanoseconds.
+    pub at: (i64, i32),
+    pub type_url: String,
+    pub value: Vec<u8>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Container {
+    pub id: String,
+    pub bundle: PathBuf,
+    pub options: Options,
+    pub checkpoint: Option<Checkpoint>,
+    pub own_pid_namespace: bool,
+    pub init: Process,
+    pub execs: BTreeMap<String, Exec>,
+    pub cgroup: Option<Cgroup>,
+    /// OOM kills that were told of; `None` if nobody watches.
+    pub oom_told: Option<u64>,
+    pub init_exited: bool,
+    /// Init's exit, while it waits for execs.
+    pub untold: Option<Exit>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Process {
+    pub paths: Paths,
+    pub state: State,
+    pub pid: u32,
+    pub exit: Option<Exit>,
+    pub never: bool,
+    pub io: Option<Io>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Exec {
+    pub process: Process,
+    pub spec: Vec<u8>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Cgroup {
+    /// Each controller's directory.
+    V1(Vec<(String, PathBuf)>),
+    V2 {
+        root: PathBuf,
+        dir: PathBuf,
+    },
+}
+
+/// Status, seconds, nanoseconds.
+pub type Exit = (u32, i64, i32);
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Io {
+    pub stdin: Option<i32>,
+    pub input: Vec<Copy>,
+    pub output: Vec<Copy>,
+    pub console: Option<Console>,
+    /// The logger's pid.
+    pub logger: Option<u32>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Console {
+    pub master: i32,
+    pub peer: Option<i32>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Copy {
+    pub source: Source,
+    pub sink: Sink,
+    /// Read and not yet written.
+    pub pending: Vec<u8>,
+    pub broken: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Source {
+    Pipe(i32),
+    Console,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Sink {
+    Pipe { writer: i32, reader: Option<i32> },
+    Console,
+    File(i32),
+}

@@ -1,0 +1,45 @@
+//! The Task engine: what a container, an exec, their stdio, exits and events are.
+//!
+//! One thread, one tokio `LocalRuntime`, one owner per fact. Whoever embeds the engine (a shim
+//! on the host, an agent in a VM) brings the transport and takes the events from the outbox.
+//!
+//! ```text
+//!  request ──> service ──> containers ──> container ──> process ──> runtime ──> runc
+//!                 │                          │             │            │
+//!                 │                          │           stdio        reaper <── SIGCHLD
+//!                 v                          v                          │
+//!              answer                      outbox <────── exits <───────┘
+//!                                            │
+//!                                            v  in order, one at a time
+//!                                        publisher
+//!
+//!  init   created ──start──> running <──pause/resume──> paused
+//!            │                  │                          │
+//!            └──────exit────────┴───────────> stopped <────┘
+//!  exec   created ──start──> running ──exit──> stopped          (created, stopped) ──delete──> gone
+//! ```
+
+pub mod bundle;
+pub mod cgroup;
+pub mod container;
+mod containers;
+pub mod error;
+pub mod event;
+mod exits;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+pub mod handover;
+pub mod leftovers;
+pub mod outbox;
+mod process;
+pub mod reaper;
+pub mod rootfs;
+pub mod runtime;
+pub mod service;
+pub mod signals;
+mod state;
+mod stdio;
+pub mod sys;
+
+pub use error::{Error, Result};
+pub use service::Service;

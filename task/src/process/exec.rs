@@ -1,0 +1,275 @@
+//! What is done to an exec process: add, start, kill, delete.
+
+use super::{Exit, Process};
+use crate::bundle::{read_pid, write_private};
+use crate::container::Container;
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::handover::{self, Kept};
+use crate::reaper::Reaper;
+use crate::runtime::{Console, Failure};
+use crate::service::Engine;
+use crate::state::{Request, State};
+use crate::stdio::{self, Io, Paths};
+use crate::sys;
+use nix::errno::Errno;
+use protos::events::{TaskExecAdded, TaskExecStarted};
+use protos::ttrpc::Context;
+use serde_json::value::{RawValue, to_raw_value};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+
+const FAILED: &str = "OCI runtime exec failed";
+const SIGKILL: u32 = 9;
+
+/// A further process of a container, and what it will run.
+pub struct Exec {
+    pub process: Rc<Process>,
+    /// The OCI process as JSON; taken when it is started.
+    spec: RefCell<Vec<u8>>,
+}
+
+impl Exec {
+    /// A process to be started later (T30). `spec` is an OCI process as JSON; the request's
+    /// terminal wins over the one in it.
+    ///
+    /// # Errors
+    /// An id that is no file name, or JSON that is none.
+    pub fn new(id: &str, spec: &[u8], paths: Paths) -> Result<Self> {
+        if id.is_empty() || id.contains('/') || id.starts_with('.') {
+            return Err(Error::InvalidArgument(format!("exec id {id:?}")));
+        }
+        let bad_spec = |e| Error::Refused(format!("spec of exec {id}: {e}"));
+        // The values as they are written: what is not ours to read is not ours to round.
+        let mut process: BTreeMap<String, Box<RawValue>> =
+            serde_json::from_slice(spec).map_err(bad_spec)?;
+        let terminal = to_raw_value(&paths.terminal).map_err(bad_spec)?;
+        process.insert("terminal".into(), terminal);
+        let spec = RefCell::new(serde_json::to_vec(&process).map_err(bad_spec)?);
+        Ok(Self {
+            process: Rc::new(Process::new(id.to_owned(), paths)),
+            spec,
+        })
+    }
+
+    /// Describes the exec for another process image.
+    ///
+    /// # Errors
+    /// If no fd is free.
+    pub fn hand_over(&self, kept: &mut Kept) -> io::Result<handover::Exec> {
+        let process = self.process.hand_over(kept)?;
+        let spec = self.spec.borrow().clone();
+        Ok(handover::Exec { process, spec })
+    }
+
+    /// Goes on with an exec of another process image.
+    ///
+    /// # Errors
+    /// If an fd is not what it is said to be.
+    pub fn take_over(id: String, exec: handover::Exec, reaper: &Reaper) -> Result<Self> {
+        let process = Rc::new(Process::take_over(id, exec.process, reaper)?);
+        let spec = RefCell::new(exec.spec);
+        Ok(Self { process, spec })
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub fn spec(&self) -> Vec<u8> {
+        self.spec.borrow().clone()
+    }
+
+    /// Sends `signal` (T50).
+    ///
+    /// # Errors
+    /// FailedPrecondition before it was started, NotFound once it has ended, else code Unknown.
+    pub fn kill(&self, signal: u32) -> Result<()> {
+        let process = &self.process;
+        process.state.get().allows_kill(process.pid.get())?;
+        match sys::kill(process.pid.get(), signal) {
+            Ok(()) => Ok(()),
+            Err(Errno::ESRCH) => Err(Error::NotFound("process already finished".into())),
+            Err(e) => Err(Error::Refused(format!(
+                "unknown error after kill: signal {signal}: {}",
+                std::io::Error::from(e)
+            ))),
+        }
+    }
+}
+
+impl Container {
+    /// Adds an exec; nothing runs yet (T30).
+    ///
+    /// # Errors
+    /// AlreadyExists, the state's refusal, or [`Exec::new`]'s.
+    pub(crate) fn add_exec(
+        &self,
+        engine: &Engine,
+        id: &str,
+        spec: &[u8],
+        paths: Paths,
+    ) -> Result<()> {
+        if self.execs.borrow().contains_key(id) {
+            return Err(Error::AlreadyExists(format!("id {id}")));
+        }
+        self.init.state.get().init_allows(Request::Exec)?;
+        let exec = Rc::new(Exec::new(id, spec, paths)?);
+        self.execs.borrow_mut().insert(id.to_owned(), exec);
+        let event = TaskExecAdded {
+            container_id: self.id.clone(),
+            exec_id: id.to_owned(),
+        };
+        engine.outbox.push(Event::ExecAdded(event));
+        Ok(())
+    }
+
+    /// Starts an exec (T22). While it starts, init's exit is held back (X5), and so is its own
+    /// until TaskExecStarted is on its way (X3).
+    ///
+    /// # Errors
+    /// The state's refusal, FailedPrecondition once init is gone, or code Unknown with the
+    /// runtime's words; then it can only be deleted (T23, U1).
+    pub(crate) async fn start_exec(
+        self: &Rc<Self>,
+        engine: &Rc<Engine>,
+        exec: &Exec,
+        context: &Context,
+    ) -> Result<u32> {
+        let make = self.make_exec(engine, exec, context);
+        self.start_exec_by(engine, exec, make, context).await
+    }
+
+    /// [`Container::start_exec`], with `make` as what makes the process.
+    pub(crate) async fn start_exec_by(
+        self: &Rc<Self>,
+        engine: &Rc<Engine>,
+        exec: &Exec,
+        make: impl Future<Output = Result<(u32, Io)>>,
+        context: &Context,
+    ) -> Result<u32> {
+        let process = &exec.process;
+        let _turn = process.turn(context).await?;
+        if self.last_exit.init_exited() {
+            let text = format!("container {} init process is not running", self.id);
+            return Err(Error::FailedPrecondition(text));
+        }
+        process.state.get().exec_allows_start()?;
+        if process.exit.is_never() {
+            return Err(Error::Refused("cannot start a failed process".into()));
+        }
+        self.last_exit.hold();
+        let starting = engine.exits.starting();
+        match make.await {
+            Ok((pid, io)) => {
+                process.made(pid, io);
+                process.state.set(State::Running);
+                engine.outbox.push(Event::ExecStarted(TaskExecStarted {
+                    container_id: self.id.clone(),
+                    exec_id: process.id.clone(),
+                    pid,
+                }));
+                engine.track(pid, self, process);
+                drop(starting);
+                Ok(pid)
+            }
+            Err(e) => {
+                process.exit.set_never();
+                engine.release(self);
+                Err(e)
+            }
+        }
+    }
+
+    async fn make_exec(
+        &self,
+        engine: &Engine,
+        exec: &Exec,
+        context: &Context,
+    ) -> Result<(u32, Io)> {
+        let process = &exec.process;
+        let of = stdio::Of {
+            namespace: &engine.namespace,
+            process: &process.id,
+            bundle: &self.bundle,
+            io_uid: self.options.io_uid,
+            io_gid: self.options.io_gid,
+        };
+        let (streams, prepared) =
+            stdio::prepare(&process.paths, of, &engine.reaper, context).await?;
+        let pid_file = self.bundle.exec_pid(&process.id);
+        let _ = std::fs::remove_file(&pid_file);
+        let spec = self.bundle.exec_spec(&process.id);
+        write_private(&spec, &exec.spec.take()).map_err(Error::io("write", &spec))?;
+        let socket = prepared.console_socket().map(ToOwned::to_owned);
+        let console = Console(socket.as_deref());
+        let run = self
+            .runtime
+            .exec(&self.id, &process.id, console, streams, context);
+        let made = prepared
+            .connect(run, |failure: Failure| failure.oci(FAILED))
+            .await;
+        let _ = std::fs::remove_file(&spec);
+        let pid = read_pid(&pid_file);
+        match (made, pid) {
+            (Ok(io), Ok(pid)) => Ok((pid, io)),
+            (Ok(_), Err(e)) => Err(Failure::broken_promise(e.to_string()).oci(FAILED)),
+            (Err(e), pid) => {
+                // The runtime made it, and failed all the same: nobody will ever ask for it.
+                if let Ok(pid) = pid
+                    && Reaper::is_child(pid)
+                {
+                    let _ = sys::kill(pid, SIGKILL);
+                }
+                let _ = std::fs::remove_file(&pid_file);
+                Err(e)
+            }
+        }
+    }
+
+    /// Forgets an exec that does not run (T62).
+    ///
+    /// # Errors
+    /// The state's refusal.
+    pub(crate) async fn delete_exec(&self, exec: &Exec, context: &Context) -> Result<Exit> {
+        let process = &exec.process;
+        let _turn = process.turn(context).await?;
+        process.state.get().exec_allows_delete()?;
+        process.close_io().await;
+        let _ = std::fs::remove_file(self.bundle.exec_pid(&process.id));
+        self.bundle.remove_exit(&process.id);
+        process.deleted();
+        self.execs.borrow_mut().remove(&process.id);
+        Ok(process.exit().unwrap_or(Exit::NONE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    #[test]
+    fn exec_ids_are_file_names() {
+        for bad in ["", "../x", "a/b", ".hidden"] {
+            let error = Exec::new(bad, b"{}", Paths::default()).err().unwrap();
+            assert!(error.to_string().contains(&format!("{bad:?}")), "{error}");
+        }
+        assert!(Exec::new("e1", b"{}", Paths::default()).is_ok());
+    }
+
+    /// T30.
+    #[test]
+    fn the_requests_terminal_wins() {
+        let paths = Paths {
+            terminal: true,
+            ..Paths::default()
+        };
+        let spec = br#"{"terminal":false,"args":["sh"],"x":18446744073709551615,"y":1.845e294}"#;
+        let exec = Exec::new("e", spec, paths).unwrap();
+        let text = String::from_utf8(exec.spec()).unwrap();
+        assert!(text.contains("\"y\":1.845e294"), "{text}");
+        let spec: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(spec["terminal"], true);
+        assert_eq!(spec["x"], u64::MAX);
+    }
+}

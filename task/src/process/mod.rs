@@ -1,0 +1,162 @@
+//! A process of a container, init or exec: its state, its exit, and one operation at a time.
+
+pub mod exec;
+mod exit;
+pub mod init;
+
+pub use exit::Exit;
+
+use crate::error::{Error, Result};
+use crate::handover::{self, Kept};
+use crate::reaper::Reaper;
+use crate::state::State;
+use crate::stdio::{Io, Paths};
+use protos::ttrpc::Context;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::{Mutex, MutexGuard};
+
+/// How long Delete waits for output that somebody still may write (T60, T62).
+const DRAIN: Duration = Duration::from_secs(10);
+
+pub struct Process {
+    /// The exec id; the container id for init.
+    pub id: String,
+    pub paths: Paths,
+    pub state: Cell<State>,
+    /// 0 until there is one.
+    pub pid: Cell<u32>,
+    exit: exit::Slot,
+    io: RefCell<Option<Rc<Io>>>,
+    /// CloseIO was called.
+    stdin_closed: Cell<bool>,
+    operation: Mutex<()>,
+}
+
+impl Process {
+    pub fn new(id: String, paths: Paths) -> Self {
+        Self {
+            id,
+            paths,
+            state: Cell::new(State::Created),
+            pid: Cell::new(0),
+            exit: exit::Slot::default(),
+            io: RefCell::default(),
+            stdin_closed: Cell::new(false),
+            operation: Mutex::new(()),
+        }
+    }
+
+    /// Waits for its turn: start, delete, pause and the like run one after the other.
+    ///
+    /// # Errors
+    /// `GivenUp` if the caller does not wait that long.
+    pub async fn turn(&self, context: &Context) -> Result<MutexGuard<'_, ()>> {
+        tokio::select! {
+            biased;
+            turn = self.operation.lock() => Ok(turn),
+            why = context.cancelled() => Err(Error::GivenUp(why)),
+        }
+    }
+
+    /// The OCI runtime has made the process.
+    pub fn made(&self, pid: u32, io: Io) {
+        self.pid.set(pid);
+        if self.stdin_closed.get() {
+            io.close_stdin();
+        }
+        self.io.replace(Some(Rc::new(io)));
+    }
+
+    /// CloseIO (T78), which may come while the process is being made: its output flows already.
+    pub fn close_stdin(&self) {
+        self.stdin_closed.set(true);
+        if let Some(io) = self.io() {
+            io.close_stdin();
+        }
+    }
+
+    /// The process has ended.
+    pub fn exited(&self, exit: Exit) {
+        self.state.set(State::Stopped);
+        if let Some(io) = self.io() {
+            io.process_exited();
+        }
+        self.exit.set(exit);
+    }
+
+    /// The process is deleted: if it never ran, nobody need wait for it any longer.
+    pub fn deleted(&self) {
+        self.state.set(State::Deleted);
+        if self.exit.get().is_none() {
+            self.exit.set_never();
+        }
+    }
+
+    /// Its exit, if it has ended.
+    pub fn exit(&self) -> Option<Exit> {
+        self.exit.get()
+    }
+
+    /// Waits for the exit (T75). A process that never ran, and never will, has none to wait for:
+    /// status 0, and Go's zero time (T23).
+    ///
+    /// # Errors
+    /// `GivenUp` if the caller does not wait that long.
+    pub async fn wait(&self, context: &Context) -> Result<Exit> {
+        tokio::select! {
+            biased;
+            exit = self.exit.wait() => Ok(exit.unwrap_or(Exit::NONE)),
+            why = context.cancelled() => Err(Error::GivenUp(why)),
+        }
+    }
+
+    pub fn io(&self) -> Option<Rc<Io>> {
+        self.io.borrow().clone()
+    }
+
+    /// Describes the process for another process image.
+    ///
+    /// # Errors
+    /// If no fd is free.
+    pub fn hand_over(&self, kept: &mut Kept) -> io::Result<handover::Process> {
+        Ok(handover::Process {
+            paths: self.paths.clone(),
+            state: self.state.get(),
+            pid: self.pid.get(),
+            exit: self.exit.get().map(Exit::hand_over),
+            never: self.exit.is_never(),
+            io: self.io().map(|io| io.hand_over(kept)).transpose()?,
+        })
+    }
+
+    /// Goes on with a process of another process image.
+    ///
+    /// # Errors
+    /// If an fd is not what it is said to be.
+    pub fn take_over(id: String, process: handover::Process, reaper: &Reaper) -> Result<Self> {
+        let new = Self::new(id, process.paths);
+        new.state.set(process.state);
+        new.pid.set(process.pid);
+        if let Some(exit) = process.exit {
+            new.exit.set(Exit::take_over(exit));
+        }
+        if process.never {
+            new.exit.set_never();
+        }
+        let io = process.io.map(|io| Io::take_over(io, reaper)).transpose()?;
+        new.io.replace(io.map(Rc::new));
+        Ok(new)
+    }
+
+    /// Lets the output arrive, within [`DRAIN`], and closes the streams.
+    async fn close_io(&self) {
+        let Some(io) = self.io.take() else { return };
+        if tokio::time::timeout(DRAIN, io.drained()).await.is_err() {
+            log::warn!("{}: output still open 10 s after the exit, closed", self.id);
+        }
+        io.close().await;
+    }
+}

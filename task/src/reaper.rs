@@ -1,0 +1,169 @@
+//! The only place that waits for children.
+//!
+//! Two kinds of children end up here: those that this process made through [`Reaper::spawn`] or
+//! handed to [`Reaper::adopt`], whose exits go to who did so, and orphans that the kernel gave us as the
+//! subreaper (containers among them), whose exits go to the listener of [`Reaper::run`]. A claim
+//! is made in the same synchronous step as the spawn, and the loop runs on the same thread, so an
+//! exit that comes early always finds its owner. Nothing here is bounded and nothing waits.
+
+use crate::signals::Signals;
+use crate::sys;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::process::Command;
+use std::rc::Rc;
+use tokio::sync::oneshot;
+
+/// Reaps for the whole process.
+pub struct Reaper {
+    sigchld: Signals,
+    claims: RefCell<HashMap<u32, oneshot::Sender<ExitStatus>>>,
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    Code(u8),
+    Signal(Signal),
+}
+
+impl ExitStatus {
+    pub fn success(self) -> bool {
+        self == Self::Code(0)
+    }
+
+    /// The shell's number: the code, or 128 plus the signal (X1).
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Code(code) => code.into(),
+            Self::Signal(signal) => 128 + signal as u32,
+        }
+    }
+}
+
+impl std::fmt::Display for ExitStatus {
+    /// As Go's `os.ProcessState` writes it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit status {code}"),
+            Self::Signal(Signal::SIGKILL) => f.write_str("signal: killed"),
+            Self::Signal(signal) => write!(f, "signal: {signal}"),
+        }
+    }
+}
+
+/// A command that runs. Dropping it leaves it running; its exit is then nobody's business.
+pub struct Child {
+    pub pid: u32,
+    ended: Option<ExitStatus>,
+    exit: oneshot::Receiver<ExitStatus>,
+}
+
+impl Child {
+    /// Waits until it has ended.
+    pub async fn exit(&mut self) -> ExitStatus {
+        if let Some(status) = self.ended {
+            return status;
+        }
+        match (&mut self.exit).await {
+            Ok(status) => *self.ended.insert(status),
+            // The reaper lives as long as the process; without it nothing is known.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// True once it was reaped.
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_some() || !self.exit.is_empty()
+    }
+
+    /// Sends `signal` unless it has ended: a reaped pid may be somebody else's by now.
+    pub fn kill(&self, signal: Signal) {
+        if !self.has_ended() {
+            let _ = kill(Pid::from_raw(self.pid.cast_signed()), signal);
+        }
+    }
+}
+
+impl Reaper {
+    /// Takes over SIGCHLD of this thread, so call it before any other thread is started.
+    ///
+    /// # Errors
+    /// From sigprocmask(2), signalfd(2) or the runtime's epoll.
+    pub fn new() -> io::Result<Rc<Self>> {
+        let sigchld = Signals::new([Signal::SIGCHLD])?;
+        Ok(Rc::new(Self {
+            sigchld,
+            claims: RefCell::default(),
+        }))
+    }
+
+    /// Spawns `command` and claims its exit.
+    ///
+    /// # Errors
+    /// From fork(2) or exec(2).
+    pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
+        sys::unblock_signals(command);
+        Ok(self.adopt(command.spawn()?.id()))
+    }
+
+    /// Claims the exit of `pid`, a child that is there already and not reaped.
+    pub fn adopt(&self, pid: u32) -> Child {
+        let (sender, exit) = oneshot::channel();
+        self.claims.borrow_mut().insert(pid, sender);
+        let ended = None;
+        Child { pid, ended, exit }
+    }
+
+    /// True if `pid` is a child of this process now, ended or not. One that was reaped is not: its
+    /// number may be somebody else's.
+    pub fn is_child(pid: u32) -> bool {
+        let flags = WaitPidFlag::WEXITED
+            | WaitPidFlag::WNOHANG
+            | WaitPidFlag::WNOWAIT
+            | WaitPidFlag::__WALL;
+        waitid(Id::Pid(Pid::from_raw(pid.cast_signed())), flags).is_ok()
+    }
+
+    /// Reaps for ever, and tells `unclaimed` of every child that nobody spawned here.
+    pub async fn run(&self, mut unclaimed: impl FnMut(u32, ExitStatus)) -> io::Error {
+        loop {
+            // Before the first signal too: another process image may have left zombies. And one
+            // signal may stand for many children.
+            while let Some((pid, status)) = next_zombie() {
+                let claim = self.claims.borrow_mut().remove(&pid);
+                match claim {
+                    Some(claim) => drop(claim.send(status)),
+                    None => unclaimed(pid, status),
+                }
+            }
+            if let Err(e) = self.sigchld.next().await {
+                return e;
+            }
+        }
+    }
+}
+
+fn next_zombie() -> Option<(u32, ExitStatus)> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
+            Ok(WaitStatus::Exited(pid, code)) => {
+                return Some((pid.as_raw().cast_unsigned(), ExitStatus::Code(code as u8)));
+            }
+            Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                return Some((pid.as_raw().cast_unsigned(), ExitStatus::Signal(signal)));
+            }
+            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => {
+                log::error!("waitpid: {e}");
+                return None;
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Running one command of the OCI runtime to its end, without blocking the loop.
+
+use super::failure::Failure;
+use crate::reaper::{ExitStatus, Reaper};
+use crate::sys;
+use nix::sys::signal::Signal;
+use protos::ttrpc::Context;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+
+/// What a command's stdout and stderr said, together; at most this many bytes are kept.
+const MAX_OUTPUT: usize = 64 << 10;
+
+/// The three standard streams of a command.
+pub enum Streams {
+    /// Stdin is empty; what it prints is kept for the caller.
+    Captured,
+    /// Stdin gives these bytes; what it prints is kept for the caller.
+    Fed(Vec<u8>),
+    /// The container's own: an OCI runtime hands them on to the process it makes.
+    Given([Stdio; 3]),
+}
+
+/// Runs `command` until it ends, and gives what it printed.
+///
+/// When the caller gives up, the command is killed, and this returns once it is gone.
+///
+/// # Errors
+/// If it can't be spawned, ends with anything but 0, or was killed because the caller gave up.
+pub async fn run(
+    reaper: &Reaper,
+    mut command: Command,
+    streams: Streams,
+    context: &Context,
+) -> Result<Vec<u8>, Failure> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let not_spawned = |source: io::Error| Failure::not_spawned(&program, &source);
+    sys::die_with_parent(&mut command);
+
+    let mut feed = None;
+    let mut reader = None;
+    match streams {
+        Streams::Given([stdin, stdout, stderr]) => {
+            command.stdin(stdin).stdout(stdout).stderr(stderr);
+        }
+        captured => {
+            let (read, write) = io::pipe().map_err(not_spawned)?;
+            command
+                .stdout(write.try_clone().map_err(not_spawned)?)
+                .stderr(write);
+            reader = Some(receiver(read.into()).map_err(not_spawned)?);
+            if let Streams::Fed(input) = captured {
+                let (read, write) = io::pipe().map_err(not_spawned)?;
+                command.stdin(read);
+                feed = Some((sender(write.into()).map_err(not_spawned)?, input));
+            } else {
+                command.stdin(Stdio::null());
+            }
+        }
+    }
+    let mut child = reaper.spawn(&mut command).map_err(not_spawned)?;
+    // Closes our copies of what the child inherited, so that ends of file can be seen.
+    drop(command);
+
+    let mut output = Vec::new();
+    let talk = async {
+        let write = async {
+            if let Some((mut sender, input)) = feed {
+                // A command that does not read its input says why itself.
+                let _ = sender.write_all(&input).await;
+            }
+        };
+        let read = async {
+            if let Some(reader) = &mut reader {
+                read_up_to(reader, &mut output).await;
+            }
+        };
+        tokio::join!(write, read);
+        // The pipes closing is not the end; the exit is.
+        std::future::pending::<()>().await;
+    };
+    let status = tokio::select! {
+        status = child.exit() => status,
+        () = talk => ExitStatus::Code(0),
+        why = context.cancelled() => {
+            child.kill(Signal::SIGKILL);
+            child.exit().await;
+            return Err(Failure::given_up(why));
+        }
+    };
+    if let Some(reader) = &mut reader {
+        read_what_is_there(reader, &mut output);
+    }
+    if status.success() {
+        Ok(output)
+    } else {
+        Err(Failure::ended(&program, status, &output))
+    }
+}
+
+fn receiver(fd: OwnedFd) -> io::Result<pipe::Receiver> {
+    pipe::Receiver::from_owned_fd(fd)
+}
+
+fn sender(fd: OwnedFd) -> io::Result<pipe::Sender> {
+    pipe::Sender::from_owned_fd(fd)
+}
+
+/// Reads to the end of the pipe; what is over [`MAX_OUTPUT`] is read and forgotten, so that a
+/// talkative command never blocks (issue 4434 of containerd).
+async fn read_up_to(reader: &mut pipe::Receiver, output: &mut Vec<u8>) {
+    let mut chunk = [0; 4096];
+    while let Ok(n @ 1..) = reader.read(&mut chunk).await {
+        keep(output, &chunk[..n]);
+    }
+}
+
+/// Reads what the command left in the pipe. A child of its own may hold the pipe open, so this
+/// does not wait for the end of it.
+fn read_what_is_there(reader: &mut pipe::Receiver, output: &mut Vec<u8>) {
+    let mut chunk = [0; 4096];
+    while let Ok(n @ 1..) = reader.try_read(&mut chunk) {
+        keep(output, &chunk[..n]);
+    }
+}
+
+fn keep(output: &mut Vec<u8>, chunk: &[u8]) {
+    let room = MAX_OUTPUT.saturating_sub(output.len()).min(chunk.len());
+    output.extend_from_slice(&chunk[..room]);
+}

@@ -1,0 +1,316 @@
+//! The OCI runtime's command line, for one container (contract Appendix A).
+
+pub mod command;
+mod failure;
+mod options;
+
+pub use command::Streams;
+pub(crate) use command::run;
+pub use failure::Failure;
+pub use options::{DEFAULT_ROOT, Options};
+
+use crate::bundle::Bundle;
+use crate::reaper::Reaper;
+use failure::LogMark;
+use protos::runc;
+use protos::ttrpc::Context;
+use serde::{Deserialize, Serialize};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::rc::Rc;
+
+/// runc, or what `binary_name` says, with the flags that every command of a container has.
+#[derive(Clone)]
+pub struct Runtime {
+    reaper: Rc<Reaper>,
+    binary: String,
+    root: PathBuf,
+    bundle: Bundle,
+    systemd_cgroup: bool,
+}
+
+/// What a container is restored from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// A directory with CRIU's images.
+    pub image: String,
+    /// The image it builds on; empty without one.
+    pub parent: String,
+}
+
+/// A process's terminal, or the reason it needs none.
+#[derive(Clone, Copy)]
+pub struct Console<'a>(pub Option<&'a OsStr>);
+
+impl Runtime {
+    /// The runtime for a container of `namespace`; it keeps its state in `<root>/<namespace>`.
+    pub fn new(reaper: Rc<Reaper>, options: &Options, namespace: &str, bundle: Bundle) -> Self {
+        let or =
+            |value: &str, default: &str| if value.is_empty() { default } else { value }.to_owned();
+        Self {
+            reaper,
+            binary: or(&options.binary_name, "runc"),
+            root: Path::new(&or(&options.root, DEFAULT_ROOT)).join(namespace),
+            bundle,
+            systemd_cgroup: options.systemd_cgroup,
+        }
+    }
+
+    /// Who its commands are children of.
+    pub fn reaper(&self) -> &Reaper {
+        &self.reaper
+    }
+
+    /// `create`: makes the container, its init waiting for `start`.
+    ///
+    /// # Errors
+    /// The runtime's, with what it logged.
+    pub async fn create(
+        &self,
+        id: &str,
+        options: &Options,
+        console: Console<'_>,
+        streams: Streams,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        let mut args: Vec<&OsStr> = vec!["create".as_ref(), "--bundle".as_ref()];
+        let pid_file = self.bundle.init_pid();
+        args.extend([
+            self.bundle.path().as_os_str(),
+            "--pid-file".as_ref(),
+            pid_file.as_os_str(),
+        ]);
+        if let Some(socket) = console.0 {
+            args.extend(["--console-socket".as_ref(), socket]);
+        }
+        if options.no_pivot_root {
+            args.push("--no-pivot".as_ref());
+        }
+        if options.no_new_keyring {
+            args.push("--no-new-keyring".as_ref());
+        }
+        args.push(id.as_ref());
+        self.run(&args, streams, context).await
+    }
+
+    /// `start`: lets the init of a created container go.
+    ///
+    /// # Errors
+    /// The runtime's, with what it logged.
+    pub async fn start(&self, id: &str, context: &Context) -> Result<(), Failure> {
+        self.run(&["start".as_ref(), id.as_ref()], Streams::Captured, context)
+            .await
+    }
+
+    /// `exec --detach`: starts a further process, whose spec and pid are files in the bundle.
+    ///
+    /// # Errors
+    /// The runtime's, with what it logged.
+    pub async fn exec(
+        &self,
+        id: &str,
+        exec: &str,
+        console: Console<'_>,
+        streams: Streams,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        let (spec, pid_file) = (self.bundle.exec_spec(exec), self.bundle.exec_pid(exec));
+        let mut args: Vec<&OsStr> = vec!["exec".as_ref(), "--process".as_ref(), spec.as_os_str()];
+        if let Some(socket) = console.0 {
+            args.extend(["--console-socket".as_ref(), socket]);
+        }
+        args.extend([
+            "--detach".as_ref(),
+            "--pid-file".as_ref(),
+            pid_file.as_os_str(),
+            id.as_ref(),
+        ]);
+        // Execs run at once, so each has a log of its own; with it gone nothing is left behind.
+        let log = self.bundle.exec_log(exec);
+        let result = self.run_logged(&log, &args, streams, context).await;
+        let _ = std::fs::remove_file(log);
+        result.map(drop)
+    }
+
+    /// `kill`: signals init, or with `all` every process of the container.
+    ///
+    /// # Errors
+    /// The runtime's.
+    pub async fn kill(
+        &self,
+        id: &str,
+        signal: u32,
+        all: bool,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        let signal = signal.to_string();
+        let mut args: Vec<&OsStr> = vec!["kill".as_ref()];
+        args.extend(all.then_some(AsRef::<OsStr>::as_ref("--all")));
+        args.extend([id.as_ref(), signal.as_ref()] as [&OsStr; 2]);
+        self.run(&args, Streams::Captured, context).await
+    }
+
+    /// `delete`: removes a stopped container; with `force` any container.
+    ///
+    /// # Errors
+    /// The runtime's.
+    pub async fn delete(&self, id: &str, force: bool, context: &Context) -> Result<(), Failure> {
+        let mut args: Vec<&OsStr> = vec!["delete".as_ref()];
+        args.extend(force.then_some(AsRef::<OsStr>::as_ref("--force")));
+        args.push(id.as_ref());
+        self.run(&args, Streams::Captured, context).await
+    }
+
+    /// `pause`: freezes every process of the container.
+    ///
+    /// # Errors
+    /// The runtime's.
+    pub async fn pause(&self, id: &str, context: &Context) -> Result<(), Failure> {
+        self.run(&["pause".as_ref(), id.as_ref()], Streams::Captured, context)
+            .await
+    }
+
+    /// `resume`: thaws a paused container.
+    ///
+    /// # Errors
+    /// The runtime's.
+    pub async fn resume(&self, id: &str, context: &Context) -> Result<(), Failure> {
+        self.run(
+            &["resume".as_ref(), id.as_ref()],
+            Streams::Captured,
+            context,
+        )
+        .await
+    }
+
+    /// `update`: sets limits, given as JSON (OCI LinuxResources).
+    ///
+    /// # Errors
+    /// The runtime's.
+    pub async fn update(
+        &self,
+        id: &str,
+        resources: Vec<u8>,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        let args: [&OsStr; 3] = ["update".as_ref(), "--resources=-".as_ref(), id.as_ref()];
+        self.run(&args, Streams::Fed(resources), context).await
+    }
+
+    /// `checkpoint`: has CRIU write the container's processes into `image` (T73).
+    ///
+    /// # Errors
+    /// The runtime's.
+    pub async fn checkpoint(
+        &self,
+        id: &str,
+        image: &Path,
+        work: &Path,
+        options: &runc::CheckpointOptions,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        let mut args: Vec<&OsStr> = vec!["checkpoint".as_ref(), "--image-path".as_ref()];
+        args.extend([image.as_os_str(), "--work-path".as_ref(), work.as_os_str()]);
+        let switches = [
+            (options.open_tcp, "--tcp-established"),
+            (options.external_unix_sockets, "--ext-unix-sk"),
+            (options.terminal, "--shell-job"),
+            (options.file_locks, "--file-locks"),
+            (!options.exit, "--leave-running"),
+        ];
+        args.extend(
+            switches
+                .iter()
+                .filter(|(on, _)| *on)
+                .map(|(_, flag)| OsStr::new(flag)),
+        );
+        for namespace in &options.empty_namespaces {
+            args.extend(["--empty-ns".as_ref(), OsStr::new(namespace)]);
+        }
+        args.push(id.as_ref());
+        self.run(&args, Streams::Captured, context).await
+    }
+
+    /// `restore`: makes the container out of a checkpoint's image, and lets it run (T21).
+    ///
+    /// # Errors
+    /// The runtime's, with what it logged.
+    pub async fn restore(
+        &self,
+        id: &str,
+        options: &Options,
+        checkpoint: &Checkpoint,
+        console: Console<'_>,
+        streams: Streams,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        let work = match options.criu_work_path.as_str() {
+            "" => self.bundle.work(),
+            path => PathBuf::from(path),
+        };
+        let pid_file = self.bundle.init_pid();
+        let mut args: Vec<&OsStr> = vec!["restore".as_ref(), "--image-path".as_ref()];
+        args.extend([
+            checkpoint.image.as_ref(),
+            "--work-path".as_ref(),
+            work.as_os_str(),
+        ]);
+        if !checkpoint.parent.is_empty() {
+            args.extend(["--parent-path".as_ref(), OsStr::new(&checkpoint.parent)]);
+        }
+        args.extend([
+            "--detach".as_ref(),
+            "--pid-file".as_ref(),
+            pid_file.as_os_str(),
+        ]);
+        if let Some(socket) = console.0 {
+            args.extend(["--console-socket".as_ref(), socket]);
+        }
+        if options.no_pivot_root {
+            args.push("--no-pivot".as_ref());
+        }
+        args.extend([OsStr::new("--no-subreaper"), "--bundle".as_ref()]);
+        args.extend([self.bundle.path().as_os_str(), id.as_ref()]);
+        self.run(&args, streams, context).await
+    }
+
+    async fn run(
+        &self,
+        args: &[&OsStr],
+        streams: Streams,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        self.run_logged(&self.bundle.runtime_log(), args, streams, context)
+            .await
+            .map(drop)
+    }
+
+    async fn run_logged(
+        &self,
+        log: &Path,
+        args: &[&OsStr],
+        streams: Streams,
+        context: &Context,
+    ) -> Result<Vec<u8>, Failure> {
+        let mut command = Command::new(&self.binary);
+        command
+            .arg("--root")
+            .arg(&self.root)
+            .arg("--log")
+            .arg(log)
+            .args(["--log-format", "json"]);
+        if self.systemd_cgroup {
+            command.arg("--systemd-cgroup");
+        }
+        // The bundle is the runtime's working directory: a console socket's path is relative to
+        // it, because a unix socket's path is short and a bundle's may not be.
+        command
+            .args(args)
+            .current_dir(self.bundle.path())
+            .env_remove("NOTIFY_SOCKET");
+        let mark = LogMark::new(log);
+        let done = command::run(&self.reaper, command, streams, context).await;
+        done.map_err(|failure| failure.with_log(&mark))
+    }
+}

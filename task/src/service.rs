@@ -1,0 +1,393 @@
+//! The Task API, v2 and v3 alike: one short method per call (contract §2.2).
+
+use crate::container::Container;
+use crate::containers::Containers;
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::exits::Exits;
+use crate::handover::{self, Kept};
+use crate::outbox::Outbox;
+use crate::process::Exit;
+use crate::reaper::Reaper;
+use crate::state::State;
+use crate::stdio::Paths;
+use crate::sys;
+use protos::events::{TaskCreate, TaskDelete, TaskIo};
+use protos::runc::CheckpointOptions;
+use protos::task::*;
+use protos::ttrpc::{Answer, Context, Request};
+use protos::{Code, Message, Status, any};
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::rc::Rc;
+use tokio::sync::{Notify, watch};
+
+/// What every part of the engine shares.
+pub struct Engine {
+    pub namespace: String,
+    pub reaper: Rc<Reaper>,
+    pub outbox: Rc<Outbox>,
+    pub(crate) exits: Exits,
+    /// How many pieces of work go on that no request waits for.
+    pub(crate) background: Rc<watch::Sender<usize>>,
+}
+
+/// Answers the Task API for the containers of one process.
+pub struct Service {
+    engine: Rc<Engine>,
+    containers: Containers,
+    shutdown: Cell<bool>,
+    shutdown_asked: Notify,
+}
+
+type Empty = ();
+
+impl Service {
+    /// A service without containers. The events of its tasks go to `outbox`.
+    pub fn new(namespace: String, reaper: Rc<Reaper>, outbox: Rc<Outbox>) -> Rc<Self> {
+        let engine = Engine {
+            namespace,
+            reaper,
+            outbox,
+            exits: Exits::default(),
+            background: Rc::new(watch::channel(0).0),
+        };
+        Rc::new(Self {
+            engine: Rc::new(engine),
+            containers: Containers::default(),
+            shutdown: Cell::new(false),
+            shutdown_asked: Notify::new(),
+        })
+    }
+
+    /// Reaps children and tells exits, for ever.
+    pub async fn run(&self) -> io::Error {
+        let engine = Rc::clone(&self.engine);
+        self.engine
+            .reaper
+            .run(|pid, status| engine.reaped(pid, status))
+            .await
+    }
+
+    /// Waits for a Shutdown that finds no container left (T80); one that is still being created
+    /// may yet fail.
+    pub async fn shut_down(&self) {
+        while !(self.shutdown.get() && self.containers.is_empty()) {
+            tokio::select! {
+                () = self.shutdown_asked.notified() => {}
+                () = self.containers.changed() => {}
+            }
+        }
+    }
+
+    /// Waits until nothing goes on but calls.
+    pub async fn settled(&self) {
+        // What the one waits for may set the other off; the last look at both is in one step.
+        while !(self.engine.is_settled() && self.engine.outbox.is_settled()) {
+            self.engine.settled().await;
+            self.engine.outbox.settled().await;
+        }
+    }
+
+    /// Describes the engine for another process image. No call may run but Wait, and
+    /// [`Service::settled`] must have come true.
+    ///
+    /// # Errors
+    /// If no fd is free.
+    pub fn hand_over(&self, kept: &mut Kept) -> io::Result<handover::Engine> {
+        let containers = self.containers.all();
+        let containers = containers.iter().map(|container| container.hand_over(kept));
+        Ok(handover::Engine {
+            containers: containers.collect::<io::Result<_>>()?,
+            events: self.engine.outbox.hand_over(),
+        })
+    }
+
+    /// Goes on with the engine of another process image.
+    ///
+    /// # Errors
+    /// If an fd is not what it is said to be.
+    pub fn take_over(&self, engine: handover::Engine) -> Result<()> {
+        self.engine.outbox.take_over(engine.events);
+        for container in engine.containers {
+            let container = Container::take_over(&self.engine, container)?;
+            self.containers.insert(container);
+        }
+        Ok(())
+    }
+
+    async fn create(
+        &self,
+        request: CreateTaskRequest,
+        context: &Context,
+    ) -> Result<CreateTaskResponse> {
+        let (engine, asked) = (Rc::clone(&self.engine), request.clone());
+        let make = async move { Container::create(&engine, &asked, context).await };
+        self.create_by(request, make, context).await
+    }
+
+    /// [`Service::create`], with `make` as what makes the container.
+    async fn create_by(
+        &self,
+        request: CreateTaskRequest,
+        make: impl Future<Output = Result<Rc<Container>>>,
+        context: &Context,
+    ) -> Result<CreateTaskResponse> {
+        let reserved = self.containers.reserve(&request.id, context).await?;
+        let starting = self.engine.exits.starting();
+        let container = make.await?;
+        let pid = container.init.pid.get();
+        self.engine.outbox.push(Event::Create(TaskCreate {
+            container_id: request.id,
+            bundle: request.bundle,
+            rootfs: request.rootfs,
+            io: Some(TaskIo {
+                stdin: request.stdin,
+                stdout: request.stdout,
+                stderr: request.stderr,
+                terminal: request.terminal,
+            }),
+            checkpoint: request.checkpoint,
+            pid,
+        }));
+        self.shutdown.set(false);
+        reserved.fill(Rc::clone(&container));
+        self.engine.track(pid, &container, &container.init);
+        drop(starting);
+        Ok(CreateTaskResponse { pid })
+    }
+
+    async fn start(&self, request: StartRequest, context: &Context) -> Result<StartResponse> {
+        let container = self.containers.find(&request.id)?;
+        let pid = if request.exec_id.is_empty() {
+            container.start(&self.engine, context).await?
+        } else {
+            let exec = container.exec(&request.exec_id)?;
+            container.start_exec(&self.engine, &exec, context).await?
+        };
+        Ok(StartResponse { pid })
+    }
+
+    async fn delete(&self, request: DeleteRequest, context: &Context) -> Result<DeleteResponse> {
+        let container = self.containers.find(&request.id)?;
+        if !request.exec_id.is_empty() {
+            let exec = container.exec(&request.exec_id)?;
+            let exit = container.delete_exec(&exec, context).await?;
+            return Ok(exit.of_deleted(exec.process.pid.get()));
+        }
+        let exit = container.delete(context).await?;
+        Ok(self.deleted(request.id, &container, exit))
+    }
+
+    /// Forgets a container that was deleted, and tells.
+    fn deleted(&self, id: String, container: &Container, exit: Exit) -> DeleteResponse {
+        let pid = container.init.pid.get();
+        self.containers.remove(&id);
+        self.engine.outbox.push(Event::Delete(TaskDelete {
+            container_id: id,
+            pid,
+            exit_status: exit.status,
+            exited_at: Some(exit.at),
+            id: String::new(),
+        }));
+        exit.of_deleted(pid)
+    }
+
+    async fn state(&self, request: StateRequest, _: &Context) -> Result<StateResponse> {
+        let container = self.containers.find(&request.id)?;
+        let process = container.process(&request.exec_id)?;
+        Ok(container.state(&process))
+    }
+
+    async fn wait(&self, request: WaitRequest, context: &Context) -> Result<WaitResponse> {
+        let process = self
+            .containers
+            .find(&request.id)?
+            .process(&request.exec_id)?;
+        let exit = process.wait(context).await?;
+        Ok(WaitResponse {
+            exit_status: exit.status,
+            exited_at: Some(exit.at),
+        })
+    }
+
+    async fn exec(&self, request: ExecProcessRequest, _: &Context) -> Result<Empty> {
+        let container = self.containers.find(&request.id)?;
+        let paths = Paths {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+        };
+        let spec = request.spec.unwrap_or_default().value;
+        container.add_exec(&self.engine, &request.exec_id, &spec, paths)
+    }
+
+    async fn kill(&self, request: KillRequest, context: &Context) -> Result<Empty> {
+        let container = self.containers.find(&request.id)?;
+        if request.exec_id.is_empty() {
+            container
+                .kill(&self.engine, request.signal, request.all, context)
+                .await
+        } else {
+            container.exec(&request.exec_id)?.kill(request.signal)
+        }
+    }
+
+    async fn pids(&self, request: PidsRequest, _: &Context) -> Result<PidsResponse> {
+        let container = self.containers.find(&request.id)?;
+        Ok(PidsResponse {
+            processes: container.pids(),
+        })
+    }
+
+    async fn pause(&self, request: PauseRequest, context: &Context) -> Result<Empty> {
+        self.containers
+            .find(&request.id)?
+            .pause(&self.engine, context)
+            .await
+    }
+
+    async fn resume(&self, request: ResumeRequest, context: &Context) -> Result<Empty> {
+        self.containers
+            .find(&request.id)?
+            .resume(&self.engine, context)
+            .await
+    }
+
+    async fn update(&self, request: UpdateTaskRequest, context: &Context) -> Result<Empty> {
+        let resources = request.resources.unwrap_or_default().value;
+        self.containers
+            .find(&request.id)?
+            .update(resources, context)
+            .await
+    }
+
+    async fn resize_pty(&self, request: ResizePtyRequest, _: &Context) -> Result<Empty> {
+        let process = self
+            .containers
+            .find(&request.id)?
+            .process(&request.exec_id)?;
+        if !request.exec_id.is_empty() && process.state.get() == State::Stopped {
+            return Err(Error::Refused("cannot resize a stopped container".into()));
+        }
+        process
+            .io()
+            .map_or(Ok(()), |io| io.resize(request.width, request.height))
+    }
+
+    async fn close_io(&self, request: CloseIoRequest, _: &Context) -> Result<Empty> {
+        let process = self.containers.find(&request.id)?.process(&request.exec_id);
+        // T2: here, and only here, an unknown exec is code Unknown.
+        let process = process.map_err(|e| Error::Refused(e.to_string()))?;
+        process.close_stdin();
+        Ok(())
+    }
+
+    async fn stats(&self, request: StatsRequest, _: &Context) -> Result<StatsResponse> {
+        let stats = self.containers.find(&request.id)?.stats()?;
+        Ok(StatsResponse { stats: Some(stats) })
+    }
+
+    async fn checkpoint(&self, request: CheckpointTaskRequest, context: &Context) -> Result<Empty> {
+        let container = self.containers.find(&request.id)?;
+        let options = request.options.unwrap_or_default();
+        let options = match any::unpack::<CheckpointOptions>(&options) {
+            Some(Ok(options)) => options,
+            Some(Err(e)) => return Err(Error::Refused(format!("checkpoint options: {e}"))),
+            None if options.type_url.is_empty() => CheckpointOptions::default(),
+            None => {
+                let text = format!("type with url {}: not found", options.type_url);
+                return Err(Error::Refused(text));
+            }
+        };
+        container
+            .checkpoint(Path::new(&request.path), &options, context)
+            .await
+    }
+
+    async fn connect(&self, request: ConnectRequest, _: &Context) -> Result<ConnectResponse> {
+        let task_pid = self
+            .containers
+            .find(&request.id)
+            .map_or(0, |c| c.init.pid.get());
+        let shim_pid = std::process::id();
+        Ok(ConnectResponse {
+            shim_pid,
+            task_pid,
+            version: String::new(),
+        })
+    }
+
+    async fn shutdown(&self, _: ShutdownRequest, _: &Context) -> Result<Empty> {
+        if self.containers.all().is_empty() {
+            self.shutdown.set(true);
+            self.shutdown_asked.notify_waiters();
+        }
+        Ok(())
+    }
+
+    async fn dispatch(&self, request: Request) -> Answer {
+        let Request {
+            method,
+            payload,
+            context,
+            ..
+        } = request;
+        macro_rules! call {
+            ($method:ident) => {{
+                let request = decode(&payload)?;
+                let answer = self.$method(request, &context).await?;
+                Ok(answer.encode_to_vec())
+            }};
+        }
+        match method.as_str() {
+            "State" => call!(state),
+            "Create" => call!(create),
+            "Start" => call!(start),
+            "Delete" => call!(delete),
+            "Pids" => call!(pids),
+            "Pause" => call!(pause),
+            "Resume" => call!(resume),
+            "Checkpoint" => call!(checkpoint),
+            "Kill" => call!(kill),
+            "Exec" => call!(exec),
+            "ResizePty" => call!(resize_pty),
+            "CloseIO" => call!(close_io),
+            "Update" => call!(update),
+            "Wait" => call!(wait),
+            "Stats" => call!(stats),
+            "Connect" => call!(connect),
+            "Shutdown" => call!(shutdown),
+            other => Err(Context::no_such_method(other)),
+        }
+    }
+}
+
+fn decode<M: Message + Default>(payload: &[u8]) -> Result<M, Status> {
+    M::decode(payload).map_err(|e| Status::new(Code::InvalidArgument, format!("request: {e}")))
+}
+
+impl protos::ttrpc::Service for Service {
+    fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
+        Box::pin(async move {
+            log::debug!("{}", request.method);
+            let peaks = matches!(request.method.as_str(), "Create" | "Start" | "Delete");
+            let answer = self.dispatch(request).await;
+            if peaks {
+                sys::release_memory();
+            }
+            answer
+        })
+    }
+
+    fn only_waits(&self, method: &str) -> bool {
+        method == "Wait"
+    }
+}
+
+#[cfg(test)]
+mod tests;

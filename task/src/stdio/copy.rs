@@ -1,0 +1,302 @@
+//! Moving bytes between the two ends of a stream.
+//!
+//! Little at a time goes through a buffer that lives for one step only; when a stream fills it,
+//! the bytes are spliced from pipe to pipe instead and never enter our memory. Whenever a copy
+//! waits, what it has read and not yet written is in its `pending`, and nowhere else.
+
+use super::console::Master;
+use super::ends::{Sink, Source, is_passing};
+use crate::error::{Error, Result};
+use crate::handover::{self, Kept};
+use crate::sys;
+use nix::errno::Errno;
+use nix::fcntl::{SpliceFFlags, splice};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::read;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::{Rc, Weak};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// The most that one read takes.
+const BUFFER: usize = 16 << 10;
+/// The most that one splice moves.
+const SPLICE: usize = 1 << 20;
+
+/// A set of copies that run; dropping it ends them.
+#[derive(Default)]
+pub struct Copies {
+    /// A copy that is done is gone, and its ends are closed.
+    list: RefCell<Vec<(Weak<Copy>, JoinHandle<()>)>>,
+    running: Rc<Running>,
+}
+
+#[derive(Default)]
+struct Running {
+    count: Cell<usize>,
+    finished: Notify,
+}
+
+struct Copy {
+    source: Source,
+    sink: Sink,
+    pending: RefCell<Vec<u8>>,
+}
+
+impl Copies {
+    /// Starts to copy until the source ends; then both are closed.
+    pub fn start(&self, source: Source, sink: Sink) {
+        self.go_on(source, sink, Vec::new());
+    }
+
+    fn go_on(&self, source: Source, sink: Sink, pending: Vec<u8>) {
+        let running = Rc::clone(&self.running);
+        running.count.set(running.count.get() + 1);
+        let end = End(running);
+        let copy = Rc::new(Copy {
+            source,
+            sink,
+            pending: RefCell::new(pending),
+        });
+        let known = Rc::downgrade(&copy);
+        let task = tokio::task::spawn_local(async move {
+            if let Err(e) = copy.run().await {
+                log::debug!("stream ended: {e}");
+            }
+            // Closed before anybody hears that the copy is finished.
+            drop(copy);
+            drop(end);
+        });
+        self.list.borrow_mut().push((known, task));
+    }
+
+    /// Waits until every copy has come to its end.
+    pub async fn finished(&self) {
+        while self.running.count.get() > 0 {
+            self.running.finished.notified().await;
+        }
+    }
+
+    /// Ends every copy now.
+    pub fn stop(&self) {
+        for (_, task) in self.list.take() {
+            task.abort();
+        }
+    }
+
+    /// Describes the copies that run.
+    ///
+    /// # Errors
+    /// If no fd is free.
+    pub fn hand_over(&self, kept: &mut Kept) -> io::Result<Vec<handover::Copy>> {
+        let list = self.list.borrow();
+        let running = list.iter().filter_map(|(copy, _)| copy.upgrade());
+        running
+            .map(|copy| {
+                Ok(handover::Copy {
+                    source: copy.source.hand_over(kept)?,
+                    sink: copy.sink.hand_over(kept)?,
+                    pending: copy.pending.borrow().clone(),
+                    broken: copy.sink.is_broken(),
+                })
+            })
+            .collect()
+    }
+
+    /// Goes on with copies of another process image; `master` is the console some may name.
+    ///
+    /// # Errors
+    /// If an fd is not what it is said to be.
+    pub fn take_over(
+        &self,
+        copies: Vec<handover::Copy>,
+        master: Option<&Rc<Master>>,
+    ) -> Result<()> {
+        let console = || {
+            let none = || Error::InvalidArgument("a stream of a console that is not there".into());
+            master.cloned().ok_or_else(none)
+        };
+        let adopt = |fd| sys::adopt(fd).map_err(Error::io("take over", "stream"));
+        for copy in copies {
+            let source = match copy.source {
+                handover::Source::Pipe(fd) => Source::pipe(adopt(fd)?)?,
+                handover::Source::Console => Source::Console(console()?),
+            };
+            let sink = match copy.sink {
+                handover::Sink::Pipe { writer, reader } => {
+                    Sink::pipe(adopt(writer)?, reader.map(adopt).transpose()?)?
+                }
+                handover::Sink::Console => Sink::console(console()?),
+                handover::Sink::File(fd) => Sink::file(adopt(fd)?.into()),
+            };
+            if copy.broken {
+                sink.give_up(&io::ErrorKind::BrokenPipe.into());
+            }
+            self.go_on(source, sink, copy.pending);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+struct End(Rc<Running>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        self.0.finished.notify_waiters();
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Spliced {
+    Eof,
+    Empty,
+}
+
+impl Copy {
+    async fn run(&self) -> io::Result<()> {
+        loop {
+            self.write_pending().await?;
+            let n = self.read_once().await?;
+            if n == 0 {
+                return Ok(());
+            }
+            if n == BUFFER
+                && self.pending.borrow().is_empty()
+                && let Source::Pipe(from) = &self.source
+                && let Some(to) = self.sink.splice_to()
+            {
+                match splice_until_empty(from, to).await {
+                    Ok(Spliced::Eof) => return Ok(()),
+                    Ok(Spliced::Empty) => {}
+                    Err(e) => self.sink.give_up(&e),
+                }
+            }
+        }
+    }
+
+    async fn write_pending(&self) -> io::Result<()> {
+        while !self.pending.borrow().is_empty() {
+            let ready = match self.sink.fd() {
+                Some(fd) => Some(fd.writable().await?),
+                None => None,
+            };
+            let mut pending = self.pending.borrow_mut();
+            match (self.sink.write_some(&pending), ready) {
+                (0, Some(mut ready)) => ready.clear_ready(),
+                (n, _) => drop(pending.drain(..n)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one buffer's worth and writes what fits; 0 at the end.
+    async fn read_once(&self) -> io::Result<usize> {
+        loop {
+            let mut ready = self.source.fd().readable().await?;
+            // In one step, so that the buffer lives no longer than that: most streams are idle.
+            let step = || -> io::Result<usize> {
+                let mut buffer = vec![0; BUFFER];
+                let n = read(self.source.fd().get_ref(), &mut buffer)?;
+                let written = self.sink.write_some(&buffer[..n]);
+                let mut pending = self.pending.borrow_mut();
+                pending.extend_from_slice(&buffer[written..n]);
+                Ok(n)
+            };
+            match step() {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(e) if is_passing(&e) => {}
+                // A terminal whose other end is closed (I12).
+                Err(e) if e.raw_os_error() == Some(libc::EIO) => return Ok(0),
+                other => return other,
+            }
+        }
+    }
+}
+
+async fn splice_until_empty(from: &AsyncFd<OwnedFd>, to: &AsyncFd<OwnedFd>) -> io::Result<Spliced> {
+    let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
+    loop {
+        match splice(from.get_ref(), None, to.get_ref(), None, SPLICE, flags) {
+            Ok(0) => return Ok(Spliced::Eof),
+            // A firehose must not keep everybody else from running.
+            Ok(_) | Err(Errno::EINTR) => tokio::task::yield_now().await,
+            Err(Errno::EAGAIN) if has_room(to)? => return Ok(Spliced::Empty),
+            Err(Errno::EAGAIN) => {
+                let mut ready = to.writable().await?;
+                if !has_room(to)? {
+                    ready.clear_ready();
+                }
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// splice(2) does not say which side made it stop; poll(2) does.
+fn has_room(fd: &AsyncFd<OwnedFd>) -> io::Result<bool> {
+    let mut fds = [PollFd::new(fd.get_ref().as_fd(), PollFlags::POLLOUT)];
+    Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::{Read, Write};
+
+    fn pipe() -> (OwnedFd, OwnedFd) {
+        let (read, write) = io::pipe().unwrap();
+        (read.into(), write.into())
+    }
+
+    /// I9: nothing is lost or reordered, also when copies are handed over half way.
+    #[test]
+    fn every_byte_arrives_in_order_also_across_handovers() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(Default::default())
+            .unwrap();
+        let (in_read, in_write) = pipe();
+        let (out_read, out_write) = pipe();
+        let data: Vec<u8> = (0..5_000_000u32)
+            .flat_map(|i| (i % 251).to_le_bytes())
+            .collect();
+        let expected = data.clone();
+        let writer = std::thread::spawn(move || File::from(in_write).write_all(&data).unwrap());
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            File::from(out_read).read_to_end(&mut all).unwrap();
+            all
+        });
+        runtime.block_on(async {
+            let mut copies = Copies::default();
+            copies.start(
+                Source::pipe(in_read).unwrap(),
+                Sink::pipe(out_write, None).unwrap(),
+            );
+            for _ in 0..50 {
+                tokio::task::yield_now().await;
+                let mut kept = Kept::default();
+                let described = copies.hand_over(&mut kept).unwrap();
+                // The next image adopts the numbers; here they change hands within one image.
+                kept.forget();
+                drop(copies);
+                copies = Copies::default();
+                copies.take_over(described, None).unwrap();
+            }
+            copies.finished().await;
+        });
+        writer.join().unwrap();
+        assert!(reader.join().unwrap() == expected);
+    }
+}

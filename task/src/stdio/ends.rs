@@ -1,0 +1,174 @@
+//! The two ends of a stream: where bytes come from and where they go.
+
+use super::console::Master;
+use crate::error::{Error, Result};
+use crate::handover::{self, Kept};
+use crate::sys;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::write;
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Where bytes come from.
+pub enum Source {
+    /// A pipe or a FIFO.
+    Pipe(AsyncFd<OwnedFd>),
+    Console(Rc<Master>),
+}
+
+impl Source {
+    /// A pipe or FIFO; it becomes non-blocking.
+    ///
+    /// # Errors
+    /// From fcntl(2) or epoll_ctl(2).
+    pub fn pipe(fd: OwnedFd) -> Result<Self> {
+        Ok(Self::Pipe(asynchronous(fd, Interest::READABLE)?))
+    }
+
+    pub fn fd(&self) -> &AsyncFd<OwnedFd> {
+        match self {
+            Self::Pipe(fd) => fd,
+            Self::Console(master) => master,
+        }
+    }
+
+    /// # Errors
+    /// If no fd is free.
+    pub fn hand_over(&self, kept: &mut Kept) -> io::Result<handover::Source> {
+        Ok(match self {
+            Self::Pipe(fd) => handover::Source::Pipe(kept.keep(fd.get_ref())?),
+            Self::Console(_) => handover::Source::Console,
+        })
+    }
+}
+
+/// Where bytes go. One that fails is written to no more: what comes after is read and forgotten,
+/// because a full disk or a dead logger must not block or kill the container (U12).
+pub struct Sink {
+    target: Target,
+    broken: Cell<bool>,
+}
+
+enum Target {
+    /// A pipe, or a FIFO whose read end we hold too.
+    Pipe {
+        writer: AsyncFd<OwnedFd>,
+        reader: Option<OwnedFd>,
+    },
+    Console(Rc<Master>),
+    /// A file opened for appending.
+    File(File),
+}
+
+impl Sink {
+    /// A pipe, or a FIFO and our own read end of it; it becomes non-blocking.
+    ///
+    /// # Errors
+    /// From fcntl(2) or epoll_ctl(2).
+    pub fn pipe(writer: OwnedFd, reader: Option<OwnedFd>) -> Result<Self> {
+        let writer = asynchronous(writer, Interest::WRITABLE)?;
+        Ok(Self::to(Target::Pipe { writer, reader }))
+    }
+
+    pub fn console(master: Rc<Master>) -> Self {
+        Self::to(Target::Console(master))
+    }
+
+    pub fn file(file: File) -> Self {
+        Self::to(Target::File(file))
+    }
+
+    fn to(target: Target) -> Self {
+        let broken = Cell::new(false);
+        Self { target, broken }
+    }
+
+    /// The fd to wait for, if writing may have to wait.
+    pub fn fd(&self) -> Option<&AsyncFd<OwnedFd>> {
+        match &self.target {
+            Target::Pipe { writer, .. } => Some(writer),
+            Target::Console(master) => Some(master),
+            Target::File(_) => None,
+        }
+    }
+
+    /// The pipe to splice to, if it is one and still works.
+    pub fn splice_to(&self) -> Option<&AsyncFd<OwnedFd>> {
+        match &self.target {
+            Target::Pipe { writer, .. } if !self.broken.get() => Some(writer),
+            _ => None,
+        }
+    }
+
+    /// Writes what fits without waiting, and tells how much that was.
+    pub fn write_some(&self, bytes: &[u8]) -> usize {
+        if self.broken.get() {
+            return bytes.len();
+        }
+        let written = match &self.target {
+            Target::File(file) => (&*file).write_all(bytes).map(|()| bytes.len()),
+            Target::Pipe { writer: fd, .. } => write(fd.get_ref(), bytes).map_err(io::Error::from),
+            Target::Console(fd) => write(fd.get_ref(), bytes).map_err(io::Error::from),
+        };
+        match written {
+            Ok(n) => n,
+            Err(e) if is_passing(&e) => 0,
+            Err(e) => {
+                self.give_up(&e);
+                bytes.len()
+            }
+        }
+    }
+
+    /// Writes to it no more.
+    pub fn give_up(&self, error: &io::Error) {
+        self.broken.set(true);
+        // A process may well close its stdin; only then is the pipe broken for good reason.
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            log::debug!("a stream's reader is gone");
+        } else {
+            log::warn!("a stream can't be written, its rest is lost: {error}");
+        }
+    }
+
+    pub fn is_broken(&self) -> bool {
+        self.broken.get()
+    }
+
+    /// # Errors
+    /// If no fd is free.
+    pub fn hand_over(&self, kept: &mut Kept) -> io::Result<handover::Sink> {
+        Ok(match &self.target {
+            Target::Pipe { writer, reader } => handover::Sink::Pipe {
+                writer: kept.keep(writer.get_ref())?,
+                reader: reader.as_ref().map(|fd| kept.keep(fd)).transpose()?,
+            },
+            Target::Console(_) => handover::Sink::Console,
+            Target::File(file) => handover::Sink::File(kept.keep(file)?),
+        })
+    }
+}
+
+pub fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+/// Makes `fd` non-blocking and puts it into the loop.
+///
+/// # Errors
+/// From fcntl(2) or epoll_ctl(2).
+pub fn asynchronous(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>> {
+    let failed = |e: io::Error| Error::io("watch", "stream")(e);
+    let flags = fcntl(&fd, FcntlArg::F_GETFL).map_err(|e| failed(e.into()))?;
+    let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
+    fcntl(&fd, FcntlArg::F_SETFL(flags)).map_err(|e| failed(e.into()))?;
+    sys::watch(fd, interest).map_err(failed)
+}

@@ -1,0 +1,172 @@
+//! The FIFOs (and plain files) that a client names: opened without ever blocking the loop.
+
+use super::ends::{Sink, Source};
+use crate::error::{Error, Result, words};
+use crate::sys;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::stat::{Mode, SFlag, fstat};
+use protos::ttrpc::Context;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::Interest;
+
+/// How long a client may take to open its end of an output FIFO (containerd/fifo, P/io.go).
+const READER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Opens where output goes. A FIFO is opened once its reader is there, at both ends: the
+/// process shall not die of SIGPIPE when the client does (I5). Anything else is appended to.
+///
+/// # Errors
+/// Code Unknown, naming the path; `GivenUp` if the caller did not wait for a reader.
+pub async fn open_sink(path: &Path, context: &Context) -> Result<Sink> {
+    let failed = |e: io::Error| opening(path, &e);
+    let handle = match Handle::open(path).map_err(failed)? {
+        Some(handle) => handle,
+        None => {
+            let file = OpenOptions::new().append(true).open(path).map_err(failed)?;
+            return Ok(Sink::file(file));
+        }
+    };
+    let writer = match handle.open_end(OFlag::O_WRONLY) {
+        Err(Errno::ENXIO) => tokio::select! {
+            writer = handle.writer_once_read() => writer.map_err(failed)?,
+            why = context.cancelled() => return Err(Error::GivenUp(why)),
+            () = tokio::time::sleep(READER_DEADLINE) => {
+                return Err(failed(io::Error::other("no reader within 30 s")));
+            }
+        },
+        other => other.map_err(|e| failed(e.into()))?,
+    };
+    let reader = handle
+        .open_end(OFlag::O_RDONLY)
+        .map_err(|e| failed(e.into()))?;
+    Sink::pipe(writer, Some(reader))
+}
+
+/// Opens the FIFO that input comes from, and our own write end of it (I7).
+///
+/// # Errors
+/// Code Unknown, naming the path.
+pub fn open_source(path: &Path) -> Result<(Source, OwnedFd)> {
+    let failed = |e: io::Error| opening(path, &e);
+    let handle = Handle::open(path).map_err(failed)?;
+    let handle = handle.ok_or_else(|| failed(io::Error::other("not a FIFO")))?;
+    let reader = handle
+        .open_end(OFlag::O_RDONLY)
+        .map_err(|e| failed(e.into()))?;
+    let writer = handle
+        .open_end(OFlag::O_WRONLY)
+        .map_err(|e| failed(e.into()))?;
+    Ok((Source::pipe(reader)?, writer))
+}
+
+fn opening(path: &Path, error: &io::Error) -> Error {
+    let path = path.display();
+    Error::Refused(format!(
+        "opening file \"{path}\" failed: open {path}: {}",
+        words(error)
+    ))
+}
+
+/// A FIFO held by an O_PATH fd: its ends open through /proc, even when the name is gone (I8).
+struct Handle(File);
+
+impl Handle {
+    /// `None` if `path` is there but no FIFO.
+    fn open(path: &Path) -> io::Result<Option<Self>> {
+        let fd = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        let kind = SFlag::from_bits_truncate(fstat(&fd)?.st_mode & SFlag::S_IFMT.bits());
+        Ok((kind == SFlag::S_IFIFO).then(|| Self(fd.into())))
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+
+    fn open_end(&self, mode: OFlag) -> nix::Result<OwnedFd> {
+        open(
+            &self.path(),
+            mode | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )
+    }
+
+    /// Waits for somebody to open the FIFO for reading, and gives its write end.
+    ///
+    /// A reader that blocks in open(2) is announced by nothing until there is a writer. So there is
+    /// one from the start, made with a reader of our own that goes again: from then on every open
+    /// returns at once, and inotify tells of it.
+    async fn writer_once_read(&self) -> io::Result<OwnedFd> {
+        let own_reader = self.open_end(OFlag::O_RDONLY)?;
+        let writer = self.open_end(OFlag::O_WRONLY)?;
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        inotify.add_watch(&self.path(), AddWatchFlags::IN_OPEN)?;
+        let opened = sys::watch(inotify.into(), Interest::READABLE)?;
+        drop(own_reader);
+        // Without a reader, another write end can't be opened.
+        while self.open_end(OFlag::O_WRONLY).is_err() {
+            let mut ready = opened.readable().await?;
+            match nix::unistd::read(opened.get_ref(), &mut [0; 256]) {
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                other => drop(other?),
+            }
+        }
+        Ok(writer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::unistd::mkfifo;
+
+    #[tokio::test]
+    async fn an_output_fifo_waits_for_its_reader() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let context = Context::background();
+        let mut sink = Box::pin(open_sink(&path, &context));
+        tokio::select! {
+            biased;
+            _ = &mut sink => panic!("there is no reader yet"),
+            () = std::future::ready(()) => {}
+        }
+        let _reader = Handle::open(&path)
+            .unwrap()
+            .unwrap()
+            .open_end(OFlag::O_RDONLY)
+            .unwrap();
+        sink.await.unwrap();
+    }
+
+    /// Such a reader is a reader, and inotify does not tell of it.
+    #[tokio::test]
+    async fn a_reader_that_blocks_in_open_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        for _ in 0..200 {
+            let blocked = path.clone();
+            let reader = std::thread::spawn(move || File::open(blocked).unwrap());
+            let sink = open_sink(&path, &Context::background()).await.unwrap();
+            drop(reader.join().unwrap());
+            drop(sink);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_output_path_is_named() {
+        let text = open_sink(Path::new("/nonexistent/x"), &Context::background()).await;
+        let text = text.err().unwrap().to_string();
+        assert_eq!(
+            text,
+            "opening file \"/nonexistent/x\" failed: open /nonexistent/x: no such file or directory"
+        );
+    }
+}

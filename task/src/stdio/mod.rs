@@ -1,0 +1,385 @@
+//! The standard streams of one process: from the paths a client names to the pipes, terminal or
+//! logger that the process really has (contract §3).
+
+mod console;
+mod copy;
+mod ends;
+mod fifo;
+mod logger;
+mod pipe;
+
+use crate::bundle::Bundle;
+use crate::error::{Error, Result};
+use crate::handover::{self, Kept};
+use crate::reaper::Reaper;
+use crate::runtime::Streams;
+use crate::sys;
+use console::Console;
+use copy::Copies;
+use ends::{Sink, Source};
+use logger::Logger;
+use pipe::Owner;
+use protos::ttrpc::Context;
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Stdio;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What a client asked for, as it asked.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Paths {
+    pub stdin: String,
+    pub stdout: String,
+    pub stderr: String,
+    pub terminal: bool,
+}
+
+/// Whose streams these are; loggers and error messages want to know.
+pub struct Of<'a> {
+    pub namespace: &'a str,
+    /// The exec id, or the container id for init.
+    pub process: &'a str,
+    pub bundle: &'a Bundle,
+    pub io_uid: u32,
+    pub io_gid: u32,
+}
+
+/// The streams of a process that is about to be made. Dropping it undoes everything.
+pub struct Prepared {
+    terminal: Option<(console::Listener, Terminal)>,
+    io: Io,
+}
+
+/// What a terminal's output and input will be connected to.
+struct Terminal {
+    stdin: Option<Source>,
+    stdout: Option<Sink>,
+}
+
+/// The streams of a process that was made.
+#[derive(Default)]
+pub struct Io {
+    /// Our own write end of the stdin FIFO: end of file needs every client gone and CloseIO (I7).
+    stdin: RefCell<Option<OwnedFd>>,
+    input: Copies,
+    output: Copies,
+    console: RefCell<Option<Console>>,
+    logger: RefCell<Option<Rc<Logger>>>,
+}
+
+/// Where output goes; stdout's scheme decides for both streams (I2).
+enum Target<'a> {
+    Nowhere,
+    Fifo,
+    File(&'a Path),
+    Logger { uri: &'a str, must_call_ready: bool },
+}
+
+fn target(paths: &Paths) -> Result<Target<'_>> {
+    let Some((scheme, rest)) = paths.stdout.split_once("://") else {
+        let none = paths.stdin.is_empty() && paths.stdout.is_empty() && paths.stderr.is_empty();
+        return Ok(if none { Target::Nowhere } else { Target::Fifo });
+    };
+    match scheme {
+        "fifo" => Ok(Target::Fifo),
+        "file" => Ok(Target::File(Path::new(rest))),
+        "binary" => Ok(Target::Logger {
+            uri: rest,
+            must_call_ready: false,
+        }),
+        "binary-v2" => Ok(Target::Logger {
+            uri: rest,
+            must_call_ready: true,
+        }),
+        other => Err(Error::Refused(format!("unknown STDIO scheme {other}"))),
+    }
+}
+
+/// Opens everything `paths` names, and starts to copy; the streams are for the OCI runtime.
+///
+/// # Errors
+/// Code Unknown, naming the path or scheme; nothing stays open.
+pub async fn prepare(
+    paths: &Paths,
+    of: Of<'_>,
+    reaper: &Reaper,
+    context: &Context,
+) -> Result<(Streams, Prepared)> {
+    let target = target(paths)?;
+    if paths.terminal {
+        return prepare_terminal(paths, target, of, reaper, context).await;
+    }
+    let io = Io::default();
+    let owner = Owner {
+        uid: of.io_uid,
+        gid: of.io_gid,
+    };
+    let mut streams = [pipe::null()?, pipe::null()?, pipe::null()?];
+    match target {
+        Target::Nowhere => {}
+        Target::Logger {
+            uri,
+            must_call_ready,
+        } => {
+            let (logger, [stdout, stderr]) =
+                Logger::start(uri, must_call_ready, &of, owner, reaper, context).await?;
+            io.logger.replace(Some(Rc::new(logger)));
+            streams[1] = stdout;
+            streams[2] = stderr;
+        }
+        Target::Fifo | Target::File(_) => {
+            let (out, err) = match target {
+                Target::File(path) => {
+                    make_file(path)?;
+                    let path = path.to_str().unwrap_or_default();
+                    (path, path)
+                }
+                _ => (strip_fifo(&paths.stdout), strip_fifo(&paths.stderr)),
+            };
+            for (i, name) in [(1, out), (2, err)] {
+                if !name.is_empty() {
+                    let sink = fifo::open_sink(Path::new(name), context).await?;
+                    let (read, write) = pipe::pipe_for(owner, pipe::End::Write)?;
+                    io.output.start(Source::pipe(read)?, sink);
+                    streams[i] = write;
+                }
+            }
+            if !paths.stdin.is_empty() {
+                let (source, hold) = fifo::open_source(Path::new(strip_fifo(&paths.stdin)))?;
+                let (read, write) = pipe::pipe_for(owner, pipe::End::Read)?;
+                io.input.start(source, Sink::pipe(write, None)?);
+                io.stdin.replace(Some(hold));
+                streams[0] = read;
+            }
+        }
+    }
+    Ok((
+        Streams::Given(streams.map(Stdio::from)),
+        Prepared { terminal: None, io },
+    ))
+}
+
+async fn prepare_terminal(
+    paths: &Paths,
+    target: Target<'_>,
+    of: Of<'_>,
+    reaper: &Reaper,
+    context: &Context,
+) -> Result<(Streams, Prepared)> {
+    let io = Io::default();
+    let stdout = match target {
+        Target::Nowhere => None,
+        Target::Fifo if paths.stdout.is_empty() => None,
+        Target::Fifo => Some(fifo::open_sink(Path::new(strip_fifo(&paths.stdout)), context).await?),
+        Target::File(path) => {
+            make_file(path)?;
+            Some(fifo::open_sink(path, context).await?)
+        }
+        Target::Logger {
+            uri,
+            must_call_ready,
+        } => {
+            let owner = Owner { uid: 0, gid: 0 };
+            let (logger, [stdout, _]) =
+                Logger::start(uri, must_call_ready, &of, owner, reaper, context).await?;
+            io.logger.replace(Some(Rc::new(logger)));
+            Some(Sink::pipe(stdout, None)?)
+        }
+    };
+    let mut stdin = None;
+    if !paths.stdin.is_empty() {
+        let (source, hold) = fifo::open_source(Path::new(strip_fifo(&paths.stdin)))?;
+        stdin = Some(source);
+        io.stdin.replace(Some(hold));
+    }
+    let listener = console::Listener::bind(of.bundle, of.process)?;
+    let terminal = Some((listener, Terminal { stdin, stdout }));
+    Ok((Streams::Captured, Prepared { terminal, io }))
+}
+
+fn strip_fifo(path: &str) -> &str {
+    path.strip_prefix("fifo://").unwrap_or(path)
+}
+
+/// The file of a `file://` URI, with the directories above it.
+fn make_file(path: &Path) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(Error::io("mkdir", parent))?;
+    }
+    let mut options = fs::OpenOptions::new();
+    let made = options.create(true).append(true).open(path);
+    made.map(drop).map_err(Error::io("open", path))
+}
+
+impl Prepared {
+    /// Where the OCI runtime shall send the pty, relative to the bundle; `None` without one.
+    pub fn console_socket(&self) -> Option<&OsStr> {
+        self.terminal.as_ref().map(|(listener, _)| listener.name())
+    }
+
+    /// The process is there: `started` is the OCI runtime's run, during which it sends the pty.
+    ///
+    /// # Errors
+    /// `started`'s, or that no usable pty came.
+    pub async fn connect<E>(
+        self,
+        started: impl Future<Output = std::result::Result<(), E>>,
+        fail: impl FnOnce(E) -> Error,
+    ) -> Result<Io> {
+        let Self { terminal, io } = self;
+        let Some((listener, Terminal { stdin, stdout })) = terminal else {
+            started.await.map_err(fail)?;
+            return Ok(io);
+        };
+        let mut started = std::pin::pin!(started);
+        let master = tokio::select! {
+            biased;
+            master = listener.receive_pty() => {
+                started.await.map_err(fail)?;
+                master?
+            }
+            result = &mut started => {
+                result.map_err(fail)?;
+                // The runtime is done, so the pty is on its way or will never come.
+                tokio::time::timeout(Duration::from_secs(1), listener.receive_pty())
+                    .await
+                    .map_err(|_| Error::Refused("the OCI runtime sent no pty".into()))??
+            }
+        };
+        let console = Console::new(master)?;
+        if let Some(sink) = stdout {
+            io.output.start(console.source(), sink);
+        }
+        if let Some(source) = stdin {
+            io.input.start(source, console.sink());
+        }
+        io.console.replace(Some(console));
+        Ok(io)
+    }
+}
+
+impl Io {
+    /// CloseIO: our own end of stdin; the process sees end of file once the clients' are gone too.
+    pub fn close_stdin(&self) {
+        self.stdin.take();
+    }
+
+    /// Sets the terminal's size in characters; nothing without a terminal (T77).
+    ///
+    /// # Errors
+    /// From the ioctl.
+    pub fn resize(&self, width: u32, height: u32) -> Result<()> {
+        match &*self.console.borrow() {
+            Some(console) => console.resize(width, height),
+            None => Ok(()),
+        }
+    }
+
+    /// The process has exited: what a terminal still holds is the last of its output.
+    pub fn process_exited(&self) {
+        if let Some(console) = &*self.console.borrow() {
+            console.process_exited();
+        }
+    }
+
+    /// Waits until all output is with the client, or the logger is done.
+    pub async fn drained(&self) {
+        self.output.finished().await;
+        let logger = self.logger.borrow().clone();
+        if let Some(logger) = logger {
+            logger.finished().await;
+        }
+    }
+
+    /// Describes the streams for another process image.
+    ///
+    /// # Errors
+    /// If no fd is free.
+    pub fn hand_over(&self, kept: &mut Kept) -> io::Result<handover::Io> {
+        let (stdin, console) = (self.stdin.borrow(), self.console.borrow());
+        Ok(handover::Io {
+            stdin: stdin.as_ref().map(|fd| kept.keep(fd)).transpose()?,
+            input: self.input.hand_over(kept)?,
+            output: self.output.hand_over(kept)?,
+            console: console.as_ref().map(|c| c.hand_over(kept)).transpose()?,
+            logger: self
+                .logger
+                .borrow()
+                .as_ref()
+                .and_then(|logger| logger.pid()),
+        })
+    }
+
+    /// Goes on with streams of another process image.
+    ///
+    /// # Errors
+    /// If an fd is not what it is said to be.
+    pub fn take_over(io: handover::Io, reaper: &Reaper) -> Result<Self> {
+        let adopt = |fd| sys::adopt(fd).map_err(Error::io("take over", "stdin"));
+        let console = io.console.as_ref().map(Console::take_over).transpose()?;
+        let logger = io.logger.map(|pid| Rc::new(Logger::take_over(pid, reaper)));
+        let new = Self {
+            stdin: RefCell::new(io.stdin.map(adopt).transpose()?),
+            logger: RefCell::new(logger),
+            ..Self::default()
+        };
+        let master = console.as_ref().map(Console::master);
+        new.input.take_over(io.input, master)?;
+        new.output.take_over(io.output, master)?;
+        new.console.replace(console);
+        Ok(new)
+    }
+
+    /// Closes every end we hold, and ends a logger that is still there.
+    pub async fn close(&self) {
+        self.close_stdin();
+        self.input.stop();
+        self.output.stop();
+        self.console.take();
+        let logger = self.logger.take();
+        if let Some(logger) = logger {
+            logger.stop().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(stdin: &str, stdout: &str) -> Paths {
+        Paths {
+            stdin: stdin.into(),
+            stdout: stdout.into(),
+            ..Paths::default()
+        }
+    }
+
+    /// I1, I2.
+    #[test]
+    fn stdouts_scheme_decides() {
+        assert!(matches!(target(&paths("", "")), Ok(Target::Nowhere)));
+        assert!(matches!(target(&paths("/in", "")), Ok(Target::Fifo)));
+        assert!(matches!(target(&paths("", "/run/f")), Ok(Target::Fifo)));
+        assert!(
+            matches!(target(&paths("", "file:///l")), Ok(Target::File(p)) if p == Path::new("/l"))
+        );
+        let logger = paths("", "binary-v2:///b?x=y");
+        let logger = target(&logger);
+        assert!(matches!(
+            logger,
+            Ok(Target::Logger {
+                uri: "/b?x=y",
+                must_call_ready: true
+            })
+        ));
+        let text = target(&paths("", "gopher://x")).err().unwrap().to_string();
+        assert_eq!(text, "unknown STDIO scheme gopher");
+    }
+}

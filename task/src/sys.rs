@@ -1,0 +1,325 @@
+//! The unsafe list: every system call that the standard library and nix have no safe form for.
+#![allow(
+    unsafe_code,
+    reason = "this file is the list of exceptions; each has its reason"
+)]
+
+use nix::errno::Errno;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Has `command`'s process killed when this thread ends (prctl(2), PR_SET_PDEATHSIG): an OCI
+/// runtime must not go on with a bundle whose shim is gone.
+pub fn die_with_parent(command: &mut Command) {
+    let parent = nix::unistd::getpid();
+    // SAFETY: between fork and exec only prctl and getppid run, which are async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+            // Whose parent is dead by now will not be told any more.
+            if nix::unistd::getppid() != parent {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Gives `command`'s process the signal mask of a fresh process: ours blocks what we wait for, and
+/// a container must not inherit that.
+pub fn unblock_signals(command: &mut Command) {
+    // SAFETY: between fork and exec only sigprocmask runs, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| Ok(nix::sys::signal::SigSet::empty().thread_set_mask()?));
+    }
+}
+
+/// Opens the other end of the pty whose master is `master` (ioctl_tty(2), TIOCGPTPEER); works
+/// although the pty lives in another mount namespace's devpts.
+pub fn open_pty_peer(master: BorrowedFd) -> io::Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: the ioctl takes open flags by value and returns a new fd, which we then own.
+    unsafe {
+        let fd = libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags);
+        if fd < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(OwnedFd::from_raw_fd(fd))
+        }
+    }
+}
+
+/// Sets the size of the terminal behind `master`, in characters (ioctl_tty(2), TIOCSWINSZ).
+pub fn set_window_size(master: BorrowedFd, width: u16, height: u16) -> io::Result<()> {
+    let size = libc::winsize {
+        ws_row: height,
+        ws_col: width,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: the ioctl reads one winsize, which lives until it returns.
+    let done = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Receives the one fd that the peer of `socket` sends (unix(7), SCM_RIGHTS).
+///
+/// # Errors
+/// From recvmsg(2); `InvalidData` if the message carries no fd.
+pub fn receive_fd(socket: BorrowedFd) -> io::Result<OwnedFd> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let mut byte = [0; 4096];
+    let mut iov = [io::IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 4]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut space), flags)?;
+    let mut fds = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(received) = control {
+            for fd in received {
+                // SAFETY: the kernel has just made this fd for us, and nobody else knows it.
+                fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+        }
+    }
+    let none = || io::Error::new(io::ErrorKind::InvalidData, "the message carries no fd");
+    fds.into_iter().next().ok_or_else(none)
+}
+
+/// Sends `signal`, any number the kernel knows, to `pid` (kill(2)); 0 only asks.
+pub fn kill(pid: u32, signal: u32) -> nix::Result<()> {
+    // Beyond i32 there is no signal, and a negative pid would be a group.
+    let signal = i32::try_from(signal).map_err(|_| nix::errno::Errno::EINVAL)?;
+    let pid = i32::try_from(pid).map_err(|_| nix::errno::Errno::ESRCH)?;
+    // SAFETY: takes two numbers.
+    nix::errno::Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// Holds process `pid`: what is done through the fd is done to it and to nobody who has its pid
+/// later (pidfd_open(2)).
+pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two numbers and returns a new fd, which we then own.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        match i32::try_from(fd) {
+            Ok(fd) if fd >= 0 => Ok(OwnedFd::from_raw_fd(fd)),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Sends SIGKILL to the process that `pidfd` holds (pidfd_send_signal(2)).
+pub fn pidfd_kill(pidfd: &OwnedFd) -> io::Result<()> {
+    let (fd, none) = (pidfd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+    // SAFETY: takes numbers, and no siginfo.
+    match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, none, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Puts `fd`, which must be non-blocking, into the loop.
+///
+/// # Errors
+/// From epoll_ctl(2): a regular file cannot be waited for.
+pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open, and stays the same fd, for as long as the AsyncFd has it.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
+}
+
+/// Takes over an fd that is known by its number only.
+///
+/// # Errors
+/// If nothing is open there.
+pub fn adopt(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: F_SETFD only marks; who calls this was told the number by the fd's former owner,
+    // another process image of ours or the kernel, and is its only owner from here on.
+    unsafe {
+        if libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(number))
+    }
+}
+
+/// Gives freed memory back to the kernel (malloc_trim(3)): what a request needed for a moment must
+/// not stay with a shim that idles for months.
+pub fn release_memory() {
+    // SAFETY: takes a number; the allocator does its own locking.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Makes a child that idles in a user namespace of its own, whose maps are still empty, until it
+/// is killed; it dies with this thread. It is not reaped here.
+///
+/// # Errors
+/// From clone3(2), whose CLONE_NEWUSER a sandbox may refuse.
+pub fn idle_in_user_namespace() -> io::Result<u32> {
+    // SAFETY: all zeros is a valid clone_args: no flags, no addresses.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = libc::CLONE_NEWUSER.cast_unsigned().into();
+    args.exit_signal = libc::SIGCHLD.cast_unsigned().into();
+    let parent = std::process::id().cast_signed();
+    // SAFETY: without CLONE_VM the child has its own copy of all memory, this stack included, as
+    // after fork. It allocates nothing, takes no lock and never returns: only system calls follow.
+    unsafe {
+        match libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                // What this process has open is none of the child's business.
+                libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
+                while libc::getppid() == parent {
+                    libc::pause();
+                }
+                libc::_exit(0)
+            }
+            pid => Ok(pid as u32),
+        }
+    }
+}
+
+/// A path as system calls take it.
+fn c_path(path: &Path) -> nix::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)
+}
+
+/// A copy of the mount that `path` is in, from `path` on, attached nowhere (open_tree(2)); with
+/// `below` also of what is mounted below. Gone with the fd, unless it is attached.
+pub fn clone_mount(path: &Path, below: bool) -> nix::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let below = if below { libc::AT_RECURSIVE } else { 0 };
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | below.cast_unsigned();
+    // SAFETY: the call reads a text that lives until it returns, and returns a new fd, which we
+    // then own.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags);
+        Errno::result(fd).map(|fd| OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
+/// Has the unattached `mount` show owners as `user_namespace` maps them (mount_setattr(2)); with
+/// `below` also what is mounted below.
+pub fn map_mount(mount: BorrowedFd, user_namespace: BorrowedFd, below: bool) -> nix::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: user_namespace.as_raw_fd() as u64,
+    };
+    let below = if below { libc::AT_RECURSIVE } else { 0 };
+    let flags = libc::AT_EMPTY_PATH | below;
+    let (fd, empty) = (mount.as_raw_fd(), c"".as_ptr());
+    // SAFETY: the call reads an empty text and one mount_attr; both live until it returns.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd,
+            empty,
+            flags,
+            &raw const attr,
+            size_of_val(&attr),
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
+/// Mounts the unattached `mount` at `target` (move_mount(2)).
+pub fn attach_mount(mount: BorrowedFd, target: &Path) -> nix::Result<()> {
+    let target = c_path(target)?;
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_SYMLINKS;
+    let (fd, empty) = (mount.as_raw_fd(), c"".as_ptr());
+    // SAFETY: the call reads two texts that live until it returns.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            fd,
+            empty,
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            flags,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
+/// `struct loop_info64` (linux/loop.h).
+#[repr(C)]
+struct LoopInfo {
+    /// Device, inode, device to be, offset, size limit: the kernel's to fill in, or none.
+    numbers: [u64; 5],
+    /// Number, kind of encryption, length of its key: none.
+    small: [u32; 3],
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// `struct loop_config` (linux/loop.h).
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    /// 0: what suits the file.
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
+const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+pub const LO_FLAGS_READ_ONLY: u32 = 1;
+pub const LO_FLAGS_AUTOCLEAR: u32 = 4;
+pub const LO_FLAGS_DIRECT_IO: u32 = 16;
+
+/// The number of a loop device that nobody uses, or has used until now (LOOP_CTL_GET_FREE);
+/// `control` is /dev/loop-control.
+pub fn free_loop_device(control: BorrowedFd) -> nix::Result<u32> {
+    // SAFETY: the ioctl takes no argument and returns a number.
+    let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
+    Errno::result(number).map(i32::cast_unsigned)
+}
+
+/// Has the loop device `device` give out what is in `file` (LOOP_CONFIGURE, Linux 5.8); `name`
+/// is what losetup(8) shows of it.
+pub fn configure_loop_device(
+    device: BorrowedFd,
+    file: BorrowedFd,
+    flags: u32,
+    name: &Path,
+) -> nix::Result<()> {
+    let mut file_name = [0; 64];
+    let name = name.as_os_str().as_bytes();
+    let length = name.len().min(file_name.len() - 1);
+    file_name[..length].copy_from_slice(&name[..length]);
+    let config = LoopConfig {
+        fd: file.as_raw_fd().cast_unsigned(),
+        block_size: 0,
+        info: LoopInfo {
+            numbers: [0; 5],
+            small: [0; 3],
+            flags,
+            file_name,
+            crypt_name: [0; 64],
+            encrypt_key: [0; 32],
+            init: [0; 2],
+        },
+        reserved: [0; 8],
+    };
+    // SAFETY: the ioctl reads one loop_config, which has the kernel's layout and lives until it
+    // returns.
+    let done = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
+    Errno::result(done).map(drop)
+}

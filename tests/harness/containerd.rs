@@ -1,0 +1,374 @@
+//! A private containerd of a chosen release, with the shim under test first in its PATH.
+//!
+//! ```text
+//! on("1.7", test) ── Containerd::start ── test(&mut containerd) ── Containerd::finish
+//!                     its own root, state, sockets, PATH,           deletes what the test left,
+//!                     namespace and image, in /tmp/<namespace>      and asserts that nothing stays
+//! release  which containerds there are
+//! client   what a test asks of its containerd through ctr
+//! capture  what a child writes, while it writes it
+//! ctr      the release's own client, as a child with a deadline
+//! events   `ctr events`, with marks that tell what has been received
+//! fifo     a word between a test and a container
+//! leavings what a containerd and its shims can leave on a machine
+//! ```
+//! Every test has a containerd and a namespace of its own. A release that is not installed is
+//! reported by name, and its test does nothing; in CI 1.6 and some 2.x must be there.
+
+pub mod capture;
+mod client;
+pub mod ctr;
+pub mod events;
+pub mod fifo;
+mod leavings;
+pub mod release;
+
+pub(crate) use self::leavings::KUBERNETES;
+
+use self::capture::Capture;
+pub use self::client::Task;
+use self::events::Events;
+use self::fifo::Fifo;
+use self::release::Release;
+use crate::{peers, proc};
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, Once};
+use std::time::Duration;
+use std::{env, fs, io};
+
+/// How long anything that is expected at all may take on a loaded machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+/// The name of the image that tests/setup.sh makes.
+pub const IMAGE: &str = "dunnage.test/busybox:latest";
+/// The official name of the shim: what containerd looks for in its PATH.
+pub const SHIM: &str = "containerd-shim-runc-v2";
+
+const CONFIG: &str = r#"version = 2
+root = "DIR/r"
+state = "DIR/s"
+disabled_plugins = [
+    CRI
+    "io.containerd.internal.v1.opt", "io.containerd.internal.v1.restart",
+    "io.containerd.monitor.container.v1.restart", "io.containerd.internal.v1.tracing",
+    "io.containerd.tracing.processor.v1.otlp", "io.containerd.snapshotter.v1.aufs",
+    "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
+    "io.containerd.snapshotter.v1.zfs",
+]
+[grpc]
+address = "DIR/c.sock"
+[debug]
+level = "LEVEL"
+"#;
+
+const CRI_PLUGINS: &str = r#""io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images",
+    "io.containerd.cri.v1.runtime", "io.containerd.podsandbox.controller.v1.podsandbox",
+    "io.containerd.nri.v1.nri","#;
+
+/// What a containerd has that the plain ones of most tests have not.
+#[derive(Default)]
+pub(crate) struct Setup {
+    /// The namespace of its containers; else it is named as the directory.
+    pub namespace: Option<&'static str>,
+    /// Whether it serves Kubernetes too.
+    pub cri: bool,
+    /// More of config.toml; DIR is the directory, SNAPSHOTTER the one to use.
+    pub config: &'static str,
+    /// The network namespace that it and its clients live in.
+    pub network: Option<OwnedFd>,
+    /// Fills the directory before the start.
+    pub prepare: Option<fn(&Path)>,
+}
+
+/// Runs `test` with a containerd of release `name`, then proves that nothing is left of it.
+pub fn on(name: &'static str, test: fn(&mut Containerd)) {
+    if let Some(mut containerd) = start(name, Setup::default()) {
+        test(&mut containerd);
+        containerd.finish();
+    }
+}
+
+/// Starts release `name`. That it is missing is reported, and in CI a failure.
+pub(crate) fn start(name: &'static str, setup: Setup) -> Option<Containerd> {
+    let Some(release) = Release::find(name) else {
+        report(&format!(
+            "containerd {name} is MISSING (run tests/setup.sh): test not run"
+        ));
+        let needed = env::var("CI").is_ok_and(|ci| ci == "true") && name != "1.7";
+        assert!(
+            !needed,
+            "CI needs containerd 1.6 and a 2.x, and {name} is missing"
+        );
+        return None;
+    };
+    Some(Containerd::start(release, setup))
+}
+
+/// Tells whoever runs the tests, even when the test passes: not through `print!`, which a
+/// passing test swallows.
+pub fn report(text: &str) {
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let _ = writeln!(io::stderr(), "# {test}: {text}");
+}
+
+pub struct Containerd {
+    pub release: Release,
+    dir: PathBuf,
+    namespace: String,
+    network: Option<OwnedFd>,
+    process: Option<Child>,
+    /// What it and its shims said, once for each time it was started.
+    logs: Vec<Capture>,
+    /// Containers and groups: each may have had a shim's socket.
+    ids: Mutex<BTreeSet<String>>,
+    finished: bool,
+    /// What is left at the end is only reported.
+    tolerant: bool,
+}
+
+impl Containerd {
+    fn start(release: Release, setup: Setup) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        static SWEEP: Once = Once::new();
+        SWEEP.call_once(leavings::sweep);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        // Also the directory's name: short, for a unix socket's path has 107 bytes.
+        let name = format!("{}{}-{count}", leavings::PREFIX, std::process::id());
+        let dir = Path::new("/tmp").join(&name);
+        fs::create_dir(&dir).expect("a new directory");
+        for name in ["bin", "tmp", "fifo", "share"] {
+            fs::create_dir(dir.join(name)).expect("a new directory");
+        }
+        let level = env::var("CONTAINERD_LOG_LEVEL").unwrap_or_else(|_| "info".to_owned());
+        let config = format!("{CONFIG}{}", setup.config)
+            .replace("CRI\n", if setup.cri { "\n" } else { CRI_PLUGINS })
+            .replace("DIR", &dir.to_string_lossy())
+            .replace("LEVEL", &level)
+            .replace("SNAPSHOTTER", release::snapshotter());
+        fs::write(dir.join("config.toml"), config).expect("config.toml");
+        if let Some(prepare) = setup.prepare {
+            prepare(&dir);
+        }
+        let (logs, ids) = (Vec::new(), Mutex::default());
+        let mut it = Self {
+            release,
+            dir,
+            namespace: setup.namespace.map_or(name, str::to_owned),
+            network: setup.network,
+            process: None,
+            logs,
+            ids,
+            finished: false,
+            tolerant: false,
+        };
+        it.use_shim(&it.release.shim());
+        it.up();
+        it.import("busybox.tar");
+        it
+    }
+
+    /// Makes an image known that tests/setup.sh made.
+    pub(crate) fn import(&self, name: &str) {
+        let image = peers::peers().join(name);
+        self.ctr(&["images", "import", &image.to_string_lossy()])
+            .ok();
+    }
+
+    /// Starts the daemon and waits until it says that it serves.
+    fn up(&mut self) {
+        assert!(self.process.is_none(), "containerd is up already");
+        let mut command = self.command("containerd");
+        command.arg("--config").arg(self.dir.join("config.toml"));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("containerd");
+        let log = Capture::of(child.stderr.take().expect("piped"));
+        self.process = Some(child);
+        self.logs.push(log.clone());
+        log.wait_for("containerd to serve", |log| {
+            log.contains("successfully booted").then_some(())
+        });
+    }
+
+    /// SIGKILLs the daemon. Shims and containers go on.
+    pub fn kill(&mut self) {
+        let mut child = self.process.take().expect("containerd is up");
+        child.kill().expect("kill containerd");
+        child.wait().expect("wait for containerd");
+    }
+
+    /// Starts the daemon again, on the same root and state.
+    pub fn restart(&mut self) {
+        self.up();
+    }
+
+    /// What the daemon and its shims have logged.
+    pub fn log(&self) -> String {
+        self.logs.iter().map(Capture::text).collect()
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The gRPC address, which containerd gives to shims.
+    pub fn address(&self) -> String {
+        self.dir.join("c.sock").to_string_lossy().into_owned()
+    }
+
+    /// What runc knows of a container, while it exists.
+    pub fn runc_state(&self, id: &str) -> PathBuf {
+        Path::new("/run/containerd/runc")
+            .join(&self.namespace)
+            .join(id)
+    }
+
+    /// Puts another binary in the shim's place, in one step.
+    pub fn use_shim(&self, binary: &Path) {
+        let new = self.dir.join("bin/new");
+        fs::copy(binary, &new).unwrap_or_else(|e| panic!("shim {}: {e}", binary.display()));
+        fs::rename(&new, self.dir.join("bin").join(SHIM)).expect("rename");
+    }
+
+    /// A program of this release, in the environment both the daemon and its client get.
+    fn command(&self, program: &str) -> Command {
+        let network = self.network.as_ref().map(AsRawFd::as_raw_fd);
+        let bin = self.release.bin.display();
+        let path = format!(
+            "{}/bin:{bin}:/usr/sbin:/usr/bin:/sbin:/bin",
+            self.dir.display()
+        );
+        let mut command = Command::new(self.release.bin.join(program));
+        command
+            .env_clear()
+            .env("PATH", path)
+            .env("TMPDIR", self.dir.join("tmp"));
+        command
+            .env("CONTAINERD_SNAPSHOTTER", release::snapshotter())
+            .current_dir(&self.dir);
+        // SAFETY: setns and prctl with these arguments only change the new process; the fd is
+        // open for as long as `self` is.
+        unsafe {
+            // Nobody is left behind if the test's thread is gone.
+            command.pre_exec(move || {
+                let network = network.map_or(0, |fd| libc::setns(fd, libc::CLONE_NEWNET));
+                match network | libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                    0 => Ok(()),
+                    _ => Err(io::Error::last_os_error()),
+                }
+            });
+        }
+        command
+    }
+
+    /// Subscribed when this returns.
+    pub fn events(&self) -> Events {
+        Events::subscribe(self)
+    }
+
+    /// A FIFO that containers see as /share/NAME.
+    pub fn fifo(&self, name: &str) -> Fifo {
+        Fifo::make(self.dir.join("share").join(name))
+    }
+
+    /// The daemons (not `start` or `delete`) that serve this containerd.
+    pub fn shims(&self) -> Vec<i32> {
+        leavings::shims(&self.dir)
+            .into_iter()
+            .filter(|&(_, daemon)| daemon)
+            .map(|s| s.0)
+            .collect()
+    }
+
+    /// The shim of a task: the parent of its init.
+    #[track_caller]
+    pub fn shim_of(&self, task: &Task) -> i32 {
+        let shim = proc::stat(task.pid)
+            .unwrap_or_else(|| panic!("{task:?} is gone"))
+            .ppid;
+        let shims = self.shims();
+        assert!(
+            shims.contains(&shim),
+            "parent {} is none of {shims:?}",
+            proc::describe(shim)
+        );
+        shim
+    }
+
+    /// Remembers a container or group whose shim's socket must not be left behind.
+    pub fn note(&self, id: &str) {
+        self.ids.lock().expect("ids").insert(id.to_owned());
+    }
+
+    /// For a test that has shown how a peer's shim leaves something behind.
+    pub fn tolerate_leavings(&mut self) {
+        assert!(peers::is_go(), "ours leaves nothing behind");
+        self.tolerant = true;
+    }
+
+    /// Deletes what the test left, the way a user would, and asserts that nothing else is left.
+    pub(crate) fn finish(mut self) {
+        if self.process.is_none() {
+            self.up();
+        }
+        for task in self.tasks() {
+            self.ctr(&["task", "delete", "--force", &task.id]).ok();
+        }
+        for id in self.containers() {
+            self.ctr(&["containers", "rm", &id]).ok();
+        }
+        for shim in self.shims() {
+            assert!(
+                ctr::ends_within(shim, DEADLINE),
+                "idle, but up: {}",
+                proc::describe(shim)
+            );
+        }
+        let ids = self.ids.lock().expect("ids").clone();
+        let mut left = leavings::find(&self.dir, &ids);
+        if peers::is_go() {
+            // Go's shim of 2.x leaves the socket of a group behind, and nobody takes it away.
+            let known = |it: &String| self.tolerant || it.starts_with("socket ");
+            let (known, others): (Vec<String>, _) = left.into_iter().partition(known);
+            left = others;
+            if let Some(first) = known.first() {
+                let more = known.len() - 1;
+                report(&format!("left by Go's shim: {first}, and {more} more"));
+            }
+        }
+        assert!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
+        self.finished = true;
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        if !self.finished {
+            eprintln!(
+                "---- log of containerd {} and its shims ----",
+                self.release.version
+            );
+            let log = self.log();
+            log.lines()
+                .filter(|l| !l.contains("loading plugin"))
+                .for_each(|l| eprintln!("{l}"));
+            eprintln!("----");
+        }
+        if self.process.is_some() {
+            self.kill();
+        }
+        let ids = std::mem::take(&mut *self.ids.lock().unwrap_or_else(|e| e.into_inner()));
+        leavings::remove(&self.dir, &ids);
+    }
+}

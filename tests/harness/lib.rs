@@ -1,0 +1,49 @@
+//! Everything a black-box test of the suite's binaries needs.
+//!
+//! ```text
+//! test ── a directory, a namespace, and proof that nothing is left of them
+//!  ├── bundle   config.json, rootfs, stdio of a container, the way containerd lays them out
+//!  ├── start    `containerd-shim-runc-v2 … start` and `delete`, in all dialects
+//!  │    └── shim     the daemon that came of it: its process, its log, its Task service
+//!  ├── raw      connections that say what no client would say
+//!  ├── events   the ttrpc service at TTRPC_ADDRESS that writes down what shims publish
+//!  ├── stdio    the client's ends of a container's FIFOs and terminals
+//!  ├── runtime  OCI runtimes that wait, fail or tell, in front of the real one
+//!  └── leaks    what the test left on the machine
+//! wait: deadlines     proc: /proc     ledger: known differences from containerd's shim
+//! sweep: a shim killed at every system call
+//! manager: a private dunnage daemon
+//! containerd: a private containerd to run the shim under     pty: a child on a terminal
+//! cri: the same containerd, as Kubernetes uses it
+//! ```
+//!
+//! A test is `harness::run(async |test| { … })`. It takes the shim's path from `SHIM`.
+
+pub mod bundle;
+pub mod calls;
+pub mod containerd;
+pub mod cri;
+pub mod events;
+pub mod leaks;
+pub mod ledger;
+pub mod manager;
+pub mod peers;
+pub mod proc;
+pub mod pty;
+pub mod raw;
+pub mod runtime;
+pub mod shim;
+pub mod start;
+pub mod stdio;
+pub mod sweep;
+pub mod test;
+pub mod wait;
+
+pub use bundle::Bundle;
+pub use calls::refused;
+pub use ledger::differs;
+pub use shim::Shim;
+pub use start::{Dialect, Start, Stdin};
+pub use test::{Test, run, run_alone};
+
+pub use protos::{Code, Status};

@@ -1,0 +1,40 @@
+//! What a daemon and its shims can leave on a machine.
+
+use crate::proc;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Processes of the shims that serve this socket, by their command line.
+pub fn shims(socket: &Path) -> Vec<i32> {
+    let socket = socket.display().to_string();
+    let is_shim = |&pid: &i32| {
+        let words = proc::words(pid, "cmdline");
+        words.contains(&socket) && words.iter().any(|word| word == "-id")
+    };
+    let alive = proc::all().into_iter().filter(|&pid| proc::alive(pid));
+    alive.filter(is_shim).collect()
+}
+
+/// What is in a directory, if it is there.
+pub fn entries(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten();
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect()
+}
+
+/// The cgroups that runc made for a namespace; their parent stays when the containers go.
+pub fn remove_cgroups(namespace: &str) {
+    let controllers = fs::read_dir("/sys/fs/cgroup").into_iter().flatten();
+    for controller in controllers.filter_map(Result::ok) {
+        let dir = controller.path().join(namespace);
+        for child in fs::read_dir(&dir)
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok)
+        {
+            let _ = fs::remove_dir(child.path());
+        }
+        let _ = fs::remove_dir(dir);
+    }
+}

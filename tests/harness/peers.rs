@@ -1,0 +1,120 @@
+//! Where the programs and files are that the tests need: the shim, its peers, a root filesystem.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+use std::{env, fs};
+
+/// The root of the checkout.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ has a parent")
+}
+
+/// The shim under test: `SHIM`, else what `make build` made.
+pub fn shim() -> &'static Path {
+    static SHIM: LazyLock<PathBuf> = LazyLock::new(|| {
+        let default = || workspace().join("target/dist/containerd-shim-runc-v2");
+        let path = env::var_os("SHIM").map_or_else(default, PathBuf::from);
+        let path = if path.is_relative() {
+            workspace().join(path)
+        } else {
+            path
+        };
+        assert!(
+            path.exists(),
+            "no shim at {}: `make build`, or set SHIM",
+            path.display()
+        );
+        path
+    });
+    &SHIM
+}
+
+/// `-v` of a shim, e.g. `containerd-shim-runc-v2:\n  Version:  1.6.20 …`.
+pub fn version_text(shim: &Path) -> String {
+    let output = Command::new(shim).arg("-v").output();
+    let output = output.unwrap_or_else(|e| panic!("{} -v: {e}", shim.display()));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// True if the shim under test is containerd's own.
+pub fn is_go() -> bool {
+    static GO: LazyLock<bool> = LazyLock::new(|| version_text(shim()).contains("Go version: go"));
+    *GO
+}
+
+/// Debian's Go shim, where it is installed.
+pub fn go_shim() -> Option<&'static Path> {
+    let path = Path::new("/usr/bin/containerd-shim-runc-v2");
+    path.exists().then_some(path)
+}
+
+/// The directory that tests/setup.sh fills: `PEERS`, else target/peers.
+pub fn peers() -> PathBuf {
+    env::var_os("PEERS").map_or_else(|| workspace().join("target/peers"), PathBuf::from)
+}
+
+/// The real OCI runtime.
+pub fn runc() -> &'static Path {
+    static RUNC: LazyLock<PathBuf> = LazyLock::new(|| {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let found = env::split_paths(&path)
+            .map(|dir| dir.join("runc"))
+            .find(|p| p.exists());
+        found.expect("runc in PATH")
+    });
+    &RUNC
+}
+
+/// A busybox root filesystem that nobody writes to.
+pub fn rootfs() -> &'static Path {
+    static ROOTFS: LazyLock<PathBuf> = LazyLock::new(|| {
+        let made = peers().join("rootfs");
+        if made.join("bin/busybox").exists() {
+            return fs::canonicalize(made).expect("rootfs");
+        }
+        make_rootfs()
+    });
+    &ROOTFS
+}
+
+/// Without setup.sh: the same, from the system's static busybox.
+fn make_rootfs() -> PathBuf {
+    let dir = workspace().join("target/rootfs");
+    if dir.join("bin/busybox").exists() {
+        return dir;
+    }
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"]
+        .into_iter()
+        .find(|p| Path::new(p).exists());
+    let busybox = busybox.expect("target/peers/rootfs (tests/setup.sh) or a static busybox");
+    let new = workspace().join(format!("target/rootfs.{}", std::process::id()));
+    for name in [
+        "bin", "dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "usr", "var",
+    ] {
+        fs::create_dir_all(new.join(name)).expect("rootfs");
+    }
+    fs::set_permissions(new.join("tmp"), fs::Permissions::from_mode(0o1777)).expect("rootfs");
+    fs::copy(busybox, new.join("bin/busybox")).expect("rootfs");
+    symlink("bin", new.join("sbin")).expect("rootfs");
+    let list = Command::new(busybox)
+        .arg("--list")
+        .output()
+        .expect("busybox --list");
+    for applet in String::from_utf8_lossy(&list.stdout)
+        .lines()
+        .filter(|a| *a != "busybox")
+    {
+        symlink("busybox", new.join("bin").join(applet)).expect("rootfs");
+    }
+    fs::write(new.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").expect("rootfs");
+    fs::write(new.join("etc/group"), "root:x:0:\ntty:x:5:\n").expect("rootfs");
+    // Whoever comes second keeps the first one's.
+    if fs::rename(&new, &dir).is_err() {
+        let _ = fs::remove_dir_all(&new);
+    }
+    dir
+}

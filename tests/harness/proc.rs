@@ -1,0 +1,134 @@
+//! What /proc says about a process.
+//!
+//! Nothing reaps orphans on some machines: a zombie counts as gone everywhere here.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    pub comm: String,
+    pub state: char,
+    pub ppid: i32,
+    pub pgrp: i32,
+    pub session: i32,
+    pub threads: usize,
+}
+
+/// `/proc/<pid>/stat`; `None` if there is no such process.
+pub fn stat(pid: i32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (start, rest) = text.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    Some(Stat {
+        comm: start.split_once('(')?.1.to_owned(),
+        state: fields.first()?.chars().next()?,
+        ppid: fields.get(1)?.parse().ok()?,
+        pgrp: fields.get(2)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
+        threads: fields.get(17)?.parse().ok()?,
+    })
+}
+
+/// True if `pid` runs or sleeps.
+pub fn alive(pid: i32) -> bool {
+    stat(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
+}
+
+/// Every process, zombies included.
+pub fn all() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").expect("/proc");
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// Children of `pid`, zombies included.
+pub fn children(pid: i32) -> Vec<i32> {
+    all()
+        .into_iter()
+        .filter(|&child| stat(child).is_some_and(|s| s.ppid == pid))
+        .collect()
+}
+
+/// Dead children that `pid` has not waited for.
+pub fn zombies(pid: i32) -> Vec<i32> {
+    children(pid)
+        .into_iter()
+        .filter(|&child| stat(child).is_some_and(|s| s.state == 'Z'))
+        .collect()
+}
+
+/// Number to target of every open fd; `None` if the process is gone.
+pub fn fds(pid: i32) -> Option<BTreeMap<i32, String>> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let fd = |entry: fs::DirEntry| {
+        let target = fs::read_link(entry.path()).ok()?;
+        Some((
+            entry.file_name().to_str()?.parse().ok()?,
+            target.to_string_lossy().into_owned(),
+        ))
+    };
+    Some(entries.filter_map(|entry| fd(entry.ok()?)).collect())
+}
+
+/// A line `<key>:  <number> …` of /proc/<pid>/status.
+pub fn status(pid: i32, key: &str) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(key)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// NUL-separated words of a file of the process; empty if it is gone.
+pub fn words(pid: i32, file: &str) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let words = bytes.split(|&b| b == 0).filter(|word| !word.is_empty());
+    words
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect()
+}
+
+pub fn cwd(pid: i32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/cwd")).ok()
+}
+
+/// True if the living process `pid` has `needle` in its arguments, environment, working
+/// directory or cgroups.
+pub fn mentions(pid: i32, needle: &str) -> bool {
+    alive(pid)
+        && (words(pid, "cmdline")
+            .iter()
+            .any(|word| word.contains(needle))
+            || words(pid, "environ")
+                .iter()
+                .any(|word| word.contains(needle))
+            || cwd(pid).is_some_and(|dir| dir.to_string_lossy().contains(needle))
+            || fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|c| c.contains(needle)))
+}
+
+/// `pid (comm, state, parent) arguments`, for people.
+pub fn describe(pid: i32) -> String {
+    match stat(pid) {
+        None => format!("{pid} (gone)"),
+        Some(s) => {
+            let args = words(pid, "cmdline").join(" ");
+            format!(
+                "{pid} ({}, {}, child of {}) {args}",
+                s.comm, s.state, s.ppid
+            )
+        }
+    }
+}
+
+/// Mount points at or under `dir`, as this process sees them.
+pub fn mounts_under(dir: &std::path::Path) -> Vec<String> {
+    let text = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let point = |line: &str| line.split(' ').nth(4).map(|p| p.replace("\\040", " "));
+    text.lines()
+        .filter_map(point)
+        .filter(|p| std::path::Path::new(p).starts_with(dir))
+        .collect()
+}

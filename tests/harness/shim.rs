@@ -1,0 +1,234 @@
+//! A running shim: its process, its connection, and its orderly end.
+
+use crate::bundle::Bundle;
+use crate::proc;
+use crate::start::Answer;
+use crate::wait;
+use protos::service;
+use protos::task::{ConnectRequest, ConnectResponse};
+use protos::ttrpc::{CallError, Client};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// A shim that `start` answered with. Clones share the connection and the bookkeeping.
+#[derive(Clone)]
+pub struct Shim {
+    shared: Rc<Shared>,
+    client: Client,
+    service: &'static str,
+}
+
+struct Shared {
+    bundle: Bundle,
+    answer: Answer,
+    pid: i32,
+    fds: Vec<String>,
+}
+
+/// What a shim holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    pub fds: Vec<String>,
+    pub threads: usize,
+    pub zombies: usize,
+    pub children: usize,
+}
+
+impl Shim {
+    /// Connects to the shim that gave this answer; the test stops it at its end.
+    pub async fn connect(bundle: &Bundle, answer: Answer) -> Self {
+        bundle.test.note_socket(&answer.socket());
+        let socket = answer.socket();
+        let client = wait::soon("connection to the shim", Client::connect(&socket)).await;
+        let client = client.unwrap_or_else(|e| panic!("{}: {e}", socket.display()));
+        let request = ConnectRequest::default();
+        let call = client.call::<ConnectResponse>(service::TASK_V2, "Connect", &request, None);
+        let connected = wait::soon("answer of Connect", call).await;
+        let pid = connected
+            .unwrap_or_else(|e| panic!("Connect: {e}"))
+            .shim_pid as i32;
+        let shared = Rc::new(Shared {
+            bundle: bundle.clone(),
+            answer,
+            pid,
+            fds: held(pid),
+        });
+        let shim = Self {
+            shared,
+            client,
+            service: service::TASK_V2,
+        };
+        bundle.test.note_shim(&shim);
+        shim
+    }
+
+    /// The same shim, spoken to through another connection.
+    pub async fn reconnect(&self) -> Self {
+        let client = Client::connect(&self.socket())
+            .await
+            .expect("second connection");
+        Self {
+            client,
+            ..self.clone()
+        }
+    }
+
+    /// The same shim, spoken to under another service name.
+    pub fn named(&self, service: &'static str) -> Self {
+        Self {
+            service,
+            ..self.clone()
+        }
+    }
+
+    pub fn v3(&self) -> Self {
+        self.named(service::TASK_V3)
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub fn service(&self) -> &'static str {
+        self.service
+    }
+
+    /// The daemon's process id.
+    pub fn pid(&self) -> i32 {
+        self.shared.pid
+    }
+
+    pub fn answer(&self) -> &Answer {
+        &self.shared.answer
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.shared.answer.socket()
+    }
+
+    /// What it wrote to its log so far.
+    pub fn log(&self) -> String {
+        self.shared.bundle.log.text()
+    }
+
+    pub fn alive(&self) -> bool {
+        proc::alive(self.pid())
+    }
+
+    /// SIGKILL, and waits until it is gone. Its socket stays, and is not a leak (D5).
+    pub async fn kill_process(&self) {
+        self.shared.bundle.test.forget_socket(&self.socket());
+        let _ = wait::signal(self.pid(), libc::SIGKILL);
+        wait::ended(self.pid()).await;
+    }
+
+    /// What it holds now. FIFOs, pipes, terminals and memory of the kernel count as fds;
+    /// sockets do not, nor what a language's runtime opens for itself.
+    pub fn footprint(&self) -> Footprint {
+        let pid = self.pid();
+        Footprint {
+            fds: held(pid),
+            threads: proc::stat(pid).map_or(0, |stat| stat.threads),
+            zombies: proc::zombies(pid).len(),
+            children: proc::children(pid).len(),
+        }
+    }
+
+    /// The fds it holds that it did not hold when it started.
+    pub fn new_fds(&self) -> Vec<String> {
+        let mut new = held(self.pid());
+        for old in &self.shared.fds {
+            if let Some(at) = new.iter().position(|fd| fd == old) {
+                new.remove(at);
+            }
+        }
+        new
+    }
+
+    /// What it holds for stdio that it did not hold when it started: FIFOs, pipes, terminals.
+    pub fn stdio_fds(&self) -> Vec<String> {
+        let mut fds = self.new_fds();
+        // Memory is watched through these.
+        fds.retain(|fd| !fd.contains("[eventfd]"));
+        fds
+    }
+
+    /// Waits until [`Shim::stdio_fds`] is empty.
+    pub async fn released(&self) {
+        wait::until("stdio is closed", || match self.stdio_fds() {
+            none if none.is_empty() => Ok(()),
+            some => Err(format!("{some:?}")),
+        })
+        .await;
+    }
+
+    pub(crate) fn note_created(&self, id: &str) {
+        self.shared.bundle.test.note_created(self.pid(), id);
+    }
+
+    pub(crate) fn note_deleted(&self, id: &str) {
+        self.shared.bundle.test.note_deleted(self.pid(), id);
+    }
+
+    /// [`Shim::stop`], which must find nothing wrong.
+    pub async fn stopped(&self) {
+        let wrong = self.stop().await;
+        assert!(wrong.is_empty(), "end of the shim: {wrong:#?}");
+    }
+
+    /// Kills and deletes what it has, then shuts it down; what went wrong comes back.
+    pub async fn stop(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if !self.alive() {
+            return wrong;
+        }
+        for id in self.shared.bundle.test.containers_of(self.pid()) {
+            let killed = self.kill(&id, "", libc::SIGKILL, true).await;
+            if let Err(e) = killed
+                && !matches!(&e, CallError::Status(s) if s.code == protos::Code::NotFound)
+            {
+                wrong.push(format!("Kill {id} at the end: {e}"));
+            }
+            if let Err(e) = self.wait(&id, "").await {
+                wrong.push(format!("Wait {id} at the end: {e}"));
+            }
+            if let Err(e) = self.delete(&id, "").await {
+                wrong.push(format!("Delete {id} at the end: {e}"));
+            }
+        }
+        let footprint = self.footprint();
+        if footprint.zombies > 0 {
+            let children = proc::zombies(self.pid()).into_iter().map(proc::describe);
+            wrong.push(format!(
+                "zombies of the shim: {:?}",
+                children.collect::<Vec<_>>()
+            ));
+        }
+        match self.shutdown("").await {
+            // The answer may race with the exit (T80).
+            Ok(()) | Err(CallError::Closed) => wait::ended(self.pid()).await,
+            Err(e) => wrong.push(format!("Shutdown: {e}")),
+        }
+        if self.socket().exists() {
+            wrong.push(format!("{} is left", self.socket().display()));
+        }
+        wrong
+    }
+}
+
+/// Targets of the fds that a container can make a shim hold, sorted.
+fn held(pid: i32) -> Vec<String> {
+    let fds = proc::fds(pid).unwrap_or_default();
+    let runtime = |target: &String| {
+        target.starts_with("socket:")
+            || target.contains("[eventpoll]")
+            || target == "/dev/null"
+            || target.ends_with("/log")
+    };
+    let mut held: Vec<String> = fds
+        .into_values()
+        .filter(|target| !runtime(target))
+        .collect();
+    held.sort();
+    held
+}

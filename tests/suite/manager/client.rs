@@ -1,0 +1,149 @@
+//! The client of our own: output, input, exit codes, logs, restarts.
+
+use harness::manager;
+use std::time::Duration;
+
+#[test]
+fn run_exits_with_the_exit_code_and_prints_what_the_container_says() {
+    manager::on(|manager| {
+        for code in [0, 1, 7, 137, 255] {
+            manager
+                .run(&["--rm"], "code", &["sh", "-c", &format!("exit {code}")])
+                .exits(code);
+        }
+        let output = manager.run(&["--rm"], "talk", &["sh", "-c", "echo out; echo err >&2"]);
+        assert_eq!(output.clone().ok().prints("out\n").stderr, "err\n");
+        manager
+            .run(&["--rm"], "none", &["no-such-program"])
+            .exits(125);
+        assert!(manager.json(&["ls"]).is_empty());
+    });
+}
+
+#[test]
+fn run_passes_stdin_and_its_end() {
+    manager::on(|manager| {
+        let words = ["sh", "-c", "cat; echo end; exit 3"];
+        let mut run = manager.spawn_run(&["--rm", "-i"], "cat", &words);
+        run.write("one\n");
+        run.stdout
+            .wait_for("the first line", |out| (out == "one\n").then_some(()));
+        run.write("two\n");
+        run.close_stdin();
+        run.finish().exits(3).prints("one\ntwo\nend\n");
+    });
+}
+
+#[test]
+fn a_signal_to_run_reaches_the_container() {
+    manager::on(|manager| {
+        let up = manager.fifo("up");
+        let script = "trap 'exit 5' TERM; echo up > /mnt/up; while :; do sleep 0.05; done";
+        let run = manager.spawn_run(&["--rm"], "trap", &["sh", "-c", script]);
+        assert_eq!(up.line(), "up");
+        harness::wait::signal(run.pid(), libc::SIGTERM).expect("signal");
+        run.finish().exits(5);
+    });
+}
+
+#[test]
+fn the_life_of_a_service() {
+    manager::on(|manager| {
+        let script = "echo one; echo two >&2; while :; do sleep 0.05; done";
+        manager
+            .run(&["-d", "-l", "a=b"], "web", &["sh", "-c", script])
+            .ok()
+            .prints("web\n");
+        assert_eq!(manager.status("web"), "running");
+        manager
+            .dunnage(&["exec", "web", "sh", "-c", "exit 6"])
+            .exits(6);
+        assert_eq!(manager.json(&["ps", "web"])[0]["exec"], "");
+        manager.dunnage(&["pause", "web"]).ok();
+        assert_eq!(manager.status("web"), "paused");
+        manager.dunnage(&["resume", "web"]).ok();
+        manager.dunnage(&["update", "--memory", "64m", "web"]).ok();
+        let stats = manager.json(&["stats", "--no-stream"]);
+        assert_eq!(
+            (&stats[0]["id"], &stats[0]["limit"]),
+            (&"web".into(), &"64.0MiB".into())
+        );
+        manager.until("both lines in the log", |it| {
+            let logs = it.dunnage(&["logs", "web"]).ok();
+            (logs.stdout == "one\n" && logs.stderr == "two\n").then_some(())
+        });
+        assert!(
+            manager
+                .dunnage(&["inspect", "web"])
+                .ok()
+                .stdout
+                .contains("\"a\": \"b\"")
+        );
+        manager.dunnage(&["delete", "web"]).fails_with("running");
+        manager.dunnage(&["stop", "-t", "100ms", "web"]).ok();
+        assert_eq!(manager.status("web"), "stopped");
+        manager.dunnage(&["start", "web"]).ok();
+        assert_eq!(manager.status("web"), "running");
+        manager.dunnage(&["kill", "-s", "KILL", "web"]).ok();
+        manager.dunnage(&["wait", "web"]).exits(137).prints("137\n");
+        manager.dunnage(&["rm", "web"]).ok();
+        manager.dunnage(&["wait", "web"]).exits(137).prints("137\n");
+    });
+}
+
+#[test]
+fn a_container_is_restarted_as_its_policy_says() {
+    let config = "[restart]\nbackoff_min = \"10ms\"\nbackoff_max = \"50ms\"\n";
+    manager::with(config, |manager| {
+        let options = ["-d", "--restart", "on-failure:2"];
+        manager.run(&options, "fails", &["sh", "-c", "exit 4"]).ok();
+        manager.until("three exits", |it| {
+            (it.exits("fails").len() == 3).then_some(())
+        });
+        manager
+            .run(&["-d", "--restart", "always"], "again", &["true"])
+            .ok();
+        manager.until("five exits", |it| {
+            (it.exits("again").len() >= 5).then_some(())
+        });
+        manager.dunnage(&["stop", "again"]);
+        manager.until("stopped for good", |it| {
+            let before = it.exits("again").len();
+            assert!(it.alive_for(Duration::from_millis(300)));
+            (it.exits("again").len() == before).then_some(())
+        });
+        assert_eq!(manager.exits("fails").len(), 3);
+    });
+}
+
+#[test]
+fn a_restart_policy_outlives_the_daemon() {
+    manager::on(|manager| {
+        let up = manager.fifo("up");
+        let script = "echo up > /mnt/up; while :; do sleep 0.05; done";
+        manager
+            .run(&["-d", "--restart", "always"], "web", &["sh", "-c", script])
+            .ok();
+        assert_eq!(up.line(), "up");
+        let pid = manager.pid_of("web");
+        manager.kill();
+        harness::wait::signal(pid, libc::SIGKILL).expect("kill");
+        manager.restart();
+        assert_eq!(up.line(), "up");
+        manager.until("a new process", |it| {
+            (it.status("web") == "running" && it.pid_of("web") != pid).then_some(())
+        });
+    });
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_by_name() {
+    manager::on(|manager| {
+        let path = manager.dir().join("wrong.toml");
+        std::fs::write(&path, "[shim]\nsockets = 1\n").expect("a file");
+        let path = path.to_string_lossy();
+        manager
+            .plain(&["--config", &path, "ls"])
+            .fails_with("sockets");
+    });
+}

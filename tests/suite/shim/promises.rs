@@ -1,0 +1,164 @@
+//! What we promise beyond the contract, measured beside containerd's own shim.
+
+use harness::runtime::Runtime;
+use harness::stdio::{Fifos, Stdio};
+use harness::{Bundle, Shim, Test, peers, proc, wait};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The Go shim to compare with, unless that is the one under test.
+fn rival() -> Option<&'static Path> {
+    if peers::is_go() {
+        return None;
+    }
+    let go = peers::go_shim();
+    if go.is_none() {
+        println!("no Go shim on this machine: nothing to compare with");
+    }
+    go
+}
+
+/// A daemon is one thread, whatever it does.
+#[test]
+fn shim_is_one_thread() {
+    if peers::is_go() {
+        return;
+    }
+    harness::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.start().shim().await;
+        let one = || proc::stat(shim.pid()).unwrap().threads;
+        assert_eq!(one(), 1, "when it is started");
+        shim.create(bundle.create()).await.unwrap();
+        shim.start("c", "").await.unwrap();
+        let fifos = Fifos::new(test.dir().join("io"));
+        let _readers = fifos.readers();
+        shim.run(bundle.exec("fifos", &["cat"]).fifos(&fifos)).await;
+        let tty = Fifos::new(test.dir().join("tty"));
+        let _out = tty.stdout.reader();
+        shim.run(bundle.exec("tty", &["cat"]).terminal(&tty)).await;
+        assert_eq!(one(), 1, "with a container, FIFOs and a terminal");
+    });
+}
+
+/// What a cgroup is charged for, in bytes: anonymous pages and kernel memory. Page cache is
+/// shared; and `memory.usage_in_bytes` counts what the kernel has only set aside for each CPU.
+fn charged(cgroup: &Path) -> u64 {
+    let read = |file: &str| fs::read_to_string(cgroup.join(file)).unwrap();
+    let stat = read("memory.stat");
+    let rss = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("total_rss "));
+    let kernel = read("memory.kmem.usage_in_bytes");
+    rss.unwrap().parse::<u64>().unwrap() + kernel.trim().parse::<u64>().unwrap()
+}
+
+/// Starts a shim in `cgroup` and a container, elsewhere: so is the runtime, whose namespaces are
+/// the container's and not the shim's.
+async fn charged_shim(test: &Test, binary: &Path, cgroup: &Path, id: &str) -> Shim {
+    let bundle = test.bundle(id).build();
+    let elsewhere = "echo $$ >/sys/fs/cgroup/memory/cgroup.procs\nexec \"$RUNC\" \"$@\"";
+    let runtime = Runtime::script(test, &format!("elsewhere-{id}"), elsewhere);
+    let shim = bundle.start().binary(binary).cgroup(cgroup).shim().await;
+    shim.create(runtime.create(&bundle)).await.unwrap();
+    shim.start(id, "").await.unwrap();
+    shim
+}
+
+/// Memory per further shim: eleven, without the first.
+async fn memory_per_shim(test: &Test, binary: &Path, name: &str) -> f64 {
+    let cgroup = format!("/sys/fs/cgroup/memory/{}-{name}", test.namespace());
+    let cgroup = Path::new(&cgroup);
+    fs::create_dir(cgroup).unwrap();
+    let mut shims = vec![charged_shim(test, binary, cgroup, &format!("{name}0")).await];
+    let one = charged(cgroup);
+    for n in 1..=10 {
+        shims.push(charged_shim(test, binary, cgroup, &format!("{name}{n}")).await);
+    }
+    let eleven = charged(cgroup);
+    for shim in shims {
+        shim.stopped().await;
+    }
+    let gone = || fs::remove_dir(cgroup).map_err(|e| e.to_string());
+    wait::until("an empty cgroup", gone).await;
+    (eleven - one) as f64 / 10.0 / 1024.0
+}
+
+/// Memory per further shim is at most 0.12 of Go's.
+#[test]
+fn memory_per_shim_is_an_eighth_of_gos() {
+    let Some(go) = rival() else { return };
+    harness::run_alone(async |test| {
+        // The kernel charges in batches for each CPU: twice halves that noise.
+        let (mut ours, mut theirs) = (0.0, 0.0);
+        for round in ["a", "b"] {
+            theirs += memory_per_shim(test, go, &format!("theirs-{round}")).await / 2.0;
+            ours += memory_per_shim(test, peers::shim(), &format!("ours-{round}")).await / 2.0;
+        }
+        let ratio = ours / theirs;
+        println!("memory per further shim: ours {ours:.0} KiB, Go's {theirs:.0} KiB: {ratio:.3}");
+        assert!(
+            ratio <= 0.12,
+            "ours {ours:.0} KiB, Go's {theirs:.0} KiB: {ratio:.3} > 0.12"
+        );
+    });
+}
+
+/// Thirty execs at once: from the first Start to the last exit.
+async fn thirty_execs(shim: &Shim, bundle: &Bundle) -> Duration {
+    let id = bundle.id.clone();
+    for n in 0..30 {
+        shim.exec(bundle.exec(&format!("e{n}"), &["true"]))
+            .await
+            .unwrap();
+    }
+    let begin = Instant::now();
+    let all: Vec<_> = (0..30)
+        .map(|n| {
+            let (shim, id) = (shim.clone(), id.clone());
+            tokio::task::spawn_local(async move {
+                let exec = format!("e{n}");
+                shim.start(&id, &exec).await.unwrap();
+                assert_eq!(shim.wait(&id, &exec).await.unwrap().exit_status, 0);
+            })
+        })
+        .collect();
+    for task in all {
+        task.await.unwrap();
+    }
+    let time = begin.elapsed();
+    for n in 0..30 {
+        shim.delete(&id, &format!("e{n}")).await.unwrap();
+    }
+    time
+}
+
+/// Thirty parallel execs take no longer than with Go's shim, but for a quarter's noise.
+#[test]
+fn parallel_execs_are_as_fast_as_gos() {
+    let Some(go) = rival() else { return };
+    harness::run_alone(async |test| {
+        let (ours, theirs) = (test.bundle("ours").build(), test.bundle("theirs").build());
+        let our_shim = ours.running().await;
+        let their_shim = theirs.start().binary(go).shim().await;
+        their_shim.create(theirs.create()).await.unwrap();
+        their_shim.start("theirs", "").await.unwrap();
+        let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
+        let begin = Instant::now();
+        // Five rounds, but Go's 1.6 may need a quarter of a minute for one.
+        while our_times.len() < 5 && begin.elapsed() < Duration::from_secs(10) {
+            our_times.push(thirty_execs(&our_shim, &ours).await);
+            their_times.push(thirty_execs(&their_shim, &theirs).await);
+        }
+        our_times.sort();
+        their_times.sort();
+        let median = our_times.len() / 2;
+        let (ours, theirs) = (our_times[median], their_times[median]);
+        println!("30 parallel execs, median: ours {ours:?}, Go's {theirs:?}");
+        assert!(
+            ours <= theirs.mul_f64(1.25),
+            "ours {our_times:?}, Go's {their_times:?}"
+        );
+    });
+}

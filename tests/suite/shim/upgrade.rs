@@ -1,0 +1,224 @@
+//! Replacing the binary of a running shim, which no other shim can: the same process goes on.
+
+use harness::stdio::{Fifos, Stdio};
+use harness::{Code, Shim, Test, differs, refused, wait};
+use protos::upgrade::{UpgradeRequest, UpgradeResponse};
+use protos::{service, topic};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const ROUNDS: usize = 50;
+
+/// Another file with the binary under test, under its official name.
+fn copy_of_the_binary(test: &Test, dir: &str) -> PathBuf {
+    let dir = test.dir().join(dir);
+    fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("containerd-shim-runc-v2");
+    fs::copy(harness::peers::shim(), &path).unwrap();
+    path
+}
+
+/// `containerd-shim-runc-v2 -namespace NS upgrade`, run from `binary`.
+async fn upgrade(test: &Test, binary: &Path) -> wait::Output {
+    let mut command = Command::new(binary);
+    command.args(["-namespace", test.namespace(), "upgrade"]);
+    wait::output(command, None).await
+}
+
+fn image_of(shim: &Shim) -> PathBuf {
+    fs::read_link(format!("/proc/{}/exe", shim.pid())).unwrap()
+}
+
+/// A counter on stdout, an echo on a terminal, an exec under way and a pending Wait: across 50
+/// upgrades nothing is lost, nothing comes twice, and the process stays the same.
+#[test]
+fn fifty_upgrades_in_a_row_lose_and_repeat_nothing() {
+    if differs("upgrade") {
+        return;
+    }
+    harness::run(async |test| {
+        let binaries = [copy_of_the_binary(test, "a"), copy_of_the_binary(test, "b")];
+        let counter = Fifos::new(test.dir().join("counter"));
+        let echo = Fifos::new(test.dir().join("echo"));
+        let script = "i=0; while read line; do i=$((i+1)); echo $i $line; done; exit 7";
+        let bundle = test.bundle("c").sh(script).build();
+        let shim = bundle.start().shim().await;
+        let (mut numbers, _errors) = counter.readers();
+        let request = bundle.create();
+        let request = protos::task::CreateTaskRequest {
+            stdin: counter.stdin.name(),
+            ..request.output(&counter)
+        };
+        shim.create(request).await.unwrap();
+        let init = shim.start("c", "").await.unwrap().pid;
+        let mut lines = counter.stdin.writer().await;
+
+        let mut screen = echo.stdout.reader();
+        shim.run(bundle.exec("tty", &["cat"]).terminal(&echo)).await;
+        let mut keys = echo.stdin.writer().await;
+        let waiting = tokio::task::spawn_local({
+            let shim = shim.clone();
+            async move { shim.wait("c", "").await }
+        });
+        let pid = shim.pid();
+
+        for round in 1..=ROUNDS {
+            // Under way while the image changes: a line each way, and an exec that comes and goes.
+            lines.write(format!("line{round}\n")).await;
+            keys.write(format!("key{round}\n")).await;
+            let exec = format!("e{round}");
+            shim.run(bundle.exec_sh(&exec, &format!("exit {}", round % 100)))
+                .await;
+
+            let binary = &binaries[round % 2];
+            let output = upgrade(test, binary).await;
+            assert_eq!(output.code(), Some(0), "round {round}: {output:?}");
+            assert!(
+                output.out().contains(&format!("pid {pid}: runs ")),
+                "{output:?}"
+            );
+            assert_eq!(&image_of(&shim), binary, "round {round}");
+
+            assert_eq!(numbers.line().await, format!("{round} line{round}"));
+            // What the terminal echoes, and what cat says.
+            screen.until(&format!("key{round}\r\nkey{round}\r\n")).await;
+            let exit = test.events().exit("c", &exec).await;
+            assert_eq!(exit.exit_status, round as u32 % 100);
+            assert_eq!(
+                shim.delete("c", &exec).await.unwrap().exit_status,
+                exit.exit_status
+            );
+        }
+        assert_eq!(shim.footprint().threads, 1);
+        assert!(!waiting.is_finished());
+        assert_eq!(shim.state("c", "").await.unwrap().pid, init);
+
+        shim.kill("c", "tty", 9, false).await.unwrap();
+        assert_eq!(shim.wait("c", "tty").await.unwrap().exit_status, 137);
+        drop(lines);
+        shim.close_io("c", "").await.unwrap();
+        // The call that was made before the first upgrade is answered by the last image.
+        assert_eq!(waiting.await.unwrap().unwrap().exit_status, 7);
+        shim.delete("c", "tty").await.unwrap();
+        assert_eq!(shim.delete("c", "").await.unwrap().exit_status, 7);
+        test.events().delete("c").await;
+
+        let count = |topic| test.events().count(|event| event.topic == topic);
+        assert_eq!(count(topic::TASK_EXIT), ROUNDS + 2);
+        assert_eq!(count(topic::TASK_EXEC_STARTED), ROUNDS + 1);
+        assert_eq!(count(topic::TASK_START), 1);
+        assert_eq!(count(topic::TASK_DELETE), 1);
+    });
+}
+
+/// A binary that does not understand the state is refused, and the old image goes on.
+#[test]
+fn binary_that_cannot_take_over_is_refused() {
+    if differs("upgrade") {
+        return;
+    }
+    harness::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let before = image_of(&shim);
+        let junk = test.dir().join("junk");
+        fs::write(&junk, "#!/bin/sh\ncat >/dev/null; echo hello\n").unwrap();
+        fs::set_permissions(&junk, fs::Permissions::from_mode(0o755)).unwrap();
+        for (binary, why) in [
+            (junk.to_str().unwrap(), "it is no shim that can take over"),
+            ("/bin/false", "exit status 1"),
+            ("/no/such/file", "no such file or directory"),
+        ] {
+            let status = ask(&shim, binary).await.unwrap_err();
+            assert_eq!(status.code, Code::FailedPrecondition, "{status}");
+            assert!(status.message.contains(why), "{binary}: {status}");
+        }
+        let status = ask(&shim, "relative").await.unwrap_err();
+        assert_eq!(status.code, Code::InvalidArgument, "{status}");
+        assert_eq!(image_of(&shim), before);
+        shim.run(bundle.exec("e", &["true"])).await;
+        assert_eq!(shim.wait("c", "e").await.unwrap().exit_status, 0);
+    });
+}
+
+/// A call that does not end in time keeps the old image; it answers as if nothing had been asked.
+#[test]
+fn upgrade_waits_for_calls_and_gives_up_after_ten_seconds() {
+    if differs("upgrade") {
+        return;
+    }
+    harness::run(async |test| {
+        let fifos = Fifos::new(test.dir().join("io"));
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let before = image_of(&shim);
+        let binary = copy_of_the_binary(test, "a");
+        // Start waits for somebody to read the FIFO.
+        shim.exec(bundle.exec("e", &["true"]).output(&fifos))
+            .await
+            .unwrap();
+        let starting = tokio::task::spawn_local({
+            let shim = shim.clone();
+            async move { shim.start("c", "e").await }
+        });
+        // Answered after Start was sent.
+        shim.state("c", "e").await.unwrap();
+        let status = ask(&shim, binary.to_str().unwrap()).await.unwrap_err();
+        assert!(
+            status.message.contains("did not end within 10 s"),
+            "{status}"
+        );
+        assert_eq!(image_of(&shim), before);
+        let _readers = fifos.readers();
+        starting.await.unwrap().unwrap();
+        assert_eq!(shim.wait("c", "e").await.unwrap().exit_status, 0);
+    });
+}
+
+/// SIGUSR2 asks for the binary at the shim's own path, which an operator has replaced.
+#[test]
+fn sigusr2_upgrades_to_the_file_at_the_same_path() {
+    if differs("upgrade") {
+        return;
+    }
+    harness::run(async |test| {
+        let binary = copy_of_the_binary(test, "a");
+        let bundle = test.bundle("c").build();
+        let shim = bundle.start().binary(&binary).shim().await;
+        shim.create(bundle.create()).await.unwrap();
+        shim.start("c", "").await.unwrap();
+        let other = copy_of_the_binary(test, "b");
+        fs::rename(other, &binary).unwrap();
+        assert!(image_of(&shim).to_string_lossy().ends_with(" (deleted)"));
+        wait::signal(shim.pid(), 12).unwrap();
+        wait::until("the new image runs", || {
+            let image = image_of(&shim);
+            if image == binary {
+                Ok(())
+            } else {
+                Err(format!("{}", image.display()))
+            }
+        })
+        .await;
+        assert_eq!(
+            shim.state("c", "").await.unwrap().status(),
+            protos::task_types::Status::Running
+        );
+    });
+}
+
+async fn ask(shim: &Shim, binary: &str) -> Result<UpgradeResponse, harness::Status> {
+    let request = UpgradeRequest {
+        binary: binary.into(),
+    };
+    let call = shim
+        .client()
+        .call(service::UPGRADE, "Upgrade", &request, None);
+    let answer: Result<UpgradeResponse, _> = call.await;
+    match answer {
+        Ok(answer) => Ok(answer),
+        Err(_) => Err(refused(answer)),
+    }
+}

@@ -1,0 +1,4 @@
+//! What takes minutes: `make soak`. Each test prints its figures.
+
+mod load;
+mod sweep;

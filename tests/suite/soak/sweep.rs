@@ -1,0 +1,18 @@
+//! The shim killed at every one of its system calls, and at every moment (D1 to D7).
+
+use harness::sweep;
+use std::time::Duration;
+
+/// Every system call of create, start, exec and delete.
+#[test]
+fn delete_leaves_nothing_after_a_kill_at_any_system_call() {
+    let mut points = sweep::calls();
+    points.extend(sweep::threads());
+    sweep::check(&points);
+}
+
+/// Every half millisecond, whatever the OCI runtime is doing.
+#[test]
+fn delete_leaves_nothing_after_a_kill_at_any_time() {
+    sweep::check(&sweep::times(Duration::from_micros(500)));
+}
