@@ -47,7 +47,7 @@ build: ## make target/dist/containerd-shim-runc-v2 and dunnage, static release b
 
 .PHONY: test
 test: setup build ## run all tests, as root
-	SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked --workspace
+	SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked --workspace --no-fail-fast
 
 .PHONY: test-go
 test-go: setup ## run the black-box suite against containerd's Go shim
