@@ -24,6 +24,17 @@ impl State {
     }
 }
 
+/// What comes next; 0 at the end.
+///
+/// A terminal ends with EIO. The kernel looks for bytes first and for the other side's end then:
+/// what the other side wrote in between is there after the first EIO, and nothing after the second.
+fn read(source: &mut impl Read, chunk: &mut [u8]) -> usize {
+    source
+        .read(chunk)
+        .or_else(|_| source.read(chunk))
+        .unwrap_or(0)
+}
+
 impl Capture {
     /// Reads `source` to its end, in a thread.
     pub fn of(mut source: impl Read + Send + 'static) -> Self {
@@ -36,8 +47,7 @@ impl Capture {
         );
         thread::spawn(move || {
             loop {
-                // A terminal ends with EIO.
-                let read = source.read(&mut chunk).unwrap_or(0);
+                let read = read(&mut source, &mut chunk);
                 let mut state = shared.0.lock().expect("capture");
                 state.bytes.extend_from_slice(&chunk[..read]);
                 state.ended = read == 0;
