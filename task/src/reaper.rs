@@ -123,11 +123,13 @@ impl Reaper {
     /// True if `pid` is a child of this process now, ended or not. One that was reaped is not: its
     /// number may be somebody else's.
     pub fn is_child(pid: u32) -> bool {
-        let flags = WaitPidFlag::WEXITED
-            | WaitPidFlag::WNOHANG
-            | WaitPidFlag::WNOWAIT
-            | WaitPidFlag::__WALL;
-        waitid(Id::Pid(Pid::from_raw(pid.cast_signed())), flags).is_ok()
+        look(pid).is_ok()
+    }
+
+    /// True if `pid` is a child of this process that has not ended: until this loop reaps it,
+    /// nobody else can have its number.
+    pub fn runs(pid: u32) -> bool {
+        look(pid) == Ok(WaitStatus::StillAlive)
     }
 
     /// Reaps for ever, and tells `unclaimed` of every child that nobody spawned here.
@@ -147,6 +149,13 @@ impl Reaper {
             }
         }
     }
+}
+
+/// What there is to know of a child, without reaping it.
+fn look(pid: u32) -> nix::Result<WaitStatus> {
+    let flags =
+        WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
+    waitid(Id::Pid(Pid::from_raw(pid.cast_signed())), flags)
 }
 
 fn next_zombie() -> Option<(u32, ExitStatus)> {

@@ -62,6 +62,13 @@ impl Runtime {
         &self.reaper
     }
 
+    /// True if a signal to the pid that it writes is a signal to the container's init, as runc and
+    /// crun promise; what runs a sandbox may want to be asked.
+    pub fn writes_inits_pid(&self) -> bool {
+        let name = Path::new(&self.binary).file_name();
+        name.is_some_and(|name| name == "runc" || name == "crun")
+    }
+
     /// `create`: makes the container, its init waiting for `start`.
     ///
     /// # Errors

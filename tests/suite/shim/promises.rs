@@ -42,6 +42,52 @@ fn shim_is_one_thread() {
     });
 }
 
+/// A signal for init is one system call, where the runtime would do no more (T50).
+#[test]
+fn kill_runs_no_runtime() {
+    if peers::is_go() {
+        return;
+    }
+    harness::run(async |test| {
+        let record = test.dir().join("record");
+        let body = format!(
+            "echo \"$ACTION\" >>{}\nexec \"$RUNC\" \"$@\"",
+            record.display()
+        );
+        let runtime = Runtime::script(test, "runc", &body);
+        let bundle = test
+            .bundle("c")
+            .sh("trap 'exit 7' TERM; while :; do sleep 0.1; done")
+            .build();
+        let shim = bundle.start().shim().await;
+        shim.create(runtime.create(&bundle)).await.unwrap();
+        shim.start("c", "").await.unwrap();
+        let fifos = Fifos::new(test.dir().join("io"));
+        let mut out = fifos.stdout.reader();
+        // Its shell has come to its trap once another process of it is seen.
+        let look = bundle.exec_sh("e", "until pidof sleep; do :; done");
+        shim.run(look.stdio("", &fifos.stdout.name(), "")).await;
+        out.line().await;
+        shim.kill("c", "", libc::SIGTERM, false).await.unwrap();
+        assert_eq!(shim.wait("c", "").await.unwrap().exit_status, 7);
+        let gone = harness::refused(shim.kill("c", "", libc::SIGTERM, false).await);
+        assert_eq!(gone.code, harness::Code::NotFound);
+        let actions = fs::read_to_string(&record).unwrap();
+        assert_eq!(actions, "create\nstart\nexec\n");
+        // With `all` it is the runtime that knows all of them.
+        let other = test.bundle("d").build();
+        shim.create(runtime.create(&other)).await.unwrap();
+        shim.start("d", "").await.unwrap();
+        shim.kill("d", "", libc::SIGKILL, true).await.unwrap();
+        assert_eq!(shim.wait("d", "").await.unwrap().exit_status, 137);
+        assert!(
+            fs::read_to_string(&record)
+                .unwrap()
+                .ends_with("create\nstart\nkill\n")
+        );
+    });
+}
+
 /// What a cgroup is charged for, in bytes: anonymous pages and kernel memory. Page cache is
 /// shared; and `memory.usage_in_bytes` counts what the kernel has only set aside for each CPU.
 fn charged(cgroup: &Path) -> u64 {
