@@ -6,7 +6,7 @@ use crate::sys;
 use nix::sys::signal::Signal;
 use protos::ttrpc::Context;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
@@ -91,7 +91,7 @@ pub async fn run(
             return Err(Failure::given_up(why));
         }
     };
-    if let Some(reader) = &mut reader {
+    if let Some(reader) = &reader {
         read_what_is_there(reader, &mut output);
     }
     if status.success() {
@@ -119,10 +119,11 @@ async fn read_up_to(reader: &mut pipe::Receiver, output: &mut Vec<u8>) {
 }
 
 /// Reads what the command left in the pipe. A child of its own may hold the pipe open, so this
-/// does not wait for the end of it.
-fn read_what_is_there(reader: &mut pipe::Receiver, output: &mut Vec<u8>) {
+/// does not wait for the end of it. The pipe itself is asked: the loop may have heard of the exit
+/// and not yet of the output before it.
+fn read_what_is_there(reader: &pipe::Receiver, output: &mut Vec<u8>) {
     let mut chunk = [0; 4096];
-    while let Ok(n @ 1..) = reader.try_read(&mut chunk) {
+    while let Ok(n @ 1..) = nix::unistd::read(reader.as_fd(), &mut chunk) {
         keep(output, &chunk[..n]);
     }
 }

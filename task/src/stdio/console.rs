@@ -47,7 +47,8 @@ impl Listener {
         &self.name
     }
 
-    /// Waits for the pty's master; may be called again if it was given up.
+    /// Waits for the pty's master, which comes over the first connection: to give it up and call
+    /// again is to wait for another.
     pub async fn receive_pty(&self) -> Result<OwnedFd> {
         let failed = |e: io::Error| Error::io("receive pty from", &self.path)(e);
         let (stream, _) = self.listener.accept().await.map_err(failed)?;

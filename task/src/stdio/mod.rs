@@ -238,16 +238,18 @@ impl Prepared {
             return Ok(io);
         };
         let mut started = std::pin::pin!(started);
+        let mut pty = std::pin::pin!(listener.receive_pty());
         let master = tokio::select! {
             biased;
-            master = listener.receive_pty() => {
+            master = &mut pty => {
                 started.await.map_err(fail)?;
                 master?
             }
             result = &mut started => {
                 result.map_err(fail)?;
-                // The runtime is done, so the pty is on its way or will never come.
-                tokio::time::timeout(Duration::from_secs(1), listener.receive_pty())
+                // The runtime is done, so the pty is on its way or will never come. Its connection
+                // may be accepted already, so the same wait goes on.
+                tokio::time::timeout(Duration::from_secs(1), pty)
                     .await
                     .map_err(|_| Error::Refused("the OCI runtime sent no pty".into()))??
             }
