@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// The directory that containerd made for one container.
 #[derive(Clone, Debug)]
@@ -241,6 +242,11 @@ pub fn read_pid(path: &Path) -> Result<u32> {
         .ok()
         .filter(|&pid| pid > 0 && pid <= i32::MAX.cast_unsigned());
     pid.ok_or_else(|| Error::Refused(format!("{}: {text:?} is no pid", path.display())))
+}
+
+/// When a file was written, to a tick of the kernel's clock; `None` if it is gone.
+pub fn written_at(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|file| file.modified()).ok()
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {

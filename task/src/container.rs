@@ -7,6 +7,7 @@ use crate::exits::LastExit;
 use crate::handover::{self, Kept};
 use crate::process::exec::Exec;
 use crate::process::{Exit, Process};
+use crate::reaper::Reaper;
 use crate::rootfs;
 use crate::runtime::{Checkpoint, Options, Runtime};
 use crate::service::Engine;
@@ -16,7 +17,7 @@ use protos::task::{CreateTaskRequest, StateResponse};
 use protos::task_types::ProcessInfo;
 use protos::ttrpc::Context;
 use protos::{any, runc};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
@@ -31,6 +32,9 @@ pub struct Container {
     pub(crate) execs: RefCell<HashMap<String, Rc<Exec>>>,
     pub(crate) last_exit: LastExit,
     pub(crate) own_pid_namespace: bool,
+    pub(crate) starting_execs: Cell<usize>,
+    /// An exec has failed since nothing was being started; see [`Container::kill_strays`].
+    pub(crate) may_have_strays: Cell<bool>,
     /// What Start restores, instead of letting a created init run.
     pub(crate) checkpoint: Option<Checkpoint>,
     /// Found at Create; a process that was dead by then has none.
@@ -67,6 +71,8 @@ impl Container {
             init: Rc::new(Process::new(request.id.clone(), paths)),
             execs: RefCell::default(),
             last_exit: LastExit::default(),
+            starting_execs: Cell::default(),
+            may_have_strays: Cell::default(),
             // An unreadable spec is the OCI runtime's to refuse; until then expect the worst.
             own_pid_namespace: bundle
                 .read_spec()
@@ -105,8 +111,11 @@ impl Container {
 
     /// Finds the cgroup and watches it for OOM kills (O3, T79); failures are only logged.
     pub(crate) fn find_cgroup(&self, engine: &Rc<Engine>) {
-        let cgroup = match Cgroup::of_pid(self.init.pid.get()) {
-            Ok(cgroup) => Rc::new(cgroup),
+        let pid = self.init.pid.get();
+        let cgroup = match Cgroup::of_pid(pid) {
+            // Of a child: one that was reaped has left its pid to anybody.
+            Ok(cgroup) if Reaper::is_child(pid) => Rc::new(cgroup),
+            Ok(_) => return log::warn!("{}: init {pid} has ended already", self.id),
             Err(e) => return log::error!("{}: cgroup: {e}", self.id),
         };
         if let Err(e) = cgroup.enable_controllers() {
@@ -199,6 +208,8 @@ impl Container {
             execs: RefCell::new(execs),
             last_exit,
             own_pid_namespace: container.own_pid_namespace,
+            starting_execs: Cell::default(),
+            may_have_strays: Cell::default(),
             checkpoint: container.checkpoint,
             cgroup: RefCell::new(cgroup.clone()),
             oom: RefCell::default(),
@@ -281,14 +292,23 @@ impl Container {
         }
     }
 
+    /// Lets frozen processes go on.
+    pub(crate) fn thaw(&self) {
+        if let Some(cgroup) = &*self.cgroup.borrow() {
+            cgroup.thaw();
+        }
+    }
+
+    /// Every pid in the container's cgroup.
+    pub(crate) fn cgroup_procs(&self) -> Vec<u32> {
+        let cgroup = self.cgroup.borrow();
+        let procs = cgroup.as_ref().map(|cgroup| cgroup.procs());
+        procs.unwrap_or_default()
+    }
+
     /// Every pid in the container's cgroup, with the id of those that are execs (T70).
     pub(crate) fn pids(&self) -> Vec<ProcessInfo> {
-        let cgroup = self.cgroup.borrow();
-        let pids = cgroup
-            .as_ref()
-            .map(|cgroup| cgroup.procs())
-            .unwrap_or_default();
-        let mut pids = pids;
+        let mut pids = self.cgroup_procs();
         // containerd 1.7 to 2.3 takes a task without pids for a leak when it restarts, and
         // destroys it together with its exit status; so a task has its init until it is deleted.
         if pids.is_empty() && keeps_init_pid() {
@@ -343,6 +363,8 @@ impl Container {
             execs: RefCell::default(),
             last_exit: LastExit::default(),
             own_pid_namespace,
+            starting_execs: Cell::default(),
+            may_have_strays: Cell::default(),
             checkpoint: None,
             cgroup: RefCell::default(),
             oom: RefCell::default(),

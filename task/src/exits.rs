@@ -15,6 +15,7 @@ use crate::process::{Exit, Process};
 use crate::reaper::{ExitStatus, Reaper};
 use crate::service::Engine;
 use crate::state::State;
+use protos::Timestamp;
 use protos::events::{TaskExit, TaskOom};
 use protos::ttrpc::Context;
 use std::cell::{Cell, RefCell};
@@ -26,6 +27,8 @@ const SIGKILL: u32 = 9;
 /// How long the OCI runtime may take to kill what a dead init has left; then init's exit is told
 /// all the same.
 const KILL_ALL: Duration = Duration::from_secs(10);
+/// How long it may take to resume a container whose init ended while it was paused.
+const THAW: Duration = Duration::from_secs(10);
 
 /// Whose exit it is.
 type Owner = (Rc<Container>, Rc<Process>);
@@ -33,8 +36,8 @@ type Owner = (Rc<Container>, Rc<Process>);
 #[derive(Default)]
 pub struct Exits {
     tracked: RefCell<HashMap<u32, Owner>>,
-    /// Exits of pids that nobody tracks yet, while something is being started.
-    early: RefCell<HashMap<u32, Exit>>,
+    /// Exits of pids that nobody tracks yet, in their order, while something is being started.
+    early: RefCell<HashMap<u32, Vec<Exit>>>,
     starting: Rc<Cell<usize>>,
 }
 
@@ -68,9 +71,22 @@ impl Exits {
         self.early.borrow().keys().copied().collect()
     }
 
-    /// Makes `pid` unknown again, so that its exit is kept while it is being started.
-    pub fn untrack(&self, pid: u32) {
-        self.tracked.borrow_mut().remove(&pid);
+    /// The exit of `process`, if it came before anybody knew of it. Others of the same pid may be
+    /// those of processes that are being started still.
+    fn take_early(&self, pid: u32, process: &Process) -> Option<Exit> {
+        let mut early = self.early.borrow_mut();
+        let exits = early.get_mut(&pid)?;
+        let own = own_exit(exits, process.made_at.get(), Reaper::is_child(pid))?;
+        let exit = exits.remove(own);
+        if exits.is_empty() {
+            early.remove(&pid);
+        }
+        Some(exit)
+    }
+
+    /// True if the exit of `pid` is somebody's.
+    pub fn is_tracked(&self, pid: u32) -> bool {
+        self.tracked.borrow().contains_key(&pid)
     }
 }
 
@@ -81,7 +97,7 @@ pub struct LastExit {
     init_exited: Cell<bool>,
     /// Its exit, until it is told.
     untold: Cell<Option<Exit>>,
-    /// Execs that are being started or run, and kills that are not answered yet.
+    /// Execs that are being started or run, and starts and kills of init that are not answered yet.
     holds: Cell<usize>,
     /// The OCI runtime is killing what init has left.
     killing: Cell<bool>,
@@ -113,7 +129,8 @@ impl LastExit {
         self.killing.get()
     }
 
-    /// An exec is being started, or init is being killed: its exit waits for [`Engine::release`].
+    /// An exec is being started, or init is being started or killed: init's exit waits for
+    /// [`Engine::release`].
     pub fn hold(&self) {
         self.holds.set(self.holds.get() + 1);
     }
@@ -126,9 +143,7 @@ impl Engine {
             // To be restored, or it could not be: nothing runs.
             return;
         }
-        let early = self.exits.early.borrow_mut().remove(&pid);
-        // A pid that is a child now has been given away again since that exit (X10).
-        match early.filter(|_| !Reaper::is_child(pid)) {
+        match self.exits.take_early(pid, process) {
             Some(exit) => self.exited(owner, process, exit),
             None => {
                 let owner = (Rc::clone(owner), Rc::clone(process));
@@ -147,7 +162,8 @@ impl Engine {
         match tracked {
             Some((container, process)) => self.exited(&container, &process, exit),
             None if self.exits.starting.get() > 0 => {
-                self.exits.early.borrow_mut().insert(pid, exit);
+                let mut early = self.exits.early.borrow_mut();
+                early.entry(pid).or_default().push(exit);
             }
             None => log::debug!("orphan {pid} ended: {status}"),
         }
@@ -241,16 +257,24 @@ impl Engine {
     }
 }
 
+/// Which of the exits of a process's pid is its own (X10). Whatever has the pid now, or had it
+/// once, may be another: the kernel gives a pid away again as soon as it is reaped. But a process
+/// cannot be reaped before the OCI runtime that made it has ended, and so not before the runtime
+/// has written its pid file, at `made`: what ended earlier had the pid before it, and what ended
+/// after its own exit had it later.
+fn own_exit(early: &[Exit], made: Option<Timestamp>, is_child: bool) -> Option<usize> {
+    let at = |time: &Timestamp| (time.seconds, time.nanos);
+    let since = |exit: &Exit| made.is_some_and(|made| at(&exit.at) >= at(&made));
+    let own = early.iter().position(since);
+    // Without a child of that pid it has ended, even if somebody has set the clock.
+    own.or(early.len().checked_sub(1).filter(|_| !is_child))
+}
+
 /// X4: without a pid namespace of its own, a container's processes outlive its init.
 async fn kill_all(container: &Container) {
-    let context = Context::background();
-    let kill = container
-        .runtime
-        .kill(&container.id, SIGKILL, true, &context);
-    match tokio::time::timeout(KILL_ALL, kill).await {
-        Ok(Ok(())) => {}
-        Ok(Err(failure)) => log::debug!("{}: kill all after init: {failure}", container.id),
-        Err(_) => log::error!("{}: kill all after init took over 10 s", container.id),
+    let (id, context) = (&container.id, Context::within(KILL_ALL));
+    if let Err(failure) = container.runtime.kill(id, SIGKILL, true, &context).await {
+        log::debug!("{id}: kill all after init: {failure}");
     }
 }
 
@@ -258,8 +282,40 @@ async fn kill_all(container: &Container) {
 fn thaw(container: &Container) -> impl Future<Output = ()> + use<> {
     let (runtime, id) = (container.runtime.clone(), container.id.clone());
     async move {
-        if let Err(failure) = runtime.resume(&id, &Context::background()).await {
+        if let Err(failure) = runtime.resume(&id, &Context::within(THAW)).await {
             log::warn!("{id}: resume after exit: {failure}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// X10: before, own and after; with another process of the same pid alive, and without.
+    #[test]
+    fn of_the_exits_of_a_pid_the_first_since_it_was_made_is_its_own() {
+        let time = |seconds| Timestamp { seconds, nanos: 5 };
+        let exit = |seconds| Exit {
+            status: 0,
+            at: time(seconds),
+        };
+        let own = |early: &[i64], made: Option<i64>, is_child| {
+            let early: Vec<Exit> = early.iter().copied().map(exit).collect();
+            own_exit(&early, made.map(time), is_child).map(|own| early[own].at.seconds)
+        };
+        for (early, made, is_child, expected) in [
+            (&[][..], Some(5), true, None),
+            (&[3], Some(5), true, None),
+            (&[5], Some(5), true, Some(5)),
+            (&[3, 6, 8], Some(5), true, Some(6)),
+            (&[3, 6, 8], Some(5), false, Some(6)),
+            (&[3], Some(5), false, Some(3)),
+            (&[3], None, true, None),
+            (&[3, 6], None, false, Some(6)),
+        ] {
+            let found = own(early, made, is_child);
+            assert_eq!(found, expected, "{early:?} {made:?} {is_child}");
         }
     }
 }

@@ -83,6 +83,9 @@ pub struct Process {
     pub pid: u32,
     pub exit: Option<Exit>,
     pub never: bool,
+    /// CloseIO was called, perhaps before there was a stdin to close.
+    #[serde(default)]
+    pub stdin_closed: bool,
     pub io: Option<Io>,
 }
 

@@ -1,13 +1,13 @@
 //! What the OCI runtime does not know of a container whose shim is gone: processes and cgroups of
 //! a create that was cut off, an init whose records are lost, half a start in the bundle.
 
-use crate::bundle::{Bundle, read_pid};
+use crate::bundle::{Bundle, read_pid, written_at};
 use crate::cgroup::{Remains, path_of};
 use crate::runtime::Options;
 use crate::sys;
 use nix::time::{ClockId, clock_gettime};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 /// What may be left of one container.
@@ -59,12 +59,11 @@ impl<'a> Leftovers<'a> {
 /// and before the file was written. Whoever has the pid now, instead of it, is younger.
 fn kill_init(bundle: &Bundle) {
     let file = bundle.init_pid();
-    let modified = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
     let Ok(pid) = read_pid(&file) else { return };
     let Ok(process) = sys::pidfd(pid) else { return };
     let born = started(pid);
-    let config = modified(&bundle.path().join("config.json"));
-    if let (Some(born), Some(config), Some(written)) = (born, config, modified(&file))
+    let config = written_at(&bundle.path().join("config.json"));
+    if let (Some(born), Some(config), Some(written)) = (born, config, written_at(&file))
         && (config..=written).contains(&born)
     {
         let _ = sys::pidfd_kill(&process);

@@ -4,6 +4,7 @@ use crate::status::{Code, Status};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -62,6 +63,14 @@ impl Context {
         Self {
             deadline: None,
             closed: watch::channel(false).1,
+        }
+    }
+
+    /// A context that gives up after `time`: for work that must not go on for ever.
+    pub fn within(time: Duration) -> Self {
+        Self {
+            deadline: Some(Instant::now() + time),
+            ..Self::background()
         }
     }
 

@@ -182,6 +182,7 @@ mod tests {
         assert_eq!(found(cgroups, LEGACY), expected);
     }
 
+    /// O4.
     #[test]
     fn o4_hybrid_counts_as_version_1() {
         let mut hybrid = LEGACY.to_vec();

@@ -109,6 +109,14 @@ impl Cgroup {
         pids
     }
 
+    /// Lets frozen processes go on: with version 1 not even SIGKILL ends one that is frozen.
+    pub fn thaw(&self) {
+        match &self.0 {
+            Place::V1(dirs) => dirs.0.iter().for_each(|(_, dir)| thaw(dir)),
+            Place::V2 { dir, .. } => thaw(dir),
+        }
+    }
+
     /// Describes the cgroup for another process image.
     pub fn hand_over(&self) -> handover::Cgroup {
         let named = |(name, dir): &(&str, PathBuf)| ((*name).to_owned(), dir.clone());
@@ -148,6 +156,16 @@ impl Cgroup {
             last = enable(parent, &available);
         }
         last
+    }
+}
+
+/// Thaws what is frozen in `dir`, of version 1 or 2.
+fn thaw(dir: &Path) {
+    for (file, thawed) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+        let file = dir.join(file);
+        if file.exists() {
+            let _ = fs::write(file, thawed);
+        }
     }
 }
 

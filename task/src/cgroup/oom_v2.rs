@@ -79,6 +79,8 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    //! O2: on recorded and invented files, where version 2 has no controllers.
+
     use super::*;
     use crate::rootfs::mountinfo;
     use nix::sys::socket::{MsgFlags, send};

@@ -176,13 +176,7 @@ fn kill_members(dir: &Path) {
             let _ = sys::pidfd_kill(&process);
         }
     }
-    // Version 1, then version 2: what is frozen does not die.
-    for (file, thawed) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
-        let file = dir.join(file);
-        if file.exists() {
-            let _ = fs::write(file, thawed);
-        }
-    }
+    super::thaw(dir);
 }
 
 #[cfg(test)]

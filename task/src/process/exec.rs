@@ -1,7 +1,7 @@
 //! What is done to an exec process: add, start, kill, delete.
 
 use super::{Exit, Process};
-use crate::bundle::{read_pid, write_private};
+use crate::bundle::{read_pid, write_private, written_at};
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -158,8 +158,11 @@ impl Container {
             return Err(Error::Refused("cannot start a failed process".into()));
         }
         self.last_exit.hold();
+        self.starting_execs.set(self.starting_execs.get() + 1);
         let starting = engine.exits.starting();
-        match make.await {
+        let made = make.await;
+        self.starting_execs.set(self.starting_execs.get() - 1);
+        let pid = match made {
             Ok((pid, io)) => {
                 process.made(pid, io);
                 process.state.set(State::Running);
@@ -174,8 +177,32 @@ impl Container {
             }
             Err(e) => {
                 process.exit.set_never();
-                engine.release(self);
+                self.may_have_strays.set(true);
                 Err(e)
+            }
+        };
+        if self.may_have_strays.get() && self.starting_execs.get() == 0 {
+            self.may_have_strays.set(false);
+            self.kill_strays(engine);
+        }
+        if pid.is_err() {
+            engine.release(self);
+        }
+        pid
+    }
+
+    /// Kills what failed execs have left (T23). In a pid namespace of its own orphans go to the
+    /// container's init, so a child of ours there that nobody tracks is one that an OCI runtime
+    /// made and told nobody of. Not to be called while an exec is being started.
+    fn kill_strays(&self, engine: &Engine) {
+        if !self.own_pid_namespace {
+            return;
+        }
+        for pid in self.cgroup_procs() {
+            // A child that is not reaped: the pid can be nobody else's.
+            if Reaper::is_child(pid) && !engine.exits.is_tracked(pid) {
+                log::warn!("{}: process {pid} of a failed exec is killed", self.id);
+                let _ = sys::kill(pid, SIGKILL);
             }
         }
     }
@@ -211,7 +238,10 @@ impl Container {
         let _ = std::fs::remove_file(&spec);
         let pid = read_pid(&pid_file);
         match (made, pid) {
-            (Ok(io), Ok(pid)) => Ok((pid, io)),
+            (Ok(io), Ok(pid)) => {
+                process.made_at.set(written_at(&pid_file).map(Into::into));
+                Ok((pid, io))
+            }
             (Ok(_), Err(e)) => Err(Failure::broken_promise(e.to_string()).oci(FAILED)),
             (Err(e), pid) => {
                 // The runtime made it, and failed all the same: nobody will ever ask for it.

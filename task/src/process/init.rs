@@ -1,7 +1,7 @@
 //! What is done to a container's init process: create, start, delete, pause, resume, update.
 
 use super::Exit;
-use crate::bundle::read_pid;
+use crate::bundle::{read_pid, written_at};
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -23,6 +23,9 @@ use std::time::Duration;
 
 /// The greatest signal (signal(7)).
 const SIGRTMAX: u32 = 64;
+const SIGKILL: u32 = 9;
+/// How long the OCI runtime may take to remove what it has half made.
+const UNDO: Duration = Duration::from_secs(10);
 /// How long a killed init may take to be reaped.
 const REAP: Duration = Duration::from_secs(10);
 
@@ -66,7 +69,11 @@ impl Container {
         });
         let made = match made.await {
             Ok(io) => read_pid(&self.bundle.init_pid())
-                .map(|pid| init.made(pid, io))
+                .map(|pid| {
+                    let written = written_at(&self.bundle.init_pid());
+                    init.made_at.set(written.map(Into::into));
+                    init.made(pid, io);
+                })
                 .map_err(|e| Failure::broken_promise(e.to_string()).oci(what)),
             Err(e) => Err(e),
         };
@@ -80,10 +87,9 @@ impl Container {
 
     /// Removes what a failed create may have left with the OCI runtime (U3).
     async fn force_delete(&self) {
-        let deleted = self
-            .runtime
-            .delete(&self.id, true, &Context::background())
-            .await;
+        // A runtime that hangs must not hang Create, whose caller may have set no deadline.
+        let context = Context::within(UNDO);
+        let deleted = self.runtime.delete(&self.id, true, &context).await;
         if let Err(failure) = deleted
             && !failure.is_unknown_container()
         {
@@ -96,7 +102,7 @@ impl Container {
         }
     }
 
-    /// Lets init run (T20). An exit meanwhile is held until TaskStart is on its way (X3).
+    /// Lets init run (T20). An exit meanwhile is held back until TaskStart is on its way (X3).
     ///
     /// # Errors
     /// The state's refusal, or code Unknown with the runtime's words; init's exit is still told.
@@ -129,8 +135,10 @@ impl Container {
             // Its exit is only held back: nobody must be tracked by its pid again.
             State::Stopped.init_allows(Request::Start)?;
         }
+        // One that is to be restored is made only now.
         let starting = engine.exits.starting();
-        engine.exits.untrack(init.pid.get());
+        let is_made = init.pid.get() != 0;
+        self.last_exit.hold();
         let started = run.await;
         let pid = init.pid.get();
         if started.is_ok() {
@@ -141,8 +149,11 @@ impl Container {
             };
             engine.outbox.push(Event::Start(event));
         }
-        engine.track(pid, self, init);
+        if !is_made {
+            engine.track(pid, self, init);
+        }
         drop(starting);
+        engine.release(self);
         started.map(|()| pid)
     }
 
@@ -322,6 +333,10 @@ impl Container {
         }
         self.last_exit.hold();
         let killed = self.runtime.kill(&self.id, signal, all, context).await;
+        // T72: what is frozen does not die; runc thaws it, crun does not.
+        if killed.is_ok() && signal == SIGKILL && self.init.state.get() == State::Paused {
+            self.thaw();
+        }
         engine.release(self);
         killed.map_err(Failure::kill)
     }

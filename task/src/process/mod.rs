@@ -11,6 +11,7 @@ use crate::handover::{self, Kept};
 use crate::reaper::Reaper;
 use crate::state::State;
 use crate::stdio::{Io, Paths};
+use protos::Timestamp;
 use protos::ttrpc::Context;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -28,6 +29,8 @@ pub struct Process {
     pub state: Cell<State>,
     /// 0 until there is one.
     pub pid: Cell<u32>,
+    /// When the OCI runtime wrote its pid file.
+    pub made_at: Cell<Option<Timestamp>>,
     exit: exit::Slot,
     io: RefCell<Option<Rc<Io>>>,
     /// CloseIO was called.
@@ -42,6 +45,7 @@ impl Process {
             paths,
             state: Cell::new(State::Created),
             pid: Cell::new(0),
+            made_at: Cell::default(),
             exit: exit::Slot::default(),
             io: RefCell::default(),
             stdin_closed: Cell::new(false),
@@ -128,6 +132,7 @@ impl Process {
             pid: self.pid.get(),
             exit: self.exit.get().map(Exit::hand_over),
             never: self.exit.is_never(),
+            stdin_closed: self.stdin_closed.get(),
             io: self.io().map(|io| io.hand_over(kept)).transpose()?,
         })
     }
@@ -146,6 +151,7 @@ impl Process {
         if process.never {
             new.exit.set_never();
         }
+        new.stdin_closed.set(process.stdin_closed);
         let io = process.io.map(|io| Io::take_over(io, reaper)).transpose()?;
         new.io.replace(io.map(Rc::new));
         Ok(new)

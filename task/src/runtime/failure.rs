@@ -97,7 +97,7 @@ impl Failure {
             Error::GivenUp(status)
         } else if FINISHED.iter().any(|text| said.contains(text)) {
             Error::NotFound("process already finished".into())
-        } else if said.contains("does not exist") {
+        } else if self.is_unknown_container() {
             Error::NotFound("no such container".into())
         } else {
             Error::Refused(format!("unknown error after kill: {}", self.text))
@@ -115,7 +115,12 @@ impl Failure {
 
     /// The runtime does not know the container (any more).
     pub fn is_unknown_container(&self) -> bool {
-        self.said().contains("does not exist")
+        let said = self.said();
+        // crun names what it did not find: its record of the container, or the directory of it.
+        let not_found = "`: no such file or directory";
+        said.contains("does not exist")
+            || said.contains(&format!("/status{not_found}"))
+            || (said.contains("cannot open directory `") && said.contains(not_found))
     }
 
     /// The runtime has a container of that name, which is not ours to clean up.
@@ -222,6 +227,30 @@ mod tests {
         );
     }
 
+    /// T60, runc's and crun's sentences.
+    #[test]
+    fn unknown_containers_are_known_by_the_runtimes_words() {
+        for (text, unknown) in [
+            ("container does not exist\n", true),
+            (
+                "cannot open directory `/run/crun/c`: No such file or directory",
+                true,
+            ),
+            (
+                "error opening file `/run/crun/c/status`: No such file or directory",
+                true,
+            ),
+            (
+                "error opening file `/dev/null`: No such file or directory",
+                false,
+            ),
+            ("cannot delete container that is not stopped", false),
+        ] {
+            let failure = Failure::ended("r", ExitStatus::Code(1), text.as_bytes());
+            assert_eq!(failure.is_unknown_container(), unknown, "{text}");
+        }
+    }
+
     /// T50, runc's and crun's sentences.
     #[test]
     fn kill_errors_tell_finished_from_unknown() {
@@ -240,6 +269,10 @@ mod tests {
         );
         assert_eq!(
             kill("container does not exist\n"),
+            "no such container: not found"
+        );
+        assert_eq!(
+            kill("error opening file `/run/crun/c/status`: No such file or directory\n"),
             "no such container: not found"
         );
         assert_eq!(

@@ -235,6 +235,10 @@ impl Runtime {
         for namespace in &options.empty_namespaces {
             args.extend(["--empty-ns".as_ref(), OsStr::new(namespace)]);
         }
+        if !options.cgroups_mode.is_empty() {
+            let mode = OsStr::new(&options.cgroups_mode);
+            args.extend(["--manage-cgroups-mode".as_ref(), mode]);
+        }
         args.push(id.as_ref());
         self.run(&args, Streams::Captured, context).await
     }
@@ -277,8 +281,8 @@ impl Runtime {
         if options.no_pivot_root {
             args.push("--no-pivot".as_ref());
         }
-        args.extend([OsStr::new("--no-subreaper"), "--bundle".as_ref()]);
-        args.extend([self.bundle.path().as_os_str(), id.as_ref()]);
+        args.extend(["--bundle".as_ref(), self.bundle.path().as_os_str()]);
+        args.push(id.as_ref());
         self.run(&args, streams, context).await
     }
 
