@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::flags::Flags;
+use crate::lifeline::Lifeline;
 use crate::params::{Caller, Versions};
 use crate::socket::{self, Bound};
 use crate::{print, runtime, sys};
@@ -16,7 +17,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use task::bundle::{Bundle, Spec};
@@ -45,15 +46,11 @@ pub fn start(flags: &Flags) -> Result<()> {
     let caller = read_caller(flags)?;
     let spec = Bundle::new("").read_spec()?;
     let dir = Path::new(caller.socket_dir().unwrap_or(socket::DEFAULT_DIR));
+    let mut lifeline = None;
     if caller.socket_dir().is_some() {
         socket::link_dir(dir)?;
     }
-    let path = socket::path(
-        dir,
-        &flags.address,
-        &flags.namespace,
-        group(&spec, &flags.id),
-    );
+    let path = socket_of(flags, &spec, dir);
     let address = socket::address(&path);
     let versions = match socket::bind(&path)? {
         Bound::Theirs => {
@@ -61,14 +58,16 @@ pub fn start(flags: &Flags) -> Result<()> {
             versions_of(&path)?
         }
         Bound::Ours(listener) => {
-            if let Err(e) = launch(flags, &caller, listener, &address) {
+            let launched = launch(flags, &caller, listener, &address);
+            lifeline = Some(launched.inspect_err(|_| {
                 let _ = fs::remove_file(&path);
-                return Err(e);
-            }
+            })?);
             Versions::OURS
         }
     };
-    print(&caller.answer(&address, versions))
+    print(&caller.answer(&address, versions))?;
+    let released = lifeline.map_or(Ok(()), Lifeline::release);
+    released.map_err(|e| Error::new(format!("the daemon has ended: {e}")))
 }
 
 fn read_caller(flags: &Flags) -> Result<Caller> {
@@ -76,6 +75,12 @@ fn read_caller(flags: &Flags) -> Result<Caller> {
     let read = io::stdin().take(MAX_STDIN).read_to_end(&mut stdin);
     read.map_err(|e| Error::io("read", "stdin", e))?;
     Ok(Caller::parse(&stdin, &flags.id, &flags.namespace))
+}
+
+/// Where the shim of a bundle's container listens.
+pub fn socket_of(flags: &Flags, spec: &Spec, dir: &Path) -> PathBuf {
+    let group = group(spec, &flags.id);
+    socket::path(dir, &flags.address, &flags.namespace, group)
 }
 
 fn group<'a>(spec: &'a Spec, id: &'a str) -> &'a str {
@@ -106,13 +111,19 @@ fn versions_of(path: &Path) -> Result<Versions> {
 }
 
 /// Spawns the daemon, and sets it up as its parent must; on failure it is killed (B40).
-fn launch(flags: &Flags, caller: &Caller, listener: UnixListener, address: &str) -> Result<()> {
+/// It lives for as long as the answer does, until that is released.
+fn launch(
+    flags: &Flags,
+    caller: &Caller,
+    listener: UnixListener,
+    address: &str,
+) -> Result<Lifeline> {
     // B37: the scheduling cookie is inherited, so it is made before the daemon is.
     if std::env::var_os("SCHED_CORE").is_some_and(|value| !value.is_empty()) {
         sys::create_sched_core()
             .map_err(|e| Error::new(format!("enable sched core support: {e}")))?;
     }
-    let daemon = spawn(flags, caller, listener)?;
+    let (daemon, lifeline) = spawn(flags, caller, listener)?;
     let settle = || {
         let options = Options::from_any(caller.options())?;
         join_cgroup(&options.shim_cgroup, daemon)?;
@@ -121,12 +132,14 @@ fn launch(flags: &Flags, caller: &Caller, listener: UnixListener, address: &str)
     };
     settle().inspect_err(|_| {
         let _ = kill(Pid::from_raw(daemon.cast_signed()), Signal::SIGKILL);
-    })
+    })?;
+    Ok(lifeline)
 }
 
-/// B36: ourselves again, with the listener, in a process group of its own. Stdio is /dev/null:
-/// containerd reads our stdout to its end, so nothing may stay open.
-fn spawn(flags: &Flags, caller: &Caller, listener: UnixListener) -> Result<u32> {
+/// B36: ourselves again, with the listener, in a process group of its own. Stdout and stderr are
+/// /dev/null, and so is stdin once we have answered: containerd reads our stdout to its end, so
+/// nothing may stay open.
+fn spawn(flags: &Flags, caller: &Caller, listener: UnixListener) -> Result<(u32, Lifeline)> {
     let exe = std::env::current_exe().map_err(|e| Error::io("find", "own binary", e))?;
     let mut command = Command::new(&exe);
     command.args([
@@ -153,15 +166,14 @@ fn spawn(flags: &Flags, caller: &Caller, listener: UnixListener) -> Result<u32> 
     command
         .fd_mappings(vec![listener])
         .map_err(|e| Error::new(e.to_string()))?;
+    let (lifeline, stdin) = Lifeline::new().map_err(|e| Error::io("start", &exe, e))?;
     command
         .process_group(0)
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    Ok(command
-        .spawn()
-        .map_err(|e| Error::io("start", &exe, e))?
-        .id())
+    let daemon = command.spawn().map_err(|e| Error::io("start", &exe, e))?;
+    Ok((daemon.id(), lifeline))
 }
 
 /// B38: puts the daemon into the cgroup that the options name, in every hierarchy there is.

@@ -1,5 +1,6 @@
 //! The `delete` command: cleans up after a shim that is dead or unreachable (contract §6).
 
+use crate::bootstrap::socket_of;
 use crate::error::{Error, Result};
 use crate::flags::Flags;
 use crate::{Shim, print, runtime, socket};
@@ -30,11 +31,20 @@ pub fn delete(shim: &dyn Shim, flags: &Flags) -> Result<()> {
             e = reaper.run(|_, _| {}) => Err(Error::new(format!("reap: {e}"))),
         }
     })?;
-    // The dead shim's socket is nobody's; a live one's has another owner.
-    if let Ok(address) = fs::read_to_string(bundle.path().join("address"))
-        && let Some(path) = socket::path_of(address.trim())
-    {
+    remove_socket(flags, &bundle);
+    print(&response.encode_to_vec())
+}
+
+/// The dead shim's socket is nobody's; a live one's has another owner. A `start` that was killed
+/// may have left one that no file names.
+fn remove_socket(flags: &Flags, bundle: &Bundle) {
+    let named = fs::read_to_string(bundle.path().join("address")).ok();
+    if let Some(path) = named.and_then(|address| socket::path_of(address.trim())) {
         socket::remove_if_dead(&path);
     }
-    print(&response.encode_to_vec())
+    if let Ok(spec) = bundle.read_spec() {
+        let linked = fs::read_link(bundle.path().join(socket::LINK));
+        let dir = linked.unwrap_or_else(|_| socket::DEFAULT_DIR.into());
+        socket::remove_if_dead(&socket_of(flags, &spec, &dir));
+    }
 }

@@ -17,6 +17,7 @@ mod flags;
 mod fleet;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod lifeline;
 mod log;
 mod params;
 mod publisher;

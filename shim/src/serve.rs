@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::flags::Flags;
 use crate::publisher::Publisher;
 use crate::upgrade::{Asked, HANDOVER_FD, Handover, Upgrader, become_image, check};
-use crate::{log as shim_log, runtime, socket};
+use crate::{lifeline, log as shim_log, runtime, socket};
 use nix::sys::signal::Signal;
 use protos::service;
 use protos::ttrpc::{Handle, Server};
@@ -43,6 +43,12 @@ pub fn serve(runtime_name: &'static str, flags: &Flags) -> Result<()> {
     let listener = listener(flags)?;
     let path = listener.local_addr().ok();
     let path = path.and_then(|address| address.as_pathname().map(PathBuf::from));
+    let remove_socket = || {
+        if let Some(path) = &path {
+            let _ = std::fs::remove_file(path);
+        }
+    };
+    lifeline::wait().inspect_err(|_| remove_socket())?;
     let mut taken_over = None;
     if resumes {
         let handover = sys::adopt(HANDOVER_FD);
@@ -71,9 +77,7 @@ pub fn serve(runtime_name: &'static str, flags: &Flags) -> Result<()> {
         }
     };
     // By now nobody listens, so no client finds a socket that will not answer.
-    if let Some(path) = path {
-        let _ = std::fs::remove_file(path);
-    }
+    remove_socket();
     done
 }
 

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 /// Where sockets are unless the caller says otherwise.
 pub const DEFAULT_DIR: &str = "/run/containerd/s";
+/// The bundle's link to another directory of sockets (B34).
+pub const LINK: &str = "s";
 /// The longest path that containerd's clients can connect to, in bytes.
 const MAX_PATH: usize = 106;
 
@@ -102,7 +104,7 @@ pub fn remove_if_dead(path: &Path) {
 /// # Errors
 /// If the link can't be made.
 pub fn link_dir(dir: &Path) -> Result<()> {
-    match symlink(dir, "s") {
+    match symlink(dir, LINK) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("link to", dir, e)),
         _ => Ok(()),
     }
