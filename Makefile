@@ -32,7 +32,7 @@ UNITS ?= $(PREFIX)/lib/systemd/system
 
 .PHONY: help
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
 
 .PHONY: setup
 setup: ## get what building and testing need (Debian 12, as root)
@@ -45,9 +45,22 @@ build: ## make target/dist/containerd-shim-runc-v2 and dunnage, static release b
 	@cmp -s $(BUILT)/$(NAME) $(DIST) || install -m755 $(BUILT)/$(NAME) $(DIST)
 	@cmp -s $(BUILT)/dunnage $(MANAGER) || install -m755 $(BUILT)/dunnage $(MANAGER)
 
+# What of the suite is tried with the other OCI runtimes in `make test`.
+SELECTED := checkpoint:: exits:: failures:: golden:: oom:: stats:: stdio:: task:: terminal::
+RUNC_1_3 = RUNTIME=$(PEERS)/runc-1.3/bin/runc
+CRUN = RUNTIME=$(PEERS)/crun/bin/crun
+WITH_RUNTIME = SHIM=$(abspath $(DIST)) PEERS=$(PEERS) $(CARGO) test --locked --workspace --test shim
+
 .PHONY: test
 test: setup build ## run all tests, as root
 	SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked --workspace --no-fail-fast
+	$(RUNC_1_3) $(WITH_RUNTIME) -- $(SELECTED)
+	$(CRUN) tests/cgroup-v1.sh env $(WITH_RUNTIME) -- $(SELECTED)
+
+.PHONY: test-runtimes
+test-runtimes: setup build ## run the whole suite of the shim with runc 1.3, and with crun
+	$(RUNC_1_3) $(WITH_RUNTIME)
+	$(CRUN) tests/cgroup-v1.sh env $(WITH_RUNTIME)
 
 .PHONY: test-go
 test-go: setup ## run the black-box suite against containerd's Go shim

@@ -244,6 +244,8 @@ peer containerd-1.7 containerd '1.7.*' 'containerd ctr containerd-shim-runc-v2' 
 peer containerd-2.1 containerd '2.*' 'containerd ctr containerd-shim-runc-v2' sid
 peer runc-1.3 runc '1.[3-9].*' runc trixie sid
 peer crun crun '*.*' crun trixie sid
+# Debian 12's own, 3.17, does not know the vDSO of newer kernels.
+peer criu criu '[4-9].*' criu trixie sid
 
 # ------------------------------------------------- root filesystem, image --
 
@@ -376,7 +378,7 @@ own() {
     PATH=/usr/sbin:/usr/bin:/sbin:/bin
     own containerd
     own runc
-    for name in containerd-1.7 containerd-2.1 runc-1.3 crun; do
+    for name in containerd-1.7 containerd-2.1 runc-1.3 crun criu; do
         if [ -e "$peers/$name/VERSION" ]; then
             echo "$name $(cat "$peers/$name/VERSION") $peers/$name/bin"
         fi

@@ -10,6 +10,7 @@
 //! ctr      the release's own client, as a child with a deadline
 //! events   `ctr events`, with marks that tell what has been received
 //! fifo     a word between a test and a container
+//! outage   containerd away for a while
 //! leavings what a containerd and its shims can leave on a machine
 //! ```
 //! Every test has a containerd and a namespace of its own. A release that is not installed is
@@ -21,6 +22,7 @@ pub mod ctr;
 pub mod events;
 pub mod fifo;
 mod leavings;
+pub mod outage;
 pub mod release;
 
 pub(crate) use self::leavings::KUBERNETES;
@@ -30,7 +32,7 @@ pub use self::client::Task;
 use self::events::Events;
 use self::fifo::Fifo;
 use self::release::Release;
-use crate::{peers, proc};
+use crate::{peers, proc, program};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -236,9 +238,7 @@ impl Containerd {
 
     /// Puts another binary in the shim's place, in one step.
     pub fn use_shim(&self, binary: &Path) {
-        let new = self.dir.join("bin/new");
-        fs::copy(binary, &new).unwrap_or_else(|e| panic!("shim {}: {e}", binary.display()));
-        fs::rename(&new, self.dir.join("bin").join(SHIM)).expect("rename");
+        program::copy(binary, &self.dir.join("bin").join(SHIM));
     }
 
     /// A program of this release, in the environment both the daemon and its client get.

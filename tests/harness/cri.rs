@@ -31,8 +31,8 @@ use self::api::*;
 use self::network::Network;
 use crate::containerd::fifo::Fifo;
 use crate::containerd::{self, Containerd, DEADLINE, IMAGE, SHIM, Setup};
-use crate::{peers, proc, wait};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use crate::{peers, proc, program, wait};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::{fs, thread};
 use tokio::runtime::Handle;
@@ -323,9 +323,7 @@ fn prepare(dir: &Path) {
         "#!/bin/sh\necho \"$@\" >>{}\nexec {runc} \"$@\"\n",
         record.display()
     );
-    let program = dir.join("bin/other-runc");
-    fs::write(&program, script).expect("other-runc");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("other-runc");
+    program::write(&dir.join("bin/other-runc"), &script);
     symlink(SHIM, dir.join("bin/containerd-shim-dunnage-v2")).expect("symlink");
 }
 

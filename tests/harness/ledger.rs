@@ -1,10 +1,11 @@
-//! The known differences between our shim and containerd's, `tests/ledger.txt`.
+//! The known differences: between our shim and containerd's, `tests/ledger.txt`, and between the
+//! OCI runtimes below it, `tests/runtimes.txt`.
 
 use crate::peers;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-/// One line of the ledger: `id | ours | theirs | why`.
+/// One line: `id | ours | theirs | why`, or `id | runc | crun | why`.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub id: String,
@@ -13,10 +14,17 @@ pub struct Entry {
     pub why: String,
 }
 
-/// The whole ledger, in its order.
+/// The whole ledger of the shims, in its order.
 pub fn entries() -> &'static [Entry] {
     static ENTRIES: LazyLock<Vec<Entry>> =
         LazyLock::new(|| parse(include_str!("../ledger.txt")).expect("tests/ledger.txt"));
+    &ENTRIES
+}
+
+/// The whole ledger of the runtimes, in its order.
+pub fn runtimes() -> &'static [Entry] {
+    static ENTRIES: LazyLock<Vec<Entry>> =
+        LazyLock::new(|| parse(include_str!("../runtimes.txt")).expect("tests/runtimes.txt"));
     &ENTRIES
 }
 
@@ -53,12 +61,23 @@ fn parse(text: &str) -> Result<Vec<Entry>, String> {
 /// # Panics
 /// If the ledger has no such line.
 pub fn differs(id: &str) -> bool {
-    let Some(entry) = entries().iter().find(|entry| entry.id == id) else {
-        panic!("`{id}` is not in tests/ledger.txt");
+    applies(entries(), id, peers::is_go())
+}
+
+/// True if the runtime under test is crun, so that the line `id` of the runtimes applies.
+///
+/// # Panics
+/// If there is no such line.
+pub fn runtime_differs(id: &str) -> bool {
+    applies(runtimes(), id, peers::runtime_name() == "crun")
+}
+
+fn applies(ledger: &[Entry], id: &str, theirs: bool) -> bool {
+    let Some(entry) = ledger.iter().find(|entry| entry.id == id) else {
+        panic!("`{id}` is in no line of the ledger");
     };
-    let go = peers::is_go();
-    if go {
+    if theirs {
         println!("ledger: {id}: {}", entry.theirs);
     }
-    go
+    theirs
 }

@@ -10,8 +10,9 @@
 //!  ├── stdio    the client's ends of a container's FIFOs and terminals
 //!  ├── runtime  OCI runtimes that wait, fail or tell, in front of the real one
 //!  └── leaks    what the test left on the machine
-//! wait: deadlines     proc: /proc     ledger: known differences from containerd's shim
-//! sweep: a shim killed at every system call
+//! wait: deadlines     program: scripts and binaries to execute     proc: /proc     ledger: known differences from containerd's shim
+//! pid_namespace: pids that the test chooses
+//! sweep: a shim killed at every system call     start_sweep: the same of `start`
 //! manager: a private dunnage daemon
 //! containerd: a private containerd to run the shim under     pty: a child on a terminal
 //! cri: the same containerd, as Kubernetes uses it
@@ -28,12 +29,15 @@ pub mod leaks;
 pub mod ledger;
 pub mod manager;
 pub mod peers;
+pub mod pid_namespace;
 pub mod proc;
+pub mod program;
 pub mod pty;
 pub mod raw;
 pub mod runtime;
 pub mod shim;
 pub mod start;
+pub mod start_sweep;
 pub mod stdio;
 pub mod sweep;
 pub mod test;
@@ -41,7 +45,7 @@ pub mod wait;
 
 pub use bundle::Bundle;
 pub use calls::refused;
-pub use ledger::differs;
+pub use ledger::{differs, runtime_differs};
 pub use shim::Shim;
 pub use start::{Dialect, Start, Stdin};
 pub use test::{Test, run, run_alone};

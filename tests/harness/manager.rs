@@ -12,7 +12,7 @@ use crate::containerd::capture::Capture;
 use crate::containerd::ctr::{self, Ctr, Output};
 use crate::containerd::fifo::Fifo;
 use crate::containerd::release::Release;
-use crate::{peers, proc};
+use crate::{peers, proc, program};
 use serde_json::Value;
 use std::env;
 use std::fs;
@@ -76,7 +76,7 @@ impl Manager {
         for name in ["bin", "share", "tmp"] {
             fs::create_dir_all(dir.join(name)).expect("a new directory");
         }
-        fs::copy(shim, dir.join("bin/containerd-shim-runc-v2")).expect("the shim");
+        program::copy(shim, &dir.join("bin/containerd-shim-runc-v2"));
         let place = dir.display();
         let text = format!("root = \"{place}/r\"\nstate = \"{place}/s\"\n{config}");
         fs::write(dir.join("config.toml"), text).expect("config.toml");

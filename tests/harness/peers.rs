@@ -57,9 +57,14 @@ pub fn peers() -> PathBuf {
     env::var_os("PEERS").map_or_else(|| workspace().join("target/peers"), PathBuf::from)
 }
 
-/// The real OCI runtime.
+/// The real OCI runtime, which shims know as `runc`: `RUNTIME`, else the one in PATH.
 pub fn runc() -> &'static Path {
     static RUNC: LazyLock<PathBuf> = LazyLock::new(|| {
+        if let Some(chosen) = env::var_os("RUNTIME") {
+            let chosen = workspace().join(chosen);
+            assert!(chosen.exists(), "no runtime at {}", chosen.display());
+            return chosen;
+        }
         let path = env::var_os("PATH").unwrap_or_default();
         let found = env::split_paths(&path)
             .map(|dir| dir.join("runc"))
@@ -67,6 +72,33 @@ pub fn runc() -> &'static Path {
         found.expect("runc in PATH")
     });
     &RUNC
+}
+
+/// What the runtime calls itself in the first line of `--version`: `runc` or `crun`.
+pub fn runtime_name() -> &'static str {
+    static NAME: LazyLock<String> = LazyLock::new(|| {
+        let output = Command::new(runc()).arg("--version").output();
+        let output = output.unwrap_or_else(|e| panic!("{}: {e}", runc().display()));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    });
+    &NAME
+}
+
+/// CRIU, as tests/setup.sh unpacked it. Without it a test of checkpoints does nothing; in CI it
+/// must be there.
+pub fn criu() -> Option<PathBuf> {
+    let path = peers().join("criu/bin/criu");
+    if path.exists() {
+        return Some(path);
+    }
+    let needed = env::var("CI").is_ok_and(|ci| ci == "true");
+    assert!(!needed, "CI needs CRIU, and {} is missing", path.display());
+    println!("no {}: test not run", path.display());
+    None
 }
 
 /// A busybox root filesystem that nobody writes to.

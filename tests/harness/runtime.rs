@@ -3,14 +3,12 @@
 
 use crate::bundle::Bundle;
 use crate::peers;
+use crate::program;
 use crate::stdio::Fifo;
 use crate::test::Test;
 use crate::wait;
 use protos::runc::Options;
 use protos::task::CreateTaskRequest;
-use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
@@ -31,11 +29,8 @@ impl Runtime {
              case $word in\n    --root|--log|--log-format) skip=yes ;;\n    -*) ;;\n    \
              *) ACTION=$word; break ;;\n  esac\ndone\n{body}\n"
         );
-        let mut open = fs::OpenOptions::new();
-        let file = open.write(true).create_new(true).mode(0o755).open(&path);
-        file.expect("script")
-            .write_all(text.as_bytes())
-            .expect("script");
+        assert!(!path.exists(), "a second {}", path.display());
+        program::write(&path, &text);
         Self { path }
     }
 

@@ -273,9 +273,11 @@ impl Start {
     }
 }
 
-/// The environment containerd gives a shim's commands (B7), and private temporary directories.
+/// The environment containerd gives a shim's commands (B7), private temporary directories, and
+/// a PATH in which the runtime comes first.
 pub fn environment(command: &mut Command, test: &Test, namespace: &str) {
     command
+        .env("PATH", test.path())
         .env("GOMAXPROCS", "2")
         .env("TTRPC_ADDRESS", test.ttrpc_address())
         .env("GRPC_ADDRESS", test.grpc_address())

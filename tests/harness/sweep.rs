@@ -170,20 +170,27 @@ pub fn calls() -> Vec<Point> {
             life.live(phase).await.expect("an undisturbed life");
         }
         strace.detach().await;
-        let mut seen = HashMap::new();
-        for line in fs::read_to_string(&log).expect("strace's log").lines() {
-            let Some((name, _)) = line.split_once('(') else {
-                continue;
-            };
-            if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-                continue;
-            }
-            let nth = seen.entry(name.to_owned()).or_insert(0);
-            *nth += 1;
-            let (name, nth) = (name.to_owned(), *nth);
-            points.push(Point::Call { name, nth });
-        }
+        points = parse(&fs::read_to_string(&log).expect("strace's log"));
     });
+    points
+}
+
+/// The system calls in strace's log.
+pub(crate) fn parse(log: &str) -> Vec<Point> {
+    let mut points = Vec::new();
+    let mut seen = HashMap::new();
+    for line in log.lines() {
+        let Some((name, _)) = line.split_once('(') else {
+            continue;
+        };
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            continue;
+        }
+        let nth = seen.entry(name.to_owned()).or_insert(0);
+        *nth += 1;
+        let (name, nth) = (name.to_owned(), *nth);
+        points.push(Point::Call { name, nth });
+    }
     points
 }
 

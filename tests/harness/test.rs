@@ -4,6 +4,7 @@
 //! /tmp/dn<pid>-<n>x/           Test::dir
 //!   state/io.containerd.runtime.v2.task/<ns>/<id>/   bundles
 //!   root/<ns>/<id>/            where a bundle's `work` points
+//!   bin/                       first in the PATH of shims: the runtime, as `runc`
 //!   run/ tmp/                  XDG_RUNTIME_DIR and TMPDIR of the shims: empty at the end
 //!   share/                     /mnt of containers that ask for it
 //!   containerd.sock[.ttrpc]    the addresses shims are given; events arrive at the second
@@ -12,6 +13,8 @@
 use crate::bundle::{Builder, Log};
 use crate::events::Events;
 use crate::leaks;
+use crate::peers;
+use crate::pid_namespace;
 use crate::proc;
 use crate::shim::Shim;
 use crate::stdio;
@@ -19,7 +22,10 @@ use crate::wait;
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::env;
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -102,11 +108,12 @@ impl Test {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         // The x keeps one test's name from being a part of another's.
-        let namespace = format!("dn{}-{number}x", std::process::id());
+        let namespace = format!("dn{}-{number}x", pid_namespace::number());
         let dir = Path::new("/tmp").join(&namespace);
-        for name in ["run", "tmp", "share"] {
+        for name in ["bin", "run", "tmp", "share"] {
             fs::create_dir_all(dir.join(name)).expect("directory of the test");
         }
+        symlink(peers::runc(), dir.join("bin/runc")).expect("runtime of the test");
         let events = Events::default();
         events.serve(&dir.join("containerd.sock.ttrpc"));
         let shared = Shared {
@@ -131,6 +138,20 @@ impl Test {
 
     pub fn dir(&self) -> &Path {
         &self.shared.dir
+    }
+
+    /// Puts a program into the PATH of the test's shims, before all others of its name.
+    pub fn provide(&self, program: impl AsRef<Path>) {
+        let program = program.as_ref();
+        let name = program.file_name().expect("a program's file");
+        symlink(program, self.dir().join("bin").join(name)).expect("program of the test");
+    }
+
+    /// The PATH of the test's shims.
+    pub fn path(&self) -> OsString {
+        let others = env::var_os("PATH").unwrap_or_default();
+        let dirs = [self.dir().join("bin")].into_iter();
+        env::join_paths(dirs.chain(env::split_paths(&others))).expect("PATH")
     }
 
     /// Where containers that ask for it meet the test.

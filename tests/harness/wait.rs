@@ -57,6 +57,12 @@ pub fn until_within<T>(
     }
 }
 
+/// Lets time pass. For outages, whose length is what they are; whatever else a test waits for is a
+/// thing, see [`soon`].
+pub fn pass(length: Duration) {
+    std::thread::sleep(length);
+}
+
 /// A pidfd: readable once the process has ended, reaped or not.
 pub fn pidfd(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open takes two integers and returns a new fd or -1.

@@ -1,5 +1,6 @@
-//! The ledger and the tests agree: every line is asked for, and every question has a line.
+//! The ledgers and the tests agree: every line is asked for, and every question has a line.
 
+use harness::ledger::Entry;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,16 +16,19 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The ids in `differs("…")` of a source.
-fn asked(text: &str) -> impl Iterator<Item = &str> {
-    text.split("differs(\"")
-        .skip(1)
-        .filter_map(|rest| rest.split_once('"'))
-        .map(|(id, _)| id)
+/// The ids in `QUESTION("…")` of a source; QUESTION is a whole word.
+fn asked<'a>(text: &'a str, question: &str) -> BTreeSet<&'a str> {
+    let parts: Vec<&str> = text.split("differs(\"").collect();
+    let pairs = parts.windows(2);
+    let of_question =
+        pairs.filter(|pair| pair[0].ends_with("runtime_") == (question == "runtime_differs"));
+    of_question
+        .filter_map(|pair| Some(pair[1].split_once('"')?.0))
+        .collect()
 }
 
-#[test]
-fn ledger_lines_and_tests_that_ask_for_them_match() {
+/// What the suite asks for is what the ledger has.
+fn compare(question: &str, ledger: &[Entry]) {
     let mut files = Vec::new();
     sources(
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("suite"),
@@ -34,14 +38,18 @@ fn ledger_lines_and_tests_that_ask_for_them_match() {
     let mut used = BTreeSet::new();
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
-        used.extend(asked(&text).map(str::to_owned));
+        used.extend(asked(&text, question).into_iter().map(str::to_owned));
     }
-    let lines: BTreeSet<String> = harness::ledger::entries()
-        .iter()
-        .map(|e| e.id.clone())
-        .collect();
-    assert_eq!(
-        used, lines,
-        "left: asked for by tests; right: lines of tests/ledger.txt"
-    );
+    let lines: BTreeSet<String> = ledger.iter().map(|entry| entry.id.clone()).collect();
+    assert_eq!(used, lines, "left: asked for by tests; right: lines");
+}
+
+#[test]
+fn ledger_lines_and_tests_that_ask_for_them_match() {
+    compare("differs", harness::ledger::entries());
+}
+
+#[test]
+fn lines_of_the_runtimes_and_tests_that_ask_for_them_match() {
+    compare("runtime_differs", harness::ledger::runtimes());
 }

@@ -1,5 +1,6 @@
 //! Rules of the house that can be checked by reading the tree.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -82,4 +83,67 @@ fn tests_do_not_sleep_and_are_not_ignored() {
         let excepted = excepted.iter().any(|file| path.ends_with(file));
         (in_tests && !excepted).then(|| format!("`{banned}`"))
     });
+}
+
+/// The ids of the contract's rows that a text names: `X1`, and all of `X1 to X9`.
+fn rows(text: &str) -> Vec<String> {
+    let words: Vec<&str> = text.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+    let row = |word: &str| {
+        let number = word.strip_prefix(|c: char| "BTXINODSU".contains(c))?;
+        let number: u32 = number.parse().ok()?;
+        Some((word[..1].to_owned(), number))
+    };
+    let mut found = Vec::new();
+    for (at, word) in words.iter().enumerate() {
+        let Some((area, first)) = row(word) else {
+            continue;
+        };
+        let last = match words[at + 1..] {
+            ["to", last, ..] => row(last).filter(|(of, _)| *of == area),
+            _ => None,
+        };
+        let last = last.map_or(first, |(_, last)| last);
+        found.extend((first..=last).map(|number| format!("{area}{number}")));
+    }
+    found
+}
+
+/// What of a source is tests: all of a suite, and of a crate its unit tests.
+fn tests_of<'a>(path: &Path, text: &'a str) -> &'a str {
+    let is_test = path.components().any(|part| part.as_os_str() == "suite")
+        || path.file_stem().is_some_and(|stem| stem == "tests");
+    if is_test {
+        return text;
+    }
+    text.find("#[cfg(test)]\nmod tests {")
+        .map_or("", |at| &text[at..])
+}
+
+#[test]
+fn every_row_of_the_contract_has_a_test_or_a_reason() {
+    let table = include_str!("../contract.txt");
+    let lines = table.lines();
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let (reasons, areas): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.contains(" | "));
+    let mut named = BTreeSet::new();
+    for path in sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        named.extend(rows(tests_of(&path, &text)));
+    }
+    let wanted: Vec<String> = areas
+        .iter()
+        .flat_map(|line| rows(line.split_once(": ").unwrap().1))
+        .collect();
+    let missing: Vec<_> = wanted.iter().filter(|row| !named.contains(*row)).collect();
+    assert!(missing.is_empty(), "named by no test: {missing:?}");
+    let excused = reasons.iter().map(|line| line.split_once(" | ").unwrap());
+    let all: Vec<String> = excused
+        .map(|(row, reason)| {
+            assert!(!reason.is_empty(), "{row}");
+            row.to_owned()
+        })
+        .chain(wanted)
+        .collect();
+    let once: BTreeSet<&String> = all.iter().collect();
+    assert_eq!((all.len(), once.len()), (142, 142), "each row, once");
 }

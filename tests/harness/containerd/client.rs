@@ -1,7 +1,7 @@
 //! What a test asks of its containerd through `ctr`: the commands an operator types.
 
 use super::ctr::{Ctr, Output};
-use super::{Containerd, IMAGE};
+use super::{Containerd, IMAGE, SHIM};
 use std::process::{Command, Stdio};
 
 /// A line of `ctr task ls`.
@@ -91,6 +91,22 @@ impl Containerd {
         let fifos = fifos.to_string_lossy();
         let args = ["task", "exec", "--fifo-dir", &fifos, "--exec-id", exec, id];
         self.ctr(&[&args, words].concat())
+    }
+
+    /// Starts `ctr task exec ID WORDS`; ctr's stdin is a pipe that the test holds.
+    pub fn spawn_exec(&self, id: &str, exec: &str, words: &[&str]) -> Ctr {
+        let fifos = self.dir.join("fifo");
+        let fifos = fifos.to_string_lossy();
+        let args = ["task", "exec", "--fifo-dir", &fifos, "--exec-id", exec, id];
+        self.spawn(&[&args, words].concat())
+    }
+
+    /// Has every shim of this containerd become the binary in the shim's place.
+    #[track_caller]
+    pub fn upgrade_shims(&self) -> Output {
+        let mut command = Command::new(self.dir.join("bin").join(SHIM));
+        command.args(["-namespace", &self.namespace, "upgrade"]);
+        Ctr::spawn(command, Stdio::null()).finish()
     }
 
     /// `ctr task exec -d`: an exec that runs on.

@@ -1,4 +1,5 @@
-//! The shim under real containerds, seen as an operator sees it: through `ctr`, events and /proc.
+//! The shim under real containerds, seen as an operator sees it: through `ctr`, events and /proc
+//! (B21: each of them understands what `start` answers).
 //!
 //! Each test runs once per release of containerd and is named after it:
 //! `exec::containerd_1_7::an_exec_returns_its_exit_code`.
@@ -27,6 +28,7 @@ mod events;
 mod exec;
 mod group;
 mod lifecycle;
+mod live_upgrade;
 mod oom;
 mod restart;
 mod run;

@@ -2,14 +2,16 @@
 
 use crate::shim_death::{assert_cleaned_up, assert_runs_again};
 use harness::containerd::ctr::ends_within;
-use harness::containerd::{Containerd, DEADLINE, report};
+use harness::containerd::{Containerd, DEADLINE, outage, report};
 use harness::wait;
+use std::time::Duration;
 
 for_each_containerd!(
     a_running_container_survives_a_restart_of_containerd,
     a_group_survives_a_restart_of_containerd,
     an_exec_survives_a_restart_of_containerd,
     a_container_that_exited_while_containerd_was_away_leaves_nothing,
+    an_exit_outlives_five_seconds_without_containerd,
     a_shim_that_died_while_containerd_was_away_is_cleaned_up_after,
     output_written_while_containerd_was_away_is_not_lost,
 );
@@ -114,6 +116,11 @@ fn a_container_that_exited_while_containerd_was_away_leaves_nothing(containerd: 
     assert!(ends_within(shim, DEADLINE), "the shim still runs");
     assert_cleaned_up(containerd, "web", &[task.pid]);
     assert_runs_again(containerd, &[], "web");
+}
+
+/// X2, B71: `make soak` has one of 40 s.
+fn an_exit_outlives_five_seconds_without_containerd(containerd: &mut Containerd) {
+    outage::exit_during(containerd, Duration::from_secs(5));
 }
 
 fn a_shim_that_died_while_containerd_was_away_is_cleaned_up_after(containerd: &mut Containerd) {

@@ -97,7 +97,7 @@ fn version_is_printed() {
     assert_eq!(output.stderr, b"");
 }
 
-/// B20, B22, B35: callers that send no BootstrapParams get the plain address, and find it in
+/// B9, B20, B22, B35: callers that send no BootstrapParams get the plain address, and find it in
 /// the file `address` when they come back (0.7).
 #[test]
 fn legacy_callers_get_a_plain_address_and_an_address_file() {
@@ -129,7 +129,7 @@ fn legacy_callers_get_a_plain_address_and_an_address_file() {
     });
 }
 
-/// B11, B12, B20: callers that send BootstrapParams get a BootstrapResult of version 3.
+/// B9, B11, B12, B20: callers that send BootstrapParams get a BootstrapResult of version 3.
 #[test]
 fn bootstrap_callers_get_protobuf_version_3() {
     harness::run(async |test| {
@@ -224,7 +224,7 @@ fn start_without_a_readable_config_exits_1() {
     });
 }
 
-/// B36: the daemon as `start` leaves it.
+/// B8, B36: the daemon as `start` leaves it.
 #[test]
 fn daemon_runs_in_the_bundle_in_its_own_process_group() {
     harness::run(async |test| {

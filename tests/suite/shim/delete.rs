@@ -35,7 +35,7 @@ fn check(answer: &DeleteResponse, pid: u32, since: i64) {
     assert!((since..=now()).contains(&at), "exited_at {at} is now");
 }
 
-/// D1 to D4: container, mounts and runtime state go; the answer is pid, 137, now.
+/// B26, D1 to D4: container, mounts and runtime state go; the answer is pid, 137, now.
 #[test]
 fn delete_kills_and_cleans_what_a_dead_shim_left() {
     harness::run(async |test| {
@@ -124,7 +124,7 @@ fn delete_uses_the_root_of_the_options() {
         let bundle = test.bundle("c").build();
         let pid = orphan(&bundle, peers::shim(), &options).await;
         assert!(
-            root.join(test.namespace()).join("c/state.json").exists(),
+            root.join(test.namespace()).join("c").exists(),
             "the root is obeyed"
         );
         let since = now();

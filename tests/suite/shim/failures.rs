@@ -277,6 +277,30 @@ fn runtime_that_outlives_sigkill_holds_up_nobody_else() {
     });
 }
 
+/// T11, U3: what undoes a failed Create hangs, too: the caller, who has set no deadline, has the
+/// answer all the same.
+#[test]
+fn create_fails_in_time_although_its_undoing_hangs() {
+    if harness::peers::is_go() {
+        return;
+    }
+    harness::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let gate = Fifo::new(test.dir().join("never"));
+        let body = format!(
+            "case $ACTION in create) exit 3;; delete) read -r x <{};; esac\nexec \"$RUNC\" \"$@\"",
+            gate.name()
+        );
+        let runtime = Runtime::script(test, "never-undoes", &body);
+        let shim = bundle.start().shim().await;
+        let status = refused(shim.create(runtime.create(&bundle)).await);
+        assert!(status.message.contains("exit status 3"), "{status}");
+        shim.create(bundle.create())
+            .await
+            .expect("the real runtime");
+    });
+}
+
 /// T23: an exec whose runtime made it and then failed, in whatever way: nothing of it runs on.
 #[test]
 fn runtime_that_fails_after_exec_leaves_no_process() {
@@ -326,6 +350,52 @@ fn runtime_that_fails_after_exec_leaves_no_process() {
         shim.exec(exec).await.unwrap();
         shim.start("c", "good").await.unwrap();
         assert_eq!(shim.wait("c", "good").await.unwrap().exit_status, 4);
+    });
+}
+
+/// T23: an exec whose runtime made it and told nobody its pid: it is found, and ends; what runs
+/// beside it goes on.
+#[test]
+fn exec_without_a_pid_file_leaves_no_process() {
+    if harness::peers::is_go() {
+        return;
+    }
+    harness::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let cases = [
+            ("forgets", "rm -f forgets.pid; exit 0"),
+            ("raves", "echo gibberish >raves.pid; exit 0"),
+            ("fails", "rm -f fails.pid; exit 5"),
+        ];
+        let body: String = cases
+            .iter()
+            .map(|(name, end)| {
+                format!(
+                    "case \"$*\" in *{name}.pid*) \"$RUNC\" \"$@\" || exit 1; \
+                     cp {name}.pid {}; {end};; esac\n",
+                    test.dir().join(name).display()
+                )
+            })
+            .collect();
+        let body = format!("[ \"$ACTION\" = exec ] && {{ {body} }}\nexec \"$RUNC\" \"$@\"");
+        let runtime = Runtime::script(test, "exec-forgets", &body);
+        let shim = bundle.start().shim().await;
+        shim.create(runtime.create(&bundle)).await.unwrap();
+        let init = shim.start("c", "").await.unwrap().pid as i32;
+        let beside = shim.run(bundle.exec("beside", &["sleep", "100000"])).await as i32;
+        for (name, _) in &cases {
+            // Its own orphans are the container's, not ours.
+            shim.exec(bundle.exec_sh(name, "sleep 100000 & exec sleep 100000"))
+                .await
+                .unwrap();
+            refused(shim.start("c", name).await);
+            let pid = fs::read_to_string(test.dir().join(name)).unwrap();
+            wait::ended(pid.trim().parse().unwrap()).await;
+            shim.delete("c", name).await.unwrap();
+            let exits = test.events().count(|e| e.exit_of("c", name).is_some());
+            assert_eq!(exits, 0, "{name}: no exit of what never started");
+        }
+        assert!(proc::alive(init) && proc::alive(beside));
     });
 }
 

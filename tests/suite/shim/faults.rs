@@ -7,7 +7,11 @@ use harness::{Bundle, Shim, Stdin, Test, differs, proc, wait};
 use protos::task_types::Status as State;
 use std::time::{Duration, Instant};
 
-/// Issue 13483, T4: an exec that hangs in the runtime holds up nothing else.
+/// How long the runtime hangs.
+const HANGS: Duration = Duration::from_secs(3);
+
+/// Issue 13483, T4: State answers within 20 ms while a runtime's exec of the same container hangs
+/// for three seconds, and nothing else waits for it.
 #[test]
 fn state_answers_at_once_while_an_exec_hangs() {
     harness::run_alone(async |test| {
@@ -22,20 +26,31 @@ fn state_answers_at_once_while_an_exec_hangs() {
             async move { shim.start("c", "e").await }
         });
         gate.arrival().await;
-        let mut times = Vec::new();
-        for _ in 0..200 {
+        let hangs = Instant::now();
+        let (mut times, mut others) = (Vec::new(), Vec::new());
+        while hangs.elapsed() < HANGS || times.len() < 200 {
             let begin = Instant::now();
             assert_eq!(shim.state("c", "").await.unwrap().status(), State::Running);
             times.push(begin.elapsed());
+            // A call that touches no container: what the machine takes for itself.
+            let begin = Instant::now();
+            shim.connect_call("").await.unwrap();
+            others.push(begin.elapsed());
         }
+        // Each was answered before the exec went on.
         assert!(!starting.is_finished());
         times.sort();
-        // What else runs on the machine may delay a few.
-        assert!(
-            times[195] < Duration::from_millis(20),
-            "{:?}",
-            &times[190..]
-        );
+        others.sort();
+        let limit = Duration::from_millis(20);
+        for (part, name) in [(50, "half"), (95, "95 %")] {
+            let at = times.len() * part / 100;
+            let (took, other) = (times[at], others[at]);
+            println!(
+                "{name} of {} within {took:?}; Connect {other:?}",
+                times.len()
+            );
+            assert!(took < limit + other, "{name}: {took:?}; Connect: {other:?}");
+        }
         if !differs("hanging-exec") {
             shim.pids("c").await.unwrap();
             shim.stats("c").await.unwrap();

@@ -5,13 +5,12 @@
 use harness::events::Kind;
 use harness::runtime::Runtime;
 use harness::stdio::Fifo;
-use harness::{Code, Stdin, peers, proc, refused, wait};
+use harness::{Code, Stdin, peers, proc, program, refused, wait};
 use protos::Message;
 use protos::bootstrap::BootstrapParams;
 use protos::runc::Options;
 use protos::task::ExecProcessRequest;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 /// U1: Go's shim panics when an exec that failed to start is started again, and again.
 #[test]
@@ -178,8 +177,7 @@ fn u12_dead_logger_of_a_terminal_blocks_nobody() {
     }
     harness::run(async |test| {
         let logger = test.dir().join("logger");
-        fs::write(&logger, "#!/bin/sh\nexec 5>&-\nexit 0\n").unwrap();
-        fs::set_permissions(&logger, fs::Permissions::from_mode(0o755)).unwrap();
+        program::write(&logger, "#!/bin/sh\nexec 5>&-\nexit 0\n");
         let bundle = test.bundle("c").build();
         let shim = bundle.start().shim().await;
         shim.create(bundle.create()).await.unwrap();

@@ -1,9 +1,8 @@
 //! Loggers: a program that takes a container's output, `binary://` (I10, I11).
 
 use harness::stdio::{Stdio, Sum};
-use harness::{Bundle, Code, Shim, Test, differs, proc, refused, wait};
+use harness::{Bundle, Code, Shim, Test, differs, proc, program, refused, wait};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// A logger: a shell script. It gets `$DIR`, where it may write.
@@ -14,8 +13,7 @@ fn logger(test: &Test, name: &str, script: &str) -> PathBuf {
         "#!/bin/sh\nDIR={}\necho $$ >$DIR/{name}.pid\n{script}\n",
         dir.display()
     );
-    fs::write(&path, text).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    program::write(&path, &text);
     path
 }
 

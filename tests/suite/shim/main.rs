@@ -1,6 +1,7 @@
 //! The contract of `containerd-shim-runc-v2`, area by area, without a containerd.
 
 mod bootstrap;
+mod checkpoint;
 mod delete;
 mod exits;
 mod failures;
@@ -13,10 +14,12 @@ mod logger;
 mod mounts;
 mod mounts_more;
 mod oom;
+mod options;
 mod output;
 mod placement;
 mod promises;
 mod publish;
+mod reuse;
 mod runtime;
 mod serve;
 mod stats;

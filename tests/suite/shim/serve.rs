@@ -1,11 +1,12 @@
 //! The daemon at its socket: signals, foreign peers, broken and oversized requests, callers
 //! that go away.
 
+use harness::events::Event;
 use harness::raw::Raw;
 use harness::{proc, wait};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use protos::task::ConnectRequest;
-use protos::{Message, service};
+use protos::{Message, service, topic};
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -123,7 +124,7 @@ fn serving_without_the_log_fifo_exits_1() {
     });
 }
 
-/// B53: `-socket` serves at a path instead of an inherited listener.
+/// B3, B53: without an action it serves; `-socket` serves at a path instead of an inherited listener.
 #[test]
 fn socket_flag_serves_at_that_path() {
     harness::run(async |test| {
@@ -157,6 +158,26 @@ fn socket_flag_serves_at_that_path() {
             .await;
         wait::ended(child.id() as i32).await;
         assert!(child.wait().unwrap().success(), "B56: exit 0");
+    });
+}
+
+/// B55: the namespace is the flag's, whatever a request says.
+#[test]
+fn namespace_of_the_flag_wins() {
+    harness::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.start().shim().await;
+        let metadata = [("containerd-namespace-ttrpc", "another")];
+        let request = bundle.create().encode_to_vec();
+        let call = shim
+            .client()
+            .call_raw(service::TASK_V2, "Create", request, &metadata, None);
+        wait::soon("answer of Create", call).await.unwrap();
+        assert!(test.runc_root().join("c").exists());
+        let created = |e: &Event| (e.topic == topic::TASK_CREATE).then(|| e.namespace.clone());
+        let namespace = test.events().wait_for("TaskCreate", created).await;
+        assert_eq!(namespace, test.namespace());
+        shim.delete("c", "").await.unwrap();
     });
 }
 

@@ -1,6 +1,6 @@
 //! The shim killed at its system calls: `delete` leaves nothing (D1 to D7).
 
-use harness::{peers, sweep};
+use harness::{peers, start_sweep, sweep};
 use std::time::Duration;
 
 /// How many of the points are tried here; `make soak` tries them all.
@@ -20,4 +20,19 @@ fn delete_leaves_nothing_wherever_the_shim_was_killed() {
     sample.extend(sweep::threads());
     sample.extend(sweep::times(Duration::from_millis(20)));
     sweep::check(&sample);
+}
+
+/// B40: nor does a kill -9 anywhere in `start` leave a daemon that nobody knows of, or its socket.
+#[test]
+fn delete_leaves_nothing_wherever_start_was_killed() {
+    if peers::is_go() {
+        return;
+    }
+    let points = start_sweep::calls();
+    assert!(points.len() > SAMPLE, "{points:?}");
+    // What happens once the daemon is there, and some of what comes before.
+    let (before, after) = points.split_at(points.len() - SAMPLE / 2);
+    let before = (0..SAMPLE / 4).map(|n| before[n * before.len() / (SAMPLE / 4)].clone());
+    let sample: Vec<_> = before.chain(after.iter().cloned()).collect();
+    start_sweep::check(&sample);
 }

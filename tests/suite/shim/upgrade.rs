@@ -1,13 +1,13 @@
 //! Replacing the binary of a running shim, which no other shim can: the same process goes on.
 
 use harness::stdio::{Fifos, Stdio};
-use harness::{Code, Shim, Test, differs, refused, wait};
+use harness::{Code, Shim, Test, differs, program, refused, wait};
 use protos::upgrade::{UpgradeRequest, UpgradeResponse};
 use protos::{service, topic};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use tokio::io::AsyncWriteExt;
 
 const ROUNDS: usize = 50;
 
@@ -16,7 +16,7 @@ fn copy_of_the_binary(test: &Test, dir: &str) -> PathBuf {
     let dir = test.dir().join(dir);
     fs::create_dir_all(&dir).unwrap();
     let path = dir.join("containerd-shim-runc-v2");
-    fs::copy(harness::peers::shim(), &path).unwrap();
+    program::copy(harness::peers::shim(), &path);
     path
 }
 
@@ -113,6 +113,34 @@ fn fifty_upgrades_in_a_row_lose_and_repeat_nothing() {
     });
 }
 
+/// T78: CloseIO of an exec that is not started yet is not forgotten: its stdin ends with its writer.
+#[test]
+fn close_io_before_start_survives_an_upgrade() {
+    if differs("upgrade") {
+        return;
+    }
+    harness::run(async |test| {
+        let binary = copy_of_the_binary(test, "a");
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let fifos = Fifos::new(test.dir().join("io"));
+        let (mut out, _err) = fifos.readers();
+        shim.exec(bundle.exec("e", &["cat"]).fifos(&fifos))
+            .await
+            .unwrap();
+        shim.close_io("c", "e").await.unwrap();
+        let output = upgrade(test, &binary).await;
+        assert_eq!(output.code(), Some(0), "{output:?}");
+        // Without a writer it would end at once.
+        let mut client = fifos.stdin.gate();
+        client.0.write_all(b"all there is\n").await.unwrap();
+        shim.start("c", "e").await.unwrap();
+        drop(client);
+        assert_eq!(out.text().await, "all there is\n");
+        assert_eq!(shim.wait("c", "e").await.unwrap().exit_status, 0);
+    });
+}
+
 /// A binary that does not understand the state is refused, and the old image goes on.
 #[test]
 fn binary_that_cannot_take_over_is_refused() {
@@ -124,8 +152,7 @@ fn binary_that_cannot_take_over_is_refused() {
         let shim = bundle.running().await;
         let before = image_of(&shim);
         let junk = test.dir().join("junk");
-        fs::write(&junk, "#!/bin/sh\ncat >/dev/null; echo hello\n").unwrap();
-        fs::set_permissions(&junk, fs::Permissions::from_mode(0o755)).unwrap();
+        program::write(&junk, "#!/bin/sh\ncat >/dev/null; echo hello\n");
         for (binary, why) in [
             (junk.to_str().unwrap(), "it is no shim that can take over"),
             ("/bin/false", "exit status 1"),

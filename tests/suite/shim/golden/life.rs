@@ -3,7 +3,7 @@
 use super::{FILES_OF_A_TASK, Golden, NO_CONTAINER, NO_EXEC, status};
 use harness::events::Kind;
 use harness::raw::Raw;
-use harness::{Code, Status, differs, refused};
+use harness::{Code, Status, differs, refused, runtime_differs};
 use protos::task::{StateResponse, WaitRequest};
 use protos::task_types::Status as State;
 use protos::{Any, events, runc, topic};
@@ -144,11 +144,15 @@ impl Golden<'_> {
             "resources: expected value at line 1 column 1"
         };
         status(s.update("g1", "junk").await, Code::Unknown, junk);
-        let text = "unknown error after kill: runc did not terminate successfully: \
-                    exit status 1: unable to signal init: invalid argument\n";
+        let reason = if runtime_differs("bad-signal") {
+            "send signal to pidfd: Invalid argument"
+        } else {
+            "unable to signal init: invalid argument"
+        };
+        let text = "unknown error after kill: runc did not terminate successfully: exit status 1";
         let refusal = refused(s.kill("g1", "", 99, false).await);
         assert_eq!(refusal.code, Code::Unknown);
-        assert_eq!(refusal.message, text);
+        assert_eq!(refusal.message, format!("{text}: {reason}\n"));
         s.kill("g1", "", 0, false).await.unwrap();
         s.shutdown("g1")
             .await

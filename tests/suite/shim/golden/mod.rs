@@ -1,7 +1,8 @@
-//! Appendix B of the contract, step by step: codes, texts, fields, events and files.
+//! Appendix B of the contract, step by step: codes, texts, fields, events and files (T1 to T3,
+//! T71).
 
 use harness::events::{Event, Kind};
-use harness::{Bundle, Code, Shim, Status, Test, differs, refused};
+use harness::{Bundle, Code, Shim, Status, Test, differs, refused, runtime_differs};
 use protos::task::{CheckpointTaskRequest, ExecProcessRequest, StateResponse};
 use protos::task_types::Status as State;
 use protos::{Any, Timestamp, events, service, topic};
@@ -282,8 +283,13 @@ impl<'a> Golden<'a> {
             .await
             .unwrap();
         self.added("nx").await;
-        let text = "OCI runtime exec failed: exec failed: unable to start container process: \
-                    exec: \"/nonexistent\": stat /nonexistent: no such file or directory";
+        let text = if runtime_differs("exec-not-found") {
+            "OCI runtime exec failed: executable file `/nonexistent` not found: \
+             No such file or directory"
+        } else {
+            "OCI runtime exec failed: exec failed: unable to start container process: \
+             exec: \"/nonexistent\": stat /nonexistent: no such file or directory"
+        };
         status(s.start("g1", "nx").await, Code::Unknown, text);
         let state = s.state("g1", "nx").await.unwrap();
         assert_eq!(

@@ -3,11 +3,10 @@
 use super::{ended, mount, sh, started, text};
 use harness::bundle::Builder;
 use harness::stdio::Fifo;
-use harness::{Bundle, Code, Test, differs, peers, proc, refused, wait};
+use harness::{Bundle, Code, Test, differs, peers, proc, program, refused, wait};
 use protos::task::CreateTaskResponse;
 use serde_json::json;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
@@ -101,26 +100,22 @@ fn fuse_filesystem_without_its_server_is_unmounted() {
     });
 }
 
-/// A PATH with a mount.fuse3 that is this script.
-fn helper(test: &Test, script: &str) -> String {
-    let bin = test.dir().join("bin");
-    fs::create_dir(&bin).unwrap();
-    let helper = bin.join("mount.fuse3");
-    fs::write(&helper, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
-    format!("{}:{}", text(&bin), std::env::var("PATH").unwrap())
+/// Makes this script the first mount.fuse3 in the PATH of shims.
+fn helper(test: &Test, script: &str) {
+    let helper = test.dir().join("bin/mount.fuse3");
+    program::write(&helper, &format!("#!/bin/sh\n{script}\n"));
 }
 
 /// N6: what the helper says is the error, and what it did is undone.
 #[test]
 fn fuse_helper_that_fails_is_quoted_and_undone() {
     harness::run(async |test| {
-        let path = helper(
+        helper(
             test,
             "mount -t tmpfs tmpfs \"$2\"; echo no luck >&2; exit 7",
         );
         let bundle = fuse_overlay(test, "c", "fuse3.x").build();
-        let shim = bundle.start().env("PATH", &path).shim().await;
+        let shim = bundle.start().shim().await;
         let status = refused(shim.create(bundle.create()).await);
         assert_eq!(status.code, Code::Unknown);
         for said in ["mount.fuse3", "no luck", "exit status 7", "upperdir="] {
@@ -144,10 +139,10 @@ fn fuse_helper_that_hangs_ends_with_its_callers_deadline() {
         let pid = test.dir().join("pid");
         let script = "mount -t tmpfs tmpfs \"$2\"; echo $$ >\"$PIDFILE.new\"
                       mv \"$PIDFILE.new\" \"$PIDFILE\"; exec sleep 100000";
-        let path = helper(test, script);
+        helper(test, script);
         let bundle = fuse_overlay(test, "c", "fuse3.x").build();
-        let start = bundle.start().env("PATH", &path);
-        let shim = start.env("PIDFILE", text(&pid)).shim().await;
+        let start = bundle.start().env("PIDFILE", text(&pid));
+        let shim = start.shim().await;
         let request = bundle.create();
         let limit = Duration::from_secs(1);
         let (created, ()) = tokio::join!(

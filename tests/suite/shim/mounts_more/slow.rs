@@ -73,7 +73,13 @@ fn slow_umount_holds_up_nobody_and_delete_can_be_tried_again() {
         ended(&shim, "other").await;
         shim.delete("other", "").await.unwrap();
         if !peers::is_go() {
-            assert_eq!(shim.footprint().threads, 1);
+            wait::until("the thread that unmounted has ended", || {
+                match shim.footprint().threads {
+                    1 => Ok(()),
+                    more => Err(format!("{more} threads")),
+                }
+            })
+            .await;
         }
         shim.shutdown("").await.unwrap();
         wait::ended(shim.pid()).await;
