@@ -36,6 +36,7 @@ use crate::{peers, proc, program};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -239,6 +240,12 @@ impl Containerd {
     /// Puts another binary in the shim's place, in one step.
     pub fn use_shim(&self, binary: &Path) {
         program::copy(binary, &self.dir.join("bin").join(SHIM));
+    }
+
+    /// Puts a program into the PATH of shims.
+    pub fn provide(&self, program: &Path) {
+        let name = program.file_name().expect("a program's file");
+        symlink(program, self.dir.join("bin").join(name)).expect("a program");
     }
 
     /// A program of this release, in the environment both the daemon and its client get.

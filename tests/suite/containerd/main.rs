@@ -24,6 +24,7 @@ macro_rules! for_each_containerd {
 }
 
 mod attach;
+mod checkpoint;
 mod events;
 mod exec;
 mod group;
