@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::task::spawn_local;
 
 /// How long a client may take, and how long a shim.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,22 +30,35 @@ pub async fn serve(manager: &Rc<Manager>) -> Result<(), String> {
     }
     let manager = Rc::clone(manager);
     if address.starts_with('/') {
-        let _ = std::fs::remove_file(Path::new(&address));
+        let made = crate::sockets::make_way(Path::new(&address));
+        made.map_err(|e| format!("metrics.address: {e}"))?;
         let listener = UnixListener::bind(&address).map_err(failed)?;
-        tokio::task::spawn_local(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::task::spawn_local(answer(Rc::clone(&manager), stream));
+        spawn_local(async move {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => drop(spawn_local(answer(Rc::clone(&manager), stream))),
+                    Err(e) => refused(&e).await,
+                }
             }
         });
     } else {
         let listener = TcpListener::bind(&address).await.map_err(failed)?;
-        tokio::task::spawn_local(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::task::spawn_local(answer(Rc::clone(&manager), stream));
+        spawn_local(async move {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => drop(spawn_local(answer(Rc::clone(&manager), stream))),
+                    Err(e) => refused(&e).await,
+                }
             }
         });
     }
     Ok(())
+}
+
+/// Out of files, most likely: that passes.
+async fn refused(e: &std::io::Error) {
+    log::warn!("metrics: accept: {e}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
 async fn answer(manager: Rc<Manager>, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
@@ -128,7 +142,7 @@ async fn text(manager: &Rc<Manager>) -> String {
     for task in manager.tasks.all() {
         *counts.entry(task.key.0.clone()).or_default() += 1;
         let Some(shim) = task.shim() else { continue };
-        asked.push(tokio::task::spawn_local(async move {
+        asked.push(spawn_local(async move {
             let request = StatsRequest {
                 id: task.id().to_owned(),
             };

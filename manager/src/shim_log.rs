@@ -36,8 +36,13 @@ async fn drain(receiver: Receiver) {
 
 /// Apart, so that the buffer is on the stack only while there is something to copy.
 fn copy(receiver: &Receiver) {
+    /// So many reads at a time: a shim that never stops must not stop us.
+    const TURN: usize = 16;
     let mut buffer = [0; 4096];
-    while let Ok(n @ 1..) = receiver.try_read(&mut buffer) {
-        let _ = std::io::stderr().write_all(&buffer[..n]);
+    for _ in 0..TURN {
+        match receiver.try_read(&mut buffer) {
+            Ok(n @ 1..) => drop(std::io::stderr().write_all(&buffer[..n])),
+            _ => return,
+        }
     }
 }

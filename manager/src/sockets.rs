@@ -1,15 +1,16 @@
 //! Our two sockets: made here, or inherited from systemd, which then keeps clients waiting while
 //! we are away.
 
-use crate::config::Config;
+use crate::config::{Config, Grpc};
 use crate::store::make_dir;
 use crate::sys;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::UnixAddr;
 use nix::sys::socket::getsockname;
 use std::fs::{self, Permissions};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -62,6 +63,24 @@ pub struct Bound {
     pub ttrpc: tokio::net::UnixListener,
 }
 
+/// Removes the socket that a daemon before us left at `path`.
+///
+/// # Errors
+/// A text, if somebody listens there, or if it is no socket.
+pub fn make_way(path: &Path) -> Result<(), String> {
+    let failed = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(failed(&e)),
+        Ok(found) if !found.file_type().is_socket() => return Err(failed(&"is no socket")),
+        Ok(_) => {}
+    }
+    if UnixStream::connect(path).is_ok() {
+        return Err(failed(&"another daemon is there"));
+    }
+    fs::remove_file(path).map_err(|e| failed(&e))
+}
+
 impl Sockets {
     /// Takes over what systemd, or the image before us, passed on. Call it before any file is opened.
     pub fn inherited() -> Self {
@@ -98,17 +117,25 @@ impl Sockets {
     /// # Errors
     /// A text with the path; also if another daemon serves there.
     pub fn bind(mut self, config: &Config) -> Result<Bound, String> {
-        let grpc = &config.grpc;
-        let bound = self.one(&grpc.address, grpc.mode)?;
-        chown(&grpc.address, Some(grpc.uid), Some(grpc.gid))
-            .map_err(|e| format!("{}: {e}", grpc.address.display()))?;
+        let Grpc {
+            address,
+            uid,
+            gid,
+            mode,
+        } = &config.grpc;
         Ok(Bound {
-            grpc: bound,
-            ttrpc: self.one(&config.ttrpc.address, 0o600)?,
+            grpc: self.one(address, *mode, (*uid, *gid))?,
+            ttrpc: self.one(&config.ttrpc.address, 0o600, (0, 0))?,
         })
     }
 
-    fn one(&mut self, path: &Path, mode: u32) -> Result<tokio::net::UnixListener, String> {
+    /// An inherited one stays as whoever made it wanted it.
+    fn one(
+        &mut self,
+        path: &Path,
+        mode: u32,
+        (uid, gid): (u32, u32),
+    ) -> Result<tokio::net::UnixListener, String> {
         let failed = |e: std::io::Error| format!("{}: {e}", path.display());
         let found = self.inherited.iter().position(|(of, _)| of == path);
         let listener = match found {
@@ -117,15 +144,13 @@ impl Sockets {
                 if let Some(dir) = path.parent() {
                     make_dir(dir).map_err(failed)?;
                 }
-                if UnixStream::connect(path).is_ok() {
-                    return Err(format!("{}: another daemon is there", path.display()));
-                }
-                let _ = fs::remove_file(path);
+                make_way(path)?;
                 // Nobody may come in between making it and restricting it.
                 let old = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o777));
                 let bound = UnixListener::bind(path);
                 nix::sys::stat::umask(old);
                 let bound = bound.map_err(failed)?;
+                chown(path, Some(uid), Some(gid)).map_err(failed)?;
                 fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)?;
                 bound
             }

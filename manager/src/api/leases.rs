@@ -5,6 +5,8 @@ use crate::failure::{Failure, exists, invalid, not_found, unimplemented};
 use crate::manager::Manager;
 use protos::services::leases::v1::*;
 use std::rc::Rc;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 service! {
     crate::services::containerd::services::leases::v1::leases_server::Leases,
@@ -27,6 +29,8 @@ async fn create(
         return Err(invalid("lease id must be provided"));
     }
     let mut leases = manager.leases.borrow_mut();
+    // Clients that die leave theirs.
+    leases.retain(|_, lease| !has_expired(lease));
     let key = (namespace, request.id.clone());
     if leases.contains_key(&key) {
         return Err(exists(format!("lease {:?}", request.id)));
@@ -38,6 +42,13 @@ async fn create(
     };
     leases.insert(key, lease.clone());
     Ok(CreateResponse { lease: Some(lease) })
+}
+
+/// containerd's collector goes by this label too (core/metadata/gc.go `labelGCExpire`).
+fn has_expired(lease: &Lease) -> bool {
+    let until = lease.labels.get("containerd.io/gc.expire");
+    let until = until.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+    until.is_some_and(|until| until < OffsetDateTime::now_utc())
 }
 
 async fn delete(
@@ -83,4 +94,22 @@ async fn list_resources(
     _: ListResourcesRequest,
 ) -> Result<ListResourcesResponse, Failure> {
     Err(unimplemented("resources of leases"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_ends_when_its_label_says() {
+        let until = |text: &str| Lease {
+            labels: [("containerd.io/gc.expire".to_owned(), text.to_owned())].into(),
+            ..Default::default()
+        };
+        assert!(has_expired(&until("2020-01-31T12:00:00Z")));
+        assert!(has_expired(&until("2020-01-31T12:00:00.5+02:00")));
+        assert!(!has_expired(&until("2999-01-31T12:00:00Z")));
+        assert!(!has_expired(&until("tomorrow")));
+        assert!(!has_expired(&Lease::default()));
+    }
 }

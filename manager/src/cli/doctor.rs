@@ -12,6 +12,10 @@ use protos::services::tasks::v1::ListTasksRequest;
 use std::collections::HashSet;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What is younger than this may still be on its way.
+const YOUNG: Duration = Duration::from_secs(60);
 
 enum Found {
     Shim { pid: u32, id: String },
@@ -38,15 +42,29 @@ impl Found {
                 crate::sys::kill(*pid, libc::SIGKILL.cast_unsigned()).map_err(failed)
             }
             Self::Bundle(path) => {
-                let rootfs = path.join("rootfs");
-                let _ = nix::mount::umount2(&rootfs, nix::mount::MntFlags::MNT_DETACH);
+                // Removing what is mounted there would remove what is not ours.
+                while let Some(mount) = mounts().iter().rfind(|mount| mount.starts_with(path)) {
+                    unmount(mount)?;
+                }
                 std::fs::remove_dir_all(path).map_err(failed)
             }
             Self::Socket(path) => std::fs::remove_file(path).map_err(failed),
-            Self::Mount(path) => nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH)
-                .map_err(|e| e.to_string()),
+            Self::Mount(path) => unmount(path),
         }
     }
+}
+
+fn unmount(path: &Path) -> Result<(), String> {
+    nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH)
+        .map_err(|e| format!("unmount {}: {e}", path.display()))
+}
+
+/// Every mount point, later mounts last.
+fn mounts() -> Vec<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    // Only ids and our own names are below `state`: there is nothing to unescape there.
+    targets.map(PathBuf::from).collect()
 }
 
 /// Looks, tells, and cleans if it shall; 1 if something is left.
@@ -117,6 +135,10 @@ fn look(config: &Config, known: &HashSet<(String, String)>) -> Vec<Found> {
     for namespace in names(&config.state.join("task")) {
         let dir = config.state.join("task").join(&namespace);
         for id in names(&dir) {
+            // A young one may belong to a task that is being created.
+            if is_young(&dir.join(&id)) {
+                continue;
+            }
             if !known.contains(&(namespace.clone(), id.clone())) {
                 found.push(Found::Bundle(dir.join(id)));
             }
@@ -130,19 +152,32 @@ fn look(config: &Config, known: &HashSet<(String, String)>) -> Vec<Found> {
             found.push(Found::Socket(path));
         }
     }
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let tasks = config.state.join("task");
-    for target in mounts.lines().filter_map(|line| line.split(' ').nth(1)) {
-        let Ok(rest) = Path::new(target).strip_prefix(&tasks) else {
+    // The latest first: it may lie on another.
+    for target in mounts().into_iter().rev() {
+        let Ok(rest) = target.strip_prefix(&tasks) else {
             continue;
         };
         let mut parts = rest.iter().map(|part| part.to_string_lossy().into_owned());
-        let key = parts.next().zip(parts.next());
-        if key.is_some_and(|key| !known.contains(&key)) {
-            found.push(Found::Mount(target.into()));
+        let Some(key) = parts.next().zip(parts.next()) else {
+            continue;
+        };
+        let bundle = tasks.join(&key.0).join(&key.1);
+        let is_orphans = found
+            .iter()
+            .any(|it| matches!(it, Found::Bundle(of) if *of == bundle));
+        if !known.contains(&key) && !is_orphans && !is_young(&bundle) {
+            found.push(Found::Mount(target));
         }
     }
     found
+}
+
+fn is_young(bundle: &Path) -> bool {
+    let made = std::fs::metadata(bundle.join("config.json"))
+        .or_else(|_| std::fs::metadata(bundle))
+        .and_then(|it| it.modified());
+    made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age < YOUNG))
 }
 
 /// Shims that were started for our socket: pid, namespace and id.

@@ -5,6 +5,7 @@ use crate::config::Config;
 use clap::Args;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,7 +46,8 @@ fn path_of(uri: &str) -> Option<PathBuf> {
 pub async fn logs(config: &Config, namespace: &str, uri: &str, args: &Logs) -> Result<(), String> {
     let path = path_of(uri).unwrap_or_else(|| path(config, namespace, &args.id));
     let since = args.since.as_deref().map(output::parse_time).transpose()?;
-    let since = since.map(|time| output::time(Some(time)));
+    let since = since.map(|time| (time.seconds, time.nanos));
+    let mut line = String::new();
     let mut old: Vec<PathBuf> = (1..=config.logger.max_files)
         .map(|n| crate::logfile::rotated(&path, n))
         .filter(|path| path.exists())
@@ -53,22 +55,22 @@ pub async fn logs(config: &Config, namespace: &str, uri: &str, args: &Logs) -> R
     old.reverse();
     for file in old {
         let mut reader = open(&file)?;
-        copy(&mut reader, since.as_deref(), args.timestamps)?;
+        copy(&mut reader, &mut line, since, args.timestamps)?;
     }
     let mut reader = open(&path)?;
     loop {
-        copy(&mut reader, since.as_deref(), args.timestamps)?;
+        copy(&mut reader, &mut line, since, args.timestamps)?;
         if !args.follow {
             return Ok(());
         }
         tokio::time::sleep(LOOK).await;
-        // Rotated: what is left of the old one has just been read.
+        // Rotated: the old one is read to its end, and then the new one.
         if let (Ok(new), Ok(now)) = (std::fs::metadata(&path), reader.get_ref().metadata())
-            && std::os::unix::fs::MetadataExt::ino(&new)
-                != std::os::unix::fs::MetadataExt::ino(&now)
+            && new.ino() != now.ino()
+            && let Ok(next) = open(&path)
         {
-            copy(&mut reader, since.as_deref(), args.timestamps)?;
-            reader = open(&path)?;
+            copy(&mut reader, &mut line, since, args.timestamps)?;
+            reader = next;
         }
     }
 }
@@ -78,21 +80,22 @@ fn open(path: &Path) -> Result<BufReader<File>, String> {
     Ok(BufReader::new(file))
 }
 
-fn copy(reader: &mut BufReader<File>, since: Option<&str>, times: bool) -> Result<(), String> {
-    let mut line = String::new();
+/// Prints what there is. A line that is not whole yet stays in `line`.
+fn copy(
+    reader: &mut BufReader<File>,
+    line: &mut String,
+    since: Option<(i64, i32)>,
+    times: bool,
+) -> Result<(), String> {
     loop {
-        line.clear();
-        match reader.read_line(&mut line) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            Err(e) => return Err(format!("log: {e}")),
+        reader.read_line(line).map_err(|e| format!("log: {e}"))?;
+        if !line.ends_with('\n') {
+            return Ok(());
         }
-        let Some(entry) = crate::logfile::parse(&line) else {
+        let entry = crate::logfile::parse(&std::mem::take(line));
+        let Some(entry) = entry.filter(|entry| !is_before(&entry.time, since)) else {
             continue;
         };
-        if since.is_some_and(|since| entry.time.as_str() < since) {
-            continue;
-        }
         let text = match times {
             true => format!("{} {}", entry.time, entry.text),
             false => entry.text,
@@ -102,5 +105,23 @@ fn copy(reader: &mut BufReader<File>, since: Option<&str>, times: bool) -> Resul
             false => std::io::stdout().write_all(text.as_bytes()),
         };
         written.map_err(|e| format!("stdout: {e}"))?;
+    }
+}
+
+fn is_before(time: &str, since: Option<(i64, i32)>) -> bool {
+    since.is_some() && output::parse_time(time).is_ok_and(|at| Some((at.seconds, at.nanos)) < since)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_compared_as_times() {
+        let since = Some((9, 0));
+        assert!(is_before("1970-01-01T00:00:08.9Z", since));
+        assert!(!is_before("1970-01-01T00:00:09Z", since));
+        assert!(!is_before("1970-01-01T00:00:09.5Z", since));
+        assert!(!is_before("1970-01-01T00:00:08Z", None));
     }
 }

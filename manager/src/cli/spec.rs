@@ -248,10 +248,9 @@ pub fn bytes(text: &str) -> Result<i64, String> {
         "g" | "gb" | "gib" => 30,
         _ => return Err(format!("{text:?} is no number of bytes")),
     };
-    let number = number
-        .parse::<i64>()
-        .map_err(|_| format!("{text:?} is no number of bytes"))?;
-    Ok(number << shift)
+    let number = number.parse::<i64>().ok();
+    let bytes = number.and_then(|number| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| format!("{text:?} is no number of bytes"))
 }
 
 #[cfg(test)]
@@ -264,6 +263,7 @@ mod tests {
         assert_eq!(bytes("2k"), Ok(2048));
         assert_eq!(bytes("3MiB"), Ok(3 << 20));
         assert!(bytes("x").is_err() && bytes("1q").is_err());
+        assert!(bytes("9999999999g").is_err());
     }
 
     #[test]
