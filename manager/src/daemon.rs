@@ -1,4 +1,4 @@
-//! The daemon: opens what is there once, serves until it is told to stop.
+//! The daemon: opens what is there once, serves until it is told to stop, or to start anew.
 
 use crate::api::{self, Api, Router};
 use crate::bundles::Bundles;
@@ -10,12 +10,12 @@ use crate::ledger::Ledger;
 use crate::manager::Manager;
 use crate::sockets::{Kept, Sockets};
 use crate::store::{Store, make_dir};
-use crate::{logger, notify, sys};
+use crate::{logger, notify, renewal, sys};
 use nix::sys::signal::Signal;
 use protos::ttrpc::Server;
 use std::cell::{Cell, RefCell};
 use std::io::{self, Read};
-use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use task::reaper::Reaper;
 use task::signals::Signals;
@@ -34,7 +34,7 @@ enum End {
 ///
 /// # Errors
 /// A text, if it cannot serve.
-pub fn run(config: Config) -> Result<(), String> {
+pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), String> {
     sys::keep_heap_small();
     // The sockets first: their numbers are known only until something else is opened.
     let sockets = Sockets::inherited();
@@ -43,17 +43,17 @@ pub fn run(config: Config) -> Result<(), String> {
         .enable_all()
         .build_local(Default::default());
     let runtime = runtime.map_err(|e| format!("set up the event loop: {e}"))?;
-    let end = runtime.block_on(serve(Rc::new(config), sockets))?;
+    let end = runtime.block_on(serve(Rc::new(config), file.as_deref(), sockets))?;
     drop(runtime);
     if let End::Renew(sockets) = end {
         log::info!("starts anew");
-        return Err(format!("start anew: {}", renew(&sockets)));
+        return Err(format!("start anew: {}", renewal::execute(&sockets)));
     }
     log::info!("stops; containers go on");
     Ok(())
 }
 
-async fn serve(config: Rc<Config>, sockets: Sockets) -> Result<End, String> {
+async fn serve(config: Rc<Config>, file: Option<&Path>, sockets: Sockets) -> Result<End, String> {
     let failed = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
     nix::sys::prctl::set_child_subreaper(true).map_err(|e| format!("subreaper: {e}"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
@@ -76,28 +76,41 @@ async fn serve(config: Rc<Config>, sockets: Sockets) -> Result<End, String> {
     });
     let events = Server::new().add(protos::service::EVENTS, events);
     let events = tokio::task::spawn_local(events.serve(sockets.ttrpc, Vec::new()));
+    {
+        let intake = Rc::clone(&manager.intake);
+        tokio::task::spawn_local(async move { intake.run().await });
+    }
     manager.recover().await;
     tokio::task::spawn_local(crate::restart::run(Rc::clone(&manager), ended));
     crate::metrics::serve(&manager).await?;
 
     let (api, jobs) = Api::new();
-    tokio::task::spawn_local(api::serve(Rc::clone(&manager), jobs));
+    let requests = tokio::task::spawn_local(api::serve(Rc::clone(&manager), jobs));
     let grpc = tonic::transport::Server::builder()
         .serve_with_incoming(Router::new(api), UnixListenerStream::new(sockets.grpc));
     let grpc = tokio::task::spawn_local(grpc);
     log::info!("serves {}", config.grpc.address.display());
     notify::ready();
+    let told = async {
+        loop {
+            match asked.next().await.map_err(failed("signals"))? {
+                Signal::SIGHUP => match renewal::check(&reaper, file).await {
+                    Ok(()) => break,
+                    Err(e) => log::error!("does not start anew: {e}"),
+                },
+                _ => {
+                    notify::stopping();
+                    return Ok(End::Stop);
+                }
+            }
+        }
+        notify::reloading();
+        requests.abort();
+        renewal::finish(&manager.requests).await;
+        Ok(End::Renew(kept))
+    };
     tokio::select! {
-        signal = asked.next() => match signal.map_err(failed("signals"))? {
-            Signal::SIGHUP => {
-                notify::reloading();
-                Ok(End::Renew(kept))
-            }
-            _ => {
-                notify::stopping();
-                Ok(End::Stop)
-            }
-        },
+        end = told => end,
         _ = reap => Err("the reaper ended".into()),
         _ = events => Err(format!("{}: closed", config.ttrpc.address.display())),
         e = grpc => Err(format!("{}: {e:?}", config.grpc.address.display())),
@@ -119,18 +132,19 @@ fn open(
     let limits = Limits {
         records: config.journal.max_records,
         age: config.journal.max_age.0,
+        durable: config.journal.place == Place::Disk,
     };
     let journal = Journal::open(&dir, limits, |seq, record| ledger.apply(seq, &record));
     let journal = journal.map_err(failed(dir.display().to_string()))?;
-    let durable = config.journal.place == Place::Disk;
     Ok(Manager {
         config: Rc::clone(config),
         store: Store::open(root).map_err(failed(root.display().to_string()))?,
         bundles: Bundles::open(state, root).map_err(failed(state.display().to_string()))?,
         launcher: Launcher::new(Rc::clone(config), Rc::clone(reaper)),
-        intake: Rc::new(Intake::new(journal, ledger, durable, exits)),
+        intake: Rc::new(Intake::new(journal, ledger, exits)),
         tasks: Default::default(),
         leases: RefCell::default(),
+        requests: Default::default(),
         uuid,
         deaths: Cell::new(0),
         restarts: Cell::new(0),
@@ -138,7 +152,7 @@ fn open(
 }
 
 /// Made once, with the kernel's help.
-fn uuid(path: &std::path::Path) -> io::Result<String> {
+fn uuid(path: &Path) -> io::Result<String> {
     if let Ok(uuid) = std::fs::read_to_string(path)
         && !uuid.trim().is_empty()
     {
@@ -148,19 +162,4 @@ fn uuid(path: &std::path::Path) -> io::Result<String> {
     std::fs::File::open("/proc/sys/kernel/random/uuid")?.read_to_string(&mut uuid)?;
     std::fs::write(path, &uuid)?;
     Ok(uuid.trim().to_owned())
-}
-
-/// Executes the program that is installed now, with the same arguments, under the same pid:
-/// children stay ours, so their exit statuses still come to us.
-fn renew(sockets: &Kept) -> io::Error {
-    let path = std::env::current_exe().unwrap_or_default();
-    let text = path.to_string_lossy();
-    let path = text.strip_suffix(" (deleted)").unwrap_or(&text);
-    let mut command = std::process::Command::new(path);
-    command.args(std::env::args_os().skip(1));
-    if let Err(e) = sockets.pass_on(&mut command) {
-        return e;
-    }
-    // exec(2) keeps the mask, and a blocked SIGCHLD is what the new one wants anyway.
-    command.exec()
 }

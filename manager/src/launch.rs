@@ -4,7 +4,7 @@
 use crate::bundles::Bundle;
 use crate::config::Config;
 use crate::failure::{Failure, invalid, io, not_found, unknown};
-use nix::fcntl::{Flock, FlockArg};
+use crate::renewal::program;
 use prost::Message;
 use protos::bootstrap::{BootstrapParams, BootstrapResult, Extension};
 use protos::task::DeleteResponse;
@@ -219,16 +219,15 @@ impl Launcher {
         };
         let failed = |what: &str| io(format!("start {}: {what}", shim.display()));
         // A file: its content survives us, and whoever comes after us finds the shim by it. It
-        // is locked for as long as `start` has it open.
+        // is locked for as long as `start` has it open, with us or after us.
         let out = File::create(bundle.start_out()).map_err(failed("start.out"))?;
-        let out = Flock::lock(out, FlockArg::LockExclusiveNonblock)
-            .map_err(|(_, e)| failed("lock start.out")(e.into()))?;
+        crate::sys::lock(&out).map_err(failed("lock start.out"))?;
         let errors = File::create(bundle.path().join("start.err")).map_err(failed("start.err"))?;
         let mut command = self.command(bundle, shim);
         command
             .arg("start")
             .stdin(pipe_of(&stdin).map_err(failed("stdin"))?)
-            .stdout(out.try_clone().map_err(failed("start.out"))?)
+            .stdout(out)
             .stderr(errors);
         let mut child = self.reaper.spawn(&mut command).map_err(failed("exec"))?;
         // Else the last copy of the pipe's reading end would be ours.
@@ -296,8 +295,9 @@ impl Launcher {
             .arg(&bundle.namespace)
             .arg("-address")
             .arg(&config.grpc.address)
+            // Old shims run it to publish an event.
             .arg("-publish-binary")
-            .arg(own_path())
+            .arg(program())
             .arg("-id")
             .arg(&bundle.id)
             .env("TTRPC_ADDRESS", &config.ttrpc.address)
@@ -334,7 +334,7 @@ impl Launcher {
             containerd_version: crate::VERSION.into(),
             containerd_ttrpc_address: config.ttrpc.address.display().to_string(),
             containerd_grpc_address: config.grpc.address.display().to_string(),
-            containerd_binary: own_path().display().to_string(),
+            containerd_binary: program().display().to_string(),
             extensions: options
                 .map(|options| Extension {
                     value: Some(options.clone()),
@@ -363,14 +363,6 @@ impl Launcher {
 fn identity(shim: &Path) -> Option<Identity> {
     let metadata = fs::metadata(shim).ok()?;
     Some((metadata.ino(), metadata.mtime()))
-}
-
-/// Old shims run this to publish an event; after an upgrade the path has the new binary.
-fn own_path() -> PathBuf {
-    let path = std::env::current_exe().unwrap_or_else(|_| "dunnage".into());
-    let text = path.to_string_lossy();
-    text.strip_suffix(" (deleted)")
-        .map_or(path.clone(), PathBuf::from)
 }
 
 /// A pipe that holds `bytes`, at its end.

@@ -13,7 +13,8 @@ use protos::types::Envelope;
 use protos::{Any, Timestamp, any, topic};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// How many deleted containers are remembered, to know late duplicates of their events.
+/// How many deleted containers, and deleted execs, are remembered: to know late duplicates of
+/// their events, and an exec's exit that comes after its deletion.
 const REMEMBERED: usize = 256;
 
 /// Namespace and container.
@@ -61,6 +62,8 @@ pub struct Process {
     pub started: bool,
     pub start_time: u64,
     pub exit: Option<Exit>,
+    /// An exec that is gone for good, and only remembered.
+    pub deleted: bool,
 }
 
 /// One container's processes; init's name is empty.
@@ -83,7 +86,7 @@ impl Facts {
     /// Processes that were started and whose exit is not known.
     pub fn running(&self) -> impl Iterator<Item = (&str, &Process)> {
         let of = self.processes.iter();
-        of.filter(|(_, p)| p.started && p.exit.is_none())
+        of.filter(|(_, p)| p.started && p.exit.is_none() && !p.deleted)
             .map(|(exec, p)| (exec.as_str(), p))
     }
 }
@@ -106,6 +109,8 @@ pub enum Verdict {
 pub struct Ledger {
     containers: HashMap<Key, Facts>,
     deleted: VecDeque<Key>,
+    /// With their pids.
+    deleted_execs: VecDeque<(Key, String, u32)>,
 }
 
 impl Ledger {
@@ -185,6 +190,10 @@ impl Ledger {
         if let Some(started) = &record.started {
             self.started(started);
         }
+        if let Some(gone) = &record.exec_deleted {
+            let key = (gone.namespace.clone(), gone.container.clone());
+            self.delete_exec(key, &gone.exec);
+        }
         let Some(envelope) = &record.envelope else {
             return;
         };
@@ -213,6 +222,9 @@ impl Ledger {
                     let exec = exec_of(&event.container_id, &event.id).to_owned();
                     let facts = self.containers.entry(key(event.container_id)).or_default();
                     let process = facts.processes.entry(exec).or_default();
+                    if process.pid != event.pid {
+                        *process = Process::default();
+                    }
                     process.pid = event.pid;
                     process.exit = Some(Exit {
                         seq,
@@ -232,12 +244,12 @@ impl Ledger {
         }
     }
 
-    /// True if the record must not be dropped from the journal: it tells of a container that
-    /// has not been deleted.
+    /// True if the record must not be dropped from the journal: it tells of a process of a
+    /// container that has not been deleted.
     pub fn needs(&self, seq: u64, record: &Record) -> bool {
         if let Some(started) = &record.started {
             let key = (started.namespace.clone(), started.container.clone());
-            return self.facts(&key).is_some_and(|facts| !facts.deleted);
+            return self.lives(&key, &started.exec);
         }
         let Some(envelope) = &record.envelope else {
             return false;
@@ -245,25 +257,28 @@ impl Ledger {
         let Some(container) = container_of(envelope) else {
             return false;
         };
-        match self.facts(&(envelope.namespace.clone(), container)) {
-            None => false,
-            Some(facts) if facts.deleted => false,
-            Some(facts) if envelope.topic == topic::TASK_EXIT => facts
+        let key = (envelope.namespace.clone(), container);
+        let Some(facts) = self.facts(&key).filter(|facts| !facts.deleted) else {
+            return false;
+        };
+        match envelope.topic.as_str() {
+            topic::TASK_EXIT => facts
                 .processes
                 .values()
-                .any(|p| p.exit.as_ref().is_some_and(|exit| exit.seq == seq)),
-            Some(_) => matches!(
-                envelope.topic.as_str(),
-                topic::TASK_CREATE | topic::TASK_START | topic::TASK_EXEC_STARTED
-            ),
+                .any(|p| !p.deleted && p.exit.as_ref().is_some_and(|exit| exit.seq == seq)),
+            topic::TASK_EXEC_STARTED => {
+                let event = envelope.event.as_ref().and_then(decode::<TaskExecStarted>);
+                event.is_some_and(|event| self.lives(&key, &event.exec_id))
+            }
+            topic::TASK_CREATE | topic::TASK_START => true,
+            _ => false,
         }
     }
 
-    /// A process of an exec is gone for good: its name may be used again.
-    pub fn forget_exec(&mut self, key: &Key, exec: &str) {
-        if let Some(facts) = self.containers.get_mut(key) {
-            facts.processes.remove(exec);
-        }
+    /// True of a process that is there, ended or not, in a container that is.
+    fn lives(&self, key: &Key, exec: &str) -> bool {
+        let facts = self.facts(key).filter(|facts| !facts.deleted);
+        facts.is_some_and(|facts| facts.processes.get(exec).is_some_and(|p| !p.deleted))
     }
 
     fn process(&self, key: &Key, exec: &str) -> Option<&Process> {
@@ -294,6 +309,26 @@ impl Ledger {
         process.pid = pid;
         process.started = true;
         process.start_time = process.start_time.max(start_time);
+    }
+
+    fn delete_exec(&mut self, key: Key, exec: &str) {
+        let facts = self.containers.get_mut(&key);
+        let Some(process) = facts.and_then(|facts| facts.processes.get_mut(exec)) else {
+            return;
+        };
+        process.deleted = true;
+        let gone = (key, exec.to_owned(), process.pid);
+        self.deleted_execs.push_back(gone);
+        if self.deleted_execs.len() > REMEMBERED
+            && let Some((key, exec, pid)) = self.deleted_execs.pop_front()
+            && let Some(facts) = self.containers.get_mut(&key)
+            && facts
+                .processes
+                .get(&exec)
+                .is_some_and(|p| p.deleted && p.pid == pid)
+        {
+            facts.processes.remove(&exec);
+        }
     }
 
     fn delete(&mut self, key: Key) {

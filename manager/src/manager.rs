@@ -11,6 +11,7 @@ use prost::Message;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use tokio::sync::watch;
 
 pub struct Manager {
     pub config: Rc<Config>,
@@ -21,6 +22,8 @@ pub struct Manager {
     pub tasks: Tasks,
     /// Leases are taken for granted: there is nothing here to protect from a collector.
     pub leases: RefCell<BTreeMap<(String, String), protos::services::leases::v1::Lease>>,
+    /// How many requests are being worked on, but for those that may wait for ever.
+    pub requests: watch::Sender<usize>,
     /// Names this installation, for ever.
     pub uuid: String,
     /// Shims that died.

@@ -13,18 +13,23 @@ use crate::failure::Failure;
 use crate::ledger::{Key, Origin};
 use crate::manager::Manager;
 use crate::shim::Shim;
-use crate::supervise::time_of;
+use crate::supervise::{UNKNOWN, time_of};
 use crate::tasks::Task;
 use nix::fcntl::{Flock, FlockArg};
 use protos::Code;
 use protos::task::{DeleteResponse, StateRequest, StateResponse};
 use protos::task_types::Status;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::sync::OnceCell;
 
 /// How long a shim may take to tell of itself (shim.go:73-77, load).
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Shims by their address: a group's is met once.
+type Shims = RefCell<HashMap<String, Rc<OnceCell<Rc<Shim>>>>>;
 
 impl Manager {
     /// Takes over every bundle there is. All at once: one shim that hangs must not hold up the
@@ -32,7 +37,7 @@ impl Manager {
     pub async fn recover(self: &Rc<Self>) {
         let bundles = self.bundles.list();
         let count = bundles.len();
-        let shims = Rc::<tokio::sync::Mutex<HashMap<String, Rc<Shim>>>>::default();
+        let shims = Rc::<Shims>::default();
         let mut running = Vec::new();
         for bundle in bundles {
             let (manager, shims) = (Rc::clone(self), Rc::clone(&shims));
@@ -53,11 +58,7 @@ impl Manager {
         }
     }
 
-    async fn recover_bundle(
-        self: &Rc<Self>,
-        bundle: Bundle,
-        shims: &tokio::sync::Mutex<HashMap<String, Rc<Shim>>>,
-    ) -> Result<(), Failure> {
+    async fn recover_bundle(self: &Rc<Self>, bundle: Bundle, shims: &Shims) -> Result<(), Failure> {
         let key = (bundle.namespace.clone(), bundle.id.clone());
         if bundle.shim_path().is_none() {
             log::info!("{}/{}: no shim was started here", key.0, key.1);
@@ -69,19 +70,18 @@ impl Manager {
         let connected = match bundle.address() {
             None => Err(crate::failure::unavailable("no address")),
             Some(address) => {
-                // One at a time, so that a group's shim is met once.
-                let mut shims = shims.lock().await;
-                match shims.get(&address.address) {
-                    Some(shim) => Ok(Rc::clone(shim)),
-                    None => Shim::connect(address.clone(), &bundle.id)
-                        .await
-                        .map(|(shim, _)| {
-                            let shim = Rc::new(shim);
-                            self.supervise(&shim);
-                            shims.insert(address.address, Rc::clone(&shim));
-                            shim
-                        }),
-                }
+                let met = shims
+                    .borrow_mut()
+                    .entry(address.address.clone())
+                    .or_default()
+                    .clone();
+                let shim = met.get_or_try_init(async || {
+                    let (shim, _) = Shim::connect(address, &bundle.id).await?;
+                    let shim = Rc::new(shim);
+                    self.supervise(&shim);
+                    Ok(shim)
+                });
+                shim.await.cloned()
             }
         };
         match connected {
@@ -116,18 +116,15 @@ impl Manager {
         };
         let task = Task::new(bundle, pid, Some(Rc::clone(&shim)), Some(log));
         self.tasks.insert(Rc::new(task));
-        let execs: Vec<String> = {
-            let ledger = self.intake.ledger();
-            let facts = ledger.facts(&key);
-            let running = facts.into_iter().flat_map(|facts| facts.running());
-            running
-                .map(|(exec, _)| exec.to_owned())
-                .filter(|exec| !exec.is_empty())
-                .collect()
-        };
-        for exec in execs {
-            if let Ok(state) = self::state(&shim, &key.1, &exec).await {
-                self.note_stopped(&key, &exec, &state);
+        for (exec, _) in self.running(&key) {
+            if exec.is_empty() {
+                continue;
+            }
+            match self::state(&shim, &key.1, &exec).await {
+                Ok(state) => self.note_stopped(&key, &exec, &state),
+                // Deleted, and whoever did it was not told; its exit is on its way to us.
+                Err(e) if e.code == Code::NotFound => self.intake.forget_exec(&key, &exec),
+                Err(e) => log::warn!("{}/{}: state of {exec}: {e}", key.0, key.1),
             }
         }
         self.note_stopped(&key, "", &state);
@@ -185,8 +182,7 @@ impl Manager {
         log::warn!("{}/{}: its shim is gone: {why}", key.0, key.1);
         self.deaths.set(self.deaths.get() + 1);
         self.tasks.insert(Rc::clone(&task));
-        if !(self.config.shim.on_death == crate::config::OnDeath::Keep && self.init_is_alive(&task))
-        {
+        if !self.keep(&task) {
             // Stopped, until somebody deletes it: whoever was away is told of its exit.
             self.find_out(&task).await;
         }
@@ -211,7 +207,7 @@ impl Manager {
         let init = facts.init().filter(|init| facts.created || init.started)?;
         Some(DeleteResponse {
             pid: init.pid,
-            exit_status: init.exit.as_ref().map_or(255, |exit| exit.status),
+            exit_status: init.exit.as_ref().map_or(UNKNOWN, |exit| exit.status),
             exited_at: init.exit.as_ref().and_then(|exit| exit.at),
         })
     }
@@ -228,16 +224,7 @@ impl Manager {
             if self.tasks.get(&key).is_ok() {
                 continue;
             }
-            let running: Vec<(String, u32)> = {
-                let ledger = self.intake.ledger();
-                let facts = ledger.facts(&key);
-                let running = facts.into_iter().flat_map(|facts| facts.running());
-                running.map(|(exec, p)| (exec.to_owned(), p.pid)).collect()
-            };
-            for (exec, pid) in running.into_iter().rev() {
-                self.intake
-                    .publish_exit(&key, &exec, pid, (255, None), Origin::Unknown);
-            }
+            self.give_up(&key);
             if let Some(response) = self.was_created(&key) {
                 let exit = (response.exit_status, response.exited_at);
                 self.intake.publish_delete(&key, response.pid, exit);

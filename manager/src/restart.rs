@@ -8,9 +8,9 @@ use crate::failure::Failure;
 use crate::ledger::{Exit, Key};
 use crate::manager::Manager;
 use crate::store::Labels;
-use crate::tasks::Create;
 use protos::Code;
 use protos::services::containers::v1::Container;
+use protos::services::tasks::v1::CreateTaskRequest;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -111,10 +111,8 @@ fn found_stopped(manager: &Manager) -> Vec<(Key, Option<u32>)> {
 }
 
 fn consider(manager: &Rc<Manager>, pauses: &Rc<Pauses>, key: Key, status: Option<u32>) {
-    let Ok(container) = manager.store.container(&key.0, &key.1) else {
-        return;
-    };
-    if !wants_restart(&container.labels, status) {
+    let container = manager.store.container(&key.0, &key.1);
+    if !container.is_ok_and(|it| wants_restart(&it.labels, status)) {
         pauses.0.borrow_mut().remove(&key);
         return;
     }
@@ -160,10 +158,12 @@ async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Resu
         _ => {}
     }
     let uri = container.labels.get(LOG_URI).cloned().unwrap_or_default();
-    let create = Create {
-        stdout: uri.clone(),
-        stderr: uri,
-        ..Default::default()
+    let terminal = has_terminal(&container);
+    let create = CreateTaskRequest {
+        stderr: if terminal { String::new() } else { uri.clone() },
+        stdout: uri,
+        terminal,
+        ..manager.store.last_create(&key.0, &key.1)
     };
     manager.create_task(&key.0, &container, create).await?;
     // It may have been stopped or removed while its shim was started.
@@ -180,6 +180,13 @@ async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Resu
     let count = count.unwrap_or(0).saturating_add(1);
     container.labels.insert(COUNT.into(), count.to_string());
     manager.store.update_container(&key.0, &container)
+}
+
+/// What its spec says.
+pub fn has_terminal(container: &Container) -> bool {
+    let spec = container.spec.as_ref().map_or(&[][..], |spec| &spec.value);
+    let spec: serde_json::Value = serde_json::from_slice(spec).unwrap_or_default();
+    spec["process"]["terminal"] == true
 }
 
 #[cfg(test)]

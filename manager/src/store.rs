@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! <root>/containers/<ns>/<id>.pb     a containerd.services.containers.v1.Container
+//! <root>/containers/<ns>/<id>.task   a CreateTaskRequest: how its latest task was created, if
+//!                                    that is more than a restart could know from the above
 //! <root>/namespaces/<ns>.json        its labels
 //! ```
 //! Nothing is kept in memory: records are read when somebody asks.
@@ -9,6 +11,7 @@
 use crate::failure::{Failure, exists, io, not_found, unknown};
 use protos::Message;
 use protos::services::containers::v1::Container;
+use protos::services::tasks::v1::CreateTaskRequest;
 use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
@@ -41,8 +44,16 @@ impl Store {
     pub fn container(&self, namespace: &str, id: &str) -> Result<Container, Failure> {
         let path = self.container_path(namespace, id);
         match fs::read(&path) {
-            Ok(bytes) => Container::decode(bytes.as_slice())
-                .map_err(|e| unknown(format!("{}: {e}", path.display()))),
+            Ok(bytes) => {
+                let damaged =
+                    |e: &dyn std::fmt::Display| unknown(format!("{}: {e}", path.display()));
+                let container = Container::decode(bytes.as_slice()).map_err(|e| damaged(&e))?;
+                // As after a power loss: an empty file decodes too.
+                match container.id == id {
+                    true => Ok(container),
+                    false => Err(damaged(&"is damaged")),
+                }
+            }
             Err(e) if e.kind() == ErrorKind::NotFound => Err(missing(namespace, id)),
             Err(e) => Err(io(path.display())(e)),
         }
@@ -90,9 +101,50 @@ impl Store {
     /// `NotFound`.
     pub fn delete_container(&self, namespace: &str, id: &str) -> Result<(), Failure> {
         let path = self.container_path(namespace, id);
+        let _ = fs::remove_file(self.create_path(namespace, id));
         match fs::remove_file(&path) {
             Err(e) if e.kind() == ErrorKind::NotFound => Err(missing(namespace, id)),
             other => other.map_err(io(path.display())),
+        }
+    }
+
+    /// Keeps what a restart needs of how a task is created: its root filesystem's mounts and
+    /// its runtime, but not its stdio.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub fn remember_create(
+        &self,
+        namespace: &str,
+        create: &CreateTaskRequest,
+    ) -> Result<(), Failure> {
+        let path = self.create_path(namespace, &create.container_id);
+        let kept = CreateTaskRequest {
+            container_id: create.container_id.clone(),
+            rootfs: create.rootfs.clone(),
+            options: create.options.clone(),
+            runtime_path: create.runtime_path.clone(),
+            ..Default::default()
+        };
+        let nothing = CreateTaskRequest {
+            container_id: create.container_id.clone(),
+            ..Default::default()
+        };
+        if kept != nothing {
+            return write(&path, &kept.encode_to_vec());
+        }
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(io(path.display())(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What [`Store::remember_create`] kept.
+    pub fn last_create(&self, namespace: &str, id: &str) -> CreateTaskRequest {
+        let bytes = fs::read(self.create_path(namespace, id)).unwrap_or_default();
+        CreateTaskRequest {
+            container_id: id.to_owned(),
+            ..CreateTaskRequest::decode(bytes.as_slice()).unwrap_or_default()
         }
     }
 
@@ -135,6 +187,11 @@ impl Store {
 
     fn container_path(&self, namespace: &str, id: &str) -> PathBuf {
         self.containers.join(namespace).join(format!("{id}.pb"))
+    }
+
+    /// No name of a container's record ends so, for they end in `.pb`.
+    fn create_path(&self, namespace: &str, id: &str) -> PathBuf {
+        self.containers.join(namespace).join(format!("{id}.task"))
     }
 
     fn namespace_path(&self, name: &str) -> PathBuf {

@@ -18,14 +18,16 @@ use crate::shim::Shim;
 use crate::tasks::Task;
 use crate::{proc, sys};
 use protos::task::DeleteResponse;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 use task::reaper::ExitStatus;
+use tokio::io::unix::AsyncFd;
 
 /// How long the kernel may take to hand us a process that has just been killed.
 const REAP_TIMEOUT: Duration = Duration::from_secs(2);
 /// The status of a process whose end nobody saw.
-const UNKNOWN: u32 = 255;
+pub const UNKNOWN: u32 = 255;
 
 impl Manager {
     /// Watches over `shim` until its end.
@@ -61,8 +63,7 @@ impl Manager {
     /// Ends a task whose shim is gone, or lets its container live on without.
     pub async fn bury(self: Rc<Self>, task: Rc<Task>) {
         task.lose_shim();
-        if self.is_kept(&task) {
-            log::warn!("{}/{}: goes on without a shim", task.key.0, task.key.1);
+        if self.keep(&task) {
             return;
         }
         task.deleting.set(true);
@@ -70,8 +71,41 @@ impl Manager {
         self.finish_delete(&task, None, &response).await;
     }
 
-    fn is_kept(&self, task: &Task) -> bool {
-        self.config.shim.on_death == OnDeath::Keep && self.init_is_alive(task)
+    /// Lets a container whose shim is gone live on, if it is alive and that is wanted.
+    pub fn keep(self: &Rc<Self>, task: &Rc<Task>) -> bool {
+        if self.config.shim.on_death != OnDeath::Keep || !self.init_is_alive(task) {
+            return false;
+        }
+        log::warn!("{}/{}: goes on without a shim", task.key.0, task.key.1);
+        // Which may not be our child: then its status is lost, but not that it has ended.
+        match sys::pidfd(task.pid.get()).and_then(sys::watch) {
+            Ok(end) => drop(tokio::task::spawn_local(
+                Rc::clone(self).outlive(Rc::clone(task), end),
+            )),
+            Err(e) => log::warn!("{}/{}: pidfd: {e}", task.key.0, task.key.1),
+        }
+        true
+    }
+
+    async fn outlive(self: Rc<Self>, task: Rc<Task>, end: AsyncFd<OwnedFd>) {
+        if end.readable().await.is_err() {
+            return;
+        }
+        let key = &task.key;
+        if tokio::time::timeout(REAP_TIMEOUT, self.all_exited(key))
+            .await
+            .is_err()
+        {
+            self.give_up(key);
+        }
+    }
+
+    /// Publishes the exits of processes that have ended unseen; init's last.
+    pub fn give_up(&self, key: &Key) {
+        for (exec, pid) in self.running(key).into_iter().rev() {
+            self.intake
+                .publish_exit(key, &exec, pid, (UNKNOWN, None), Origin::Unknown);
+        }
     }
 
     pub fn init_is_alive(&self, task: &Task) -> bool {
@@ -138,7 +172,7 @@ impl Manager {
     }
 
     /// Processes without an exit; init, whose name is empty, comes first.
-    fn running(&self, key: &Key) -> Vec<(String, u32)> {
+    pub fn running(&self, key: &Key) -> Vec<(String, u32)> {
         let ledger = self.intake.ledger();
         let facts = ledger.facts(key);
         let running = facts.into_iter().flat_map(|facts| facts.running());

@@ -4,8 +4,9 @@
     reason = "this file is the list of exceptions; each has its reason"
 )]
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// A file descriptor that becomes readable when process `pid` ends (pidfd_open(2)).
 ///
@@ -51,6 +52,19 @@ pub fn kill(pid: u32, signal: u32) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Locks `file` (flock(2)) until it is closed here and wherever else it was passed on to: unlike
+/// nix's lock, which is undone when ours goes away.
+///
+/// # Errors
+/// From the kernel: EWOULDBLOCK if somebody else has it.
+pub fn lock(file: &File) -> io::Result<()> {
+    // SAFETY: takes two numbers; the fd is open for as long as the file is borrowed.
+    match unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// One malloc arena, and memory given back early (mallopt(3)).

@@ -12,12 +12,13 @@ use crate::journal::Started;
 use crate::ledger::Key;
 use crate::manager::Manager;
 use crate::shim::Shim;
+use crate::supervise::UNKNOWN;
 use protos::services::containers::v1::Container;
+use protos::services::tasks::v1::CreateTaskRequest as CreateRequest;
 use protos::task::{
     CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, StartRequest,
     StartResponse,
 };
-use protos::types::Mount;
 use protos::{Any, Code, runc};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -140,21 +141,8 @@ impl Drop for Reservation<'_> {
     }
 }
 
-/// What to create a task with.
-#[derive(Clone, Debug, Default)]
-pub struct Create {
-    pub rootfs: Vec<Mount>,
-    pub terminal: bool,
-    pub stdin: String,
-    pub stdout: String,
-    pub stderr: String,
-    pub options: Option<Any>,
-    /// A shim's path, in place of the container's runtime.
-    pub runtime_path: String,
-}
-
 impl Manager {
-    /// Creates the task of `container`; the pid of its init.
+    /// Creates the task of `container` as `create` says; the pid of its init.
     ///
     /// # Errors
     /// `AlreadyExists`, or whatever went wrong; then nothing is left.
@@ -162,7 +150,7 @@ impl Manager {
         self: &Rc<Self>,
         namespace: &str,
         container: &Container,
-        create: Create,
+        create: CreateRequest,
     ) -> Result<u32, Failure> {
         let key = (namespace.to_owned(), container.id.clone());
         let _reserved = self.tasks.reserve(key.clone())?;
@@ -177,6 +165,7 @@ impl Manager {
             create.runtime_path.clone()
         };
         let binary = self.launcher.resolve(&name)?;
+        self.store.remember_create(namespace, &create)?;
         let spec = container.spec.as_ref().map_or(&[][..], |spec| &spec.value);
         let bundle = self.bundles.create(namespace, &container.id, spec)?;
         let log = crate::shim_log::open(&bundle);
@@ -278,10 +267,8 @@ impl Manager {
             pid: response.pid,
             start_time: crate::proc::start_time(response.pid).unwrap_or(0),
         };
-        if let Err(e) = self.intake.started(started) {
-            // It runs; saying otherwise would be worse than a start that a crash may forget.
-            log::error!("{}/{}: {e}", key.0, key.1);
-        }
+        self.intake.started(started);
+        self.intake.synced().await;
         Ok(response.pid)
     }
 
@@ -308,15 +295,29 @@ impl Manager {
                 }
                 return Err(not_found(format!("task {}", key.1)));
             }
+            // The shim has lost it, and nobody else will take the rest away.
+            Err(e) if e.code == Code::NotFound => self.as_known(&task),
             Err(e) => return Err(e),
         };
-        task.deleting.set(true);
+        if task.deleting.replace(true) {
+            return Err(not_found(format!("task {}", key.1)));
+        }
         let response = self.true_status(key, response);
         if let Err(e) = task.bundle.mark_deleting(&response) {
             log::error!("{}/{}: {e}", key.0, key.1);
         }
         self.finish_delete(&task, Some(&shim), &response).await;
         Ok(response)
+    }
+
+    /// What we know ourselves of how a task ended.
+    fn as_known(&self, task: &Task) -> DeleteResponse {
+        let response = DeleteResponse {
+            pid: task.pid.get(),
+            exit_status: UNKNOWN,
+            exited_at: None,
+        };
+        self.true_status(&task.key, response)
     }
 
     /// The status that was published, should the shim say something else.
@@ -332,8 +333,9 @@ impl Manager {
     pub async fn finish_delete(&self, task: &Task, shim: Option<&Shim>, response: &DeleteResponse) {
         let key = &task.key;
         if let Some(shim) = shim {
+            let at = &shim.address.address;
             let shared = self.tasks.all().iter().any(|other| {
-                other.key != *key && other.shim().is_some_and(|s| std::ptr::eq(&*s, shim))
+                other.key != *key && other.shim().is_some_and(|shim| shim.address.address == *at)
             });
             match shared {
                 true => shim.shutdown(&key.1).await,

@@ -4,7 +4,7 @@ use super::{Stream, service};
 use crate::exchange::Entry as Live;
 use crate::failure::{Failure, io};
 use crate::filter::Filters;
-use crate::journal;
+use crate::journal::{Reader, Record};
 use crate::manager::Manager;
 use protos::services::dunnage::v1::{Entry, ReadRequest};
 use std::collections::VecDeque;
@@ -31,40 +31,63 @@ async fn read(
         true => Some(manager.intake.subscribe(&request.filters, false)?),
         false => None,
     };
-    let since = request.since_time.map(|time| (time.seconds, time.nanos));
-    let mut stored = VecDeque::new();
-    let dir = manager.intake.journal_dir();
-    let found = |seq, record: journal::Record| {
-        let Some(envelope) = record.envelope else {
-            return;
-        };
-        let time = envelope.timestamp.map(|time| (time.seconds, time.nanos));
-        if time >= since && filters.matches(&envelope) {
-            stored.push_back(Entry {
-                seq,
-                origin: record.origin,
-                envelope: Some(envelope),
-            });
-        }
-    };
-    journal::read(&dir, request.since, found).map_err(io("journal"))?;
-    let next = manager.intake.last() + 1;
-    Ok(Stream::new(Entries { stored, next, live }))
+    let reader =
+        Reader::open(&manager.intake.journal_dir(), request.since).map_err(io("journal"))?;
+    Ok(Stream::new(Entries {
+        reader,
+        filters,
+        since: request.since_time.map(|time| (time.seconds, time.nanos)),
+        stored: VecDeque::new(),
+        next: manager.intake.last() + 1,
+        live,
+    }))
 }
 
 struct Entries {
+    reader: Reader,
+    filters: Filters,
+    /// Nothing older than this.
+    since: Option<(i64, i32)>,
+    /// What is left of the segment that was read last.
     stored: VecDeque<Entry>,
     /// The first that is not among the stored ones.
     next: u64,
     live: Option<mpsc::UnboundedReceiver<Live>>,
 }
 
+impl Entries {
+    /// Reads on until there is something to tell; false at the end of what is stored.
+    fn fill(&mut self) -> bool {
+        while self.stored.is_empty() {
+            let (stored, next) = (&mut self.stored, self.next);
+            let (filters, since) = (&self.filters, self.since);
+            let more = self.reader.next(|seq, record: Record| {
+                let Some(envelope) = record.envelope.filter(|_| seq < next) else {
+                    return;
+                };
+                let time = envelope.timestamp.map(|time| (time.seconds, time.nanos));
+                if time >= since && filters.matches(&envelope) {
+                    stored.push_back(Entry {
+                        seq,
+                        origin: record.origin,
+                        envelope: Some(envelope),
+                    });
+                }
+            });
+            if !more {
+                return false;
+            }
+        }
+        true
+    }
+}
+
 impl tokio_stream::Stream for Entries {
     type Item = Result<Entry, tonic::Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Some(entry) = self.stored.pop_front() {
-            return Poll::Ready(Some(Ok(entry)));
+        if self.fill() {
+            return Poll::Ready(self.stored.pop_front().map(Ok));
         }
         let next = self.next;
         let Some(live) = &mut self.live else {

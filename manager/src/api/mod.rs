@@ -29,13 +29,20 @@ use protos::Code;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{Request, Response};
 
 /// Largest message, as containerd's (defaults.DefaultMaxRecvMsgSize).
 const MAX_MESSAGE: usize = 16 << 20;
 
-type Job = Box<dyn FnOnce(Rc<Manager>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+type Work = Box<dyn FnOnce(Rc<Manager>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// One request.
+pub struct Job {
+    /// It may wait for ever.
+    is_patient: bool,
+    work: Work,
+}
 
 /// The services' way to the manager.
 #[derive(Clone)]
@@ -45,8 +52,28 @@ pub struct Api {
 
 /// Runs what the services send, each as a task of its own.
 pub async fn serve(manager: Rc<Manager>, mut jobs: mpsc::UnboundedReceiver<Job>) {
-    while let Some(job) = jobs.recv().await {
-        tokio::task::spawn_local(job(Rc::clone(&manager)));
+    while let Some(Job { is_patient, work }) = jobs.recv().await {
+        let manager = Rc::clone(&manager);
+        tokio::task::spawn_local(async move {
+            let _busy = (!is_patient).then(|| Busy::new(&manager.requests));
+            work(Rc::clone(&manager)).await;
+        });
+    }
+}
+
+/// Counts a request for as long as it is worked on.
+struct Busy<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Busy<'a> {
+    fn new(requests: &'a watch::Sender<usize>) -> Self {
+        requests.send_modify(|count| *count += 1);
+        Self(requests)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 
@@ -90,7 +117,11 @@ impl Api {
             })
         };
         let stopping = || tonic::Status::unavailable("dunnage is stopping");
-        self.jobs.send(Box::new(run)).map_err(|_| stopping())?;
+        let job = Job {
+            is_patient: drops,
+            work: Box::new(run),
+        };
+        self.jobs.send(job).map_err(|_| stopping())?;
         let answer = answer.await.map_err(|_| stopping())?;
         answer.map(Response::new).map_err(refused)
     }

@@ -129,6 +129,17 @@ pub(super) async fn wait(
     let key = task.key.clone();
     // A task that waits to be forgotten needs nobody to hold it.
     drop(task);
+    let is_known = {
+        let ledger = manager.intake.ledger();
+        let facts = ledger.facts(&key);
+        facts.is_some_and(|facts| facts.processes.contains_key(&request.exec_id))
+    };
+    if !is_known {
+        return Err(crate::failure::not_found(format!(
+            "process {:?}",
+            request.exec_id
+        )));
+    }
     let exit = manager.intake.exited(&key, &request.exec_id).await;
     Ok(WaitResponse {
         exit_status: exit.status,

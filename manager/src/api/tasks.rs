@@ -6,7 +6,7 @@ use super::service;
 use crate::failure::{Failure, invalid, unimplemented};
 use crate::manager::Manager;
 use crate::names::check_id;
-use crate::tasks::{Create, Task};
+use crate::tasks::Task;
 use protos::runc::CheckpointOptions;
 use protos::services::tasks::v1::*;
 use protos::task_types::ProcessInfo;
@@ -49,26 +49,13 @@ async fn create(
 ) -> Result<CreateTaskResponse, Failure> {
     check_id(&request.container_id)?;
     let container = manager.store.container(&namespace, &request.container_id)?;
-    if request
-        .checkpoint
-        .is_some_and(|checkpoint| !checkpoint.digest.is_empty())
-    {
+    let checkpoint = request.checkpoint.as_ref();
+    if checkpoint.is_some_and(|checkpoint| !checkpoint.digest.is_empty()) {
         return Err(unimplemented("restore from a checkpoint image"));
     }
-    let create = Create {
-        rootfs: request.rootfs,
-        terminal: request.terminal,
-        stdin: request.stdin,
-        stdout: request.stdout,
-        stderr: request.stderr,
-        options: request.options,
-        runtime_path: request.runtime_path,
-    };
-    let pid = manager.create_task(&namespace, &container, create).await?;
-    Ok(CreateTaskResponse {
-        container_id: request.container_id,
-        pid,
-    })
+    let container_id = request.container_id.clone();
+    let pid = manager.create_task(&namespace, &container, request).await?;
+    Ok(CreateTaskResponse { container_id, pid })
 }
 
 async fn start(
@@ -78,7 +65,6 @@ async fn start(
 ) -> Result<StartResponse, Failure> {
     let task = find(&manager, &namespace, &request.container_id)?;
     let pid = manager.start_task(&task.key, &request.exec_id).await?;
-    manager.intake.synced().await;
     Ok(StartResponse { pid })
 }
 
@@ -102,6 +88,9 @@ async fn delete_process(
     namespace: String,
     request: DeleteProcessRequest,
 ) -> Result<DeleteResponse, Failure> {
+    if request.exec_id.is_empty() {
+        return Err(invalid("exec id cannot be empty"));
+    }
     let task = find(&manager, &namespace, &request.container_id)?;
     let ask = shim::DeleteRequest {
         id: request.container_id,

@@ -48,6 +48,8 @@ struct Args {
 enum Command {
     /// Serve: start shims, broker events, keep exits
     Daemon,
+    /// Read the configuration, and tell what is wrong with it
+    Check,
     /// Create and start a container
     Run(Box<run::Run>),
     /// Create a container; `start` starts it
@@ -173,7 +175,8 @@ fn daemon(args: impl Iterator<Item = std::ffi::OsString>) -> Option<Option<PathB
 /// Does what the arguments say.
 pub fn run() -> ExitCode {
     if let Some(config) = daemon(std::env::args_os()) {
-        let served = Config::load(config.as_deref()).and_then(crate::daemon::run);
+        let served = Config::load(config.as_deref());
+        let served = served.and_then(|it| crate::daemon::run(it, config));
         return match served {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => {
@@ -199,7 +202,9 @@ pub fn run() -> ExitCode {
 impl Args {
     fn obey(self, config: Config) -> Result<u8, String> {
         match &self.command {
-            Command::Daemon => crate::daemon::run(config).map(|()| 0),
+            Command::Daemon => crate::daemon::run(config, self.config).map(|()| 0),
+            // It has been read.
+            Command::Check => Ok(0),
             Command::Log { file } => crate::logfile::run(&config, file).map(|()| 0),
             Command::Completion { shell } => {
                 let mut command = Self::command();
@@ -273,6 +278,7 @@ impl Args {
             Command::Info => show::info(client, self.json).await,
             Command::Publish { topic } => crate::publish::publish(client, topic.clone()).await,
             Command::Version
+            | Command::Check
             | Command::Daemon
             | Command::Log { .. }
             | Command::Completion { .. }

@@ -125,12 +125,6 @@ impl Create {
             ..Default::default()
         })
     }
-
-    fn terminal(&self, container: &Container) -> bool {
-        let spec = container.spec.as_ref().map_or(&[][..], |spec| &spec.value);
-        let spec: serde_json::Value = serde_json::from_slice(spec).unwrap_or_default();
-        self.tty || spec["process"]["terminal"] == true
-    }
 }
 
 /// A spec whose root filesystem is found from anywhere.
@@ -167,7 +161,7 @@ async fn make(
     stdio: Option<&Stdio>,
 ) -> Result<bool, String> {
     let mut container = args.container(namespace, &config.runtime.default)?;
-    let terminal = args.terminal(&container);
+    let terminal = args.tty || restart::has_terminal(&container);
     if let Some(log) = log {
         container
             .labels
@@ -363,10 +357,12 @@ pub async fn start(client: &Client, id: &str) -> Result<u8, String> {
             .get(restart::LOG_URI)
             .cloned()
             .unwrap_or_default();
+        let terminal = restart::has_terminal(&container);
         let request = client.request(CreateTaskRequest {
             container_id: id.to_owned(),
-            stdout: log.clone(),
-            stderr: log,
+            stderr: if terminal { String::new() } else { log.clone() },
+            stdout: log,
+            terminal,
             ..Default::default()
         });
         client.tasks().create(request).await.map_err(said)?;

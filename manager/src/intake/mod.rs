@@ -7,23 +7,24 @@
 //!                                      └─ known already: answered, not told again
 //! ```
 
+mod service;
+mod sync;
+mod unwritten;
+
+pub use service::EventsService;
+
 use crate::exchange::{Entry, Exchange};
-use crate::failure::{Failure, invalid, unavailable};
+use crate::failure::{Failure, unavailable};
 use crate::filter::Filters;
-use crate::journal::{Journal, Record, Started};
+use crate::journal::{Journal, Record};
 use crate::ledger::{Exit, Key, Ledger, Origin, Verdict, container_of, exec_of};
-use crate::names::{check_id, check_topic};
 use protos::events::{TaskDelete, TaskExit};
-use protos::events_service::ForwardRequest;
-use protos::ttrpc::{Answer, Context, Request, Service};
 use protos::types::Envelope;
-use protos::{Any, Message, Name, Timestamp, any, topic};
+use protos::{Any, Code, Timestamp, any, topic};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::future::Future;
-use std::pin::Pin;
-use std::rc::Rc;
-use tokio::sync::{mpsc, watch};
+use std::collections::{HashMap, VecDeque};
+use tokio::sync::{Notify, mpsc, watch};
+use unwritten::Unwritten;
 
 pub struct Intake {
     journal: RefCell<Journal>,
@@ -32,8 +33,13 @@ pub struct Intake {
     /// The number of the latest record.
     latest: watch::Sender<u64>,
     exits: mpsc::UnboundedSender<(Key, Exit)>,
-    /// Journals that must survive a power loss are synced.
-    durable: bool,
+    /// What we know ourselves and could not write down yet, in order. Whatever else comes waits
+    /// behind it; shims keep theirs meanwhile.
+    unwritten: RefCell<VecDeque<Unwritten>>,
+    is_stuck: Notify,
+    /// The number up to which the journal survives a power loss, if it is to.
+    on_disk: watch::Sender<u64>,
+    is_syncing: Cell<bool>,
     pub counters: Counters,
 }
 
@@ -56,7 +62,6 @@ impl Intake {
     pub fn new(
         journal: Journal,
         ledger: Ledger,
-        durable: bool,
         exits: mpsc::UnboundedSender<(Key, Exit)>,
     ) -> Self {
         Self {
@@ -65,7 +70,10 @@ impl Intake {
             ledger: ledger.into(),
             exchange: Exchange::default(),
             exits,
-            durable,
+            unwritten: RefCell::default(),
+            is_stuck: Notify::new(),
+            on_disk: watch::Sender::new(0),
+            is_syncing: Cell::new(false),
             counters: Counters::default(),
         }
     }
@@ -75,9 +83,14 @@ impl Intake {
     /// # Errors
     /// `InvalidArgument` for an envelope that is not whole, `Unavailable` if the journal cannot
     /// be written: then nobody was told, and the sender should try again.
-    pub fn take(&self, mut envelope: Envelope, origin: Origin) -> Result<(), Failure> {
-        check(&envelope)?;
+    pub fn take(&self, envelope: Envelope, origin: Origin) -> Result<(), Failure> {
+        service::check(&envelope)?;
         count(&self.counters.received);
+        self.write_down()?;
+        self.tell(envelope, origin)
+    }
+
+    fn tell(&self, mut envelope: Envelope, origin: Origin) -> Result<(), Failure> {
         let verdict = self.ledger.borrow().judge(&envelope);
         match verdict {
             Verdict::Take => {}
@@ -102,13 +115,18 @@ impl Intake {
         let record = Record {
             envelope: Some(envelope),
             origin: origin.name().into(),
-            started: None,
+            ..Default::default()
         };
         let seq = self.write(&record)?;
+        let is_exit = record
+            .envelope
+            .as_ref()
+            .is_some_and(|envelope| envelope.topic == topic::TASK_EXIT);
+        // Nobody asks for an exec that is deleted.
+        let is_replayable = is_exit && self.ledger.borrow().needs(seq, &record);
         let Some(envelope) = record.envelope else {
             return Ok(());
         };
-        let is_exit = envelope.topic == topic::TASK_EXIT;
         if envelope.topic == topic::TASK_OOM {
             count(&self.counters.ooms);
         }
@@ -116,7 +134,7 @@ impl Intake {
             self.forget(&envelope);
         }
         self.exchange
-            .publish(seq, origin.name(), &envelope, is_exit);
+            .publish(seq, origin.name(), &envelope, is_replayable);
         if is_exit {
             *self
                 .counters
@@ -128,18 +146,6 @@ impl Intake {
         }
         self.latest.send_replace(seq);
         Ok(())
-    }
-
-    /// Writes down that a process is running, before anybody is told that it was started.
-    ///
-    /// # Errors
-    /// `Unavailable` if the journal cannot be written.
-    pub fn started(&self, started: Started) -> Result<(), Failure> {
-        let record = Record {
-            started: Some(started),
-            ..Default::default()
-        };
-        self.write(&record).map(drop)
     }
 
     fn write(&self, record: &Record) -> Result<u64, Failure> {
@@ -157,18 +163,7 @@ impl Intake {
         Ok(seq)
     }
 
-    /// Waits until what was written is on disk, if it has to be.
-    pub async fn synced(&self) {
-        let file = self.durable.then(|| self.journal.borrow().file()).flatten();
-        if let Some(file) = file {
-            let synced = tokio::task::spawn_blocking(move || file.sync_data()).await;
-            if !matches!(synced, Ok(Ok(()))) {
-                log::error!("journal: sync failed");
-            }
-        }
-    }
-
-    /// Publishes an event of our own; a refusal is logged.
+    /// Publishes an event of our own, as soon as it can be written down.
     pub fn publish(&self, namespace: &str, topic: &str, event: Any, origin: Origin) {
         let envelope = Envelope {
             timestamp: Some(task::event::now()),
@@ -176,8 +171,10 @@ impl Intake {
             topic: topic.to_owned(),
             event: Some(event),
         };
-        if let Err(e) = self.take(envelope, origin) {
-            log::error!("{namespace}: {topic}: {e}");
+        match self.take(envelope.clone(), origin) {
+            Err(e) if e.code == Code::Unavailable => self.keep(Unwritten::Event(envelope, origin)),
+            Err(e) => log::error!("{namespace}: {topic}: {e}"),
+            Ok(()) => {}
         }
     }
 
@@ -215,13 +212,6 @@ impl Intake {
 
     pub fn ledger(&self) -> std::cell::Ref<'_, Ledger> {
         self.ledger.borrow()
-    }
-
-    pub fn forget_exec(&self, key: &Key, exec: &str) {
-        if let Some(exit) = self.exit(key, exec) {
-            self.exchange.forget(exit.seq);
-        }
-        self.ledger.borrow_mut().forget_exec(key, exec);
     }
 
     pub fn exit(&self, key: &Key, exec: &str) -> Option<Exit> {
@@ -283,7 +273,7 @@ impl Intake {
             .all()
             .filter(|(_, facts)| !facts.deleted)
         {
-            for (exec, process) in &facts.processes {
+            for (exec, process) in facts.processes.iter().filter(|(_, p)| !p.deleted) {
                 let Some(exit) = &process.exit else { continue };
                 let event = TaskExit {
                     container_id: key.1.clone(),
@@ -338,49 +328,5 @@ impl Intake {
                 self.exchange.forget(exit.seq);
             }
         }
-    }
-}
-
-/// core/events/exchange.go:201-238.
-fn check(envelope: &Envelope) -> Result<(), Failure> {
-    check_id(&envelope.namespace).map_err(|e| {
-        invalid(format!(
-            "event envelope has invalid namespace: {}",
-            e.message
-        ))
-    })?;
-    check_topic(&envelope.topic).map_err(|e| {
-        invalid(format!(
-            "envelope topic {:?}: {}",
-            envelope.topic, e.message
-        ))
-    })?;
-    match envelope.timestamp {
-        None => Err(invalid("timestamp must be set on forwarded event")),
-        Some(_) => Ok(()),
-    }
-}
-
-/// The ttrpc service that shims publish to.
-pub struct EventsService {
-    pub intake: Rc<Intake>,
-}
-
-impl Service for EventsService {
-    fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
-        Box::pin(async move {
-            if request.method != "Forward" {
-                return Err(Context::no_such_method(&request.method));
-            }
-            let forward = ForwardRequest::decode(request.payload.as_slice())
-                .map_err(|e| invalid(format!("{}: {e}", ForwardRequest::full_name())))?;
-            let envelope = forward.envelope.ok_or_else(|| invalid("no envelope"))?;
-            let wants_sync = matches!(envelope.topic.as_str(), topic::TASK_EXIT | topic::TASK_OOM);
-            self.intake.take(envelope, Origin::Shim)?;
-            if wants_sync {
-                self.intake.synced().await;
-            }
-            Ok(Vec::new())
-        })
     }
 }

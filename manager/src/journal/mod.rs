@@ -6,7 +6,10 @@
 //! Neither ever stops the daemon. Old records go, but never what is still needed.
 
 mod crc;
+mod reader;
 mod segment;
+
+pub use reader::Reader;
 
 use prost::Message;
 use protos::types::Envelope;
@@ -29,6 +32,8 @@ pub struct Record {
     pub origin: String,
     #[prost(message, optional, tag = "3")]
     pub started: Option<Started>,
+    #[prost(message, optional, tag = "4")]
+    pub exec_deleted: Option<ExecDeleted>,
 }
 
 /// Start of this process is about to be answered with OK.
@@ -48,11 +53,24 @@ pub struct Started {
     pub start_time: u64,
 }
 
-/// How much is kept.
+/// An exec is gone for good, its exit too; no event tells of that.
+#[derive(Clone, PartialEq, Message)]
+pub struct ExecDeleted {
+    #[prost(string, tag = "1")]
+    pub namespace: String,
+    #[prost(string, tag = "2")]
+    pub container: String,
+    #[prost(string, tag = "3")]
+    pub exec: String,
+}
+
+/// How much is kept, and how safely.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub records: u64,
     pub age: std::time::Duration,
+    /// Records are to survive a power loss: see [`Journal::take_unsynced`].
+    pub durable: bool,
 }
 
 pub struct Journal {
@@ -60,6 +78,9 @@ pub struct Journal {
     limits: Limits,
     last: u64,
     open: Option<(File, u64)>,
+    /// What [`Journal::take_unsynced`] has to name besides the open segment: full segments, and the
+    /// directory that has got a new one.
+    unsynced: Vec<File>,
     /// Its directory is full or gone: told once, not for every event.
     failing: bool,
 }
@@ -87,18 +108,16 @@ impl Journal {
                     continue;
                 }
             };
-            let mut good = Vec::new();
+            let before = last;
             let end = segment::scan(&bytes, |seq, payload| {
-                if seq <= last {
-                    return;
-                }
-                last = seq;
-                good.extend(segment::encode(seq, payload));
-                if let Ok(record) = Record::decode(payload) {
-                    found(seq, record);
+                if seq > before {
+                    last = seq;
+                    if let Ok(record) = Record::decode(payload) {
+                        found(seq, record);
+                    }
                 }
             });
-            if let Err(e) = repair(&path, end, &good) {
+            if let Err(e) = repair(&path, end, &bytes, before) {
                 log::error!("journal: repair {}: {e}", path.display());
             }
         }
@@ -107,6 +126,7 @@ impl Journal {
             limits,
             last,
             open: reopen(dir),
+            unsynced: Vec::new(),
             failing: false,
         })
     }
@@ -129,8 +149,12 @@ impl Journal {
         match &result {
             Ok(_) => self.failing = false,
             Err(e) => {
-                // Half a record may be there: a new segment starts behind it.
-                self.open = None;
+                // Half a record may be there.
+                if let Some((file, size)) = &self.open
+                    && file.set_len(*size).is_err()
+                {
+                    self.open = None;
+                }
                 if !std::mem::replace(&mut self.failing, true) {
                     log::error!("journal: append in {}: {e}", self.dir.display());
                 }
@@ -142,20 +166,34 @@ impl Journal {
     fn try_append(&mut self, record: &Record) -> io::Result<u64> {
         let seq = self.last + 1;
         let bytes = segment::encode(seq, &record.encode_to_vec());
-        let (file, size) = match &mut self.open {
-            Some((_, size)) if *size >= SEGMENT => self.open.insert((create(&self.dir, seq)?, 0)),
-            Some(open) => open,
-            None => self.open.insert((create(&self.dir, seq)?, 0)),
-        };
+        if self.open.is_none() || self.is_full() {
+            let new = create(&self.dir, seq)?;
+            let full = self.open.replace((new, 0));
+            if self.limits.durable {
+                self.unsynced.extend(full.map(|(file, _)| file));
+                self.unsynced.push(File::open(&self.dir)?);
+            }
+        }
+        let (file, size) = self.open.as_mut().ok_or(io::ErrorKind::NotFound)?;
         file.write_all(&bytes)?;
         *size += bytes.len() as u64;
         self.last = seq;
         Ok(seq)
     }
 
-    /// A handle whose `sync_data` makes all that was appended survive a power loss.
-    pub fn file(&self) -> Option<File> {
-        self.open.as_ref()?.0.try_clone().ok()
+    pub fn is_durable(&self) -> bool {
+        self.limits.durable
+    }
+
+    /// Files whose `sync_all` makes all that was appended survive a power loss.
+    ///
+    /// # Errors
+    /// From dup(2).
+    pub fn take_unsynced(&mut self) -> io::Result<Vec<File>> {
+        let open = self.open.as_ref().map(|(file, _)| file.try_clone());
+        let mut files = std::mem::take(&mut self.unsynced);
+        files.extend(open.transpose()?);
+        Ok(files)
     }
 
     /// True if a segment has just been filled: time to [`Journal::compact`].
@@ -196,27 +234,6 @@ impl Journal {
     }
 }
 
-/// Reads the journal in `dir` from record `since` on, as it is now.
-///
-/// # Errors
-/// If the directory can't be read.
-pub fn read(dir: &Path, since: u64, mut found: impl FnMut(u64, Record)) -> io::Result<()> {
-    let all = segments(dir)?;
-    for (index, (_, path)) in all.iter().enumerate() {
-        if all.get(index + 1).is_some_and(|(next, _)| *next <= since) {
-            continue;
-        }
-        segment::scan(&fs::read(path)?, |seq, payload| {
-            if seq >= since
-                && let Ok(record) = Record::decode(payload)
-            {
-                found(seq, record);
-            }
-        });
-    }
-    Ok(())
-}
-
 /// First number and path of each segment, in order.
 fn segments(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
@@ -246,7 +263,8 @@ fn create(dir: &Path, seq: u64) -> io::Result<File> {
     options.open(dir.join(format!("{seq:020}.log")))
 }
 
-fn repair(path: &Path, end: End, good: &[u8]) -> io::Result<()> {
+/// Leaves in a segment what is good in its `bytes`, and newer than `before`.
+fn repair(path: &Path, end: End, bytes: &[u8], before: u64) -> io::Result<()> {
     match end {
         End::Whole => Ok(()),
         End::Torn(0) => fs::remove_file(path),
@@ -257,7 +275,13 @@ fn repair(path: &Path, end: End, good: &[u8]) -> io::Result<()> {
         End::Corrupt => {
             log::error!("journal: {} is damaged: set aside", path.display());
             fs::copy(path, path.with_extension("bad"))?;
-            replace(path, good)
+            let mut good = Vec::new();
+            segment::scan(bytes, |seq, payload| {
+                if seq > before {
+                    good.extend(segment::encode(seq, payload));
+                }
+            });
+            replace(path, &good)
         }
     }
 }

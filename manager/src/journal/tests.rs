@@ -6,7 +6,16 @@ use std::time::Duration;
 const LIMITS: Limits = Limits {
     records: 100_000,
     age: Duration::from_secs(3600),
+    durable: false,
 };
+
+/// Numbers of the records from `since` on.
+fn numbers(dir: &Path, since: u64) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    let mut reader = Reader::open(dir, since).unwrap();
+    while reader.next(|seq, _| numbers.push(seq)) {}
+    numbers
+}
 
 fn record(topic: &str) -> Record {
     let envelope = Envelope {
@@ -37,9 +46,7 @@ fn what_was_appended_is_there_after_a_restart_and_numbers_go_on() {
     let (mut journal, found) = open(dir.path());
     assert_eq!(found, [(1, "/a".into()), (2, "/b".into())]);
     assert_eq!(journal.append(&record("/c")).unwrap(), 3);
-    let mut since = Vec::new();
-    read(dir.path(), 2, |seq, _| since.push(seq)).unwrap();
-    assert_eq!(since, [2, 3]);
+    assert_eq!(numbers(dir.path(), 2), [2, 3]);
 }
 
 #[test]
@@ -96,9 +103,9 @@ fn compaction_drops_the_old_and_keeps_the_needed() {
         journal.open = None;
     }
     journal.compact(|seq, _| seq == 5).unwrap();
-    let mut left = Vec::new();
-    read(dir.path(), 0, |seq, _| left.push(seq)).unwrap();
+    let left = numbers(dir.path(), 0);
     assert_eq!(left, std::iter::once(5).chain(11..=30).collect::<Vec<_>>());
+    assert_eq!(numbers(dir.path(), 25), (25..=30).collect::<Vec<_>>());
 }
 
 #[test]
@@ -111,4 +118,25 @@ fn appending_is_quick() {
     }
     let each = begin.elapsed() / 1000;
     assert!(each < Duration::from_micros(100), "{each:?}");
+}
+
+#[test]
+fn what_has_to_be_synced_is_every_file_that_was_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        durable: true,
+        ..LIMITS
+    };
+    let mut journal = Journal::open(dir.path(), limits, |_, _| {}).unwrap();
+    journal.append(&record("/a")).unwrap();
+    // The segment, and the directory that has got it.
+    assert_eq!(journal.take_unsynced().unwrap().len(), 2);
+    journal.append(&record("/b")).unwrap();
+    assert_eq!(journal.take_unsynced().unwrap().len(), 1);
+    while !journal.is_full() {
+        journal.append(&record(&"/x".repeat(4096))).unwrap();
+    }
+    journal.append(&record("/c")).unwrap();
+    // The full segment, the new one, the directory.
+    assert_eq!(journal.take_unsynced().unwrap().len(), 3);
 }

@@ -1,6 +1,7 @@
 //! Stories of containers, told in events.
 
 use super::*;
+use crate::journal::ExecDeleted;
 
 fn envelope<M: protos::Name>(topic: &str, event: &M) -> Envelope {
     Envelope {
@@ -26,6 +27,15 @@ fn start(pid: u32) -> Envelope {
         pid,
     };
     envelope(topic::TASK_START, &event)
+}
+
+fn exec_started(exec: &str, pid: u32) -> Envelope {
+    let event = TaskExecStarted {
+        container_id: "c".into(),
+        exec_id: exec.into(),
+        pid,
+    };
+    envelope(topic::TASK_EXEC_STARTED, &event)
 }
 
 fn exit(id: &str, pid: u32, status: u32) -> Envelope {
@@ -67,6 +77,20 @@ impl Story {
             self.0.apply(self.1, &record);
         }
         verdict
+    }
+
+    fn delete_exec(&mut self, exec: &str) {
+        let gone = ExecDeleted {
+            namespace: "n".into(),
+            container: "c".into(),
+            exec: exec.into(),
+        };
+        self.1 += 1;
+        let record = Record {
+            exec_deleted: Some(gone),
+            ..Default::default()
+        };
+        self.0.apply(self.1, &record);
     }
 
     fn facts(&self) -> &Facts {
@@ -139,4 +163,39 @@ fn only_undeleted_containers_are_needed() {
     assert!(!story.0.needs(1, &record));
     story.tell(delete(5, 7));
     assert!(!story.0.needs(2, &record));
+}
+
+#[test]
+fn an_exit_after_the_deletion_of_its_exec_is_told_once_and_not_needed() {
+    let mut story = Story::new();
+    story.tell(create(5));
+    story.tell(exec_started("e", 8));
+    assert_eq!(story.facts().running().count(), 1);
+    story.delete_exec("e");
+    assert_eq!(story.facts().running().count(), 0);
+    assert_eq!(story.tell(exit("e", 8, 1)), Verdict::Take);
+    assert_eq!(story.tell(exit("e", 8, 1)), Verdict::Duplicate);
+    let record = |envelope| Record {
+        envelope: Some(envelope),
+        ..Default::default()
+    };
+    assert!(!story.0.needs(4, &record(exit("e", 8, 1))));
+    assert!(!story.0.needs(2, &record(exec_started("e", 8))));
+    // Another of its name is another process.
+    story.tell(exec_started("e", 9));
+    assert_eq!(story.facts().running().count(), 1);
+    assert!(story.0.needs(5, &record(exec_started("e", 9))));
+}
+
+#[test]
+fn deleted_execs_are_forgotten_in_the_end() {
+    let mut story = Story::new();
+    story.tell(create(5));
+    for n in 0..1000 {
+        let exec = format!("e{n}");
+        story.tell(exec_started(&exec, 100 + n));
+        story.tell(exit(&exec, 100 + n, 0));
+        story.delete_exec(&exec);
+    }
+    assert_eq!(story.facts().processes.len(), 1 + REMEMBERED);
 }

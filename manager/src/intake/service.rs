@@ -1,0 +1,57 @@
+//! The ttrpc service that shims send their events to, and what an event has to be.
+
+use super::Intake;
+use crate::failure::{Failure, invalid};
+use crate::ledger::Origin;
+use crate::names::{check_id, check_topic};
+use protos::events_service::ForwardRequest;
+use protos::ttrpc::{Answer, Context, Request, Service};
+use protos::types::Envelope;
+use protos::{Message, Name, topic};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+
+/// core/events/exchange.go:201-238.
+pub(super) fn check(envelope: &Envelope) -> Result<(), Failure> {
+    check_id(&envelope.namespace).map_err(|e| {
+        invalid(format!(
+            "event envelope has invalid namespace: {}",
+            e.message
+        ))
+    })?;
+    check_topic(&envelope.topic).map_err(|e| {
+        invalid(format!(
+            "envelope topic {:?}: {}",
+            envelope.topic, e.message
+        ))
+    })?;
+    match envelope.timestamp {
+        None => Err(invalid("timestamp must be set on forwarded event")),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The ttrpc service that shims publish to.
+pub struct EventsService {
+    pub intake: Rc<Intake>,
+}
+
+impl Service for EventsService {
+    fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
+        Box::pin(async move {
+            if request.method != "Forward" {
+                return Err(Context::no_such_method(&request.method));
+            }
+            let forward = ForwardRequest::decode(request.payload.as_slice())
+                .map_err(|e| invalid(format!("{}: {e}", ForwardRequest::full_name())))?;
+            let envelope = forward.envelope.ok_or_else(|| invalid("no envelope"))?;
+            let wants_sync = matches!(envelope.topic.as_str(), topic::TASK_EXIT | topic::TASK_OOM);
+            self.intake.take(envelope, Origin::Shim)?;
+            if wants_sync {
+                self.intake.synced().await;
+            }
+            Ok(Vec::new())
+        })
+    }
+}

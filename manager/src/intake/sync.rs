@@ -1,0 +1,43 @@
+//! When the journal is on disk, for those who must not answer before.
+
+use super::Intake;
+use std::fs::File;
+use std::rc::Rc;
+
+impl Intake {
+    /// Waits until what was written is on disk, if it has to be. One sync serves all who wait
+    /// for it.
+    pub async fn synced(self: &Rc<Self>) {
+        let wanted = {
+            let journal = self.journal.borrow();
+            if !journal.is_durable() {
+                return;
+            }
+            journal.last()
+        };
+        let mut on_disk = self.on_disk.subscribe();
+        while *on_disk.borrow_and_update() < wanted {
+            if !self.is_syncing.replace(true) {
+                tokio::task::spawn_local(Rc::clone(self).sync());
+            }
+            if on_disk.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn sync(self: Rc<Self>) {
+        let (last, files) = {
+            let mut journal = self.journal.borrow_mut();
+            (journal.last(), journal.take_unsynced())
+        };
+        // fdatasync(2) takes milliseconds, and a thread of its own.
+        let synced =
+            tokio::task::spawn_blocking(move || files?.iter().try_for_each(File::sync_data));
+        if let Ok(Err(e)) = synced.await {
+            log::error!("journal: sync: {e}");
+        }
+        self.is_syncing.set(false);
+        self.on_disk.send_replace(last);
+    }
+}
