@@ -7,7 +7,12 @@
 //! Pure: records go in, judgements come out. The same code runs over the journal at start and
 //! over live events, so a restart knows what the process before it knew.
 
+mod envelope;
+
+pub use envelope::{container_of, exec_of};
+
 use crate::journal::{Record, Started};
+use envelope::{decode, print_of};
 use protos::events::{TaskCreate, TaskDelete, TaskExecStarted, TaskExit, TaskStart};
 use protos::types::Envelope;
 use protos::{Any, Timestamp, any, topic};
@@ -16,6 +21,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 /// How many deleted containers, and deleted execs, are remembered: to know late duplicates of
 /// their events, and an exec's exit that comes after its deletion.
 const REMEMBERED: usize = 256;
+
+/// How many of a container's events a shim may send again: ours sends one after the other, Go's
+/// may have some on their way.
+const SENT_AGAIN: usize = 8;
 
 /// Namespace and container.
 pub type Key = (String, String);
@@ -72,6 +81,8 @@ pub struct Facts {
     pub created: bool,
     pub deleted: bool,
     pub processes: BTreeMap<String, Process>,
+    /// Its latest events: a shim that was not answered sends them again.
+    recent: VecDeque<u64>,
 }
 
 impl Facts {
@@ -136,6 +147,12 @@ impl Ledger {
         let Some(event) = &envelope.event else {
             return Verdict::Take;
         };
+        if let Some(container) = container_of(envelope)
+            && let Some(facts) = self.facts(&(envelope.namespace.clone(), container))
+            && facts.recent.contains(&print_of(envelope))
+        {
+            return Verdict::Duplicate;
+        }
         match envelope.topic.as_str() {
             topic::TASK_EXIT => {
                 let Some(exit) = decode::<TaskExit>(event) else {
@@ -200,6 +217,18 @@ impl Ledger {
         let Some(event) = &envelope.event else {
             return;
         };
+        let key = |container: String| (envelope.namespace.clone(), container);
+        self.learn(seq, envelope, event);
+        if let Some(facts) = container_of(envelope).and_then(|of| self.containers.get_mut(&key(of)))
+        {
+            if facts.recent.len() == SENT_AGAIN {
+                facts.recent.pop_front();
+            }
+            facts.recent.push_back(print_of(envelope));
+        }
+    }
+
+    fn learn(&mut self, seq: u64, envelope: &Envelope, event: &Any) {
         let key = |container: String| (envelope.namespace.clone(), container);
         match envelope.topic.as_str() {
             topic::TASK_CREATE => {
@@ -343,31 +372,6 @@ impl Ledger {
             self.containers.remove(&oldest);
         }
     }
-}
-
-/// The exec that an event's `id` means; init's exit carries the container's own id, or none.
-pub fn exec_of<'a>(container: &str, id: &'a str) -> &'a str {
-    if id == container { "" } else { id }
-}
-
-/// The container that a task's event tells of.
-pub fn container_of(envelope: &Envelope) -> Option<String> {
-    /// Every task event has its container's id as field 1.
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct About {
-        #[prost(string, tag = "1")]
-        container_id: String,
-    }
-    if !envelope.topic.starts_with("/tasks/") {
-        return None;
-    }
-    let event = envelope.event.as_ref()?;
-    let about: About = prost::Message::decode(event.value.as_slice()).ok()?;
-    Some(about.container_id)
-}
-
-fn decode<M: protos::Name + Default>(event: &Any) -> Option<M> {
-    any::unpack(event)?.ok()
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
 
 /// How long a shim may take to tell of itself (shim.go:73-77, load).
@@ -52,9 +53,29 @@ impl Manager {
             let _ = one.await;
         }
         self.bundles.sweep_work();
+        self.sweep_sockets().await;
         self.close_books();
         if count > 0 {
             log::info!("found {count} bundles, {} tasks", self.tasks.all().len());
+        }
+    }
+
+    /// Removes sockets that nobody listens at: a shim that is killed before it could tell where
+    /// it listens leaves one. Only from a directory of our own, where nobody else starts any.
+    async fn sweep_sockets(&self) {
+        let dir = &self.config.shim.socket_dir;
+        if !dir.starts_with(&self.config.state) {
+            return;
+        }
+        let entries = std::fs::read_dir(dir).into_iter().flatten();
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            let connected = tokio::time::timeout(TIMEOUT, UnixStream::connect(&path)).await;
+            if let Ok(Err(e)) = connected
+                && e.kind() == std::io::ErrorKind::ConnectionRefused
+            {
+                log::info!("{}: nobody listens there", path.display());
+                let _ = std::fs::remove_file(path);
+            }
         }
     }
 

@@ -9,6 +9,7 @@
 use crate::bundles::Bundle;
 use crate::failure::{Failure, exists, not_found};
 use crate::journal::Started;
+use crate::launch::Address;
 use crate::ledger::Key;
 use crate::manager::Manager;
 use crate::shim::Shim;
@@ -22,6 +23,7 @@ use protos::task::{
 use protos::{Any, Code, runc};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::AbortHandle;
@@ -332,15 +334,24 @@ impl Manager {
     /// What is left to do once the shim has let go of the task.
     pub async fn finish_delete(&self, task: &Task, shim: Option<&Shim>, response: &DeleteResponse) {
         let key = &task.key;
-        if let Some(shim) = shim {
-            let at = &shim.address.address;
-            let shared = self.tasks.all().iter().any(|other| {
-                other.key != *key && other.shim().is_some_and(|shim| shim.address.address == *at)
-            });
-            match shared {
-                true => shim.shutdown(&key.1).await,
-                false => shim.end(&key.1).await,
-            }
+        let address = task.bundle.address();
+        let is_shared = self.tasks.all().iter().any(|other| {
+            let shim = other.shim().filter(|_| other.key != *key);
+            shim.is_some_and(|shim| Some(&shim.address) == address.as_ref())
+        });
+        match shim {
+            Some(shim) if is_shared => shim.shutdown(&key.1).await,
+            Some(shim) => shim.end(&key.1).await,
+            None => {}
+        }
+        // One that was killed leaves its socket.
+        let is_over = !is_shared && shim.is_none_or(Shim::is_over);
+        let socket = address.as_ref().and_then(Address::path);
+        if is_over
+            && socket.is_some_and(Path::exists)
+            && let Err(e) = self.launcher.delete(&task.bundle).await
+        {
+            log::warn!("{}/{}: {e}", key.0, key.1);
         }
         // Go's shims lose some of these events at their end; a dead one sends none.
         let patience = if shim.is_some() {

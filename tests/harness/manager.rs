@@ -5,8 +5,18 @@
 //!              its own root, state, sockets, namespace, in /tmp/dmN-N
 //! ```
 //! It is driven as its users do: by its own client and by every `ctr` there is.
+//!
+//! api       its gRPC API, for what no client would ask
+//! trace     strace on it, and its death at a system call
+//! sweep     its death at many of them, in the life of a container and in a recovery
+//! leavings  what it and its shims can leave on a machine
+//! ```
+//! It is driven as its users do: by its own client and by every `ctr` there is.
 
+pub mod api;
 mod leavings;
+pub mod sweep;
+pub mod trace;
 
 use crate::containerd::capture::Capture;
 use crate::containerd::ctr::{self, Ctr, Output};
@@ -115,23 +125,6 @@ impl Manager {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         command.spawn().unwrap_or_else(|e| panic!("{words:?}: {e}"))
-    }
-
-    /// Starts it under strace, which kills it at the `when`th call of `syscall`; it may be dead
-    /// at once. The end of strace is the daemon's.
-    pub fn up_until(&mut self, syscall: &str, when: u32) {
-        let inject = format!("inject={syscall}:signal=SIGKILL:when={when}");
-        let trace = format!("trace={syscall}");
-        let out = self.dir.join("strace");
-        let out = out.to_string_lossy();
-        let words = ["strace", "-o", &out, "-e", &trace, "-e", &inject];
-        let mut child = self.spawn_daemon(&words);
-        let log = Capture::of(child.stderr.take().expect("piped"));
-        self.process = Some(child);
-        self.logs.push(log.clone());
-        log.wait_briefly(Duration::from_secs(10), |log| {
-            log.contains(" serves /").then_some(())
-        });
     }
 
     fn environment(&self, mut command: Command) -> Command {

@@ -2,10 +2,16 @@
 
 use super::*;
 use crate::journal::ExecDeleted;
+use std::sync::atomic::{AtomicI64, Ordering};
 
+/// No two happen at the same time.
 fn envelope<M: protos::Name>(topic: &str, event: &M) -> Envelope {
+    static CLOCK: AtomicI64 = AtomicI64::new(1);
     Envelope {
-        timestamp: None,
+        timestamp: Some(Timestamp {
+            seconds: CLOCK.fetch_add(1, Ordering::Relaxed),
+            nanos: 0,
+        }),
         namespace: "n".into(),
         topic: topic.into(),
         event: Some(any::pack(event)),
@@ -127,6 +133,20 @@ fn a_delete_tells_the_status_that_the_exit_told() {
     assert_eq!(decode::<TaskDelete>(&event).unwrap().exit_status, 7);
     assert_eq!(story.tell(delete(5, 7)), Verdict::Duplicate);
     assert_eq!(story.tell(exit("c", 5, 7)), Verdict::Duplicate);
+}
+
+#[test]
+fn what_a_shim_sends_again_is_known() {
+    let mut story = Story::new();
+    for event in [create(5), start(5), exec_started("e", 8), exit("e", 8, 1)] {
+        assert_eq!(story.tell(event.clone()), Verdict::Take);
+        assert_eq!(story.tell(event), Verdict::Duplicate);
+    }
+    // The same, at another time, is another.
+    for _ in 0..100 {
+        assert_eq!(story.tell(start(5)), Verdict::Take);
+    }
+    assert_eq!(story.facts().recent.len(), SENT_AGAIN);
 }
 
 #[test]

@@ -1,46 +1,34 @@
-//! The daemon is killed at a system call of its choice while a container is run: no acknowledged
-//! start loses its exit, no exit is made up, no shim is left.
+//! The daemon is killed just before a system call, in the life of a container and in a recovery:
+//! no acknowledged start loses its exit, no exit is made up or told twice, no shim is left.
 //!
-//! A few points always; all of them with `SWEEP=full` (`make soak`).
+//! Some points always; all of them with `SWEEP=full` (`make soak`).
 
-use harness::manager;
+use harness::manager::sweep::{self, Victims};
+use harness::manager::trace::Point;
 
-/// Calls that change something, or tell somebody.
-const SYSCALLS: &[&str] = &[
-    "write", "rename", "mkdir", "openat", "sendto", "writev", "clone", "unlink",
-];
-const FULL: u32 = 12;
-const FEW: u32 = 1;
+/// All points, or so many of those that change something.
+fn chosen(all: Vec<Point>, some: usize) -> Vec<Point> {
+    if std::env::var("SWEEP").is_ok_and(|sweep| sweep == "full") {
+        return all;
+    }
+    sweep::some(&sweep::changing(all), some)
+}
 
 #[test]
-fn no_point_of_death_loses_an_exit_or_makes_one_up() {
-    let full = std::env::var("SWEEP").is_ok_and(|sweep| sweep == "full");
-    let points = if full { FULL } else { FEW };
-    let (mut reached, mut acknowledged) = (0, 0);
-    for syscall in SYSCALLS {
-        for point in 1..=points {
-            // Beyond the start, which makes some of each call too.
-            let when = 3 + (point - 1) * 4;
-            manager::on(|manager| {
-                manager.kill();
-                manager.up_until(syscall, when);
-                let run = manager.run(&["-d"], "c", &["sh", "-c", "exit 7"]);
-                let started = run.code == 0;
-                manager.kill();
-                manager.restart();
-                reached += 1;
-                if started {
-                    acknowledged += 1;
-                    manager.until("its exit", |it| (!it.exits("c").is_empty()).then_some(()));
-                }
-                let exits = manager.exits("c");
-                let place = format!("{syscall} {when}: {exits:?}");
-                assert!(exits.len() <= 1, "{place}");
-                assert!(exits.iter().all(|(status, _)| *status == 7), "{place}");
-            });
-        }
-    }
-    harness::containerd::report(&format!(
-        "{reached} points, {acknowledged} acknowledged starts"
-    ));
+fn r1_no_point_of_a_life_loses_an_exit_or_makes_one_up() {
+    let points = chosen(sweep::calls_of_a_life(), 60);
+    assert!(points.len() >= 60, "{points:?}");
+    sweep::of_lives(&points, Victims::Daemon);
+}
+
+#[test]
+fn r1_daemon_and_shim_killed_together_leave_one_exit_at_most() {
+    let points = chosen(sweep::calls_of_a_life(), 16);
+    sweep::of_lives(&points, Victims::All);
+}
+
+#[test]
+fn r4_no_point_of_a_recovery_touches_a_container_or_loses_an_exit() {
+    let points = chosen(sweep::calls_of_a_recovery(), 16);
+    sweep::of_recoveries(&points);
 }

@@ -1,0 +1,42 @@
+//! What an envelope tells of itself: whose event it is, and whether it is the same as another.
+
+use protos::types::Envelope;
+use protos::{Any, any};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Tells events apart: sent again, one is the same to the nanosecond.
+pub fn print_of(envelope: &Envelope) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    envelope.topic.hash(&mut hasher);
+    let time = envelope.timestamp.unwrap_or_default();
+    (time.seconds, time.nanos).hash(&mut hasher);
+    let event = envelope.event.as_ref();
+    event.map(|event| &event.value).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The exec that an event's `id` means; init's exit carries the container's own id, or none.
+pub fn exec_of<'a>(container: &str, id: &'a str) -> &'a str {
+    if id == container { "" } else { id }
+}
+
+/// The container that a task's event tells of.
+pub fn container_of(envelope: &Envelope) -> Option<String> {
+    /// Every task event has its container's id as field 1.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct About {
+        #[prost(string, tag = "1")]
+        container_id: String,
+    }
+    if !envelope.topic.starts_with("/tasks/") {
+        return None;
+    }
+    let event = envelope.event.as_ref()?;
+    let about: About = prost::Message::decode(event.value.as_slice()).ok()?;
+    Some(about.container_id)
+}
+
+/// The event, if it is of this kind.
+pub fn decode<M: protos::Name + Default>(event: &Any) -> Option<M> {
+    any::unpack(event)?.ok()
+}

@@ -1,0 +1,131 @@
+//! The daemon's gRPC API itself: for what no client would ask, and for codes that none would show.
+
+use super::{DEADLINE, Manager};
+use crate::peers;
+use prost::Message;
+use protos::Any;
+use protos::services::containers::v1::{
+    Container, CreateContainerRequest, CreateContainerResponse, container,
+};
+use serde_json::json;
+use std::path::Path;
+use tokio::runtime::{Builder, Runtime};
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use tonic_prost::ProstCodec;
+
+const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+/// A client of its own connection.
+pub struct Api {
+    runtime: Runtime,
+    channel: Channel,
+    pub namespace: String,
+}
+
+impl Api {
+    pub fn new(manager: &Manager) -> Self {
+        Self::at(&manager.socket(), &manager.namespace())
+    }
+
+    /// Of the daemon that listens, or will listen, at `socket`.
+    pub fn at(socket: &Path, namespace: &str) -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("runtime");
+        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()));
+        let channel = {
+            let _inside = runtime.enter();
+            endpoint.expect("an address").connect_lazy()
+        };
+        Self {
+            runtime,
+            channel,
+            namespace: namespace.to_owned(),
+        }
+    }
+
+    /// Calls `Service/Method`, the service named without `containerd.services.`.
+    ///
+    /// # Errors
+    /// The daemon's status; `Unavailable` without a daemon.
+    #[track_caller]
+    pub fn call<A: Message + Default + 'static>(
+        &self,
+        method: &str,
+        request: impl Message + Default + 'static,
+    ) -> Result<A, Status> {
+        let path: PathAndQuery = format!("/containerd.services.{method}")
+            .parse()
+            .expect("a path");
+        let mut request = Request::new(request);
+        if !self.namespace.is_empty() {
+            let value = self.namespace.parse().expect("a header's value");
+            request.metadata_mut().insert("containerd-namespace", value);
+        }
+        let mut grpc = Grpc::new(self.channel.clone());
+        let call = async {
+            let ready = grpc.ready().await;
+            ready.map_err(|e| Status::unavailable(e.to_string()))?;
+            grpc.unary(request, path, ProstCodec::default()).await
+        };
+        let call = async { tokio::time::timeout(DEADLINE, call).await };
+        let answer = self.runtime.block_on(call);
+        let answer = answer.unwrap_or_else(|_| panic!("no answer to {method} within {DEADLINE:?}"));
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|e| match std::error::Error::source(&e) {
+                // Not the daemon's word: the connection broke.
+                Some(broken) => Status::unavailable(broken.to_string()),
+                None => e,
+            })
+    }
+
+    /// Makes the record of a container.
+    ///
+    /// # Errors
+    /// As [`Api::call`].
+    pub fn create_container(&self, container: Container) -> Result<Container, Status> {
+        let request = CreateContainerRequest {
+            container: Some(container),
+        };
+        let answer: CreateContainerResponse =
+            self.call("containers.v1.Containers/Create", request)?;
+        Ok(answer.container.unwrap_or_default())
+    }
+
+    /// A container that runs `words` on the tests' root filesystem, or on what is in its bundle.
+    pub fn container(&self, id: &str, rootfs: Option<&Path>, words: &[&str]) -> Container {
+        let spec = json!({
+            "ociVersion": "1.0.2",
+            "root": {"path": rootfs.map_or("rootfs".into(), |path| path.display().to_string())},
+            "process": {
+                "user": {"uid": 0, "gid": 0}, "cwd": "/", "args": words,
+                "env": ["PATH=/bin:/sbin:/usr/bin"],
+            },
+            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+            "linux": {
+                "cgroupsPath": format!("/{}/{id}", self.namespace),
+                "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network"}],
+            },
+        });
+        Container {
+            id: id.to_owned(),
+            runtime: Some(container::Runtime {
+                name: "io.containerd.runc.v2".into(),
+                options: None,
+            }),
+            spec: Some(Any {
+                type_url: SPEC.into(),
+                value: spec.to_string().into_bytes(),
+            }),
+            ..Default::default()
+        }
+    }
+
+    /// [`Api::container`], on the tests' root filesystem.
+    pub fn plain_container(&self, id: &str, words: &[&str]) -> Container {
+        self.container(id, Some(peers::rootfs()), words)
+    }
+}
