@@ -68,7 +68,7 @@ test-go: setup ## run the black-box suite against containerd's Go shim
 
 .PHONY: soak
 soak: setup build ## sweeps and load that take minutes, as root; they print their figures
-	SHIM=$(abspath $(DIST)) PEERS=$(PEERS) $(CARGO) test --locked -p $(SUITE) --features soak \
+	SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked -p $(SUITE) --features soak \
 		--test soak -- --nocapture --test-threads=1
 	SWEEP=full SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) \
 		$(CARGO) test --locked -p $(SUITE) --test manager sweep -- --nocapture

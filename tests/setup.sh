@@ -246,6 +246,9 @@ peer runc-1.3 runc '1.[3-9].*' runc trixie sid
 peer crun crun '*.*' crun trixie sid
 # Debian 12's own, 3.17, does not know the vDSO of newer kernels.
 peer criu criu '[4-9].*' criu trixie sid
+# Beside the docker.io of this machine, the newest that runs here.
+peer docker docker.io '2[6-9].*' dockerd sid trixie
+peer docker-cli docker-cli '2[6-9].*' docker sid trixie
 
 # ------------------------------------------------- root filesystem, image --
 
@@ -378,7 +381,7 @@ own() {
     PATH=/usr/sbin:/usr/bin:/sbin:/bin
     own containerd
     own runc
-    for name in containerd-1.7 containerd-2.1 runc-1.3 crun criu; do
+    for name in containerd-1.7 containerd-2.1 runc-1.3 crun criu docker docker-cli; do
         if [ -e "$peers/$name/VERSION" ]; then
             echo "$name $(cat "$peers/$name/VERSION") $peers/$name/bin"
         fi

@@ -162,10 +162,10 @@ async fn text(manager: &Rc<Manager>) -> String {
     }
     for answer in asked {
         if let Ok((task, Ok(StatsResponse { stats: Some(stats) }))) = answer.await {
-            let labels = format!(
-                "container_id=\"{}\",namespace=\"{}\"",
-                task.key.1, task.key.0
-            );
+            let (namespace, id) = &task.key;
+            let record = manager.store.container(namespace, id).unwrap_or_default();
+            let runtime = record.runtime.unwrap_or_default().name;
+            let labels = format!("container_id={id:?},namespace={namespace:?},runtime={runtime:?}");
             container(&mut families, &labels, &stats);
         }
     }

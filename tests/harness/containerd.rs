@@ -96,6 +96,22 @@ pub fn on(name: &'static str, test: fn(&mut Containerd)) {
     }
 }
 
+/// [`on`], with more in its configuration; what `test` found, if the release is there.
+pub fn with<T>(
+    name: &'static str,
+    config: String,
+    test: impl FnOnce(&mut Containerd) -> T,
+) -> Option<T> {
+    let setup = Setup {
+        config: config.leak(),
+        ..Default::default()
+    };
+    let mut containerd = start(name, setup)?;
+    let found = test(&mut containerd);
+    containerd.finish();
+    Some(found)
+}
+
 /// Starts release `name`. That it is missing is reported, and in CI a failure.
 pub(crate) fn start(name: &'static str, setup: Setup) -> Option<Containerd> {
     let Some(release) = Release::find(name) else {

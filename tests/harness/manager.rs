@@ -7,6 +7,7 @@
 //! It is driven as its users do: by its own client and by every `ctr` there is.
 //!
 //! api       its gRPC API, for what no client would ask
+//! cut       its journal, cut at any byte
 //! trace     strace on it, and its death at a system call
 //! sweep     its death at many of them, in the life of a container and in a recovery
 //! leavings  what it and its shims can leave on a machine
@@ -14,6 +15,7 @@
 //! It is driven as its users do: by its own client and by every `ctr` there is.
 
 pub mod api;
+pub mod cut;
 mod leavings;
 pub mod sweep;
 pub mod trace;
@@ -273,13 +275,17 @@ impl Manager {
     }
 
     pub fn spawn_ctr(&self, release: &Release, args: &[&str]) -> Ctr {
+        Ctr::spawn(self.ctr_command(release, args), Stdio::piped())
+    }
+
+    pub fn ctr_command(&self, release: &Release, args: &[&str]) -> Command {
         let mut command = self.environment(Command::new(release.bin.join("ctr")));
         command
             .arg("-a")
             .arg(self.socket())
             .args(["-n", &self.namespace()])
             .args(args);
-        Ctr::spawn(command, Stdio::piped())
+        command
     }
 
     /// `created`, `running`, `stopped`, …, or `-` for a container without a task.

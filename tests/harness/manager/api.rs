@@ -104,7 +104,10 @@ impl Api {
                 "user": {"uid": 0, "gid": 0}, "cwd": "/", "args": words,
                 "env": ["PATH=/bin:/sbin:/usr/bin"],
             },
-            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+            ],
             "linux": {
                 "cgroupsPath": format!("/{}/{id}", self.namespace),
                 "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network"}],

@@ -1,6 +1,8 @@
 //! What a daemon and its shims can leave on a machine.
 
-use crate::proc;
+use super::Manager;
+use crate::containerd::ctr;
+use crate::{proc, wait};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -36,5 +38,28 @@ pub fn remove_cgroups(namespace: &str) {
             let _ = fs::remove_dir(child.path());
         }
         let _ = fs::remove_dir(dir);
+    }
+}
+
+impl Manager {
+    /// What a loss of power does: no process is left, nor anything in /run.
+    pub fn reboot(&mut self, containers: &[i32]) {
+        self.kill();
+        for pid in self.shims().iter().chain(containers) {
+            let _ = wait::signal(*pid, libc::SIGKILL);
+        }
+        for pid in containers {
+            assert!(ctr::ends_within(*pid, super::DEADLINE), "{pid} lives");
+        }
+        // Before anything is removed: what is mounted there is not ours.
+        for mount in proc::mounts_under(&self.state()).iter().rev() {
+            let flags = nix::mount::MntFlags::MNT_DETACH;
+            nix::mount::umount2(mount.as_str(), flags).expect("unmount");
+        }
+        assert!(proc::mounts_under(&self.state()).is_empty());
+        fs::remove_dir_all(self.state()).expect("remove the state");
+        let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(self.namespace()));
+        remove_cgroups(&self.namespace());
+        self.restart();
     }
 }

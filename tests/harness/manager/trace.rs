@@ -90,6 +90,17 @@ impl Manager {
         (calls(&self.trace_log()), done)
     }
 
+    /// How often the journal is synced while `work` is done; by a thread, for it takes long.
+    pub fn journal_syncs(&mut self, work: impl FnOnce(&mut Self)) -> usize {
+        let options = ["-f", "-y", "-e", "trace=fdatasync"].map(str::to_owned);
+        let strace = Strace::attach(self.pid(), &self.trace_log(), &options);
+        work(self);
+        drop(strace);
+        let text = std::fs::read_to_string(self.trace_log()).expect("strace's log");
+        let is_sync = |line: &&str| line.contains("fdatasync(") && line.contains("/journal");
+        text.lines().filter(is_sync).count()
+    }
+
     /// Lets the daemon die at `point`, counted from now on.
     pub fn doom(&self, point: &Point) -> Strace {
         Strace::attach(self.pid(), Path::new("/dev/null"), &point.injection())

@@ -4,6 +4,7 @@ use harness::containerd::release::Release;
 use harness::containerd::report;
 use harness::manager::{self, Manager};
 use harness::peers;
+use harness::pty::Pty;
 
 const RELEASES: [&str; 3] = ["1.6", "1.7", "2.1"];
 
@@ -138,6 +139,50 @@ fn every_ctr_runs_the_whole_command_table() {
 #[test]
 fn every_go_shim_runs_under_it() {
     for_each_go_shim(the_command_table);
+}
+
+#[test]
+fn every_ctr_runs_a_terminal() {
+    for_each_ctr(|manager, ctr| {
+        let rootfs = peers::rootfs().display().to_string();
+        let words = ["run", "--rm", "-t", "--rootfs", &rootfs, "tty", "/bin/sh"];
+        let mut terminal = Pty::spawn(manager.ctr_command(ctr, &words), 33, 77);
+        // What is typed before the terminal is raw is lost.
+        terminal.expect("# ");
+        terminal.type_in("echo size: $(stty size)\n");
+        terminal.expect("size: 33 77");
+        terminal.resize(44, 99);
+        // The shell sees it when it looks; what it waits for is its own next line.
+        terminal.type_in("while [ \"$(stty size)\" != '44 99' ]; do :; done; echo re''sized\n");
+        terminal.expect("resized");
+        terminal.type_in("exit 5\n");
+        terminal.finish().exits(5);
+    });
+}
+
+/// CRIU may or may not work on this machine: either there is a checkpoint, or a clear answer.
+#[test]
+fn a_checkpoint_is_made_or_clearly_refused() {
+    for_each_ctr(|manager, ctr| {
+        let rootfs = peers::rootfs().display().to_string();
+        let run = ["run", "-d", "--rootfs", &rootfs, "c", "/bin/sleep", "1000"];
+        manager.ctr(ctr, &run).ok();
+        let images = manager.dir().join("images");
+        std::fs::create_dir(&images).expect("a directory");
+        let path = images.display().to_string();
+        let checkpoint = ["tasks", "checkpoint", "--image-path", &path, "c"];
+        let output = manager.ctr(ctr, &checkpoint);
+        if output.code == 0 {
+            assert!(images.join("inventory.img").exists(), "{output}");
+        } else {
+            assert!(output.stderr.to_lowercase().contains("criu"), "{output}");
+            assert_eq!(manager.status("c"), "running");
+        }
+        // Into the content store, which is not here.
+        let output = manager.ctr(ctr, &["tasks", "checkpoint", "c"]);
+        output.fails_with("not implemented");
+        assert_ne!(manager.status("c"), "paused");
+    });
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The journal on disk: cut, damaged, read from a cursor.
 
-use harness::manager;
+use harness::manager::{self, api::Api};
+use protos::events::TaskOom;
+use protos::services::events::v1::PublishRequest;
 use std::fs;
 use std::path::PathBuf;
 
@@ -14,7 +16,12 @@ fn segments(manager: &manager::Manager) -> Vec<PathBuf> {
     paths
 }
 
-/// Every byte would be every start of a daemon: the unit tests cut at every byte, this at some.
+/// Every byte of the last record, which is what a crash can cut; all bytes in `make soak`.
+#[test]
+fn a_journal_cut_at_any_byte_of_its_last_record_keeps_the_others() {
+    manager::on(|it| manager::cut::at_every_byte(it, false));
+}
+
 #[test]
 fn a_torn_or_damaged_journal_stops_nothing() {
     manager::on(|manager| {
@@ -86,5 +93,100 @@ fn events_are_read_from_any_point_on() {
             })
             .collect();
         assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+    });
+}
+
+#[test]
+fn a_journal_on_disk_is_synced_before_a_start_is_answered_and_outlives_a_reboot() {
+    manager::with("[journal]\nwhere = \"disk\"\n", |manager| {
+        let syncs = manager.journal_syncs(|it| {
+            it.run(&["-d"], "gone", &["sh", "-c", "exit 7"]).ok();
+            it.until("its exit", |it| (it.exits("gone").len() == 1).then_some(()));
+        });
+        assert!(syncs >= 2, "one for the start, one for the exit: {syncs}");
+        manager.run(&["-d"], "runs", &["sleep", "1000"]).ok();
+        let pid = manager.pid_of("runs");
+        manager.reboot(&[pid]);
+        assert_eq!(manager.exits("gone"), [(7, "shim".to_owned())]);
+        assert_eq!(manager.exits("runs"), [(255, "unknown".to_owned())]);
+        manager.dunnage(&["wait", "gone"]).exits(7);
+        manager.dunnage(&["start", "runs"]).ok();
+        assert_eq!(manager.status("runs"), "running");
+    });
+}
+
+/// Fills the journal's file system to the last byte.
+fn fill(dir: &std::path::Path) {
+    use std::io::Write;
+    let mut file = fs::File::create(dir.join("ballast")).expect("ballast");
+    for size in [4096, 1] {
+        while file.write_all(&vec![0; size]).is_ok() {}
+    }
+}
+
+/// A page that the journal has already is written to its end.
+fn use_up_the_page(manager: &manager::Manager) {
+    let api = Api::new(manager);
+    let publish = || {
+        let event = protos::any::pack(&TaskOom::default());
+        let request = PublishRequest {
+            topic: "/x".into(),
+            event: Some(event),
+        };
+        api.call::<()>("events.v1.Events/Publish", request)
+    };
+    let refused = (0..4096).find_map(|_| publish().err());
+    assert_eq!(refused.expect("a refusal").code(), tonic::Code::Unavailable);
+    manager.until("it in the log", |it| {
+        it.log().contains("No space left").then_some(())
+    });
+}
+
+#[test]
+fn r1_a_full_disk_loses_no_exit() {
+    manager::on(|manager| {
+        let dir = manager.state().join("journal");
+        manager.kill();
+        let size = Some("size=64k");
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("tmpfs"), &dir, Some("tmpfs"), flags, size).expect("a small tmpfs");
+        manager.restart();
+        let gate = manager.fifo("gate");
+        let words = ["sh", "-c", "read x < /mnt/gate; exit 7"];
+        manager.run(&["-d"], "told", &words).ok();
+        manager.run(&["-d"], "reaped", &["sleep", "1000"]).ok();
+        manager.run(&["-d"], "stays", &["sleep", "1000"]).ok();
+        let (told, reaped) = (manager.pid_of("told"), manager.pid_of("reaped"));
+        fill(&dir);
+        use_up_the_page(manager);
+        // One exit that its shim tells, one that only the daemon knows.
+        gate.send("go");
+        harness::wait::signal(manager.shim_of("reaped"), libc::SIGKILL).expect("kill");
+        for pid in [told, reaped] {
+            assert!(harness::containerd::ctr::ends_within(
+                pid,
+                harness::containerd::DEADLINE
+            ));
+        }
+        assert!(manager.exits("told").is_empty() && manager.exits("reaped").is_empty());
+        // Whoever asks is answered all the same.
+        assert_eq!(manager.status("stays"), "running");
+        fs::remove_file(dir.join("ballast")).expect("room again");
+        for (id, status) in [("told", 7), ("reaped", 137)] {
+            manager.until("its exit", |it| (it.exits(id).len() == 1).then_some(()));
+            assert_eq!(manager.exits(id)[0].0, status, "{id}");
+        }
+        manager.until("the dead one buried", |it| {
+            (it.status("reaped") == "-").then_some(())
+        });
+        assert_eq!(manager.exits("reaped"), [(137, "reaped".to_owned())]);
+        // The next daemon reads the same.
+        manager.kill();
+        manager.restart();
+        assert_eq!(manager.exits("told").len(), 1);
+        manager.dunnage(&["wait", "told"]).exits(7);
+        manager.kill();
+        nix::mount::umount(&dir).expect("unmount");
+        manager.restart();
     });
 }

@@ -3,9 +3,15 @@
 mod api;
 mod client;
 mod docker;
+mod group;
 mod journal;
+mod metrics;
 mod names;
+mod promises;
+mod publish;
 mod recovery;
+mod restart;
 mod shim_death;
 mod storm;
 mod sweep;
+mod units;

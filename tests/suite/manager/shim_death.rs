@@ -97,3 +97,51 @@ fn a_container_that_is_kept_can_be_killed() {
         manager.dunnage(&["wait", "c"]).exits(137);
     });
 }
+
+/// The next daemon is no parent of what an earlier one started.
+#[test]
+fn a_container_that_is_kept_and_nobodys_child_ends_unknown_and_not_never() {
+    manager::with(KEEP, |manager| {
+        let gate = manager.fifo("gate");
+        let words = ["sh", "-c", "read x < /mnt/gate; exit 9"];
+        manager.run(&["-d"], "c", &words).ok();
+        manager.kill();
+        manager.restart();
+        kill_shim(manager, "c");
+        manager.until("the loss noticed", |it| {
+            it.log().contains("goes on without a shim").then_some(())
+        });
+        // The one after that finds it without a shim.
+        manager.kill();
+        manager.restart();
+        assert_eq!(manager.status("c"), "running");
+        let waiting = manager.spawn_dunnage(&["wait", "c"]);
+        gate.send("go");
+        waiting.finish().exits(255);
+        assert_eq!(manager.exits("c"), [(255, "unknown".to_owned())]);
+        assert_eq!(manager.status("c"), "stopped");
+        manager.dunnage(&["delete", "c"]).ok();
+    });
+}
+
+#[test]
+fn a_process_that_was_never_started_is_not_waited_for() {
+    manager::with(KEEP, |manager| {
+        use harness::manager::api::Api;
+        use protos::services::tasks::v1::{WaitRequest, WaitResponse};
+        manager.run(&["-d"], "c", &["sleep", "1000"]).ok();
+        kill_shim(manager, "c");
+        manager.until("the loss noticed", |it| {
+            it.log().contains("goes on without a shim").then_some(())
+        });
+        let wait = WaitRequest {
+            container_id: "c".into(),
+            exec_id: "none".into(),
+        };
+        let answer = Api::new(manager).call::<WaitResponse>("tasks.v1.Tasks/Wait", wait);
+        assert_eq!(
+            answer.expect_err("no such exec").code(),
+            tonic::Code::NotFound
+        );
+    });
+}

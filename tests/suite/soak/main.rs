@@ -1,5 +1,6 @@
 //! What takes minutes: `make soak`. Each test prints its figures.
 
 mod load;
+mod manager;
 mod outage;
 mod sweep;
