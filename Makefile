@@ -73,6 +73,19 @@ soak: setup build ## sweeps and load that take minutes, as root; they print thei
 	SWEEP=full SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) \
 		$(CARGO) test --locked -p $(SUITE) --test manager sweep -- --nocapture
 
+RUST_SHIM := $(PEERS)/rust-shim
+RUST_SHIM_VERSION := 0.2.0
+
+# The other Rust shim, to be measured beside ours.
+$(RUST_SHIM)/version:
+	$(CARGO) install containerd-runc-shim --version $(RUST_SHIM_VERSION) --locked --root $(RUST_SHIM)
+	@echo $(RUST_SHIM_VERSION) >$@
+
+.PHONY: bench
+bench: setup build $(RUST_SHIM)/version ## measure side by side, as root; ONLY="latency idle" for some of it
+	SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) ONLY='$(ONLY)' \
+		$(CARGO) bench --locked -p $(SUITE) --bench bench
+
 .PHONY: lint
 lint: ## check the format, and clippy's opinion
 	$(CARGO) fmt --all --check

@@ -41,8 +41,13 @@ impl Shim {
         let socket = answer.socket();
         let client = wait::soon("connection to the shim", Client::connect(&socket)).await;
         let client = client.unwrap_or_else(|e| panic!("{}: {e}", socket.display()));
+        // Some shims serve the one that they promise, and no other.
+        let service = match answer.version {
+            ..3 => service::TASK_V2,
+            _ => service::TASK_V3,
+        };
         let request = ConnectRequest::default();
-        let call = client.call::<ConnectResponse>(service::TASK_V2, "Connect", &request, None);
+        let call = client.call::<ConnectResponse>(service, "Connect", &request, None);
         let connected = wait::soon("answer of Connect", call).await;
         let pid = connected
             .unwrap_or_else(|e| panic!("Connect: {e}"))
@@ -56,7 +61,7 @@ impl Shim {
         let shim = Self {
             shared,
             client,
-            service: service::TASK_V2,
+            service,
         };
         bundle.test.note_shim(&shim);
         shim

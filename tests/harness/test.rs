@@ -32,7 +32,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
-use tokio::runtime::Builder as RuntimeBuilder;
+use tokio::runtime::{Builder as RuntimeBuilder, LocalRuntime};
 
 /// No single test may take longer.
 const LIMIT: Duration = Duration::from_secs(170);
@@ -52,11 +52,30 @@ pub fn run_alone(body: impl AsyncFnOnce(&Test)) {
     run_here(body);
 }
 
-fn run_here(body: impl AsyncFnOnce(&Test)) {
+/// Measures: no limit but `limit`, nothing said of what shims leave, for some are not ours; what
+/// they leave is removed all the same.
+///
+/// # Panics
+/// If `body` does.
+pub fn measure<T>(limit: Duration, body: impl AsyncFnOnce(&Test) -> T) -> T {
+    let runtime = runtime();
+    let test = runtime.block_on(async { Test::new() });
+    let measured = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(wait::within(limit, "end of the measurement", body(&test)))
+    }));
+    runtime.block_on(leaks::clean(&test));
+    measured.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+fn runtime() -> LocalRuntime {
     let runtime = RuntimeBuilder::new_current_thread()
         .enable_all()
         .build_local(Default::default());
-    let runtime = runtime.expect("runtime");
+    runtime.expect("runtime")
+}
+
+fn run_here(body: impl AsyncFnOnce(&Test)) {
+    let runtime = runtime();
     let test = runtime.block_on(async { Test::new() });
     let result = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(wait::within(LIMIT, "end of the test", body(&test)));

@@ -1,0 +1,104 @@
+//! A contender's shim with one container, as every measurement needs it.
+
+use crate::contender::Contender;
+use harness::{Bundle, Shim, Test};
+use protos::ttrpc::CallError;
+use protos::{Message, task};
+use std::time::{Duration, Instant};
+
+/// No single call takes longer and is still worth waiting for.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+pub struct Pod {
+    pub shim: Shim,
+    pub bundle: Bundle,
+}
+
+impl Pod {
+    /// A started shim without a container.
+    pub async fn start(bundle: Bundle, contender: &Contender) -> Self {
+        let shim = bundle.start().binary(&contender.binary).shim().await;
+        Self { shim, bundle }
+    }
+
+    /// With its container running.
+    pub async fn running(bundle: Bundle, contender: &Contender) -> Self {
+        let pod = Self::start(bundle, contender).await;
+        pod.shim.create(pod.bundle.create()).await.expect("Create");
+        pod.shim.start(&pod.bundle.id, "").await.expect("Start");
+        pod
+    }
+
+    /// A container of this name, running in a new shim.
+    pub async fn new(test: &Test, contender: &Contender, id: &str) -> Self {
+        Self::running(test.bundle(id).build(), contender).await
+    }
+
+    /// A call that may take as long as [`PATIENCE`]; its error as text.
+    pub async fn call<A: Message + Default>(
+        shim: &Shim,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<A, String> {
+        let call = shim.client().call(shim.service(), method, request, None);
+        match tokio::time::timeout(PATIENCE, call).await {
+            Ok(answer) => answer.map_err(|e: CallError| format!("{method}: {e}")),
+            Err(_) => Err(format!("{method}: no answer within {PATIENCE:?}")),
+        }
+    }
+
+    /// One exec of `true`: added, started, waited for and deleted.
+    pub async fn exec_cycle(&self, exec: &str) -> Result<Duration, String> {
+        let begin = Instant::now();
+        let request = self.bundle.exec(exec, &["true"]);
+        Self::call::<()>(&self.shim, "Exec", &request).await?;
+        run_exec(&self.shim, &self.bundle.id, exec).await?;
+        delete_exec(&self.shim, &self.bundle.id, exec).await?;
+        Ok(begin.elapsed())
+    }
+
+    /// Kills and deletes the container, and ends the shim. What goes wrong is no concern of a
+    /// measurement: the end of the test removes what is left.
+    pub async fn end(self) {
+        let id = self.bundle.id.clone();
+        let (signal, all) = (libc::SIGKILL as u32, true);
+        let kill = task::KillRequest {
+            id: id.clone(),
+            exec_id: String::new(),
+            signal,
+            all,
+        };
+        let _ = Self::call::<()>(&self.shim, "Kill", &kill).await;
+        let wait = task::WaitRequest {
+            id: id.clone(),
+            exec_id: String::new(),
+        };
+        let _ = Self::call::<task::WaitResponse>(&self.shim, "Wait", &wait).await;
+        let _ = self.shim.delete(&id, "").await;
+        let shutdown = task::ShutdownRequest { id, now: false };
+        let _ = Self::call::<()>(&self.shim, "Shutdown", &shutdown).await;
+    }
+}
+
+/// Starts an exec that was added, and waits for its end.
+pub async fn run_exec(shim: &Shim, id: &str, exec: &str) -> Result<(), String> {
+    let (id, exec_id) = (id.to_owned(), exec.to_owned());
+    let start = task::StartRequest {
+        id: id.clone(),
+        exec_id: exec_id.clone(),
+    };
+    Pod::call::<task::StartResponse>(shim, "Start", &start).await?;
+    let wait = task::WaitRequest { id, exec_id };
+    let exit = Pod::call::<task::WaitResponse>(shim, "Wait", &wait).await?;
+    match exit.exit_status {
+        0 => Ok(()),
+        status => Err(format!("{exec} exited with {status}")),
+    }
+}
+
+pub async fn delete_exec(shim: &Shim, id: &str, exec: &str) -> Result<(), String> {
+    let (id, exec_id) = (id.to_owned(), exec.to_owned());
+    let delete = task::DeleteRequest { id, exec_id };
+    Pod::call::<task::DeleteResponse>(shim, "Delete", &delete).await?;
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! Many execs at once in one container, many containers at once in one shim, and State meanwhile.
+
+use crate::contender::Contender;
+use crate::pod::{Pod, delete_exec, run_exec};
+use crate::sample::Sample;
+use harness::{Bundle, Shim, Test, test};
+use protos::task;
+use serde_json::{Map, Value, json};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Concurrent execs.
+const EXECS: [usize; 3] = [30, 100, 300];
+/// Containers created at once in one shim.
+const CONTAINERS: usize = 50;
+const ROUNDS: usize = 3;
+/// Who needs longer for one storm is spared the greater ones.
+const ENOUGH: Duration = Duration::from_secs(12);
+
+/// `{<contender>: {"30 execs": {seconds, state, state_p99, state_max, failed}, …}}`.
+pub fn measure(contenders: &[Contender]) -> Value {
+    let mut all = Map::new();
+    for contender in contenders {
+        let mut storms = Map::new();
+        for count in EXECS {
+            let storm = rounds(async |test| execs(test, contender, count).await);
+            let slow = storm["seconds"]["median"]
+                .as_f64()
+                .is_none_or(|s| s > ENOUGH.as_secs_f64());
+            storms.insert(format!("{count} execs"), storm);
+            if slow {
+                break;
+            }
+        }
+        let storm = rounds(async |test| containers(test, contender).await);
+        storms.insert(format!("{CONTAINERS} containers"), storm);
+        all.insert(contender.key.to_owned(), storms.into());
+        eprintln!("bench: storms of {} measured", contender.label);
+    }
+    all.into()
+}
+
+/// What one storm came to.
+struct Storm {
+    time: Duration,
+    /// Latencies of State meanwhile, in milliseconds.
+    state: Vec<f64>,
+    failed: Vec<String>,
+}
+
+fn rounds(storm: impl AsyncFn(&Test) -> Storm) -> Value {
+    let (mut seconds, mut p99, mut state) =
+        (Sample::default(), Sample::default(), Sample::default());
+    let mut failed = Vec::new();
+    for _ in 0..ROUNDS {
+        let one = test::measure(Duration::from_secs(400), async |test| storm(test).await);
+        seconds.push(one.time.as_secs_f64());
+        let mut latencies = Sample::default();
+        for latency in one.state {
+            latencies.push(latency);
+            state.push(latency);
+        }
+        p99.push(latencies.quantile(0.99));
+        failed.extend(one.failed);
+        if one.time > ENOUGH {
+            break;
+        }
+    }
+    json!({
+        "seconds": seconds.json(),
+        "state_p99_ms": p99.json(),
+        "state_max_ms": state.max(),
+        "failed": failed.len(),
+        "first failure": failed.first(),
+    })
+}
+
+/// Asks for State, over a connection of its own, every 2 ms until told to stop.
+fn watch(shim: &Shim, id: &str) -> (Rc<Cell<bool>>, tokio::task::JoinHandle<Vec<f64>>) {
+    let stop = Rc::new(Cell::new(false));
+    let (shim, id, stopped) = (shim.clone(), id.to_owned(), Rc::clone(&stop));
+    let handle = tokio::task::spawn_local(async move {
+        let shim = shim.reconnect().await;
+        let mut latencies = Vec::new();
+        let mut tick = tokio::time::interval(Duration::from_millis(2));
+        while !stopped.get() {
+            tick.tick().await;
+            let begin = Instant::now();
+            let request = task::StateRequest {
+                id: id.clone(),
+                exec_id: String::new(),
+            };
+            let state = Pod::call::<task::StateResponse>(&shim, "State", &request).await;
+            if state.is_ok() {
+                latencies.push(begin.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+        latencies
+    });
+    (stop, handle)
+}
+
+/// All `things` at once, from the first call to the last answer.
+async fn all_at_once<F: Future<Output = Result<(), String>> + 'static>(
+    things: Vec<F>,
+) -> (Duration, Vec<String>) {
+    let begin = Instant::now();
+    let handles: Vec<_> = things.into_iter().map(tokio::task::spawn_local).collect();
+    let mut failed = Vec::new();
+    for handle in handles {
+        failed.extend(handle.await.expect("a task").err());
+    }
+    (begin.elapsed(), failed)
+}
+
+async fn execs(test: &Test, contender: &Contender, count: usize) -> Storm {
+    let pod = Pod::new(test, contender, "c").await;
+    let id = &pod.bundle.id;
+    for n in 0..count {
+        let request = pod.bundle.exec(&format!("e{n}"), &["true"]);
+        Pod::call::<()>(&pod.shim, "Exec", &request)
+            .await
+            .expect("Exec");
+    }
+    let (stop, states) = watch(&pod.shim, id);
+    let one = |n: usize| {
+        let (shim, id) = (pod.shim.clone(), id.clone());
+        async move { run_exec(&shim, &id, &format!("e{n}")).await }
+    };
+    let (time, failed) = all_at_once((0..count).map(one).collect()).await;
+    stop.set(true);
+    let state = states.await.expect("State");
+    for n in 0..count {
+        let _ = delete_exec(&pod.shim, id, &format!("e{n}")).await;
+    }
+    pod.end().await;
+    Storm {
+        time,
+        state,
+        failed,
+    }
+}
+
+async fn containers(test: &Test, contender: &Contender) -> Storm {
+    let pod = Pod::new(test, contender, "pod").await;
+    let bundle = |n: usize| test.bundle(&format!("c{n}")).build();
+    let bundles: Vec<Bundle> = (0..CONTAINERS).map(bundle).collect();
+    let (stop, states) = watch(&pod.shim, "pod");
+    let one = |bundle: &Bundle| {
+        let (shim, request) = (pod.shim.clone(), bundle.create());
+        async move {
+            let id = request.id.clone();
+            Pod::call::<task::CreateTaskResponse>(&shim, "Create", &request).await?;
+            let start = task::StartRequest {
+                id,
+                exec_id: String::new(),
+            };
+            Pod::call::<task::StartResponse>(&shim, "Start", &start).await?;
+            Ok(())
+        }
+    };
+    let (time, failed) = all_at_once(bundles.iter().map(one).collect()).await;
+    stop.set(true);
+    let state = states.await.expect("State");
+    for bundle in &bundles {
+        let (id, signal) = (bundle.id.clone(), libc::SIGKILL as u32);
+        let kill = task::KillRequest {
+            id: id.clone(),
+            exec_id: String::new(),
+            signal,
+            all: true,
+        };
+        let _ = Pod::call::<()>(&pod.shim, "Kill", &kill).await;
+        let wait = task::WaitRequest {
+            id: id.clone(),
+            exec_id: String::new(),
+        };
+        let _ = Pod::call::<task::WaitResponse>(&pod.shim, "Wait", &wait).await;
+        let _ = pod.shim.delete(&id, "").await;
+    }
+    pod.end().await;
+    Storm {
+        time,
+        state,
+        failed,
+    }
+}
