@@ -5,6 +5,7 @@ use std::io::Result;
 const FILES: &[&str] = &[
     "cgroups/v1/metrics.proto",
     "cgroups/v2/metrics.proto",
+    "dunnage/guest/v1/guest.proto",
     "dunnage/shim/v1/upgrade.proto",
     "dunnage/v1/journal.proto",
     "events/container.proto",

@@ -25,6 +25,7 @@ pub use api::containerd::services::events::ttrpc::v1 as events_service;
 pub use api::containerd::task::v3 as task;
 pub use api::containerd::types;
 pub use api::containerd::v1::types as task_types;
+pub use api::dunnage::guest::v1 as guest;
 pub use api::dunnage::shim::v1 as upgrade;
 pub use api::io::containerd::cgroups;
 pub use api::runtimeoptions::v1 as runtimeoptions;
@@ -44,6 +45,7 @@ pub use status::{Code, Status};
 pub mod service {
     pub const TASK_V2: &str = "containerd.task.v2.Task";
     pub const TASK_V3: &str = "containerd.task.v3.Task";
+    pub const GUEST: &str = "dunnage.guest.v1.Guest";
     pub const UPGRADE: &str = "dunnage.shim.v1.Upgrade";
     pub const EVENTS: &str = "containerd.services.events.ttrpc.v1.Events";
 }

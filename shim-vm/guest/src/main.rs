@@ -1,0 +1,3 @@
+//! `dunnage-guest`: the first process of a VM that runs containers.
+
+fn main() {}

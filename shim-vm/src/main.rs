@@ -1,0 +1,3 @@
+//! `containerd-shim-vm-v2`: containers in a microVM.
+
+fn main() {}
