@@ -5,6 +5,7 @@
 //! only [`service::TASK_V2`] and [`service::TASK_V3`] differ.
 
 pub mod any;
+pub mod mux;
 pub mod status;
 pub mod topic;
 pub mod ttrpc;

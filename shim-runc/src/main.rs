@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::rc::Rc;
 use task::bundle::Bundle;
+use task::outbox::Outbox;
 use task::reaper::Reaper;
 
 struct Runc;
@@ -22,6 +23,15 @@ impl shim::Shim for Runc {
 
     fn info(&self, options: Option<Any>) -> shim::Result<RuntimeInfo> {
         info::info(self.name(), options)
+    }
+
+    fn daemon(
+        &self,
+        namespace: String,
+        reaper: Rc<Reaper>,
+        outbox: Rc<Outbox>,
+    ) -> shim::Result<Rc<dyn shim::Daemon>> {
+        Ok(task::Service::new(namespace, reaper, outbox))
     }
 
     fn cleanup<'a>(

@@ -1,7 +1,7 @@
 //! Being a containerd shim: everything between containerd and the Task engine.
 //!
 //! ```text
-//!  containerd ── start ──> bootstrap ──spawns──> serve ── Task API ──> task::Service
+//!  containerd ── start ──> bootstrap ──spawns──> serve ── Task API ──> the kind's Daemon
 //!             ── delete ─> delete ──> cleanup of the shim's kind      │
 //!             <─ events ── publisher <─────────── outbox <────────────┘
 //! ```
@@ -11,6 +11,7 @@
 //! What differs between kinds of shims is in [`Shim`].
 
 mod bootstrap;
+mod daemon;
 mod delete;
 mod error;
 mod flags;
@@ -26,6 +27,7 @@ mod socket;
 mod sys;
 mod upgrade;
 
+pub use daemon::Daemon;
 pub use error::{Error, Result};
 
 use flags::{Flags, Stop};
@@ -38,6 +40,7 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::rc::Rc;
 use task::bundle::Bundle;
+use task::outbox::Outbox;
 use task::reaper::Reaper;
 use tokio::runtime::{Builder, LocalRuntime};
 
@@ -51,6 +54,17 @@ pub trait Shim {
     /// # Errors
     /// If the OCI runtime is not there.
     fn info(&self, options: Option<Any>) -> Result<RuntimeInfo>;
+
+    /// What the daemon serves, in a process that has one thread so far.
+    ///
+    /// # Errors
+    /// If it can't be set up.
+    fn daemon(
+        &self,
+        namespace: String,
+        reaper: Rc<Reaper>,
+        outbox: Rc<Outbox>,
+    ) -> Result<Rc<dyn Daemon>>;
 
     /// Ends a container whose shim is gone, and leaves nothing of it (contract D2 to D4).
     fn cleanup<'a>(
@@ -114,7 +128,7 @@ fn command(shim: &dyn Shim, program: &str, flags: &Flags) -> Result<()> {
     match flags.action.as_str() {
         "start" => bootstrap::start(flags),
         "delete" => delete::delete(shim, flags),
-        _ => serve::serve(shim.name(), flags),
+        _ => serve::serve(shim, flags),
     }
 }
 

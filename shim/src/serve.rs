@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::flags::Flags;
 use crate::publisher::Publisher;
 use crate::upgrade::{Asked, HANDOVER_FD, Handover, Upgrader, become_image, check};
-use crate::{lifeline, log as shim_log, runtime, socket};
+use crate::{Daemon, Shim, lifeline, log as shim_log, runtime, socket};
 use nix::sys::signal::Signal;
 use protos::service;
 use protos::ttrpc::{Handle, Server};
@@ -20,7 +20,7 @@ use task::handover::Kept;
 use task::outbox::Outbox;
 use task::reaper::Reaper;
 use task::signals::Signals;
-use task::{Service, sys};
+use task::sys;
 
 /// How long events may take to reach containerd once the shim is to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ enum End {
 ///
 /// # Errors
 /// If the daemon can't be set up.
-pub fn serve(runtime_name: &'static str, flags: &Flags) -> Result<()> {
+pub fn serve(shim: &dyn Shim, flags: &Flags) -> Result<()> {
     let resumes = flags.action == "resume";
     let listener = listener(flags)?;
     let path = listener.local_addr().ok();
@@ -57,13 +57,13 @@ pub fn serve(runtime_name: &'static str, flags: &Flags) -> Result<()> {
     } else {
         shim_log::open_fifo()?;
     }
-    shim_log::start(runtime_name, flags.debug);
+    shim_log::start(shim.name(), flags.debug);
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| Error::new(format!("become subreaper: {e}")))?;
 
     let mut outcome = Ok(());
     let done = loop {
-        match run(flags, &listener, taken_over.take(), outcome) {
+        match run(shim, flags, &listener, taken_over.take(), outcome) {
             Ok(End::Done) => break Ok(()),
             Err(e) => break Err(e),
             Ok(End::Upgrade(binary, handover, kept)) => {
@@ -104,6 +104,7 @@ fn listener(flags: &Flags) -> Result<UnixListener> {
 
 /// One image's life: from taking over (or from nothing) to the end (or to handing over).
 fn run(
+    shim: &dyn Shim,
     flags: &Flags,
     listener: &UnixListener,
     taken_over: Option<Handover>,
@@ -127,7 +128,7 @@ fn run(
         let reaper = Reaper::new().map_err(failed)?;
         let outbox = Rc::new(Outbox::default());
         let namespace = flags.namespace.clone();
-        let service = Service::new(namespace, Rc::clone(&reaper), Rc::clone(&outbox));
+        let service = shim.daemon(namespace, Rc::clone(&reaper), Rc::clone(&outbox))?;
         let mut moved = Vec::new();
         if let Some(handover) = taken_over {
             service.take_over(handover.engine)?;
@@ -158,6 +159,7 @@ fn run(
             end = upgrade.run(&upgrader) => return Ok(end),
             () = service.shut_down() => {}
         }
+        service.end().await;
         if tokio::time::timeout(DRAIN, outbox.drained()).await.is_err() {
             log::error!("events that containerd did not take within 5 s are lost");
         }
@@ -181,7 +183,7 @@ async fn next_signal(signals: &Signals, upgrader: &Upgrader) -> Result<Signal> {
 /// What it takes to hand over.
 struct Upgrade {
     handle: Handle,
-    service: Rc<Service>,
+    service: Rc<dyn Daemon>,
     reaper: Rc<Reaper>,
 }
 

@@ -38,7 +38,7 @@ pub mod runtime;
 pub mod service;
 pub mod signals;
 mod state;
-mod stdio;
+pub mod stdio;
 pub mod sys;
 
 pub use error::{Error, Result};

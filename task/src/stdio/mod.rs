@@ -51,7 +51,7 @@ pub struct Of<'a> {
 }
 
 /// The streams of a process that is about to be made. Dropping it undoes everything.
-pub struct Prepared {
+pub(crate) struct Prepared {
     terminal: Option<(console::Listener, Terminal)>,
     io: Io,
 }
@@ -105,16 +105,34 @@ fn target(paths: &Paths) -> Result<Target<'_>> {
 ///
 /// # Errors
 /// Code Unknown, naming the path or scheme; nothing stays open.
-pub async fn prepare(
+pub(crate) async fn prepare(
     paths: &Paths,
     of: Of<'_>,
     reaper: &Reaper,
     context: &Context,
 ) -> Result<(Streams, Prepared)> {
-    let target = target(paths)?;
     if paths.terminal {
-        return prepare_terminal(paths, target, of, reaper, context).await;
+        return prepare_terminal(paths, target(paths)?, of, reaper, context).await;
     }
+    let (streams, io) = open(paths, of, reaper, context).await?;
+    Ok((
+        Streams::Given(streams.map(Stdio::from)),
+        Prepared { terminal: None, io },
+    ))
+}
+
+/// [`prepare`] without a terminal: the process's ends of stdin, stdout and stderr, for whoever
+/// plays the process.
+///
+/// # Errors
+/// Code Unknown, naming the path or scheme; nothing stays open.
+pub async fn open(
+    paths: &Paths,
+    of: Of<'_>,
+    reaper: &Reaper,
+    context: &Context,
+) -> Result<([OwnedFd; 3], Io)> {
+    let target = target(paths)?;
     let io = Io::default();
     let owner = Owner {
         uid: of.io_uid,
@@ -159,10 +177,7 @@ pub async fn prepare(
             }
         }
     }
-    Ok((
-        Streams::Given(streams.map(Stdio::from)),
-        Prepared { terminal: None, io },
-    ))
+    Ok((streams, io))
 }
 
 async fn prepare_terminal(

@@ -1,0 +1,30 @@
+//! Many streams over one byte pipe, as a VM's serial port is: what the VM shim and its guest
+//! agent speak.
+//!
+//! [`frame`] is what goes over the pipe, [`streams`] what it means, [`Link`] the pipe itself in an
+//! event loop.
+//!
+//! ```text
+//! 0        4      5        8
+//! | stream | kind | length | payload ...      numbers are big-endian
+//! ```
+//!
+//! | kind | payload |
+//! |---|---|
+//! | 1 open | none: the opener's next number |
+//! | 2 data | up to 16 KiB |
+//! | 3 end | none: no more data this way, the other goes on |
+//! | 4 reset | none: the stream is gone, both ways |
+//! | 5 credit | u32: so many more bytes may be sent |
+//!
+//! Stream 0 is there from the start. The others are opened by one side, the host. Each way of a
+//! stream starts with [`WINDOW`] bytes of credit, so that one whose reader sleeps holds up no
+//! other.
+
+mod frame;
+mod link;
+mod streams;
+
+pub use frame::{Violation, WINDOW};
+pub use link::{Link, Stream};
+pub use streams::{Gone, Streams};

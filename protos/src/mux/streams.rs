@@ -1,0 +1,232 @@
+//! The streams of one end of a multiplexed pipe: bytes in, bytes out, no clock and no fd.
+
+use super::frame::{Frame, MAX_DATA, Violation, WINDOW, put, take};
+use std::collections::{HashMap, VecDeque};
+
+/// While so many bytes wait for the pipe, no stream adds data to them.
+const ENOUGH: usize = 128 << 10;
+/// A reader's progress is told once it is worth a frame.
+const WORTH_TELLING: u32 = WINDOW / 4;
+/// The most streams that a peer may open before anybody accepts one.
+const MAX_WAITING: usize = 1024;
+
+/// The stream was reset, or the whole pipe is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone;
+
+#[derive(Default)]
+struct One {
+    received: VecDeque<u8>,
+    /// The peer sends no more.
+    ended: bool,
+    reset: bool,
+    /// We send no more.
+    closed: bool,
+    /// What we may send.
+    credit: u32,
+    /// What the peer may send.
+    granted: u32,
+    /// What was read and not told of.
+    untold: u32,
+}
+
+impl One {
+    fn new() -> Self {
+        Self {
+            credit: WINDOW,
+            granted: WINDOW,
+            ..Self::default()
+        }
+    }
+}
+
+/// One end's streams.
+pub struct Streams {
+    all: HashMap<u32, One>,
+    next: u32,
+    /// Opened by the peer, and not accepted yet.
+    waiting: VecDeque<u32>,
+    /// Half a frame.
+    begun: Vec<u8>,
+    out: Vec<u8>,
+    /// Streams with news for whoever waits.
+    touched: Vec<u32>,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            all: HashMap::from([(0, One::new())]),
+            next: 1,
+            waiting: VecDeque::new(),
+            begun: Vec::new(),
+            out: Vec::new(),
+            touched: Vec::new(),
+        }
+    }
+}
+
+impl Streams {
+    /// Opens a stream; its number is new to both sides.
+    pub fn open(&mut self) -> u32 {
+        let stream = self.next;
+        self.next += 1;
+        self.all.insert(stream, One::new());
+        put(&mut self.out, stream, Frame::Open);
+        stream
+    }
+
+    /// A stream that the peer has opened.
+    pub fn accept(&mut self) -> Option<u32> {
+        self.waiting.pop_front()
+    }
+
+    /// Sends what there is room for; 0: wait.
+    ///
+    /// # Errors
+    /// If nobody will read it.
+    pub fn write(&mut self, stream: u32, bytes: &[u8]) -> Result<usize, Gone> {
+        let one = self.all.get_mut(&stream).ok_or(Gone)?;
+        if one.reset || one.closed {
+            return Err(Gone);
+        }
+        let mut written = 0;
+        while self.out.len() < ENOUGH {
+            let n = (bytes.len() - written)
+                .min(one.credit as usize)
+                .min(MAX_DATA);
+            if n == 0 {
+                break;
+            }
+            put(
+                &mut self.out,
+                stream,
+                Frame::Data(&bytes[written..written + n]),
+            );
+            one.credit -= n as u32;
+            written += n;
+        }
+        Ok(written)
+    }
+
+    /// Reads what has come; `None`: wait, 0: the end.
+    ///
+    /// # Errors
+    /// If no more will come, and no end.
+    pub fn read(&mut self, stream: u32, into: &mut [u8]) -> Result<Option<usize>, Gone> {
+        let one = self.all.get_mut(&stream).ok_or(Gone)?;
+        let (front, _) = one.received.as_slices();
+        let n = front.len().min(into.len());
+        into[..n].copy_from_slice(&front[..n]);
+        one.received.drain(..n);
+        if n == 0 {
+            return match (one.ended, one.reset) {
+                (true, _) => Ok(Some(0)),
+                (false, true) => Err(Gone),
+                (false, false) => Ok(None),
+            };
+        }
+        if one.received.is_empty() {
+            // Most streams are idle.
+            one.received = VecDeque::new();
+        }
+        one.untold += n as u32;
+        if one.untold >= WORTH_TELLING && !one.ended {
+            one.granted += one.untold;
+            put(&mut self.out, stream, Frame::Credit(one.untold));
+            one.untold = 0;
+        }
+        Ok(Some(n))
+    }
+
+    /// Sends no more on it.
+    pub fn end(&mut self, stream: u32) {
+        if let Some(one) = self.all.get_mut(&stream)
+            && !one.closed
+            && !one.reset
+        {
+            one.closed = true;
+            put(&mut self.out, stream, Frame::End);
+        }
+    }
+
+    /// Nobody here uses it any more; what the peer still sends is forgotten.
+    pub fn forget(&mut self, stream: u32) {
+        if let Some(one) = self.all.remove(&stream)
+            && !(one.reset || one.ended && one.closed)
+        {
+            put(&mut self.out, stream, Frame::Reset);
+        }
+    }
+
+    /// Takes what came over the pipe.
+    ///
+    /// # Errors
+    /// If the peer broke the protocol.
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), Violation> {
+        let mut begun = std::mem::take(&mut self.begun);
+        let mut rest = bytes;
+        if !begun.is_empty() {
+            begun.extend_from_slice(bytes);
+            rest = &begun;
+        }
+        while let Some((stream, frame, length)) = take(rest)? {
+            self.frame(stream, frame)?;
+            rest = &rest[length..];
+        }
+        self.begun = rest.to_vec();
+        Ok(())
+    }
+
+    fn frame(&mut self, stream: u32, frame: Frame<'_>) -> Result<(), Violation> {
+        let broken = |what: &str| Err(Violation(format!("stream {stream}: {what}")));
+        if frame == Frame::Open {
+            if self.all.contains_key(&stream) {
+                return broken("opened twice");
+            }
+            if self.waiting.len() >= MAX_WAITING {
+                return broken("too many are open");
+            }
+            self.all.insert(stream, One::new());
+            self.waiting.push_back(stream);
+            return Ok(());
+        }
+        // One that was forgotten here is still known there, for a while.
+        let Some(one) = self.all.get_mut(&stream) else {
+            return Ok(());
+        };
+        match frame {
+            Frame::Data(_) if one.ended => return broken("data after its end"),
+            Frame::Data(data) => {
+                let Some(left) = one.granted.checked_sub(data.len() as u32) else {
+                    return broken("more data than it has credit");
+                };
+                one.granted = left;
+                one.received.extend(data);
+            }
+            Frame::End => one.ended = true,
+            Frame::Reset => one.reset = true,
+            Frame::Credit(more) => match one.credit.checked_add(more) {
+                Some(credit) if credit <= WINDOW => one.credit = credit,
+                _ => return broken("more credit than it can have"),
+            },
+            Frame::Open => {}
+        }
+        self.touched.push(stream);
+        Ok(())
+    }
+
+    /// Streams that came to have news since this was last asked.
+    pub fn touched(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// What is to go over the pipe now.
+    pub fn outgoing(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.out)
+    }
+}
+
+#[cfg(test)]
+#[path = "streams_tests.rs"]
+mod tests;

@@ -1,0 +1,61 @@
+//! What a shim's daemon serves: the Task API, and what surrounds it in the process.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use task::handover::{Engine, Kept};
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// The Task service of one kind of shim; its events go to the outbox it was made with.
+pub trait Daemon: protos::ttrpc::Service {
+    /// Reaps children and does what no call asks for, for ever.
+    fn run(&self) -> Boxed<'_, io::Error>;
+
+    /// Waits for a Shutdown that finds no container left (contract T80).
+    fn shut_down(&self) -> Boxed<'_, ()>;
+
+    /// Leaves nothing that would outlive the daemon and is not meant to.
+    fn end(&self) -> Boxed<'_, ()>;
+
+    /// Waits until nothing goes on but calls.
+    fn settled(&self) -> Boxed<'_, ()>;
+
+    /// Describes the state for another process image.
+    ///
+    /// # Errors
+    /// If it can't be handed over.
+    fn hand_over(&self, kept: &mut Kept) -> io::Result<Engine>;
+
+    /// Goes on with the state of another process image.
+    ///
+    /// # Errors
+    /// If it makes no sense.
+    fn take_over(&self, engine: Engine) -> task::Result<()>;
+}
+
+impl Daemon for task::Service {
+    fn run(&self) -> Boxed<'_, io::Error> {
+        Box::pin(self.run())
+    }
+
+    fn shut_down(&self) -> Boxed<'_, ()> {
+        Box::pin(self.shut_down())
+    }
+
+    fn end(&self) -> Boxed<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn settled(&self) -> Boxed<'_, ()> {
+        Box::pin(self.settled())
+    }
+
+    fn hand_over(&self, kept: &mut Kept) -> io::Result<Engine> {
+        self.hand_over(kept)
+    }
+
+    fn take_over(&self, engine: Engine) -> task::Result<()> {
+        self.take_over(engine)
+    }
+}
