@@ -1,0 +1,137 @@
+//! The agent's event loop: the link to the host, and what is served over it.
+
+use crate::guest::Guest;
+use crate::port::Port;
+use crate::stdio::Parked;
+use crate::tasks::Tasks;
+use protos::guest::{Event, Hello, Notice, notice};
+use protos::mux::{Link, Stream};
+use protos::ttrpc::Server;
+use protos::{Message, service};
+use std::io;
+use std::rc::Rc;
+use task::outbox::Outbox;
+use task::reaper::Reaper;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{UnixListener, UnixStream};
+
+/// The version of what both sides speak.
+const PROTOCOL: u32 = 1;
+/// Where ttrpc is served, to the link alone.
+const SOCKET: &str = "/run/agent.sock";
+/// The engine's namespace: a VM has but one.
+const NAMESPACE: &str = "vm";
+
+/// Serves the host until it goes away or says so.
+///
+/// # Errors
+/// Why the VM must end.
+pub fn run() -> Result<(), String> {
+    start_log();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(Default::default());
+    let runtime = runtime.map_err(|e| format!("set up the event loop: {e}"))?;
+    runtime.block_on(serve())
+}
+
+async fn serve() -> Result<(), String> {
+    let failed = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
+    let reaper = Reaper::new().map_err(failed("reaper"))?;
+    let outbox = Rc::new(Outbox::default());
+    let engine = task::Service::new(NAMESPACE.into(), reaper, Rc::clone(&outbox));
+    let parked = Rc::new(Parked::default());
+    let tasks = Tasks::new(Rc::clone(&engine), Rc::clone(&parked));
+    let guest = Guest::new();
+    let listener = UnixListener::bind(SOCKET).map_err(failed(SOCKET))?;
+    let server = Server::new()
+        .add(service::TASK_V3, tasks)
+        .add(service::GUEST, Rc::clone(&guest) as _);
+
+    let port = Port::open()?;
+    let link = Link::new();
+    tokio::task::spawn_local(tell(link.first(), outbox));
+    tokio::select! {
+        e = link.run(port.clone(), port) => Err(format!("the host is gone: {e}")),
+        () = accept(&link, &parked) => Err("the link is closed".into()),
+        e = server.serve(listener, Vec::new()) => Err(format!("serve: {e}")),
+        e = engine.run() => Err(format!("reap: {e}")),
+        () = guest.powered_off() => Ok(()),
+    }
+}
+
+/// Tells the host that we are here, and then every event; without the host there is no more to do.
+async fn tell(mut stream: Stream, outbox: Rc<Outbox>) {
+    let uptime = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    let uptime = uptime.map_or(0, |at| at.tv_sec() * 1000 + at.tv_nsec() / 1_000_000);
+    let kernel = nix::sys::utsname::uname();
+    let hello = Hello {
+        version: PROTOCOL,
+        agent: env!("CARGO_PKG_VERSION").into(),
+        kernel: kernel
+            .map(|name| name.release().to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        uptime_ms: uptime.unsigned_abs(),
+    };
+    let mut notice = notice::Notice::Hello(hello);
+    loop {
+        let notice_message = Notice {
+            notice: Some(notice),
+        };
+        if stream
+            .write_all(&notice_message.encode_length_delimited_to_vec())
+            .await
+            .is_err()
+        {
+            return;
+        }
+        let (timestamp, event) = outbox.head().await;
+        outbox.sent();
+        notice = notice::Notice::Event(Event {
+            timestamp: Some(timestamp),
+            event: Some(event.envelope().1),
+        });
+    }
+}
+
+/// The host's first stream is its ttrpc connection; the others wait for the request that names
+/// them.
+async fn accept(link: &Rc<Link>, parked: &Parked) {
+    while let Some(mut stream) = link.accept().await {
+        if stream.number() > 1 {
+            parked.park(stream);
+            continue;
+        }
+        tokio::task::spawn_local(async move {
+            match UnixStream::connect(SOCKET).await {
+                Ok(mut socket) => {
+                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut socket).await;
+                }
+                Err(e) => log::error!("{SOCKET}: {e}"),
+            }
+        });
+    }
+}
+
+/// The log goes to the console.
+struct Console;
+
+impl log::Log for Console {
+    fn enabled(&self, metadata: &log::Metadata) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &log::Record) {
+        if self.enabled(record.metadata()) {
+            crate::say(&format!("agent: {}: {}", record.level(), record.args()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn start_log() {
+    if log::set_logger(&Console).is_ok() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
+}

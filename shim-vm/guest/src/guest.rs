@@ -1,0 +1,111 @@
+//! The Guest service: what the host asks of the machine itself.
+
+use crate::boot::{self, BUNDLES};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_settime};
+use protos::guest::{ConfigureRequest, Empty, PutBundleRequest, PutBundleResponse, SetTimeRequest};
+use protos::ttrpc::{Answer, Context, Request, Service};
+use protos::{Code, Message, Status, Timestamp};
+use std::fs;
+use std::future::Future;
+use std::path::{Component, Path};
+use std::pin::Pin;
+use std::rc::Rc;
+use tokio::sync::Notify;
+
+pub struct Guest {
+    power_off: Notify,
+}
+
+impl Guest {
+    pub fn new() -> Rc<Self> {
+        Rc::new(Self {
+            power_off: Notify::new(),
+        })
+    }
+
+    /// Waits until the host wants the VM to end.
+    pub async fn powered_off(&self) {
+        self.power_off.notified().await;
+    }
+
+    fn configure(&self, request: &ConfigureRequest) -> Result<(), Status> {
+        if request.debug {
+            log::set_max_level(log::LevelFilter::Debug);
+        }
+        if let Some(time) = request.time {
+            set_time(time)?;
+        }
+        if !request.hostname.is_empty() {
+            nix::unistd::sethostname(&request.hostname)
+                .map_err(|e| failed(format!("hostname {:?}: {e}", request.hostname)))?;
+        }
+        if !request.share.is_empty() {
+            boot::mount_share(&request.share)
+                .map_err(|e| failed(format!("mount the share {:?}: {e}", request.share)))?;
+        }
+        for (name, value) in &request.sysctls {
+            let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+            if path.components().any(|part| part == Component::ParentDir) {
+                return Err(failed(format!("sysctl {name}: no name of one")));
+            }
+            fs::write(&path, value).map_err(|e| failed(format!("sysctl {name}={value}: {e}")))?;
+        }
+        Ok(())
+    }
+
+    fn put_bundle(&self, request: &PutBundleRequest) -> Result<PutBundleResponse, Status> {
+        let id = &request.id;
+        if id.is_empty() || id.contains('/') || id.starts_with('.') {
+            return Err(failed(format!("id {id:?} names no directory")));
+        }
+        let dir = Path::new(BUNDLES).join(id);
+        let write = || -> std::io::Result<()> {
+            fs::create_dir_all(&dir)?;
+            fs::write(dir.join("config.json"), &request.config)
+        };
+        write().map_err(|e| failed(format!("bundle {}: {e}", dir.display())))?;
+        Ok(PutBundleResponse {
+            bundle: dir.to_string_lossy().into_owned(),
+        })
+    }
+
+    fn answer(&self, request: &Request) -> Answer {
+        let payload = request.payload.as_slice();
+        let none = |()| Empty {}.encode_to_vec();
+        match request.method.as_str() {
+            "Configure" => self.configure(&decode(payload)?).map(none),
+            "PutBundle" => self
+                .put_bundle(&decode(payload)?)
+                .map(|answer| answer.encode_to_vec()),
+            "SetTime" => {
+                let request: SetTimeRequest = decode(payload)?;
+                request.time.map_or(Ok(()), set_time).map(none)
+            }
+            "PowerOff" => {
+                self.power_off.notify_one();
+                Ok(none(()))
+            }
+            other => Err(Context::no_such_method(other)),
+        }
+    }
+}
+
+fn decode<M: Message + Default>(payload: &[u8]) -> Result<M, Status> {
+    M::decode(payload).map_err(|e| Status::new(Code::InvalidArgument, format!("request: {e}")))
+}
+
+fn failed(text: String) -> Status {
+    Status::new(Code::Unknown, text)
+}
+
+fn set_time(time: Timestamp) -> Result<(), Status> {
+    let at = TimeSpec::new(time.seconds, time.nanos.into());
+    clock_settime(ClockId::CLOCK_REALTIME, at).map_err(|e| failed(format!("set the clock: {e}")))
+}
+
+impl Service for Guest {
+    fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
+        Box::pin(async move { self.answer(&request) })
+    }
+}

@@ -1,0 +1,153 @@
+//! The Task API over the link: the engine's, with streams of the link in place of the host's
+//! paths.
+
+use crate::stdio::{Held, Parked};
+use protos::task::{
+    CloseIoRequest, CreateTaskRequest, DeleteRequest, ExecProcessRequest, StartRequest,
+};
+use protos::ttrpc::{Answer, Context, Request, Service};
+use protos::{Code, Message, Status};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::rc::Rc;
+
+/// Container and exec id; no exec id is init.
+type Key = (String, String);
+
+pub struct Tasks {
+    engine: Rc<task::Service>,
+    parked: Rc<Parked>,
+    /// Streams of execs that the engine opens when they start.
+    held: RefCell<HashMap<Key, Held>>,
+}
+
+impl Tasks {
+    pub fn new(engine: Rc<task::Service>, parked: Rc<Parked>) -> Rc<Self> {
+        Rc::new(Self {
+            engine,
+            parked,
+            held: RefCell::default(),
+        })
+    }
+
+    async fn engine(&self, request: Request) -> Answer {
+        Rc::clone(&self.engine).call(request).await
+    }
+
+    fn hold(
+        &self,
+        key: Key,
+        stdin: &mut String,
+        stdout: &mut String,
+        stderr: &mut String,
+    ) -> Result<Held, Status> {
+        let failed = |e: io::Error| Status::new(Code::Unknown, format!("streams: {e}"));
+        let mut held = Held::default();
+        held.output(&self.parked, stdout).map_err(failed)?;
+        held.output(&self.parked, stderr).map_err(failed)?;
+        let ended = close_stdin(Rc::clone(&self.engine), key);
+        held.input(&self.parked, stdin, ended).map_err(failed)?;
+        Ok(held)
+    }
+
+    async fn create(&self, mut request: Request) -> Answer {
+        let mut create: CreateTaskRequest = decode(&request.payload)?;
+        let key = (create.id.clone(), String::new());
+        let held = self.hold(
+            key,
+            &mut create.stdin,
+            &mut create.stdout,
+            &mut create.stderr,
+        )?;
+        request.payload = create.encode_to_vec();
+        let answer = self.engine(request).await;
+        drop(held);
+        if answer.is_err() {
+            remove_bundle(&create.bundle);
+        }
+        answer
+    }
+
+    async fn exec(&self, mut request: Request) -> Answer {
+        let mut exec: ExecProcessRequest = decode(&request.payload)?;
+        let key = (exec.id.clone(), exec.exec_id.clone());
+        let held = self.hold(
+            key.clone(),
+            &mut exec.stdin,
+            &mut exec.stdout,
+            &mut exec.stderr,
+        )?;
+        request.payload = exec.encode_to_vec();
+        let answer = self.engine(request).await;
+        if answer.is_ok() {
+            self.held.borrow_mut().insert(key, held);
+        }
+        answer
+    }
+
+    async fn start(&self, request: Request) -> Answer {
+        let start: StartRequest = decode(&request.payload)?;
+        let answer = self.engine(request).await;
+        self.held.borrow_mut().remove(&(start.id, start.exec_id));
+        answer
+    }
+
+    async fn delete(&self, request: Request) -> Answer {
+        let delete: DeleteRequest = decode(&request.payload)?;
+        let answer = self.engine(request).await;
+        if answer.is_ok() {
+            if delete.exec_id.is_empty() {
+                let bundle = Path::new(crate::boot::BUNDLES).join(&delete.id);
+                remove_bundle(&bundle.to_string_lossy());
+                self.held.borrow_mut().retain(|(id, _), _| *id != delete.id);
+            }
+            self.held.borrow_mut().remove(&(delete.id, delete.exec_id));
+        }
+        answer
+    }
+}
+
+impl Service for Tasks {
+    fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
+        Box::pin(async move {
+            match request.method.as_str() {
+                "Create" => self.create(request).await,
+                "Exec" => self.exec(request).await,
+                "Start" => self.start(request).await,
+                "Delete" => self.delete(request).await,
+                _ => self.engine(request).await,
+            }
+        })
+    }
+}
+
+/// End of file for a process whose client has closed its stdin.
+async fn close_stdin(engine: Rc<task::Service>, (id, exec_id): Key) {
+    let request = CloseIoRequest {
+        id,
+        exec_id,
+        stdin: true,
+    };
+    let request = Request {
+        method: "CloseIO".into(),
+        payload: request.encode_to_vec(),
+        context: Context::background(),
+        moved: false,
+    };
+    // It may have ended by now.
+    let _ = engine.call(request).await;
+}
+
+fn remove_bundle(bundle: &str) {
+    if let Err(e) = std::fs::remove_dir_all(bundle) {
+        log::warn!("remove {bundle}: {e}");
+    }
+}
+
+fn decode<M: Message + Default>(payload: &[u8]) -> Result<M, Status> {
+    M::decode(payload).map_err(|e| Status::new(Code::InvalidArgument, format!("request: {e}")))
+}
