@@ -25,6 +25,8 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 STATIC := -C target-feature=+crt-static -C relocation-model=static
 REVISION = $(shell git rev-parse --short HEAD 2>/dev/null)
 BUILT = $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release
+# The static agent that goes into the guest image as its /init.
+AGENT ?= $(BUILT)/dunnage-guest
 
 PLACES := bin share/man/man1 share/bash-completion/completions share/zsh/site-functions \
 	share/fish/vendor_completions.d share/dunnage
@@ -65,6 +67,15 @@ test-runtimes: setup build ## run the whole suite of the shim with runc 1.3, and
 .PHONY: test-go
 test-go: setup ## run the black-box suite against containerd's Go shim
 	SHIM=$(GO_SHIM) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked -p $(SUITE)
+
+.PHONY: guest
+guest: ## make the VM shim's guest image, target/dist/guest, out of Debian's packages
+	AGENT=$(AGENT) shim-vm/guest/image.sh distro
+	test ! -e target/guest/kernel/RELEASE || AGENT=$(AGENT) shim-vm/guest/image.sh tuned
+
+.PHONY: kernel
+kernel: ## build a kernel for it that boots three times as fast; takes minutes
+	shim-vm/guest/kernel.sh
 
 .PHONY: soak
 soak: setup build ## sweeps and load that take minutes, as root; they print their figures

@@ -1,0 +1,197 @@
+#!/usr/bin/env bash
+# image.sh <distro|tuned>: makes the image that the VM shim boots, below
+# target/dist/guest/<flavour>:
+#
+#   vmlinux        the kernel, unpacked, with the PVH entry that QEMU starts it by
+#   initrd         an initramfs: the agent as /init, the OCI runtime, the modules
+#   manifest.toml  what is in them; the shim reads it before it boots them
+#
+# The flavours differ in the kernel: Debian's cloud kernel with the modules it
+# needs, or our own of kernel.sh with every driver built in.  The same agent,
+# packages and kernel make the same image, to the byte.
+#
+#   AGENT   the static agent (target/<host>/release/dunnage-guest)
+#   CACHE   where packages and kernels are kept between builds (target/guest)
+#   OUT     where to put the image (target/dist/guest/<flavour>)
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$here/../.."
+umask 022
+export LC_ALL=C
+
+flavour=${1:?usage: image.sh distro|tuned}
+agent=${AGENT:?AGENT is not set: the path of the static agent}
+cache=${CACHE:-target/guest}
+out=${OUT:-target/dist/guest/$flavour}
+
+# What a guest needs of the kernel: its link, its root filesystems, its network
+# and its memory.  In Debian's kernel they are modules.
+drivers=(virtio_mmio virtio_console virtiofs overlay virtio_net virtio_blk erofs virtio_rng virtio_balloon)
+
+# crun and the packages of the libraries it links.
+runtime_packages=(crun libc6 libsystemd0 libseccomp2 libcap2 libyajl2
+                  libgcrypt20 libgpg-error0 liblzma5 libzstd1 liblz4-1)
+
+say() { printf 'guest: %s\n' "$*"; }
+die() { printf 'guest: error: %s\n' "$*" >&2; exit 1; }
+
+[ "$(uname -m)" = x86_64 ] || die "the guest image is for x86_64; this machine is $(uname -m)"
+for tool in lz4 cpio objcopy strip readelf od; do
+    command -v "$tool" >/dev/null || die "$tool is missing: run tests/setup.sh"
+done
+[ -x "$agent" ] || die "$agent: no agent to put into the image"
+agent=$(readlink -f "$agent")
+if readelf -lW "$agent" | grep INTERP >/dev/null; then die "$agent: the agent must be static"; fi
+
+mkdir -p "$out" "$cache"
+work=$(mktemp -d "$cache/.image.XXXXXX")
+work=$(cd "$work" && pwd)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+root=$work/root
+mkdir -p "$root"/{dev,etc/dunnage,proc,root,run,sys,tmp,usr/bin,usr/lib/modules,usr/lib64}
+for link in bin lib lib64; do ln -s "usr/$link" "$root/$link"; done
+
+# ------------------------------------------------------------------ kernel --
+
+# number <file> <offset> <bytes>: the little-endian number there.
+number() { od -An -t "u$3" -j "$2" -N "$3" "$1" | tr -d ' '; }
+
+# unpack_kernel <bzImage> <vmlinux>: the setup header (Documentation/arch/x86/
+# boot.rst) says where the compressed kernel is.
+unpack_kernel() {
+    local sectors start length # of the payload; its last four bytes are the size of what is unpacked
+    sectors=$(number "$1" $((0x1f1)) 1)
+    start=$(((sectors + 1) * 512 + $(number "$1" $((0x248)) 4)))
+    length=$(number "$1" $((0x24c)) 4)
+    head -c $((start + length - 4)) "$1" | tail -c $((length - 4)) >"$work/payload"
+    case $(od -An -t x1 -N 4 "$work/payload" | tr -d ' ') in
+        02214c18) lz4 -dcq "$work/payload" >"$2" ;;
+        28b52ffd) zstd -dcq "$work/payload" >"$2" ;;
+        *) die "$1: neither lz4 nor zstd" ;;
+    esac
+    rm "$work/payload"
+}
+
+# depends <module file>: what it must be loaded after.
+depends() {
+    objcopy -O binary -j .modinfo "$1" /dev/stdout | tr '\0' '\n' |
+        sed -n 's/^depends=//p; s/^softdep=pre: //p' | tr ', ' '\n\n' | sed '/^$/d; s/-/_/g'
+}
+
+declare -A file_of taken
+order=()
+# take <module>: puts it and, before it, what it depends on, into the load order.
+take() {
+    local dependency file=${file_of[$1]-}
+    if [ -n "${taken[$1]-}" ]; then return; fi
+    taken[$1]=yes
+    if [ -z "$file" ]; then
+        tr '\0' '\n' <"$modules/modules.builtin.modinfo" | tr - _ |
+            grep -xE "$1\.file=.*|[a-z0-9_]+\.alias=$1" >/dev/null || die "kernel $release has no module $1"
+        return
+    fi
+    for dependency in $(depends "$file"); do take "$dependency"; done
+    order+=("$file")
+}
+
+case $flavour in
+    distro)
+        package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/^ *Depends: *//p' | head -n 1)
+        for kept in "$cache"/linux-image-*-cloud-amd64; do
+            if [ -e "$kept/VERSION" ]; then package=$(basename "$kept"); fi
+        done
+        # An empty list of packages is fetch.sh's to fill.
+        if [ -z "$package" ]; then
+            "$here/fetch.sh" "$cache" linux-image-cloud-amd64 >/dev/null
+            package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: *//p' | head -n 1)
+        fi
+        tree=$("$here/fetch.sh" "$cache" "$package")
+        release=${package#linux-image-}
+        kernel_version=$(cat "$tree/VERSION")
+        modules=$tree/lib/modules/$release
+        unpack_kernel "$tree/boot/vmlinuz-$release" "$work/vmlinux"
+        while read -r file; do
+            name=$(basename "$file" .ko)
+            file_of[${name//-/_}]=$file
+        done < <(find "$modules" -name '*.ko' | sort)
+        for driver in "${drivers[@]}"; do take "$driver"; done
+        for file in "${order[@]}"; do
+            install -m644 "$file" "$root/usr/lib/modules/"
+            echo "/lib/modules/$(basename "$file")" >>"$root/etc/modules"
+        done
+        command_line_devices=false
+        ;;
+    tuned)
+        tree=$cache/kernel
+        [ -e "$tree/RELEASE" ] || die "there is no tuned kernel yet: make kernel"
+        release=$(cat "$tree/RELEASE")
+        kernel_version=$(cat "$tree/VERSION")
+        cp "$tree/vmlinux" "$work/vmlinux"
+        command_line_devices=true
+        ;;
+    *) die "no flavour $flavour: distro or tuned" ;;
+esac
+strip -s "$work/vmlinux"
+readelf -nW "$work/vmlinux" 2>/dev/null | grep '^ *Xen ' >/dev/null || die "kernel $release has no PVH entry"
+
+# ----------------------------------------------------------------- runtime --
+
+found=()
+for tree in $("$here/fetch.sh" "$cache" "${runtime_packages[@]}"); do
+    if [ -e "$tree/usr/bin/crun" ]; then
+        install -m755 "$tree/usr/bin/crun" "$root/usr/bin/crun"
+        ln -s crun "$root/usr/bin/runc"
+    fi
+    found+=("$tree")
+done
+# libraries <program>: copies what it links, and what that links.
+libraries() {
+    local name file
+    for name in $(objdump -p "$1" | sed -n 's/^ *NEEDED *//p'); do
+        if [ -e "$root/usr/lib/$name" ] || [ -e "$root/usr/lib64/$name" ]; then continue; fi
+        file=$(find "${found[@]}" -path "*lib/x86_64-linux-gnu/$name" | head -n 1)
+        [ -n "$file" ] || die "no package of the runtime has $name"
+        case $name in
+            ld-linux-*) install -m755 "$(readlink -f "$file")" "$root/usr/lib64/$name" ;;
+            *) install -m644 "$(readlink -f "$file")" "$root/usr/lib/$name" ;;
+        esac
+        libraries "$file"
+    done
+}
+libraries "$root/usr/bin/crun"
+loader=$root/usr/lib64/ld-linux-x86-64.so.2
+runtime=$("$loader" --library-path "$root/usr/lib" "$root/usr/bin/crun" --version | sed -n 's/^crun version /crun /p')
+[ -n "$runtime" ] || die "crun does not run with the libraries of its image"
+
+# ------------------------------------------------------------------- image --
+
+install -m755 "$agent" "$root/init"
+agent_version=$("$agent" --version) || die "$agent --version failed"
+agent_version=${agent_version##* }
+cat >"$root/etc/dunnage/manifest.toml" <<END
+# What this guest image is made of.
+flavour = "$flavour"
+# What uname -r says, and the package it is of.
+kernel = "$release"
+kernel_package = "$kernel_version"
+# Whether it finds virtio-mmio devices by its command line, without ACPI.
+command_line_devices = $command_line_devices
+agent = "$agent_version"
+runtime = "$runtime"
+drivers = [$(printf '"%s", ' "${drivers[@]}" | sed 's/, $//')]
+END
+find "$root" -exec touch -hd @0 {} +
+(cd "$root" && find . -mindepth 1 | sort | cpio --quiet -o -H newc -R 0:0 --reproducible) >"$work/initrd.cpio"
+# The kernel reads lz4's legacy format only.
+lz4 -lq -9 "$work/initrd.cpio" "$work/initrd"
+
+size=$(stat -c %s "$work/initrd")
+[ "$size" -le $((6 << 20)) ] || die "the initrd has $size bytes, more than 6 MiB"
+for file in vmlinux initrd; do
+    chmod 644 "$work/$file"
+    cmp -s "$work/$file" "$out/$file" || mv "$work/$file" "$out/$file"
+done
+cmp -s "$root/etc/dunnage/manifest.toml" "$out/manifest.toml" || install -m644 "$root/etc/dunnage/manifest.toml" "$out/manifest.toml"
+say "$out: kernel $release, $runtime, initrd of $((size / 1024)) KiB"
