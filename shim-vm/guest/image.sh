@@ -2,9 +2,9 @@
 # image.sh <distro|tuned>: makes the image that the VM shim boots, below
 # target/dist/guest/<flavour>:
 #
-#   vmlinux        the kernel, unpacked, with the PVH entry that QEMU starts it by
-#   initrd         an initramfs: the agent as /init, the OCI runtime, the modules
-#   manifest.toml  what is in them; the shim reads it before it boots them
+#   vmlinux     the kernel, unpacked, with the PVH entry that QEMU starts it by
+#   initrd      an initramfs: the agent as /init, the OCI runtime, the modules
+#   guest.toml  what is in them; the shim reads it before it boots them
 #
 # The flavours differ in the kernel: Debian's cloud kernel with the modules it
 # needs, or our own of kernel.sh with every driver built in.  The same agent,
@@ -119,7 +119,7 @@ case $flavour in
         for driver in "${drivers[@]}"; do take "$driver"; done
         for file in "${order[@]}"; do
             install -m644 "$file" "$root/usr/lib/modules/"
-            echo "/lib/modules/$(basename "$file")" >>"$root/etc/modules"
+            echo "/usr/lib/modules/$(basename "$file")" >>"$root/usr/lib/modules/load"
         done
         command_line_devices=false
         ;;
@@ -170,7 +170,7 @@ runtime=$("$loader" --library-path "$root/usr/lib" "$root/usr/bin/crun" --versio
 install -m755 "$agent" "$root/init"
 agent_version=$("$agent" --version) || die "$agent --version failed"
 agent_version=${agent_version##* }
-cat >"$root/etc/dunnage/manifest.toml" <<END
+cat >"$root/etc/dunnage/guest.toml" <<END
 # What this guest image is made of.
 flavour = "$flavour"
 # What uname -r says, and the package it is of.
@@ -193,5 +193,5 @@ for file in vmlinux initrd; do
     chmod 644 "$work/$file"
     cmp -s "$work/$file" "$out/$file" || mv "$work/$file" "$out/$file"
 done
-cmp -s "$root/etc/dunnage/manifest.toml" "$out/manifest.toml" || install -m644 "$root/etc/dunnage/manifest.toml" "$out/manifest.toml"
+cmp -s "$root/etc/dunnage/guest.toml" "$out/guest.toml" || install -m644 "$root/etc/dunnage/guest.toml" "$out/guest.toml"
 say "$out: kernel $release, $runtime, initrd of $((size / 1024)) KiB"
