@@ -1,3 +1,129 @@
-//! `containerd-shim-vm-v2`: containers in a microVM.
+//! `containerd-shim-vm-v2`: containers in a microVM, with the engine of crate `task` inside.
+//!
+//! ```text
+//!  containerd ── Task API ──> service ── asks, field by field ──> link ──> agent in the VM
+//!             <── events ─── outbox <── events: rebuilt <──────────┘        │ the same engine,
+//!  clients' FIFOs, loggers <── streams <───────────────────────────┘        │ crun
+//!  rootfs, volumes ── share: bind mounts ── fsd ── virtio-fs ──────────────>│
+//! ```
 
-fn main() {}
+mod accel;
+mod child;
+mod cleanup;
+mod config;
+mod console;
+mod container;
+mod events;
+mod files;
+mod fsd;
+mod image;
+mod machine;
+mod make;
+mod place;
+mod qemu;
+mod service;
+mod share;
+mod spec;
+mod streams;
+mod sys;
+mod vm;
+
+use protos::Any;
+use protos::task::DeleteResponse;
+use protos::types::{RuntimeInfo, RuntimeVersion};
+use service::Service;
+use std::future::Future;
+use std::io::{self, Write};
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::rc::Rc;
+use task::bundle::Bundle;
+use task::handover::{Engine, Kept};
+use task::outbox::Outbox;
+use task::reaper::Reaper;
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+struct Vm;
+
+impl shim::Shim for Vm {
+    fn name(&self) -> &'static str {
+        "io.containerd.vm.v2"
+    }
+
+    fn info(&self, options: Option<Any>) -> shim::Result<RuntimeInfo> {
+        Ok(RuntimeInfo {
+            name: self.name().into(),
+            version: Some(RuntimeVersion {
+                version: env!("CARGO_PKG_VERSION").into(),
+                revision: shim::revision().into(),
+            }),
+            options,
+            ..Default::default()
+        })
+    }
+
+    fn daemon(
+        &self,
+        namespace: String,
+        reaper: Rc<Reaper>,
+        outbox: Rc<Outbox>,
+    ) -> shim::Result<Rc<dyn shim::Daemon>> {
+        share::own_mounts().map_err(|e| shim::Error::new(format!("mount namespace: {e}")))?;
+        Ok(Service::new(namespace, reaper, outbox))
+    }
+
+    fn cleanup<'a>(
+        &'a self,
+        namespace: &'a str,
+        id: &'a str,
+        bundle: &'a Bundle,
+        _: Rc<Reaper>,
+    ) -> Boxed<'a, shim::Result<DeleteResponse>> {
+        Box::pin(cleanup::cleanup(namespace, id, bundle))
+    }
+}
+
+impl shim::Daemon for Service {
+    fn run(&self) -> Boxed<'_, io::Error> {
+        let orphan = |pid, status| log::debug!("orphan {pid} ended: {status}");
+        Box::pin(self.reaper.run(orphan))
+    }
+
+    fn shut_down(&self) -> Boxed<'_, ()> {
+        Box::pin(self.shut_down())
+    }
+
+    fn end(&self) -> Boxed<'_, ()> {
+        Box::pin(self.end())
+    }
+
+    fn settled(&self) -> Boxed<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn hand_over(&self, _: &mut Kept) -> io::Result<Engine> {
+        Err(io::Error::other(
+            "a shim of VMs can't be upgraded while it runs",
+        ))
+    }
+
+    fn take_over(&self, _: Engine) -> task::Result<()> {
+        let text = "a shim of VMs takes over no other's containers";
+        Err(task::Error::Refused(text.into()))
+    }
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["fsd", dir] => match fsd::serve(dir) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                let _ = io::stderr().write_all(format!("{why}\n").as_bytes());
+                ExitCode::FAILURE
+            }
+        },
+        _ => shim::run(&Vm),
+    }
+}

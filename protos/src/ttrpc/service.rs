@@ -58,6 +58,12 @@ impl Context {
         }
     }
 
+    /// How long the caller still waits; `None`: it did not say.
+    pub fn remaining(&self) -> Option<Duration> {
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        self.deadline.map(left)
+    }
+
     /// A context nobody cancels: for work that the process does on its own behalf.
     pub fn background() -> Self {
         Self {

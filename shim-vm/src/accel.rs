@@ -1,0 +1,87 @@
+//! With KVM or without: a device that opens is no proof, so a VM is booted once, and what came of
+//! it is remembered until the host boots.
+
+use crate::config::{Accel, Config};
+use crate::image::Image;
+use crate::machine::{Machine, Plan};
+use crate::qemu::Qemu;
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Duration;
+use task::reaper::Reaper;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+
+const KVM: &str = "/dev/kvm";
+/// In /run, which does not outlive a boot: `kvm` or `tcg`, and what was booted.
+const CACHE: &str = "/run/dunnage/accel";
+/// A guest that works says hello in a fraction of this.
+const PROBE: Duration = Duration::from_secs(5);
+const PROBE_MEMORY: u64 = 128;
+
+/// What the VM will run with.
+pub async fn choose(config: &Config, image: &Image, reaper: &Reaper) -> Accel {
+    if config.accel != Accel::Auto {
+        return config.accel;
+    }
+    if File::options().read(true).write(true).open(KVM).is_err() {
+        return Accel::Tcg;
+    }
+    let about = format!("{} {}", config.qemu.display(), image.kernel.display());
+    let cached = fs::read_to_string(CACHE).unwrap_or_default();
+    match cached.split_once(' ') {
+        Some(("kvm", what)) if what == about => return Accel::Kvm,
+        Some(("tcg", what)) if what == about => return Accel::Tcg,
+        _ => {}
+    }
+    let dir = Path::new("/run/dunnage").join(format!("probe-{}", std::process::id()));
+    let works = crate::place::make(&dir).is_ok() && boots(config, image, &dir, reaper).await;
+    let _ = fs::remove_dir_all(&dir);
+    let (accel, name) = if works {
+        (Accel::Kvm, "kvm")
+    } else {
+        (Accel::Tcg, "tcg")
+    };
+    log::info!("KVM was tried once: {name} it is");
+    let temporary = format!("{CACHE}.{}", std::process::id());
+    let written = fs::write(&temporary, format!("{name} {about}"));
+    if let Err(e) = written.and_then(|()| fs::rename(&temporary, CACHE)) {
+        log::warn!("{CACHE}: {e}");
+    }
+    accel
+}
+
+/// Whether a guest is heard of with KVM.
+async fn boots(config: &Config, image: &Image, dir: &Path, reaper: &Reaper) -> bool {
+    let plan = Plan {
+        dir: dir.to_owned(),
+        image: image.clone(),
+        accel: Accel::Kvm,
+        memory: PROBE_MEMORY,
+        vcpus: 1,
+        deadline: PROBE,
+        program: config.qemu.clone(),
+        files: None,
+        taps: Vec::new(),
+    };
+    let probe = async {
+        let mut machine = Qemu::prepare(plan)?;
+        let socket = machine.boot(reaper)?;
+        let heard = async {
+            socket.set_nonblocking(true)?;
+            UnixStream::from_std(socket)?.read_u8().await
+        };
+        let heard = tokio::select! {
+            heard = heard => heard.is_ok(),
+            _ = machine.wait() => false,
+            () = tokio::time::sleep(PROBE) => false,
+        };
+        machine.kill();
+        machine.wait().await;
+        Ok::<bool, String>(heard)
+    };
+    probe.await.unwrap_or_else(|why| {
+        log::warn!("KVM probe: {why}");
+        false
+    })
+}

@@ -1,0 +1,36 @@
+//! What `delete` does for a container whose shim is gone: its VM died with the shim, or is ended
+//! now, and nothing of it stays.
+
+use crate::place;
+use protos::Timestamp;
+use protos::task::DeleteResponse;
+use std::time::SystemTime;
+use task::bundle::Bundle;
+
+/// The status of a container that had to be killed.
+const KILLED: u32 = 137;
+/// The pid of a container that never had one: -1, in the wire's unsigned number (contract D3).
+const NO_PID: u32 = u32::MAX;
+
+/// Ends what is left. What is gone already is no error.
+///
+/// # Errors
+/// If something resists.
+pub async fn cleanup(namespace: &str, id: &str, bundle: &Bundle) -> shim::Result<DeleteResponse> {
+    let dir = place::of(namespace, id);
+    let cleared = place::clear(&dir).await;
+    cleared.map_err(|e| shim::Error::io("clear", &dir, e))?;
+    if let Some(exit) = bundle.read_exit(None)? {
+        let (seconds, nanos) = exit.exited_at;
+        return Ok(DeleteResponse {
+            pid: exit.pid,
+            exit_status: exit.exit_status,
+            exited_at: Some(Timestamp { seconds, nanos }),
+        });
+    }
+    Ok(DeleteResponse {
+        pid: NO_PID,
+        exit_status: KILLED,
+        exited_at: Some(SystemTime::now().into()),
+    })
+}

@@ -1,0 +1,220 @@
+//! What the host keeps of a container in a VM: what its clients named, and how its processes
+//! ended. Everything else the guest knows.
+
+use crate::streams::Ends;
+use crate::vm::Vm;
+use protos::Timestamp;
+use protos::task::{DeleteResponse, StateResponse};
+use protos::task_types::Status as TaskStatus;
+use protos::types::Mount;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+use task::bundle::{Bundle, ExitRecord};
+use task::event::NEVER;
+use task::stdio::{Io, Paths};
+use tokio::sync::Notify;
+
+/// How long output may take to arrive after an exit, for Wait and for Delete.
+const DRAIN: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Exit {
+    pub status: u32,
+    pub at: Timestamp,
+}
+
+impl Exit {
+    /// Of a process that never ran.
+    pub const NONE: Self = Self {
+        status: 0,
+        at: NEVER,
+    };
+
+    /// Of a process whose VM is gone.
+    pub fn killed() -> Self {
+        Self {
+            status: 137,
+            at: task::event::now(),
+        }
+    }
+}
+
+/// An init or exec process in the VM.
+pub struct Process {
+    /// Empty for init.
+    pub exec_id: String,
+    pub paths: Paths,
+    /// Open to the guest, until the client's are too.
+    pub ends: RefCell<Option<Ends>>,
+    io: RefCell<Option<Rc<Io>>>,
+    stdin_closed: Cell<bool>,
+    /// It has a pid.
+    pub runs: Cell<bool>,
+    exit: Cell<Option<Exit>>,
+    /// It is deleted, and never ran.
+    never: Cell<bool>,
+    news: Notify,
+}
+
+impl Process {
+    pub fn new(exec_id: String, paths: Paths, ends: Ends) -> Rc<Self> {
+        Rc::new(Self {
+            exec_id,
+            paths,
+            ends: RefCell::new(Some(ends)),
+            io: RefCell::default(),
+            stdin_closed: Cell::new(false),
+            runs: Cell::new(false),
+            exit: Cell::new(None),
+            never: Cell::new(false),
+            news: Notify::new(),
+        })
+    }
+
+    /// Its streams are connected.
+    pub fn connected(&self, io: Io) {
+        if self.stdin_closed.get() {
+            io.close_stdin();
+        }
+        self.io.replace(Some(Rc::new(io)));
+    }
+
+    /// CloseIO, which may come before there are streams.
+    pub fn close_stdin(&self) {
+        self.stdin_closed.set(true);
+        if let Some(io) = &*self.io.borrow() {
+            io.close_stdin();
+        }
+    }
+
+    pub fn exit(&self) -> Option<Exit> {
+        self.exit.get()
+    }
+
+    pub fn exited(&self, exit: Exit) {
+        self.exit.set(Some(exit));
+        self.news.notify_waiters();
+    }
+
+    /// Nobody need wait for it any longer.
+    pub fn deleted(&self) {
+        self.never.set(true);
+        self.news.notify_waiters();
+    }
+
+    /// Waits for its exit, and then for its output to arrive, which may take 30 s.
+    pub async fn wait(&self) -> Exit {
+        let exit = self.ended().await;
+        let io = self.io.borrow().clone();
+        if let Some(io) = io
+            && tokio::time::timeout(DRAIN, io.drained()).await.is_err()
+        {
+            log::warn!("{}: output still open 30 s after the exit", self.exec_id);
+        }
+        exit
+    }
+
+    /// Waits for its exit.
+    pub async fn ended(&self) -> Exit {
+        loop {
+            if let Some(exit) = self.exit.get() {
+                return exit;
+            }
+            if self.never.get() {
+                return Exit::NONE;
+            }
+            self.news.notified().await;
+        }
+    }
+
+    /// Closes its streams; of a process that ran, once its output has arrived.
+    pub async fn close(&self) {
+        self.ends.take();
+        let Some(io) = self.io.take() else { return };
+        if self.exit.get().is_some() && tokio::time::timeout(DRAIN, io.drained()).await.is_err() {
+            log::warn!(
+                "{}: output still open 30 s after the exit, closed",
+                self.exec_id
+            );
+        }
+        io.close().await;
+    }
+}
+
+pub struct Container {
+    pub id: String,
+    pub bundle: Bundle,
+    /// As they came with Create, for its event.
+    pub rootfs: Vec<Mount>,
+    pub vm: Rc<Vm>,
+    pub init: Rc<Process>,
+    pub execs: RefCell<BTreeMap<String, Rc<Process>>>,
+    /// Owner of the pipes.
+    pub io_uid: u32,
+    pub io_gid: u32,
+    /// The guest has made it.
+    pub created: Cell<bool>,
+}
+
+impl Container {
+    /// Init, or the exec `exec_id`.
+    pub fn process(&self, exec_id: &str) -> Option<Rc<Process>> {
+        if exec_id.is_empty() {
+            Some(Rc::clone(&self.init))
+        } else {
+            self.execs.borrow().get(exec_id).cloned()
+        }
+    }
+
+    /// What the answer of a Delete says.
+    pub fn deleted(&self, exit: Exit) -> DeleteResponse {
+        DeleteResponse {
+            pid: self.vm.pid(),
+            exit_status: exit.status,
+            exited_at: Some(exit.at),
+        }
+    }
+
+    /// The guest's answer with what is the host's; without one (the VM is gone) what is known.
+    pub fn state(&self, process: &Process, guest: Option<&StateResponse>) -> StateResponse {
+        let paths = process.paths.clone();
+        let exit = process.exit().unwrap_or(Exit::NONE);
+        let status = match guest {
+            Some(guest) => guest.status,
+            None => TaskStatus::Stopped.into(),
+        };
+        let told = guest.map(|guest| (guest.exit_status, guest.exited_at));
+        let (exit_status, exited_at) = told.unwrap_or((exit.status, Some(exit.at)));
+        let is_init = process.exec_id.is_empty();
+        let started = is_init || process.runs.get();
+        StateResponse {
+            id: if is_init { &self.id } else { &process.exec_id }.clone(),
+            bundle: self.bundle.path().to_string_lossy().into_owned(),
+            pid: if started { self.vm.pid() } else { 0 },
+            status,
+            stdin: paths.stdin,
+            stdout: paths.stdout,
+            stderr: paths.stderr,
+            terminal: paths.terminal,
+            exit_status,
+            exited_at,
+            exec_id: String::new(),
+        }
+    }
+
+    /// A process has ended: remembers it, also where it outlives this process.
+    pub fn exited(&self, process: &Process, exit: Exit) {
+        let record = ExitRecord {
+            pid: self.vm.pid(),
+            exit_status: exit.status,
+            exited_at: (exit.at.seconds, exit.at.nanos),
+        };
+        let exec = Some(process.exec_id.as_str()).filter(|id| !id.is_empty());
+        if let Err(e) = self.bundle.write_exit(exec, &record) {
+            log::warn!("{}: {}: record of the exit: {e}", self.id, process.exec_id);
+        }
+        process.exited(exit);
+    }
+}

@@ -1,0 +1,53 @@
+//! The file server of one VM, as its shim sees it: a child that serves the share.
+
+use crate::child::Child;
+use crate::console::Console;
+use crate::fsd::LISTENER_FD;
+use command_fds::{CommandFdExt, FdMapping};
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use task::reaper::Reaper;
+use tokio::net::unix::pipe;
+
+/// Starts the file server of the directory `share`, and gives a socket connected to it. What it
+/// says goes to `console`.
+///
+/// # Errors
+/// If it can't be started.
+pub fn start(
+    dir: &Path,
+    share: &Path,
+    console: &Console,
+    reaper: &Reaper,
+) -> Result<(Child, OwnedFd), String> {
+    let at = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
+    let path = dir.join("files.sock");
+    let listener = UnixListener::bind(&path).map_err(at("files.sock"))?;
+    // Before anybody listens to it: the first, and the only one, in the queue.
+    let client = UnixStream::connect(&path).map_err(at("files.sock"))?;
+    fs::remove_file(&path).map_err(at("files.sock"))?;
+    let (reader, writer) = io::pipe().map_err(at("pipe"))?;
+    let exe = std::env::current_exe().map_err(at("own binary"))?;
+    let mut command = Command::new(exe);
+    command
+        .arg("fsd")
+        .arg(share)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(writer);
+    let listener = FdMapping {
+        parent_fd: listener.into(),
+        child_fd: LISTENER_FD,
+    };
+    let mapped = command.fd_mappings(vec![listener]);
+    mapped.map_err(|e| format!("fd for the file server: {e}"))?;
+    let child = Child::spawn(command, reaper)?;
+    let said = pipe::Receiver::from_owned_fd(reader.into()).map_err(at("pipe"))?;
+    console.read(said, false);
+    Ok((child, client.into()))
+}

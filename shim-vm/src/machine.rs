@@ -1,0 +1,66 @@
+//! A virtual machine, whoever runs it.
+
+use crate::config::Accel;
+use crate::image::Image;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+use task::reaper::{ExitStatus, Reaper};
+
+/// What a machine is made of.
+pub struct Plan {
+    /// A directory of the machine's own, for sockets.
+    pub dir: PathBuf,
+    pub image: Image,
+    /// Never [`Accel::Auto`].
+    pub accel: Accel,
+    /// MiB.
+    pub memory: u64,
+    pub vcpus: u32,
+    /// How long the guest may take to be heard of.
+    pub deadline: Duration,
+    /// The program that runs it.
+    pub program: PathBuf,
+    /// A socket connected to the file server; without one there are no files of the host's.
+    pub files: Option<OwnedFd>,
+    pub taps: Vec<Tap>,
+}
+
+/// A network device of the guest.
+pub struct Tap {
+    pub fd: OwnedFd,
+    pub mac: String,
+}
+
+/// How the guest finds its share.
+pub const SHARE_TAG: &str = "share";
+
+/// A virtual machine's life, in this order: `prepare` once, `boot` once; from then on `wait`, as
+/// often as anybody wants to know, and `kill`, at any time.
+pub trait Machine: Sized {
+    /// Sets up what the machine's process will find; nothing runs yet.
+    ///
+    /// # Errors
+    /// What could not be set up.
+    fn prepare(plan: Plan) -> Result<Self, String>;
+
+    /// Starts the machine's process. The stream is the guest's serial port "agent": what is
+    /// written there waits until the guest reads it.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    fn boot(&mut self, reaper: &Reaper) -> Result<UnixStream, String>;
+
+    /// The machine's process, once it has started.
+    fn pid(&self) -> u32;
+
+    /// Waits until the machine's process has ended.
+    async fn wait(&self) -> ExitStatus;
+
+    /// Ends the machine's process now; `wait` tells when it is done.
+    fn kill(&self);
+
+    /// The last lines of what the guest and the machine's process said, for whoever asks why.
+    fn last_words(&self) -> String;
+}

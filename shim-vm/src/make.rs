@@ -1,0 +1,231 @@
+//! Making a container, and unmaking it: its VM if it is the first in it, its files in the share,
+//! its streams, and then the guest's part.
+
+use crate::accel;
+use crate::config::Config;
+use crate::container::{Container, Process};
+use crate::image::Image;
+use crate::place;
+use crate::service::{Service, unimplemented, unknown};
+use crate::share::guest_path;
+use crate::spec::{Refusal, Translated, translate};
+use crate::streams::Ends;
+use crate::vm::{Purpose, Vm};
+use protos::guest::{ConfigureRequest, PutBundleRequest, PutBundleResponse};
+use protos::task::{CreateTaskRequest, CreateTaskResponse};
+use protos::ttrpc::Context;
+use protos::{Code, Status, any, runc, service};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fs;
+use std::rc::Rc;
+use task::bundle::Bundle;
+use task::runtime::Options;
+use task::stdio::Paths;
+
+const FAILED: &str = "OCI runtime create failed";
+
+impl Service {
+    /// Makes the container of `request`, whose id is taken.
+    ///
+    /// # Errors
+    /// What failed; [`Service::unmake`] undoes the rest.
+    pub(crate) async fn make(
+        self: &Rc<Self>,
+        request: CreateTaskRequest,
+        context: &Context,
+    ) -> Result<Rc<Container>, Status> {
+        let failed = |why: String| unknown(&format!("{FAILED}: {why}"));
+        if !request.checkpoint.is_empty() {
+            return Err(unimplemented("restore of a container in a VM"));
+        }
+        let id = request.id.clone();
+        let options = Options::from_any(request.options.as_ref())?;
+        let bundle = Bundle::new(&request.bundle);
+        let config = bundle.path().join("config.json");
+        let config =
+            fs::read(&config).map_err(|e| failed(format!("open {}: {e}", config.display())))?;
+        let translated = translate(&id, &config).map_err(|refusal| match refusal {
+            Refusal::Broken(why) => failed(why),
+            refusal @ Refusal::Unimplemented(_) => {
+                Status::new(Code::Unimplemented, refusal.to_string())
+            }
+        })?;
+        let vm = self.vm_for(&id, &translated).await.map_err(failed)?;
+
+        let root = bundle.path().join(&translated.root);
+        let share = &vm.share;
+        let shared = share
+            .add_rootfs(&id, request.rootfs.clone(), &root, context)
+            .await;
+        shared.map_err(|e| unknown(&format!("failed to mount rootfs component: {e}")))?;
+        for (n, volume) in translated.volumes.iter().enumerate() {
+            let source = &volume.source;
+            log::debug!("{id}: {} is {}", source.display(), guest_path(&id, n));
+            share
+                .add_volume(&id, n, source, volume.readonly, context)
+                .await
+                .map_err(failed)?;
+        }
+        let put = PutBundleRequest {
+            id: id.clone(),
+            config: translated.config,
+        };
+        let put: PutBundleResponse = vm.ask(service::GUEST, "PutBundle", &put, context).await?;
+
+        let paths = Paths {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+        };
+        let (ends, names) = Ends::open(vm.link(), &paths);
+        let init = Process::new(String::new(), paths, ends);
+        let container = Rc::new(Container {
+            id: id.clone(),
+            bundle,
+            rootfs: request.rootfs,
+            vm: Rc::clone(&vm),
+            init: Rc::clone(&init),
+            execs: RefCell::new(BTreeMap::new()),
+            io_uid: options.io_uid,
+            io_gid: options.io_gid,
+            created: Cell::new(false),
+        });
+        if let Some(ends) = init.ends.take() {
+            self.connect(&container, &init, ends, context).await?;
+        }
+        // From here on the guest may tell of it.
+        self.containers
+            .borrow_mut()
+            .insert(id.clone(), Some(Rc::clone(&container)));
+        let asked = CreateTaskRequest {
+            id,
+            bundle: put.bundle,
+            terminal: request.terminal,
+            stdin: names.stdin,
+            stdout: names.stdout,
+            stderr: names.stderr,
+            options: Some(any::pack(&runc::Options {
+                no_new_keyring: options.no_new_keyring,
+                io_uid: options.io_uid,
+                io_gid: options.io_gid,
+                ..Default::default()
+            })),
+            ..Default::default()
+        };
+        let _: CreateTaskResponse = vm.ask(service::TASK_V3, "Create", &asked, context).await?;
+        container.created.set(true);
+        Ok(container)
+    }
+
+    /// The VM; booted, if this is its first container.
+    async fn vm_for(self: &Rc<Self>, id: &str, spec: &Translated) -> Result<Rc<Vm>, String> {
+        let _turn = self.turn.lock().await;
+        if let Some(vm) = &*self.vm.borrow() {
+            if vm.is_gone() {
+                return Err("the VM that this container shares is gone".into());
+            }
+            return Ok(Rc::clone(vm));
+        }
+        let config = Config::load()?.wanted(&spec.wanted)?;
+        let image = Image::find(&config)?;
+        let accel = accel::choose(&config, &image, &self.reaper).await;
+        let purpose = Purpose {
+            dir: place::of(&self.namespace, id),
+            image,
+            accel,
+            taps: Vec::new(),
+            netns: spec.netns.clone(),
+            guest: ConfigureRequest {
+                hostname: id.chars().take(63).collect(),
+                sysctls: spec.sysctls.clone(),
+                debug: config.debug_console,
+                ..Default::default()
+            },
+            config,
+        };
+        let telling = Rc::downgrade(self);
+        let tell = move |event| {
+            if let Some(service) = telling.upgrade() {
+                service.told(&event);
+            }
+        };
+        let vm = Vm::boot(purpose, &self.reaper, tell).await?;
+        self.vm.replace(Some(Rc::clone(&vm)));
+        let (watching, watched) = (Rc::downgrade(self), Rc::clone(&vm));
+        tokio::task::spawn_local(async move {
+            let why = watched.gone().await;
+            if let Some(service) = watching.upgrade() {
+                service.vm_is_gone(&why);
+            }
+        });
+        Ok(vm)
+    }
+
+    fn vm_is_gone(&self, why: &str) {
+        let containers: Vec<_> = self
+            .containers
+            .borrow()
+            .values()
+            .flatten()
+            .cloned()
+            .collect();
+        if !containers.is_empty() {
+            log::error!("{why}");
+        }
+        for container in containers {
+            self.lost(&container);
+        }
+    }
+
+    /// Takes the host's part of a container away, and with the last one the VM.
+    pub(crate) async fn unmake(self: &Rc<Self>, id: &str) {
+        let container = self.known(id);
+        if let Some(container) = &container {
+            container.init.close().await;
+        }
+        let vm = self.vm.borrow().clone();
+        if let Some(vm) = &vm {
+            let _turn = self.turn.lock().await;
+            let others = self.containers.borrow().len() > 1;
+            if others {
+                if let Some(container) = &container
+                    && !container.created.get()
+                {
+                    self.undo_create(container).await;
+                }
+            } else {
+                vm.power_off().await;
+                self.vm.replace(None);
+            }
+            vm.share.remove(id);
+        }
+        self.forget(id);
+    }
+
+    /// The guest may have gone on with a Create that nobody waits for.
+    async fn undo_create(&self, container: &Container) {
+        let context = Context::background();
+        let id = container.id.clone();
+        let request = protos::task::DeleteRequest {
+            id,
+            ..Default::default()
+        };
+        let gone: Result<protos::task::DeleteResponse, Status> = container
+            .vm
+            .ask(service::TASK_V3, "Delete", &request, &context)
+            .await;
+        if let Err(status) = gone {
+            log::debug!("{}: delete after failed create: {status}", container.id);
+        }
+    }
+
+    /// Leaves no VM behind.
+    pub async fn end(&self) {
+        let vm = self.vm.borrow_mut().take();
+        if let Some(vm) = vm {
+            vm.power_off().await;
+        }
+    }
+}

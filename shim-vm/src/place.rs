@@ -1,0 +1,150 @@
+//! The directory of one VM in /run, and who its processes are: what `delete` finds when the shim
+//! is gone.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use task::sys;
+use tokio::io::Interest;
+
+/// Where VMs are.
+const ROOT: &str = "/run/dunnage/vm";
+const PROCESSES: &str = "processes.json";
+/// How long a killed process may take to be gone.
+const GONE: Duration = Duration::from_secs(3);
+
+/// The directory of the VM that container `id` of `namespace` was the first in.
+pub fn of(namespace: &str, id: &str) -> PathBuf {
+    let digest = Sha256::digest(format!("{namespace}/{id}"));
+    let name: String = digest[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Path::new(ROOT).join(name)
+}
+
+/// Makes it, empty.
+///
+/// # Errors
+/// If it can't be made.
+pub fn make(dir: &Path) -> io::Result<()> {
+    let _ = fs::remove_dir_all(dir);
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(dir)
+}
+
+/// A process that is not mistaken for another that has its pid later.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Process {
+    pid: u32,
+    /// When it was started, in clock ticks since boot (proc_pid_stat(5)).
+    started: u64,
+}
+
+/// What is written down of a VM.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Record {
+    processes: Vec<Process>,
+    netns: Option<PathBuf>,
+}
+
+/// Writes down who the VM's processes are.
+///
+/// # Errors
+/// If it can't be written.
+pub fn record(dir: &Path, pids: &[u32], netns: Option<&Path>) -> io::Result<()> {
+    let known = |&pid: &u32| {
+        let started = started(pid)?;
+        Some(Process { pid, started })
+    };
+    let record = Record {
+        processes: pids.iter().filter_map(known).collect(),
+        netns: netns.map(Path::to_owned),
+    };
+    task::bundle::write_private(&dir.join(PROCESSES), &serde_json::to_vec(&record)?)
+}
+
+/// Ends what is left of the VM at `dir`, and waits until it is gone; the network namespace that
+/// it was connected to comes back. Nothing may be there.
+///
+/// # Errors
+/// If something resists.
+pub async fn clear(dir: &Path) -> io::Result<Option<PathBuf>> {
+    let record = match fs::read(dir.join(PROCESSES)) {
+        Ok(json) => serde_json::from_slice(&json).unwrap_or_default(),
+        Err(_) => Record::default(),
+    };
+    for process in &record.processes {
+        let Ok(pidfd) = sys::pidfd(process.pid) else {
+            continue;
+        };
+        // Held now: so it is this very process that is asked, and killed.
+        if started(process.pid) != Some(process.started) {
+            continue;
+        }
+        sys::pidfd_kill(&pidfd)?;
+        gone(pidfd).await?;
+    }
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(record.netns),
+    }
+}
+
+/// Waits until the process has ended.
+async fn gone(pidfd: OwnedFd) -> io::Result<()> {
+    let pidfd = sys::watch(pidfd, Interest::READABLE)?;
+    match tokio::time::timeout(GONE, pidfd.readable()).await {
+        Ok(ready) => ready.map(drop),
+        Err(_) => Err(io::Error::other("a process of the VM can't be killed")),
+    }
+}
+
+fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split(' ').nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_process_that_was_meant_is_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = dir.path().join("vm");
+        make(&vm).unwrap();
+        let mut ours = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        record(&vm, &[ours.id()], Some(Path::new("/n"))).unwrap();
+        let json = fs::read_to_string(vm.join(PROCESSES)).unwrap();
+        let other = started(ours.id()).unwrap() + 1;
+        let mut wrong: Record = serde_json::from_str(&json).unwrap();
+        wrong.processes[0].started = other;
+        fs::write(vm.join(PROCESSES), serde_json::to_vec(&wrong).unwrap()).unwrap();
+        clear(&vm).await.unwrap();
+        assert!(!vm.exists());
+        assert_eq!(started(ours.id()), Some(other - 1), "it was not the one");
+        make(&vm).unwrap();
+        fs::write(vm.join(PROCESSES), json).unwrap();
+        assert_eq!(clear(&vm).await.unwrap().as_deref(), Some(Path::new("/n")));
+        #[allow(clippy::disallowed_methods, reason = "a child of the test")]
+        let status = ours.wait().unwrap();
+        assert!(!status.success());
+        clear(&vm).await.unwrap();
+    }
+
+    #[test]
+    fn each_container_has_a_place_of_its_own() {
+        assert_ne!(of("a", "b"), of("a", "c"));
+        assert_eq!(of("a", "b"), of("a", "b"));
+    }
+}

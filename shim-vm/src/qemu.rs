@@ -1,0 +1,279 @@
+//! QEMU's machine `microvm`: its command line, and its process.
+//!
+//! What the options are for, where it is not plain: `-cx16`, because QEMU 7.2 without KVM runs
+//! that instruction wrongly and some guests panic; `tsc_early_khz`, because without KVM and with
+//! ACPI there is no clock to calibrate by, and some boots hang; `force-legacy=false`, because
+//! vhost-user devices are virtio 1; `noreplace-smp` and `cryptomgr.notests` save a third of the
+//! boot; the RTC stays, because a kernel waits seconds for a missing one.
+
+use crate::child::Child;
+use crate::config::Accel;
+use crate::console::Console;
+use crate::machine::{Machine, Plan, SHARE_TAG};
+use crate::sys;
+use command_fds::{CommandFdExt, FdMapping};
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use task::reaper::{ExitStatus, Reaper};
+use tokio::net::unix::pipe;
+
+/// Nobody: neither user nor group has anything.
+const NOBODY: u32 = 65534;
+/// The first fd of those that QEMU gets, beside stdio.
+const FIRST_FD: i32 = 3;
+const KVM: &str = "/dev/kvm";
+/// The socket in the machine's directory.
+pub const AGENT_SOCKET: &str = "agent.sock";
+
+pub struct Qemu {
+    plan: Plan,
+    /// What QEMU will inherit: at FIRST_FD, and so on.
+    inherited: Vec<OwnedFd>,
+    arguments: Vec<String>,
+    agent: UnixStream,
+    console_end: UnixStream,
+    console: Console,
+    debug: bool,
+    child: Option<Child>,
+}
+
+/// Collects QEMU's arguments, and the fds they name.
+#[derive(Default)]
+struct Line {
+    arguments: Vec<String>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Line {
+    fn add(&mut self, arguments: impl IntoIterator<Item = impl Into<String>>) {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+    }
+
+    /// The number under which QEMU has `fd`.
+    fn fd(&mut self, fd: impl Into<OwnedFd>) -> i32 {
+        self.fds.push(fd.into());
+        FIRST_FD + self.fds.len() as i32 - 1
+    }
+}
+
+impl Qemu {
+    /// `debug`: the console goes to the log too.
+    pub fn with_console_in_log(mut self, debug: bool) -> Self {
+        self.debug = debug;
+        self
+    }
+}
+
+impl Machine for Qemu {
+    fn prepare(mut plan: Plan) -> Result<Self, String> {
+        let at = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
+        let socket = plan.dir.join(AGENT_SOCKET);
+        // Listening before QEMU runs: so we are connected before it is.
+        let listener = UnixListener::bind(&socket).map_err(at("agent.sock"))?;
+        let agent = UnixStream::connect(&socket).map_err(at("agent.sock"))?;
+        let (console_end, console) = UnixStream::pair().map_err(at("console"))?;
+
+        let mut line = Line::default();
+        basics(&mut line, &plan);
+        let kernel = fs::File::open(&plan.image.kernel).map_err(at("kernel"))?;
+        let initrd = fs::File::open(&plan.image.initrd).map_err(at("initrd"))?;
+        // Opened by us: QEMU's user may not see the directory.
+        let kernel = line.fd(kernel);
+        let initrd = line.fd(initrd);
+        line.add([
+            "-kernel".to_owned(),
+            format!("/proc/self/fd/{kernel}"),
+            "-initrd".to_owned(),
+            format!("/proc/self/fd/{initrd}"),
+            "-append".to_owned(),
+            append(plan.accel, host_khz()),
+        ]);
+        let console = line.fd(console);
+        line.add([
+            "-chardev".to_owned(),
+            format!("socket,id=console,fd={console}"),
+            "-serial".to_owned(),
+            "chardev:console".to_owned(),
+        ]);
+        let listener = line.fd(listener);
+        line.add([
+            "-chardev".to_owned(),
+            format!("socket,id=agent,fd={listener},server=on,wait=off"),
+            "-device".to_owned(),
+            "virtio-serial-device,max_ports=2".to_owned(),
+            "-device".to_owned(),
+            "virtserialport,chardev=agent,name=agent".to_owned(),
+        ]);
+        if let Some(files) = plan.files.take() {
+            let files = line.fd(files);
+            line.add([
+                "-chardev".to_owned(),
+                format!("socket,id=files,fd={files}"),
+                "-device".to_owned(),
+                format!("vhost-user-fs-device,chardev=files,tag={SHARE_TAG},queue-size=1024"),
+            ]);
+        }
+        for (n, tap) in std::mem::take(&mut plan.taps).into_iter().enumerate() {
+            let fd = line.fd(tap.fd);
+            line.add([
+                "-netdev".to_owned(),
+                format!("tap,id=net{n},fd={fd}"),
+                "-device".to_owned(),
+                format!("virtio-net-device,netdev=net{n},mac={}", tap.mac),
+            ]);
+        }
+        Ok(Self {
+            inherited: line.fds,
+            arguments: line.arguments,
+            agent,
+            console_end,
+            console: Console::default(),
+            debug: false,
+            child: None,
+            plan,
+        })
+    }
+
+    fn boot(&mut self, reaper: &Reaper) -> Result<UnixStream, String> {
+        let at = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
+        let (reader, writer) = io::pipe().map_err(at("pipe"))?;
+        let mut command = Command::new(&self.plan.program);
+        command
+            .args(&self.arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .current_dir("/")
+            .uid(NOBODY)
+            .gid(group(self.plan.accel))
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone().map_err(at("pipe"))?)
+            .stderr(writer);
+        sys::no_new_privileges(&mut command);
+        let inherited = std::mem::take(&mut self.inherited);
+        let mappings = inherited.into_iter().zip(FIRST_FD..);
+        let mappings = mappings.map(|(parent_fd, child_fd)| FdMapping {
+            parent_fd,
+            child_fd,
+        });
+        command
+            .fd_mappings(mappings.collect())
+            .map_err(|e| format!("fds for QEMU: {e}"))?;
+        self.child = Some(Child::spawn(command, reaper)?);
+        let said = pipe::Receiver::from_owned_fd(reader.into()).map_err(at("pipe"))?;
+        self.console.read(said, self.debug);
+        let console = self.console_end.try_clone().map_err(at("console"))?;
+        console.set_nonblocking(true).map_err(at("console"))?;
+        let console = tokio::net::UnixStream::from_std(console).map_err(at("console"))?;
+        self.console.read(console, self.debug);
+        self.agent.try_clone().map_err(at("agent.sock"))
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, |child| child.pid)
+    }
+
+    async fn wait(&self) -> ExitStatus {
+        match &self.child {
+            Some(child) => child.wait().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn kill(&self) {
+        if let Some(child) = &self.child {
+            child.kill();
+        }
+    }
+
+    fn last_words(&self) -> String {
+        self.console.last()
+    }
+}
+
+fn basics(line: &mut Line, plan: &Plan) {
+    let (accel, cpu) = match plan.accel {
+        Accel::Kvm => ("kvm", "host"),
+        Accel::Tcg | Accel::Auto => ("tcg", "qemu64,-cx16"),
+    };
+    let memory = plan.memory;
+    line.add([
+        "-M",
+        "microvm,acpi=on,isa-serial=on,memory-backend=memory",
+        "-accel",
+        accel,
+        "-cpu",
+        cpu,
+        "-global",
+        "virtio-mmio.force-legacy=false",
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    ]);
+    line.add([
+        "-m".to_owned(),
+        format!("{memory}M"),
+        "-smp".to_owned(),
+        plan.vcpus.to_string(),
+        "-object".to_owned(),
+        format!("memory-backend-memfd,id=memory,size={memory}M,share=on"),
+    ]);
+}
+
+/// The kernel's command line.
+fn append(accel: Accel, khz: u64) -> String {
+    let mut words =
+        String::from("console=ttyS0 quiet reboot=t panic=-1 noreplace-smp cryptomgr.notests");
+    if accel != Accel::Kvm {
+        words.push_str(&format!(" tsc_early_khz={khz}"));
+    }
+    words
+}
+
+/// How fast the host's processor counts, in kHz; any plausible number will do.
+fn host_khz() -> u64 {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mhz = info
+        .lines()
+        .find_map(|line| line.strip_prefix("cpu MHz")?.split_once(':'))
+        .and_then(|(_, mhz)| mhz.trim().parse::<f64>().ok());
+    (mhz.unwrap_or(2000.0).clamp(100.0, 10_000.0) * 1000.0) as u64
+}
+
+/// The group that QEMU needs to be of.
+fn group(accel: Accel) -> u32 {
+    match accel {
+        Accel::Kvm => fs::metadata(Path::new(KVM)).map_or(NOBODY, |file| file.gid()),
+        _ => NOBODY,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Contract guest.md §0: what keeps boots without KVM from hanging.
+    #[test]
+    fn the_command_lines_carry_what_was_learnt() {
+        let tcg = append(Accel::Tcg, 2_596_096);
+        for word in [
+            "tsc_early_khz=2596096",
+            "noreplace-smp",
+            "cryptomgr.notests",
+            "panic=-1",
+        ] {
+            assert!(tcg.split(' ').any(|has| has == word), "{word}: {tcg}");
+        }
+        assert!(!append(Accel::Kvm, 1).contains("tsc_early_khz"));
+        assert!((100_000..=10_000_000).contains(&host_khz()));
+    }
+}

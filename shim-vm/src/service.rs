@@ -1,0 +1,482 @@
+//! The Task API for containers in one VM: each call is asked of the guest field by field, and
+//! answered with what is the host's. Nothing is held while the guest is asked.
+
+use crate::container::{Container, Exit, Process};
+use crate::streams::Ends;
+use crate::vm::Vm;
+use protos::events::TaskDelete;
+use protos::task::*;
+use protos::task_types::ProcessInfo;
+use protos::ttrpc::{Answer, Context, Request};
+use protos::{Any, Code, Message, Status, any, cgroups, runc, service};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use task::event::Event;
+use task::outbox::Outbox;
+use task::reaper::Reaper;
+use task::stdio::{Of, Paths};
+use tokio::sync::{Mutex, Notify};
+
+type Result<T> = std::result::Result<T, Status>;
+type Empty = ();
+
+/// Answers the Task API for the containers of one VM, and boots it for the first.
+pub struct Service {
+    pub(crate) namespace: String,
+    pub(crate) reaper: Rc<Reaper>,
+    outbox: Rc<Outbox>,
+    /// `None` while the container is being created and nothing is known of it.
+    pub(crate) containers: RefCell<HashMap<String, Option<Rc<Container>>>>,
+    pub(crate) vm: RefCell<Option<Rc<Vm>>>,
+    /// Held while the VM is booted or ended.
+    pub(crate) turn: Mutex<()>,
+    changed: Notify,
+    shutdown: Cell<bool>,
+}
+
+impl Service {
+    pub fn new(namespace: String, reaper: Rc<Reaper>, outbox: Rc<Outbox>) -> Rc<Self> {
+        Rc::new(Self {
+            namespace,
+            reaper,
+            outbox,
+            containers: RefCell::default(),
+            vm: RefCell::default(),
+            turn: Mutex::new(()),
+            changed: Notify::new(),
+            shutdown: Cell::new(false),
+        })
+    }
+
+    pub(crate) fn publish(&self, event: Event) {
+        self.outbox.push(event);
+    }
+
+    /// The container, also one that the guest is making.
+    pub(crate) fn known(&self, id: &str) -> Option<Rc<Container>> {
+        self.containers.borrow().get(id).cloned().flatten()
+    }
+
+    fn find(&self, id: &str) -> Result<Rc<Container>> {
+        let found = self.known(id).filter(|container| container.created.get());
+        found.ok_or_else(|| not_found("container not created"))
+    }
+
+    fn find_process(&self, id: &str, exec_id: &str) -> Result<(Rc<Container>, Rc<Process>)> {
+        let container = self.find(id)?;
+        let process = container.process(exec_id);
+        let process =
+            process.ok_or_else(|| not_found(&format!("process does not exist {exec_id}")))?;
+        Ok((container, process))
+    }
+
+    async fn ask<A: Message + Default>(
+        &self,
+        container: &Container,
+        method: &str,
+        request: &impl Message,
+        context: &Context,
+    ) -> Result<A> {
+        container
+            .vm
+            .ask(service::TASK_V3, method, request, context)
+            .await
+    }
+
+    pub(crate) fn forget(&self, id: &str) {
+        self.containers.borrow_mut().remove(id);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits for a Shutdown that finds no container left (T80).
+    pub async fn shut_down(&self) {
+        while !(self.shutdown.get() && self.containers.borrow().is_empty()) {
+            self.changed.notified().await;
+        }
+    }
+
+    async fn create(
+        self: &Rc<Self>,
+        request: CreateTaskRequest,
+        context: &Context,
+    ) -> Result<CreateTaskResponse> {
+        let id = request.id.clone();
+        if self.containers.borrow().contains_key(&id) {
+            let text = "OCI runtime create failed: container with given ID already exists";
+            return Err(unknown(text));
+        }
+        self.containers.borrow_mut().insert(id.clone(), None);
+        let made = self.make(request, context).await;
+        match made {
+            Ok(container) => {
+                self.shutdown.set(false);
+                let pid = container.vm.pid();
+                Ok(CreateTaskResponse { pid })
+            }
+            Err(status) => {
+                self.unmake(&id).await;
+                Err(status)
+            }
+        }
+    }
+
+    async fn start(&self, request: StartRequest, context: &Context) -> Result<StartResponse> {
+        let (container, process) = self.find_process(&request.id, &request.exec_id)?;
+        self.alive(&container)?;
+        let ends = if request.exec_id.is_empty() {
+            None
+        } else {
+            process.ends.take()
+        };
+        if let Some(ends) = ends {
+            self.connect(&container, &process, ends, context).await?;
+        }
+        let _: StartResponse = self.ask(&container, "Start", &request, context).await?;
+        let pid = container.vm.pid();
+        Ok(StartResponse { pid })
+    }
+
+    /// Connects a process's streams to what its client named.
+    pub(crate) async fn connect(
+        &self,
+        container: &Container,
+        process: &Process,
+        ends: Ends,
+        context: &Context,
+    ) -> Result<()> {
+        let name = if process.exec_id.is_empty() {
+            &container.id
+        } else {
+            &process.exec_id
+        };
+        let of = Of {
+            namespace: &self.namespace,
+            process: name,
+            bundle: &container.bundle,
+            io_uid: container.io_uid,
+            io_gid: container.io_gid,
+        };
+        let io = ends
+            .connect(&process.paths, of, &self.reaper, context)
+            .await?;
+        process.connected(io);
+        Ok(())
+    }
+
+    async fn delete(
+        self: &Rc<Self>,
+        request: DeleteRequest,
+        context: &Context,
+    ) -> Result<DeleteResponse> {
+        let (container, process) = self.find_process(&request.id, &request.exec_id)?;
+        let is_init = request.exec_id.is_empty();
+        if !container.vm.is_gone() {
+            let answer = self
+                .ask::<DeleteResponse>(&container, "Delete", &request, context)
+                .await;
+            match answer {
+                // Its exit was told before, and is on its way.
+                Ok(answer) if answer.exited_at.is_some_and(|at| at != Exit::NONE.at) => {
+                    tokio::select! {
+                        _ = process.ended() => {}
+                        _ = container.vm.gone() => {}
+                    }
+                }
+                Ok(_) => process.deleted(),
+                Err(_) if container.vm.is_gone() => {}
+                Err(status) => return Err(status),
+            }
+        }
+        process.close().await;
+        let exit = process.exit().unwrap_or(Exit::NONE);
+        process.deleted();
+        if !is_init {
+            container.execs.borrow_mut().remove(&request.exec_id);
+            let answer = container.deleted(exit);
+            let pid = if process.runs.get() { answer.pid } else { 0 };
+            return Ok(DeleteResponse { pid, ..answer });
+        }
+        let execs = container.execs.take();
+        for exec in execs.values() {
+            exec.deleted();
+            exec.close().await;
+        }
+        self.unmake(&request.id).await;
+        self.publish(Event::Delete(TaskDelete {
+            container_id: request.id,
+            pid: container.vm.pid(),
+            exit_status: exit.status,
+            exited_at: Some(exit.at),
+            id: String::new(),
+        }));
+        Ok(container.deleted(exit))
+    }
+
+    async fn state(&self, request: StateRequest, context: &Context) -> Result<StateResponse> {
+        let (container, process) = self.find_process(&request.id, &request.exec_id)?;
+        if !container.vm.is_gone() {
+            match self
+                .ask::<StateResponse>(&container, "State", &request, context)
+                .await
+            {
+                Ok(guest) => return Ok(container.state(&process, Some(&guest))),
+                Err(status) if status.code != Code::Unavailable => return Err(status),
+                Err(_) => drop(container.vm.gone().await),
+            }
+        }
+        Ok(container.state(&process, None))
+    }
+
+    async fn wait(&self, request: WaitRequest, context: &Context) -> Result<WaitResponse> {
+        let (_, process) = self.find_process(&request.id, &request.exec_id)?;
+        tokio::select! {
+            biased;
+            exit = process.wait() => Ok(WaitResponse {
+                exit_status: exit.status,
+                exited_at: Some(exit.at),
+            }),
+            why = context.cancelled() => Err(why),
+        }
+    }
+
+    async fn exec(&self, request: ExecProcessRequest, context: &Context) -> Result<Empty> {
+        let container = self.find(&request.id)?;
+        self.alive(&container)?;
+        let exec_id = request.exec_id.clone();
+        if container.execs.borrow().contains_key(&exec_id) {
+            return Err(Status::new(
+                Code::AlreadyExists,
+                format!("id {exec_id}: already exists"),
+            ));
+        }
+        let paths = Paths {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        let (ends, names) = Ends::open(container.vm.link(), &paths);
+        let process = Process::new(exec_id.clone(), paths, ends);
+        // Before the guest tells of it.
+        container
+            .execs
+            .borrow_mut()
+            .insert(exec_id.clone(), process);
+        let asked = ExecProcessRequest {
+            stdin: names.stdin,
+            stdout: names.stdout,
+            stderr: names.stderr,
+            ..request
+        };
+        let added = self
+            .ask::<protos::guest::Empty>(&container, "Exec", &asked, context)
+            .await;
+        if added.is_err() {
+            container.execs.borrow_mut().remove(&exec_id);
+        }
+        added.map(drop)
+    }
+
+    async fn kill(&self, request: KillRequest, context: &Context) -> Result<Empty> {
+        let (container, process) = self.find_process(&request.id, &request.exec_id)?;
+        if container.vm.is_gone() || process.exit().is_some() && !request.all {
+            return Err(not_found("process already finished"));
+        }
+        self.pass(&container, "Kill", &request, context).await
+    }
+
+    /// Each process in the VM is, to the host, the VM's.
+    async fn pids(&self, request: PidsRequest, context: &Context) -> Result<PidsResponse> {
+        let container = self.find(&request.id)?;
+        let host = container.vm.pid();
+        let mut processes = vec![ProcessInfo {
+            pid: host,
+            info: None,
+        }];
+        if !container.vm.is_gone() {
+            let guest: PidsResponse = self.ask(&container, "Pids", &request, context).await?;
+            let details = |info: &Any| any::unpack::<runc::ProcessDetails>(info)?.ok();
+            let execs = guest.processes.iter().filter_map(|process| {
+                let details = details(process.info.as_ref()?)?;
+                let info = Some(any::pack(&details));
+                Some(ProcessInfo { pid: host, info })
+            });
+            processes.extend(execs);
+        }
+        Ok(PidsResponse { processes })
+    }
+
+    async fn pause(&self, request: PauseRequest, context: &Context) -> Result<Empty> {
+        let container = self.find(&request.id)?;
+        self.pass(&container, "Pause", &request, context).await
+    }
+
+    async fn resume(&self, request: ResumeRequest, context: &Context) -> Result<Empty> {
+        let container = self.find(&request.id)?;
+        self.pass(&container, "Resume", &request, context).await
+    }
+
+    async fn update(&self, request: UpdateTaskRequest, context: &Context) -> Result<Empty> {
+        let container = self.find(&request.id)?;
+        let asked = UpdateTaskRequest {
+            id: request.id,
+            resources: request.resources,
+            ..Default::default()
+        };
+        self.pass(&container, "Update", &asked, context).await
+    }
+
+    async fn resize_pty(&self, request: ResizePtyRequest, context: &Context) -> Result<Empty> {
+        let (container, _) = self.find_process(&request.id, &request.exec_id)?;
+        self.pass(&container, "ResizePty", &request, context).await
+    }
+
+    /// The guest's process sees it in its stream.
+    async fn close_io(&self, request: CloseIoRequest, _: &Context) -> Result<Empty> {
+        let container = self.find(&request.id)?;
+        let process = container.process(&request.exec_id);
+        // T2: here, and only here, an unknown exec is code Unknown.
+        let text = || {
+            unknown(&format!(
+                "process does not exist {}: not found",
+                request.exec_id
+            ))
+        };
+        process.ok_or_else(text)?.close_stdin();
+        Ok(())
+    }
+
+    async fn stats(&self, request: StatsRequest, context: &Context) -> Result<StatsResponse> {
+        let container = self.find(&request.id)?;
+        self.alive(&container)?;
+        let guest: StatsResponse = self.ask(&container, "Stats", &request, context).await?;
+        let metrics = guest
+            .stats
+            .as_ref()
+            .and_then(any::unpack::<cgroups::v2::Metrics>);
+        match metrics {
+            Some(Ok(metrics)) => Ok(StatsResponse {
+                stats: Some(any::pack(&metrics)),
+            }),
+            _ => Err(unknown("the guest's figures are none of cgroup v2")),
+        }
+    }
+
+    async fn checkpoint(&self, request: CheckpointTaskRequest, _: &Context) -> Result<Empty> {
+        self.find(&request.id)?;
+        Err(unimplemented("checkpoint of a container in a VM"))
+    }
+
+    async fn connect_task(&self, request: ConnectRequest, _: &Context) -> Result<ConnectResponse> {
+        let task_pid = self
+            .find(&request.id)
+            .map_or(0, |container| container.vm.pid());
+        Ok(ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid,
+            version: String::new(),
+        })
+    }
+
+    async fn shutdown(&self, _: ShutdownRequest, _: &Context) -> Result<Empty> {
+        if self.containers.borrow().is_empty() {
+            self.shutdown.set(true);
+            self.changed.notify_waiters();
+        }
+        Ok(())
+    }
+
+    async fn pass(
+        &self,
+        container: &Container,
+        method: &str,
+        request: &impl Message,
+        context: &Context,
+    ) -> Result<Empty> {
+        self.alive(container)?;
+        let answer: Result<protos::guest::Empty> =
+            self.ask(container, method, request, context).await;
+        answer.map(drop)
+    }
+
+    fn alive(&self, container: &Container) -> Result<()> {
+        if container.vm.is_gone() {
+            let text = format!(
+                "the VM of container {} is gone: failed precondition",
+                container.id
+            );
+            return Err(Status::new(Code::FailedPrecondition, text));
+        }
+        Ok(())
+    }
+
+    async fn dispatch(self: &Rc<Self>, request: Request) -> Answer {
+        let Request {
+            method,
+            payload,
+            context,
+            ..
+        } = request;
+        macro_rules! call {
+            ($method:ident) => {{
+                let request = Message::decode(payload.as_slice());
+                let refuse = |e| Status::new(Code::InvalidArgument, format!("request: {e}"));
+                let answer = self.$method(request.map_err(refuse)?, &context).await?;
+                Ok(answer.encode_to_vec())
+            }};
+        }
+        match method.as_str() {
+            "State" => call!(state),
+            "Create" => call!(create),
+            "Start" => call!(start),
+            "Delete" => call!(delete),
+            "Pids" => call!(pids),
+            "Pause" => call!(pause),
+            "Resume" => call!(resume),
+            "Checkpoint" => call!(checkpoint),
+            "Kill" => call!(kill),
+            "Exec" => call!(exec),
+            "ResizePty" => call!(resize_pty),
+            "CloseIO" => call!(close_io),
+            "Update" => call!(update),
+            "Wait" => call!(wait),
+            "Stats" => call!(stats),
+            "Connect" => call!(connect_task),
+            "Shutdown" => call!(shutdown),
+            other => Err(Context::no_such_method(other)),
+        }
+    }
+}
+
+pub fn unknown(text: &str) -> Status {
+    Status::new(Code::Unknown, text)
+}
+
+pub fn unimplemented(what: &str) -> Status {
+    Status::new(Code::Unimplemented, format!("{what}: not implemented"))
+}
+
+fn not_found(what: &str) -> Status {
+    Status::new(Code::NotFound, format!("{what}: not found"))
+}
+
+impl protos::ttrpc::Service for Service {
+    fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
+        Box::pin(async move {
+            log::debug!("{}", request.method);
+            let peaks = matches!(request.method.as_str(), "Create" | "Delete");
+            let answer = self.dispatch(request).await;
+            if peaks {
+                task::sys::release_memory();
+            }
+            answer
+        })
+    }
+
+    fn only_waits(&self, method: &str) -> bool {
+        method == "Wait"
+    }
+}

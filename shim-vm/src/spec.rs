@@ -1,0 +1,280 @@
+//! A container's config.json: what of it the host must see to, and what of it the guest gets.
+//!
+//! The guest gets every field as it is but those that name something of the host's: the root
+//! filesystem, the sources of bind mounts, the network namespace, and the labels of security
+//! modules that the guest does not have.
+
+use crate::config::Wanted;
+use crate::share::{guest_path, guest_rootfs};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// A bind mount of the host's, to be shown to the guest as volume number its place in the list.
+#[derive(Debug, PartialEq)]
+pub struct Volume {
+    pub source: PathBuf,
+    pub readonly: bool,
+}
+
+/// A config.json, taken apart.
+#[derive(Debug)]
+pub struct Translated {
+    /// For the guest.
+    pub config: Vec<u8>,
+    /// The root filesystem, when containerd gives no mounts for one; relative to the bundle.
+    pub root: PathBuf,
+    pub volumes: Vec<Volume>,
+    pub netns: Option<PathBuf>,
+    /// Of the network; the guest has but one.
+    pub sysctls: HashMap<String, String>,
+    pub wanted: Wanted,
+}
+
+/// Why a config.json can't be followed in a VM.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    #[error("config.json: {0}")]
+    Broken(String),
+    #[error("{0}: not implemented for containers in a VM")]
+    Unimplemented(String),
+}
+
+/// Translates the config.json of container `id`.
+///
+/// # Errors
+/// If it is none, or asks for what a VM can't give.
+pub fn translate(id: &str, config: &[u8]) -> Result<Translated, Refusal> {
+    let mut spec: Value =
+        serde_json::from_slice(config).map_err(|e| Refusal::Broken(e.to_string()))?;
+    if let Some(hooks) = spec["hooks"].as_object()
+        && let Some((kind, _)) = hooks
+            .iter()
+            .find(|(_, list)| list.as_array().is_some_and(|list| !list.is_empty()))
+    {
+        return Err(Refusal::Unimplemented(format!("hooks.{kind}")));
+    }
+    let root = spec["root"]["path"].as_str().unwrap_or("rootfs").into();
+    if !spec["root"].is_object() {
+        return Err(Refusal::Broken("no root".into()));
+    }
+    spec["root"]["path"] = guest_rootfs(id).into();
+    let volumes = volumes(id, &mut spec);
+    let netns = namespaces(&mut spec)?;
+    let sysctls = network_sysctls(&mut spec);
+    let wanted = wanted(&spec);
+    for (part, label) in [
+        ("process", "apparmorProfile"),
+        ("process", "selinuxLabel"),
+        ("linux", "mountLabel"),
+    ] {
+        if let Some(part) = spec[part].as_object_mut() {
+            part.remove(label);
+        }
+    }
+    if let Some(path) = spec["linux"]["cgroupsPath"].as_str() {
+        spec["linux"]["cgroupsPath"] = cgroup(path, id).into();
+    }
+    Ok(Translated {
+        config: spec.to_string().into_bytes(),
+        root,
+        volumes,
+        netns,
+        sysctls,
+        wanted,
+    })
+}
+
+/// Without a network namespace or a path, a mount point has nothing of the host's.
+fn volumes(id: &str, spec: &mut Value) -> Vec<Volume> {
+    let mut volumes = Vec::new();
+    let mounts = spec["mounts"].as_array_mut();
+    for mount in mounts.into_iter().flatten() {
+        let options: Vec<&str> = mount["options"]
+            .as_array()
+            .map(|list| list.iter().filter_map(Value::as_str).collect())
+            .unwrap_or_default();
+        let has = |name: &str| options.contains(&name);
+        if !(mount["type"] == "bind" || has("bind") || has("rbind")) {
+            continue;
+        }
+        if mount["destination"] == "/dev/shm" {
+            // Memory that processes share must be the guest's own.
+            *mount = json!({
+                "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+                "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+            });
+            continue;
+        }
+        let source = mount["source"].as_str().unwrap_or_default();
+        // The kernel's own: the guest has them too.
+        if ["/proc", "/sys", "/dev"]
+            .iter()
+            .any(|own| Path::new(source).starts_with(own))
+        {
+            continue;
+        }
+        let readonly = has("ro");
+        let volume = Volume {
+            source: source.into(),
+            readonly,
+        };
+        mount["source"] = guest_path(id, volumes.len()).into();
+        volumes.push(volume);
+    }
+    volumes
+}
+
+/// The network is the guest's, made like that of the namespace whose path comes back.
+fn namespaces(spec: &mut Value) -> Result<Option<PathBuf>, Refusal> {
+    let mut network = None;
+    let Some(list) = spec["linux"]["namespaces"].as_array_mut() else {
+        return Ok(None);
+    };
+    for namespace in list.iter() {
+        let path = namespace["path"].as_str().unwrap_or_default();
+        let kind = namespace["type"].as_str().unwrap_or_default();
+        match (kind, path) {
+            (_, "") => {}
+            ("network", path) => network = Some(PathBuf::from(path)),
+            (kind, path) => {
+                let text = format!("joining the {kind} namespace {path}");
+                return Err(Refusal::Unimplemented(text));
+            }
+        }
+    }
+    list.retain(|namespace| namespace["type"] != "network");
+    Ok(network)
+}
+
+/// The guest's network is set up once, not by the OCI runtime.
+fn network_sysctls(spec: &mut Value) -> HashMap<String, String> {
+    let mut taken = HashMap::new();
+    if let Some(all) = spec["linux"]["sysctl"].as_object_mut() {
+        all.retain(|name, value| {
+            let network = name.starts_with("net.");
+            if network {
+                taken.insert(name.clone(), value.as_str().unwrap_or_default().to_owned());
+            }
+            !network
+        });
+    }
+    taken
+}
+
+fn wanted(spec: &Value) -> Wanted {
+    let resources = &spec["linux"]["resources"];
+    let cpu = &resources["cpu"];
+    let quota = cpu["quota"].as_i64().filter(|&quota| quota > 0);
+    let period = cpu["period"]
+        .as_u64()
+        .filter(|&period| period > 0)
+        .unwrap_or(100_000);
+    let vcpus = quota.map(|quota| quota.unsigned_abs().div_ceil(period));
+    let annotations = spec["annotations"].as_object();
+    let text = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
+    Wanted {
+        memory: resources["memory"]["limit"]
+            .as_i64()
+            .filter(|&limit| limit > 0)
+            .map(i64::unsigned_abs),
+        vcpus: vcpus.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+        annotations: annotations.into_iter().flatten().filter_map(text).collect(),
+    }
+}
+
+/// `slice:prefix:name`, as systemd's driver has it, is a path in the guest, which has no systemd.
+fn cgroup(path: &str, id: &str) -> String {
+    match path.split(':').collect::<Vec<_>>()[..] {
+        [_, prefix, name] => format!("/{prefix}-{name}"),
+        _ if path.is_empty() => format!("/{id}"),
+        _ => format!("/{}", path.trim_start_matches('/')),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn translated(spec: &Value) -> (Translated, Value) {
+        let translated = translate("c1", spec.to_string().as_bytes()).unwrap();
+        let config = serde_json::from_slice(&translated.config).unwrap();
+        (translated, config)
+    }
+
+    #[test]
+    fn what_is_the_hosts_is_taken_out_and_the_rest_stays() {
+        let spec = json!({
+            "ociVersion": "1.1.0",
+            "unknown": {"kept": 18_446_744_073_709_551_615_u64},
+            "root": {"path": "rootfs", "readonly": true},
+            "process": {"args": ["sh"], "apparmorProfile": "p", "selinuxLabel": "l"},
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/data", "type": "bind", "source": "/host/d", "options": ["rbind", "ro"]},
+                {"destination": "/etc/hosts", "source": "/host/hosts", "options": ["bind"]},
+                {"destination": "/dev/shm", "type": "bind", "source": "/run/shm", "options": ["bind"]},
+            ],
+            "linux": {
+                "cgroupsPath": "system.slice:cri:abc",
+                "namespaces": [{"type": "pid"}, {"type": "network", "path": "/var/run/netns/n"}],
+                "sysctl": {"net.ipv4.ip_forward": "1", "kernel.shm_rmid_forced": "0"},
+                "resources": {"memory": {"limit": 1000}, "cpu": {"quota": 150_000, "period": 100_000}},
+            },
+            "annotations": {"a": "b"},
+        });
+        let (translated, config) = translated(&spec);
+        assert_eq!(config["unknown"], spec["unknown"]);
+        assert_eq!(
+            config["root"],
+            json!({"path": "/run/share/c1/rootfs", "readonly": true})
+        );
+        assert_eq!(config["process"], json!({"args": ["sh"]}));
+        assert_eq!(config["mounts"][0], spec["mounts"][0]);
+        assert_eq!(config["mounts"][1]["source"], "/run/share/c1/0/v");
+        assert_eq!(config["mounts"][2]["source"], "/run/share/c1/1/v");
+        assert_eq!(config["mounts"][3]["type"], "tmpfs");
+        assert_eq!(config["linux"]["namespaces"], json!([{"type": "pid"}]));
+        assert_eq!(
+            config["linux"]["sysctl"],
+            json!({"kernel.shm_rmid_forced": "0"})
+        );
+        assert_eq!(config["linux"]["cgroupsPath"], "/cri-abc");
+        assert_eq!(translated.root, Path::new("rootfs"));
+        assert_eq!(
+            translated.netns.as_deref(),
+            Some(Path::new("/var/run/netns/n"))
+        );
+        assert_eq!(translated.sysctls["net.ipv4.ip_forward"], "1");
+        let volume = |source: &str, readonly| Volume {
+            source: source.into(),
+            readonly,
+        };
+        let volumes = [volume("/host/d", true), volume("/host/hosts", false)];
+        assert_eq!(translated.volumes, volumes);
+        let wanted = translated.wanted;
+        assert_eq!((wanted.memory, wanted.vcpus), (Some(1000), Some(2)));
+        assert_eq!(wanted.annotations["a"], "b");
+    }
+
+    #[test]
+    fn what_a_vm_cannot_give_is_refused_by_name() {
+        let refused = |spec: Value| {
+            translate("c", spec.to_string().as_bytes())
+                .unwrap_err()
+                .to_string()
+        };
+        let joined = json!({"root": {}, "linux": {"namespaces": [{"type": "ipc", "path": "/proc/7/ns/ipc"}]}});
+        let why = refused(joined);
+        assert!(
+            why.starts_with("joining the ipc namespace /proc/7/ns/ipc: not impl"),
+            "{why}"
+        );
+        let hooks = json!({"root": {}, "hooks": {"poststop": [], "prestart": [{"path": "/h"}]}});
+        assert!(refused(hooks).starts_with("hooks.prestart: not impl"));
+        assert_eq!(refused(json!({})), "config.json: no root");
+        assert!(translate("c", b"{").is_err());
+        let (_, config) = translated(&json!({"root": {}, "linux": {"cgroupsPath": "/default/c1"}}));
+        assert_eq!(config["linux"]["cgroupsPath"], "/default/c1");
+    }
+}

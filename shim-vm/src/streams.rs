@@ -1,0 +1,104 @@
+//! The standard streams of a process in the VM: for its clients what crate `task` opens for them,
+//! for the guest streams of the link.
+
+use protos::mux::{Link, Stream};
+use protos::ttrpc::Context;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use task::reaper::Reaper;
+use task::stdio::{self, Io, Of, Paths};
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe;
+
+/// Streams that are open to the guest, for a process to come.
+pub struct Ends {
+    stdin: Option<Stream>,
+    stdout: Option<Stream>,
+    stderr: Option<Stream>,
+}
+
+/// What the guest is told in place of paths.
+pub struct Names {
+    pub stdin: String,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ends {
+    /// Opens a stream for each that `paths` wants; empty ones stay empty.
+    pub fn open(link: &Rc<Link>, paths: &Paths) -> (Self, Names) {
+        let open = |wanted: bool| wanted.then(|| link.open());
+        // With these stdout's says where both go.
+        let both = paths.stdout.contains("://") && !paths.stdout.starts_with("fifo://");
+        let ends = Self {
+            stdin: open(!paths.stdin.is_empty()),
+            stdout: open(!paths.stdout.is_empty()),
+            stderr: open(!paths.terminal && (both || !paths.stderr.is_empty())),
+        };
+        let name = |stream: &Option<Stream>| match stream {
+            Some(stream) => format!("stream://{}", stream.number()),
+            None => String::new(),
+        };
+        let names = Names {
+            stdin: name(&ends.stdin),
+            stdout: name(&ends.stdout),
+            stderr: name(&ends.stderr),
+        };
+        (ends, names)
+    }
+
+    /// Opens what the client named, and connects it.
+    ///
+    /// # Errors
+    /// Code Unknown, naming the path or scheme.
+    pub async fn connect(
+        self,
+        paths: &Paths,
+        of: Of<'_>,
+        reaper: &Reaper,
+        context: &Context,
+    ) -> task::Result<Io> {
+        // The terminal itself is the guest's; here it is one stream in and one out.
+        let paths = Paths {
+            terminal: false,
+            stderr: if paths.terminal {
+                String::new()
+            } else {
+                paths.stderr.clone()
+            },
+            ..paths.clone()
+        };
+        let ([stdin, stdout, stderr], io) = stdio::open(&paths, of, reaper, context).await?;
+        let failed = |e| task::Error::io("connect", "stream")(e);
+        if let Some(stream) = self.stdin {
+            input(stdin, stream).map_err(failed)?;
+        }
+        for (fd, stream) in [(stdout, self.stdout), (stderr, self.stderr)] {
+            if let Some(stream) = stream {
+                output(stream, fd).map_err(failed)?;
+            }
+        }
+        Ok(io)
+    }
+}
+
+fn input(from: OwnedFd, mut to: Stream) -> std::io::Result<()> {
+    let mut from = pipe::Receiver::from_owned_fd(from)?;
+    tokio::task::spawn_local(async move {
+        // The process may have had enough.
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+        let _ = to.shutdown().await;
+    });
+    Ok(())
+}
+
+fn output(mut from: Stream, to: OwnedFd) -> std::io::Result<()> {
+    let mut to = pipe::Sender::from_owned_fd(to)?;
+    tokio::task::spawn_local(async move {
+        if let Err(e) = tokio::io::copy(&mut from, &mut to).await {
+            log::debug!("a stream ended early: {e}");
+        }
+        let _ = from.shutdown().await;
+    });
+    Ok(())
+}

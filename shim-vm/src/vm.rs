@@ -1,0 +1,342 @@
+//! One VM, from its boot to its end.
+//!
+//! ```text
+//!  place made ─> file server ─> QEMU ─> hello ─> configured ─> up ──┬─ power_off ─> gone
+//!       └─ any failure: everything killed, the place removed        └─ QEMU, the file server
+//!                                                                      or the link ends ─> gone
+//! ```
+
+use crate::child::Child;
+use crate::config::{Accel, Config};
+use crate::console::Console;
+use crate::image::Image;
+use crate::machine::{Machine, Plan, SHARE_TAG, Tap};
+use crate::qemu::Qemu;
+use crate::share::Share;
+use crate::{files, place};
+use protos::guest::{ConfigureRequest, Empty, Event, Hello, Notice, SetTimeRequest, notice};
+use protos::mux::{Link, Stream};
+use protos::ttrpc::{CallError, Client, Context};
+use protos::{Code, Message, Status, service};
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+use task::reaper::Reaper;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+/// The version of what both sides speak.
+const PROTOCOL: u32 = 1;
+/// The most that one notice may have, in bytes.
+const NOTICE: usize = 1 << 20;
+/// How long the guest may take to write back and end.
+const POWER_OFF: Duration = Duration::from_secs(5);
+/// How often the guest's clock is compared.
+const CLOCK: Duration = Duration::from_secs(60);
+
+/// What a VM is booted for.
+pub struct Purpose {
+    pub dir: PathBuf,
+    pub config: Config,
+    pub image: Image,
+    pub accel: Accel,
+    pub taps: Vec<Tap>,
+    pub netns: Option<PathBuf>,
+    pub guest: ConfigureRequest,
+}
+
+pub struct Vm {
+    machine: Rc<Qemu>,
+    files: Rc<Child>,
+    link: Rc<Link>,
+    client: Client,
+    pub share: Share,
+    pub hello: Hello,
+    dir: PathBuf,
+    gone: watch::Receiver<Option<String>>,
+}
+
+impl Vm {
+    /// Boots it; `tell` hears every event of the guest's, in order.
+    ///
+    /// # Errors
+    /// Why it is not up, with the last it said; nothing of it is left.
+    pub async fn boot(
+        purpose: Purpose,
+        reaper: &Rc<Reaper>,
+        tell: impl FnMut(Event) + 'static,
+    ) -> Result<Rc<Self>, String> {
+        let dir = purpose.dir.clone();
+        place::make(&dir).map_err(|e| format!("mkdir {}: {e}", dir.display()))?;
+        let console = Console::default();
+        let booted = Self::boot_at(purpose, reaper, &console, tell).await;
+        if booted.is_err()
+            && let Err(e) = place::clear(&dir).await
+        {
+            log::error!("{}: {e}", dir.display());
+        }
+        booted
+    }
+
+    async fn boot_at(
+        purpose: Purpose,
+        reaper: &Rc<Reaper>,
+        console: &Console,
+        tell: impl FnMut(Event) + 'static,
+    ) -> Result<Rc<Self>, String> {
+        let Purpose { dir, config, .. } = purpose;
+        let share = Share::new(dir.join("share"), Rc::clone(reaper))?;
+        let (files, socket) = files::start(&dir, share.dir(), console, reaper)?;
+        let deadline = config.deadline(purpose.accel);
+        let plan = Plan {
+            dir: dir.clone(),
+            image: purpose.image,
+            accel: purpose.accel,
+            memory: config.memory,
+            vcpus: config.vcpus,
+            deadline,
+            program: config.qemu.clone(),
+            files: Some(socket),
+            taps: purpose.taps,
+        };
+        let mut machine = Qemu::prepare(plan)?.with_console_in_log(config.debug_console);
+        let up = async {
+            let socket = machine.boot(reaper)?;
+            let pids = [machine.pid(), files.pid];
+            place::record(&dir, &pids, purpose.netns.as_deref()).map_err(|e| e.to_string())?;
+            let link = connect(socket).map_err(|e| format!("link: {e}"))?;
+            let mut notices = link.first();
+            let hello = tokio::select! {
+                hello = hello(&mut notices) => hello,
+                status = machine.wait() => Err(format!("QEMU ended: {status}")),
+                status = files.wait() => Err(format!("the file server ended: {status}")),
+                () = tokio::time::sleep(deadline) => {
+                    Err(format!("the guest said nothing within {} s", deadline.as_secs()))
+                }
+            }?;
+            let client = client(link.open()).map_err(|e| format!("link: {e}"))?;
+            let request = ConfigureRequest {
+                share: SHARE_TAG.into(),
+                time: Some(SystemTime::now().into()),
+                ..purpose.guest
+            };
+            let configured = client.call(service::GUEST, "Configure", &request, Some(deadline));
+            let _: Empty = configured
+                .await
+                .map_err(|e| format!("set up the guest: {e}"))?;
+            Ok::<_, String>((link, notices, hello, client))
+        };
+        let up = up.await;
+        let (link, notices, hello, client) = match up {
+            Ok(up) => up,
+            Err(why) => {
+                machine.kill();
+                files.kill();
+                if machine.pid() != 0 {
+                    machine.wait().await;
+                }
+                files.wait().await;
+                let said = [console.last(), machine.last_words()];
+                let said = said.iter().filter(|said| !said.is_empty());
+                let said: Vec<&str> = said.map(String::as_str).collect();
+                return Err(format!(
+                    "the VM did not start: {why}; it said: {}",
+                    said.join(" | ")
+                ));
+            }
+        };
+        log::debug!("VM up: agent {}, kernel {}", hello.agent, hello.kernel);
+        let (gone_sender, gone) = watch::channel(None);
+        let vm = Rc::new(Self {
+            machine: Rc::new(machine),
+            files: Rc::new(files),
+            link,
+            client,
+            share,
+            hello,
+            dir,
+            gone,
+        });
+        let heard = tokio::task::spawn_local(listen(notices, tell));
+        tokio::task::spawn_local(end(
+            Rc::clone(&vm.machine),
+            Rc::clone(&vm.files),
+            Rc::clone(&vm.link),
+            heard,
+            gone_sender,
+        ));
+        tokio::task::spawn_local(keep_time(vm.client.clone()));
+        Ok(vm)
+    }
+
+    /// The process that stands for every process in the VM.
+    pub fn pid(&self) -> u32 {
+        self.machine.pid()
+    }
+
+    /// The link, to open streams on.
+    pub fn link(&self) -> &Rc<Link> {
+        &self.link
+    }
+
+    /// Calls the guest, for as long as `context` waits.
+    ///
+    /// # Errors
+    /// The guest's status, why nobody waits any more, or `Unavailable` once the VM is gone.
+    pub async fn ask<A: Message + Default>(
+        &self,
+        service: &str,
+        method: &str,
+        request: &impl Message,
+        context: &Context,
+    ) -> Result<A, Status> {
+        let call = self
+            .client
+            .call(service, method, request, context.remaining());
+        tokio::select! {
+            biased;
+            answer = call => answer.map_err(|e| match e {
+                CallError::Status(status) => status,
+                CallError::Closed => Status::new(Code::Unavailable, "the VM is gone"),
+            }),
+            why = context.cancelled() => Err(why),
+        }
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.gone.borrow().is_some()
+    }
+
+    /// Waits until the VM and its file server have ended, and tells why.
+    pub async fn gone(&self) -> String {
+        let mut gone = self.gone.clone();
+        let why = gone.wait_for(Option::is_some).await;
+        why.ok().and_then(|why| why.clone()).unwrap_or_default()
+    }
+
+    /// Ends the VM, politely and then not, and removes its place. Also for one that is gone.
+    pub async fn power_off(&self) {
+        let polite = async {
+            let context = Context::background();
+            // There may be no answer.
+            let _ = self
+                .ask::<Empty>(service::GUEST, "PowerOff", &Empty {}, &context)
+                .await;
+            self.machine.wait().await
+        };
+        if tokio::time::timeout(POWER_OFF, polite).await.is_err() {
+            log::warn!("the guest did not end within {POWER_OFF:?}, killed");
+        }
+        self.machine.kill();
+        self.gone().await;
+        if let Err(e) = place::clear(&self.dir).await {
+            log::error!("{}: {e}", self.dir.display());
+        }
+    }
+}
+
+/// Speaks over the guest's serial port.
+fn connect(socket: std::os::unix::net::UnixStream) -> io::Result<Rc<Link>> {
+    socket.set_nonblocking(true)?;
+    let (reader, writer) = UnixStream::from_std(socket)?.into_split();
+    let link = Link::new();
+    let running = Rc::clone(&link);
+    tokio::task::spawn_local(async move {
+        let why = running.run(reader, writer).await;
+        log::debug!("the link has ended: {why}");
+    });
+    Ok(link)
+}
+
+/// The guest's ttrpc, over its stream.
+fn client(mut stream: Stream) -> io::Result<Client> {
+    let (ours, mut theirs) = UnixStream::pair()?;
+    tokio::task::spawn_local(async move {
+        let _ = tokio::io::copy_bidirectional(&mut stream, &mut theirs).await;
+    });
+    Ok(Client::new(ours))
+}
+
+/// The first that the guest says.
+async fn hello(notices: &mut Stream) -> Result<Hello, String> {
+    match next(notices).await {
+        Ok(notice::Notice::Hello(hello)) if hello.version == PROTOCOL => Ok(hello),
+        Ok(notice::Notice::Hello(hello)) => Err(format!(
+            "its agent {} speaks version {}, not {PROTOCOL}: make guest anew",
+            hello.agent, hello.version
+        )),
+        Ok(_) => Err("its agent did not say hello first".into()),
+        Err(e) => Err(format!("its agent is not heard: {e}")),
+    }
+}
+
+async fn next(notices: &mut Stream) -> io::Result<notice::Notice> {
+    let bad = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
+    let mut length = 0_usize;
+    for shift in (0..28).step_by(7) {
+        let byte = notices.read_u8().await?;
+        length |= usize::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    if length > NOTICE {
+        return Err(bad("a notice that is too long"));
+    }
+    let mut message = vec![0; length];
+    notices.read_exact(&mut message).await?;
+    let notice = Notice::decode(message.as_slice()).map_err(|e| bad(&e.to_string()))?;
+    notice.notice.ok_or_else(|| bad("a notice of nothing"))
+}
+
+async fn listen(mut notices: Stream, mut tell: impl FnMut(Event)) {
+    loop {
+        match next(&mut notices).await {
+            Ok(notice::Notice::Event(event)) => tell(event),
+            Ok(notice::Notice::Hello(_)) => {}
+            Err(e) => return log::debug!("no more events: {e}"),
+        }
+    }
+}
+
+/// Waits for whatever ends first, ends the rest, and tells once all is gone and every event of the
+/// guest's was heard.
+async fn end(
+    machine: Rc<Qemu>,
+    files: Rc<Child>,
+    link: Rc<Link>,
+    heard: tokio::task::JoinHandle<()>,
+    gone: watch::Sender<Option<String>>,
+) {
+    let why = tokio::select! {
+        status = machine.wait() => format!("QEMU ended: {status}"),
+        status = files.wait() => format!("the file server ended: {status}"),
+        () = link.closed() => "the link to the guest has ended".to_owned(),
+    };
+    machine.kill();
+    machine.wait().await;
+    files.kill();
+    files.wait().await;
+    link.closed().await;
+    let _ = heard.await;
+    let said = machine.last_words();
+    gone.send_replace(Some(format!("{why}; it said: {said}")));
+}
+
+/// A guest's clock is its own, and drifts.
+async fn keep_time(client: Client) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(CLOCK) => {}
+            () = client.closed() => return,
+        }
+        let time = Some(SystemTime::now().into());
+        let request = SetTimeRequest { time };
+        let set = client.call::<Empty>(service::GUEST, "SetTime", &request, Some(CLOCK));
+        if let Err(e) = set.await {
+            log::debug!("the guest's clock: {e}");
+        }
+    }
+}
