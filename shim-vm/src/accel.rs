@@ -59,7 +59,6 @@ async fn boots(config: &Config, image: &Image, dir: &Path, reaper: &Reaper) -> b
         accel: Accel::Kvm,
         memory: PROBE_MEMORY,
         vcpus: 1,
-        deadline: PROBE,
         program: config.qemu.clone(),
         files: None,
         taps: Vec::new(),

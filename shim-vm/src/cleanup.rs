@@ -1,7 +1,8 @@
 //! What `delete` does for a container whose shim is gone: its VM died with the shim, or is ended
 //! now, and nothing of it stays.
 
-use crate::place;
+use crate::vm::aside;
+use crate::{network, place};
 use protos::Timestamp;
 use protos::task::DeleteResponse;
 use std::time::SystemTime;
@@ -19,7 +20,12 @@ const NO_PID: u32 = u32::MAX;
 pub async fn cleanup(namespace: &str, id: &str, bundle: &Bundle) -> shim::Result<DeleteResponse> {
     let dir = place::of(namespace, id);
     let cleared = place::clear(&dir).await;
-    cleared.map_err(|e| shim::Error::io("clear", &dir, e))?;
+    let netns = cleared.map_err(|e| shim::Error::io("clear", &dir, e))?;
+    if let Some(netns) = netns {
+        let at = netns.clone();
+        let detached = aside(move || network::detach(&at)).await;
+        detached.map_err(|e| shim::Error::io("take the network from", &netns, e))?;
+    }
     if let Some(exit) = bundle.read_exit(None)? {
         let (seconds, nanos) = exit.exited_at;
         return Ok(DeleteResponse {

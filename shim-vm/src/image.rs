@@ -14,8 +14,6 @@ const DRIVERS: [&str; 3] = ["virtio_mmio", "virtio_console", "virtiofs"];
 pub struct Image {
     pub kernel: PathBuf,
     pub initrd: PathBuf,
-    /// Empty if the operator has put the parts together.
-    pub flavour: String,
 }
 
 /// The image's guest.toml, as far as it decides anything.
@@ -34,14 +32,13 @@ impl Image {
         let (kernel, initrd) = (&config.kernel, &config.initrd);
         let set = |path: &Path| path != Path::new("");
         if set(kernel) && set(initrd) {
-            return Self::of(kernel.clone(), initrd.clone(), "");
+            return Self::of(kernel.clone(), initrd.clone());
         }
         let found = directories(config)?.into_iter().find_map(|dir| {
             let flavour = |flavour: &&&str| dir.join(flavour).join("guest.toml").is_file();
-            let flavour = FLAVOURS.iter().find(flavour)?;
-            Some((dir.join(flavour), *flavour))
+            Some(dir.join(FLAVOURS.iter().find(flavour)?))
         });
-        let Some((dir, flavour)) = found else {
+        let Some(dir) = found else {
             let places = directories(config)?;
             let places: Vec<_> = places.iter().map(|dir| dir.display().to_string()).collect();
             let places = places.join(", ");
@@ -58,18 +55,14 @@ impl Image {
                 dir.join(name)
             }
         };
-        Self::of(or(kernel, "vmlinux"), or(initrd, "initrd"), flavour)
+        Self::of(or(kernel, "vmlinux"), or(initrd, "initrd"))
     }
 
-    fn of(kernel: PathBuf, initrd: PathBuf, flavour: &str) -> Result<Self, String> {
+    fn of(kernel: PathBuf, initrd: PathBuf) -> Result<Self, String> {
         for path in [&kernel, &initrd] {
             std::fs::File::open(path).map_err(|e| format!("open {}: {e}", path.display()))?;
         }
-        Ok(Self {
-            kernel,
-            initrd,
-            flavour: flavour.to_owned(),
-        })
+        Ok(Self { kernel, initrd })
     }
 }
 
@@ -137,6 +130,6 @@ mod tests {
         for name in ["vmlinux", "initrd"] {
             std::fs::write(distro.join(name), "").unwrap();
         }
-        assert_eq!(facts(ours, all).unwrap().flavour, "distro");
+        assert_eq!(facts(ours, all).unwrap().kernel, distro.join("vmlinux"));
     }
 }

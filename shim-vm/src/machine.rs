@@ -2,10 +2,10 @@
 
 use crate::config::Accel;
 use crate::image::Image;
+use crate::network::Tap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
 use task::reaper::{ExitStatus, Reaper};
 
 /// What a machine is made of.
@@ -18,19 +18,11 @@ pub struct Plan {
     /// MiB.
     pub memory: u64,
     pub vcpus: u32,
-    /// How long the guest may take to be heard of.
-    pub deadline: Duration,
     /// The program that runs it.
     pub program: PathBuf,
     /// A socket connected to the file server; without one there are no files of the host's.
     pub files: Option<OwnedFd>,
     pub taps: Vec<Tap>,
-}
-
-/// A network device of the guest.
-pub struct Tap {
-    pub fd: OwnedFd,
-    pub mac: String,
 }
 
 /// How the guest finds its share.

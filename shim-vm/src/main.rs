@@ -19,6 +19,7 @@ mod fsd;
 mod image;
 mod machine;
 mod make;
+mod network;
 mod place;
 mod qemu;
 mod service;

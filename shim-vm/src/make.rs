@@ -135,7 +135,6 @@ impl Service {
             dir: place::of(&self.namespace, id),
             image,
             accel,
-            taps: Vec::new(),
             netns: spec.netns.clone(),
             guest: ConfigureRequest {
                 hostname: id.chars().take(63).collect(),

@@ -142,6 +142,11 @@ impl Share {
         }
         let _ = fs::remove_dir_all(self.dir.join(id));
     }
+
+    /// Takes the whole share away; the VM is gone.
+    pub fn close(&self) {
+        let _ = umount2(&self.dir, MntFlags::MNT_DETACH);
+    }
 }
 
 /// Where the guest has volume `n` of container `id`.

@@ -10,7 +10,8 @@ use crate::child::Child;
 use crate::config::{Accel, Config};
 use crate::console::Console;
 use crate::image::Image;
-use crate::machine::{Machine, Plan, SHARE_TAG, Tap};
+use crate::machine::{Machine, Plan, SHARE_TAG};
+use crate::network::{self, Network};
 use crate::qemu::Qemu;
 use crate::share::Share;
 use crate::{files, place};
@@ -19,13 +20,13 @@ use protos::mux::{Link, Stream};
 use protos::ttrpc::{CallError, Client, Context};
 use protos::{Code, Message, Status, service};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 use task::reaper::Reaper;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// The version of what both sides speak.
 const PROTOCOL: u32 = 1;
@@ -42,7 +43,6 @@ pub struct Purpose {
     pub config: Config,
     pub image: Image,
     pub accel: Accel,
-    pub taps: Vec<Tap>,
     pub netns: Option<PathBuf>,
     pub guest: ConfigureRequest,
 }
@@ -53,8 +53,8 @@ pub struct Vm {
     link: Rc<Link>,
     client: Client,
     pub share: Share,
-    pub hello: Hello,
     dir: PathBuf,
+    netns: Option<PathBuf>,
     gone: watch::Receiver<Option<String>>,
 }
 
@@ -71,11 +71,10 @@ impl Vm {
         let dir = purpose.dir.clone();
         place::make(&dir).map_err(|e| format!("mkdir {}: {e}", dir.display()))?;
         let console = Console::default();
+        let netns = purpose.netns.clone();
         let booted = Self::boot_at(purpose, reaper, &console, tell).await;
-        if booted.is_err()
-            && let Err(e) = place::clear(&dir).await
-        {
-            log::error!("{}: {e}", dir.display());
+        if booted.is_err() {
+            clear(&dir, netns.as_deref()).await;
         }
         booted
     }
@@ -87,6 +86,13 @@ impl Vm {
         tell: impl FnMut(Event) + 'static,
     ) -> Result<Rc<Self>, String> {
         let Purpose { dir, config, .. } = purpose;
+        let netns = purpose.netns.clone();
+        let network = match netns.clone() {
+            None => Network::default(),
+            Some(netns) => aside(move || network::attach(&netns))
+                .await
+                .map_err(|e| format!("network namespace {}: {e}", show(&purpose.netns)))?,
+        };
         let share = Share::new(dir.join("share"), Rc::clone(reaper))?;
         let (files, socket) = files::start(&dir, share.dir(), console, reaper)?;
         let deadline = config.deadline(purpose.accel);
@@ -96,16 +102,15 @@ impl Vm {
             accel: purpose.accel,
             memory: config.memory,
             vcpus: config.vcpus,
-            deadline,
             program: config.qemu.clone(),
             files: Some(socket),
-            taps: purpose.taps,
+            taps: network.taps,
         };
         let mut machine = Qemu::prepare(plan)?.with_console_in_log(config.debug_console);
         let up = async {
             let socket = machine.boot(reaper)?;
             let pids = [machine.pid(), files.pid];
-            place::record(&dir, &pids, purpose.netns.as_deref()).map_err(|e| e.to_string())?;
+            place::record(&dir, &pids, netns.as_deref()).map_err(|e| e.to_string())?;
             let link = connect(socket).map_err(|e| format!("link: {e}"))?;
             let mut notices = link.first();
             let hello = tokio::select! {
@@ -120,6 +125,9 @@ impl Vm {
             let request = ConfigureRequest {
                 share: SHARE_TAG.into(),
                 time: Some(SystemTime::now().into()),
+                interfaces: network.interfaces,
+                routes: network.routes,
+                neighbours: network.neighbours,
                 ..purpose.guest
             };
             let configured = client.call(service::GUEST, "Configure", &request, Some(deadline));
@@ -138,6 +146,7 @@ impl Vm {
                     machine.wait().await;
                 }
                 files.wait().await;
+                share.close();
                 let said = [console.last(), machine.last_words()];
                 let said = said.iter().filter(|said| !said.is_empty());
                 let said: Vec<&str> = said.map(String::as_str).collect();
@@ -155,8 +164,8 @@ impl Vm {
             link,
             client,
             share,
-            hello,
             dir,
+            netns,
             gone,
         });
         let heard = tokio::task::spawn_local(listen(notices, tell));
@@ -231,10 +240,40 @@ impl Vm {
         }
         self.machine.kill();
         self.gone().await;
-        if let Err(e) = place::clear(&self.dir).await {
-            log::error!("{}: {e}", self.dir.display());
-        }
+        self.share.close();
+        clear(&self.dir, self.netns.as_deref()).await;
     }
+}
+
+/// Removes the VM's place, and its way to the network.
+async fn clear(dir: &Path, netns: Option<&Path>) {
+    if let Err(e) = place::clear(dir).await {
+        log::error!("{}: {e}", dir.display());
+    }
+    if let Some(netns) = netns.map(Path::to_owned)
+        && let Err(e) = aside(move || network::detach(&netns)).await
+    {
+        log::error!("network: {e}");
+    }
+}
+
+/// Runs `work`, which may block, on a thread of its own.
+pub async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (done, result) = oneshot::channel();
+    std::thread::Builder::new().spawn(move || {
+        // Nobody may be waiting any more.
+        let _ = done.send(work());
+    })?;
+    result
+        .await
+        .unwrap_or_else(|gone| Err(io::Error::other(gone)))
+}
+
+fn show(path: &Option<PathBuf>) -> String {
+    path.as_ref()
+        .map_or_else(String::new, |path| path.display().to_string())
 }
 
 /// Speaks over the guest's serial port.

@@ -1,6 +1,7 @@
 //! The Guest service: what the host asks of the machine itself.
 
 use crate::boot::{self, BUNDLES};
+use crate::network;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
 use protos::guest::{ConfigureRequest, Empty, PutBundleRequest, PutBundleResponse, SetTimeRequest};
@@ -47,6 +48,8 @@ impl Guest {
             boot::mount_share(&request.share)
                 .map_err(|e| failed(format!("mount the share {:?}: {e}", request.share)))?;
         }
+        network::apply(&request.interfaces, &request.routes, &request.neighbours)
+            .map_err(failed)?;
         for (name, value) in &request.sysctls {
             let path = Path::new("/proc/sys").join(name.replace('.', "/"));
             if path.components().any(|part| part == Component::ParentDir) {

@@ -12,6 +12,7 @@
 mod agent;
 mod boot;
 mod guest;
+mod network;
 mod port;
 mod stdio;
 mod tasks;
