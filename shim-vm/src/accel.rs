@@ -27,7 +27,8 @@ pub async fn choose(config: &Config, image: &Image, reaper: &Reaper) -> Accel {
     if File::options().read(true).write(true).open(KVM).is_err() {
         return Accel::Tcg;
     }
-    let about = format!("{} {}", config.qemu.display(), image.kernel.display());
+    let kernel = fs::canonicalize(&image.kernel).unwrap_or_else(|_| image.kernel.clone());
+    let about = format!("{} {}", config.qemu.display(), kernel.display());
     let cached = fs::read_to_string(CACHE).unwrap_or_default();
     match cached.split_once(' ') {
         Some(("kvm", what)) if what == about => return Accel::Kvm,
@@ -54,6 +55,7 @@ pub async fn choose(config: &Config, image: &Image, reaper: &Reaper) -> Accel {
 /// Whether a guest is heard of with KVM.
 async fn boots(config: &Config, image: &Image, dir: &Path, reaper: &Reaper) -> bool {
     let plan = Plan {
+        name: "probe".into(),
         dir: dir.to_owned(),
         image: image.clone(),
         accel: Accel::Kvm,

@@ -90,13 +90,24 @@ impl Config {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(e) => return Err(format!("open {}: {e}", path.display())),
         };
-        Self::parse(&text).map_err(|e| format!("{}: {e}", path.display()))
+        let config = Self::parse(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok(config.relative_to(path.parent().unwrap_or(Path::new("/"))))
     }
 
     fn parse(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|e| e.to_string())?;
         config.check()?;
         Ok(config)
+    }
+
+    /// Files that are named by relative paths are beside the one that names them.
+    fn relative_to(mut self, dir: &Path) -> Self {
+        for path in [&mut self.image, &mut self.kernel, &mut self.initrd] {
+            if *path != Path::new("") {
+                *path = dir.join(&*path);
+            }
+        }
+        self
     }
 
     fn check(&self) -> Result<(), String> {

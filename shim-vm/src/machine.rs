@@ -10,6 +10,8 @@ use task::reaper::{ExitStatus, Reaper};
 
 /// What a machine is made of.
 pub struct Plan {
+    /// What an operator sees in the list of processes.
+    pub name: String,
     /// A directory of the machine's own, for sockets.
     pub dir: PathBuf,
     pub image: Image,

@@ -46,7 +46,7 @@ impl Service {
         let config =
             fs::read(&config).map_err(|e| failed(format!("open {}: {e}", config.display())))?;
         let translated = translate(&id, &config).map_err(|refusal| match refusal {
-            Refusal::Broken(why) => failed(why),
+            refusal @ Refusal::Broken(_) => failed(refusal.to_string()),
             refusal @ Refusal::Unimplemented(_) => {
                 Status::new(Code::Unimplemented, refusal.to_string())
             }
@@ -132,6 +132,7 @@ impl Service {
         let image = Image::find(&config)?;
         let accel = accel::choose(&config, &image, &self.reaper).await;
         let purpose = Purpose {
+            name: format!("{}/{id}", self.namespace),
             dir: place::of(&self.namespace, id),
             image,
             accel,

@@ -220,6 +220,8 @@ fn basics(line: &mut Line, plan: &Plan) {
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     ]);
     line.add([
+        "-name".to_owned(),
+        format!("guest={}", plan.name.replace(',', ",,")),
         "-m".to_owned(),
         format!("{memory}M"),
         "-smp".to_owned(),

@@ -34,11 +34,14 @@ const PROTOCOL: u32 = 1;
 const NOTICE: usize = 1 << 20;
 /// How long the guest may take to write back and end.
 const POWER_OFF: Duration = Duration::from_secs(5);
+/// How long after the link QEMU may end.
+const DYING: Duration = Duration::from_secs(2);
 /// How often the guest's clock is compared.
 const CLOCK: Duration = Duration::from_secs(60);
 
 /// What a VM is booted for.
 pub struct Purpose {
+    pub name: String,
     pub dir: PathBuf,
     pub config: Config,
     pub image: Image,
@@ -97,6 +100,7 @@ impl Vm {
         let (files, socket) = files::start(&dir, share.dir(), console, reaper)?;
         let deadline = config.deadline(purpose.accel);
         let plan = Plan {
+            name: purpose.name,
             dir: dir.clone(),
             image: purpose.image,
             accel: purpose.accel,
@@ -113,8 +117,16 @@ impl Vm {
             place::record(&dir, &pids, netns.as_deref()).map_err(|e| e.to_string())?;
             let link = connect(socket).map_err(|e| format!("link: {e}"))?;
             let mut notices = link.first();
+            let heard = async {
+                let heard = hello(&mut notices).await;
+                if heard.is_err() {
+                    // If that is QEMU's end, its status says more.
+                    let _ = tokio::time::timeout(DYING, std::future::pending::<()>()).await;
+                }
+                heard
+            };
             let hello = tokio::select! {
-                hello = hello(&mut notices) => hello,
+                hello = heard => hello,
                 status = machine.wait() => Err(format!("QEMU ended: {status}")),
                 status = files.wait() => Err(format!("the file server ended: {status}")),
                 () = tokio::time::sleep(deadline) => {

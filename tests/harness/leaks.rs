@@ -41,6 +41,11 @@ pub async fn of(test: &Test) -> Vec<String> {
     );
     let sockets = test.sockets().into_iter().filter(|socket| socket.exists());
     found.extend(sockets.map(|socket| format!("socket {}", socket.display())));
+    let vms = test.ids().into_iter().map(|id| test.vm_dir(&id));
+    found.extend(
+        vms.filter(|dir| dir.exists())
+            .map(|dir| format!("VM {}", dir.display())),
+    );
     let states = names(&test.runc_root());
     found.extend(
         states
@@ -108,6 +113,9 @@ pub async fn clean(test: &Test) {
     }
     for socket in test.sockets().into_iter().chain(test.stale_sockets()) {
         let _ = fs::remove_file(socket);
+    }
+    for id in test.ids() {
+        let _ = fs::remove_dir_all(test.vm_dir(&id));
     }
     let _ = fs::remove_dir_all(test.runc_root());
     // Not while anything is mounted there: the removal would go on behind the mount.

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 use std::{env, fs};
 
 /// The root of the checkout.
@@ -13,24 +13,34 @@ pub fn workspace() -> &'static Path {
         .expect("tests/ has a parent")
 }
 
+/// The shim under test, once somebody has asked for it.
+static SHIM: OnceLock<PathBuf> = OnceLock::new();
+
 /// The shim under test: `SHIM`, else what `make build` made.
 pub fn shim() -> &'static Path {
-    static SHIM: LazyLock<PathBuf> = LazyLock::new(|| {
-        let default = || workspace().join("target/dist/containerd-shim-runc-v2");
-        let path = env::var_os("SHIM").map_or_else(default, PathBuf::from);
-        let path = if path.is_relative() {
-            workspace().join(path)
-        } else {
-            path
-        };
-        assert!(
-            path.exists(),
-            "no shim at {}: `make build`, or set SHIM",
-            path.display()
-        );
-        path
-    });
-    &SHIM
+    SHIM.get_or_init(|| binary("SHIM", "containerd-shim-runc-v2"))
+}
+
+/// From now on the shim under test is that of VMs: `SHIM_VM`, else what `make build` made.
+pub fn choose_vm_shim() {
+    let chosen = SHIM.get_or_init(|| binary("SHIM_VM", "containerd-shim-vm-v2"));
+    assert!(
+        chosen.ends_with("containerd-shim-vm-v2"),
+        "SHIM_VM: {}",
+        chosen.display()
+    );
+}
+
+fn binary(variable: &str, name: &str) -> PathBuf {
+    let default = || workspace().join("target/dist").join(name);
+    let path = env::var_os(variable).map_or_else(default, PathBuf::from);
+    let path = workspace().join(path);
+    assert!(
+        path.exists(),
+        "no shim at {}: `make build`, or set {variable}",
+        path.display()
+    );
+    path
 }
 
 /// `-v` of a shim, e.g. `containerd-shim-runc-v2:\n  Version:  1.6.20 …`.

@@ -216,12 +216,27 @@ impl Test {
     pub fn daemons(&self) -> Vec<i32> {
         let serves = |pid: &i32| {
             let args = proc::words(*pid, "cmdline");
-            let shim = |word: &String| word.ends_with("containerd-shim-runc-v2");
+            let shim = |word: &String| {
+                word.ends_with("containerd-shim-runc-v2") || word.ends_with("containerd-shim-vm-v2")
+            };
             proc::alive(*pid)
                 && args.first().is_some_and(shim)
                 && args.iter().any(|w| w == self.namespace())
         };
         proc::all().into_iter().filter(serves).collect()
+    }
+
+    /// Where the VM is that container `id` is the first in.
+    pub fn vm_dir(&self, id: &str) -> PathBuf {
+        let name = stdio::sha256(&format!("{}/{id}", self.namespace()));
+        Path::new("/run/dunnage/vm").join(&name[..16])
+    }
+
+    /// The ids of the containers that were described.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        let bundles = self.shared.bundles.borrow();
+        let name = |(path, _): &(PathBuf, Log)| Some(path.file_name()?.to_str()?.to_owned());
+        bundles.iter().filter_map(name).collect()
     }
 
     /// What the shims published.

@@ -1,0 +1,52 @@
+//! Real containerds, with the shim under its own name in their PATH.
+
+use harness::containerd::{Containerd, on};
+use harness::peers;
+use std::fs;
+
+const RUNTIME: &str = "io.containerd.vm.v2";
+
+fn containers_run_in_vms(containerd: &mut Containerd) {
+    let shim = containerd.dir().join("bin/containerd-shim-vm-v2");
+    fs::copy(peers::shim(), shim).expect("the shim");
+    crate::install_image(containerd.dir());
+    let runtime = ["--rm", "--runtime", RUNTIME];
+    let script = "uname -r; cat; exit 7";
+    let mut run = containerd.spawn_run(&runtime, "c1", &["sh", "-c", script]);
+    run.write("to the guest\n");
+    run.close_stdin();
+    let ran = run.finish().exits(7);
+    let mut lines = ran.stdout.lines();
+    let host = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let guest = lines.next().unwrap_or_default();
+    assert!(!guest.is_empty() && guest != host.trim(), "kernel {guest}");
+    assert_eq!(lines.next(), Some("to the guest"));
+
+    let task = containerd.run_detached(&runtime[1..], "c2", &["sleep", "1000"]);
+    let qemu = fs::read_to_string(format!("/proc/{}/comm", task.pid)).unwrap();
+    assert!(qemu.starts_with("qemu"), "{qemu}");
+    containerd
+        .exec("c2", "e1", &["sh", "-c", "echo in; exit 3"])
+        .exits(3)
+        .prints("in\n");
+    containerd.ctr(&["tasks", "pause", "c2"]).ok();
+    assert_eq!(containerd.status("c2"), "PAUSED");
+    containerd.ctr(&["tasks", "resume", "c2"]).ok();
+    let metrics = containerd.ctr(&["tasks", "metrics", "c2"]).ok();
+    assert!(metrics.stdout.contains("pids.current"), "{metrics}");
+    containerd.kill_task("SIGKILL", "c2");
+    containerd.ctr(&["tasks", "delete", "c2"]).exits(137);
+    containerd.ctr(&["containers", "delete", "c2"]).ok();
+}
+
+#[test]
+fn containerd_1_6_runs_containers_in_vms() {
+    crate::prepare();
+    on("1.6", containers_run_in_vms);
+}
+
+#[test]
+fn containerd_2_1_runs_containers_in_vms() {
+    crate::prepare();
+    on("2.1", containers_run_in_vms);
+}

@@ -1,0 +1,46 @@
+//! The VM shim with real VMs: `SHIM_VM` names it, `DUNNAGE_VM_CONFIG` the guest image.
+//!
+//! A VM takes seconds to boot, so each test looks at much in one.
+
+mod boots;
+mod containerd;
+mod death;
+mod files;
+mod life;
+mod manager;
+mod refusals;
+mod streams;
+
+use harness::Test;
+use std::env;
+use std::path::Path;
+
+/// [`harness::run`], with the shim of VMs.
+fn run(body: impl AsyncFnOnce(&Test)) {
+    prepare();
+    harness::run(body);
+}
+
+/// What every test begins with.
+fn prepare() {
+    harness::peers::choose_vm_shim();
+    let config = env::var_os("DUNNAGE_VM_CONFIG");
+    assert!(
+        config.is_some(),
+        "DUNNAGE_VM_CONFIG is not set: tests/vm.toml would do"
+    );
+}
+
+/// The guest image, where a shim in `<prefix>/bin` finds it without a configuration: then it also
+/// finds out for itself whether KVM works here.
+fn install_image(prefix: &Path) {
+    let config = env::var_os("DUNNAGE_VM_CONFIG").expect("set");
+    let config = Path::new(&config);
+    let text = std::fs::read_to_string(config).expect("the configuration");
+    let image = text.lines().find_map(|line| line.strip_prefix("image = "));
+    let image = image.expect("it names the image").trim_matches('"');
+    let image = config.parent().expect("a file").join(image);
+    std::fs::create_dir_all(prefix.join("lib/dunnage")).expect("a new directory");
+    let image = std::fs::canonicalize(image).expect("make guest");
+    std::os::unix::fs::symlink(image, prefix.join("lib/dunnage/guest")).expect("a new link");
+}

@@ -1,0 +1,21 @@
+//! `dunnage run` with the runtime's name.
+
+use harness::{manager, peers};
+use std::fs;
+
+#[test]
+fn dunnage_runs_a_container_in_a_vm() {
+    crate::prepare();
+    manager::on(|manager| {
+        let shim = manager.dir().join("bin/containerd-shim-vm-v2");
+        fs::copy(peers::shim(), shim).expect("the shim");
+        crate::install_image(manager.dir());
+        let runtime = ["--runtime", "io.containerd.vm.v2"];
+        let ran = manager
+            .run(&runtime, "c", &["sh", "-c", "uname -r; exit 6"])
+            .exits(6);
+        let host = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let guest = ran.stdout.trim();
+        assert!(!guest.is_empty() && guest != host.trim(), "kernel {guest}");
+    });
+}
