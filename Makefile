@@ -11,12 +11,17 @@ DESTDIR ?=
 
 NAME := containerd-shim-runc-v2
 DIST := target/dist/$(NAME)
+VM_NAME := containerd-shim-vm-v2
+VM_DIST := target/dist/$(VM_NAME)
 MANAGER := target/dist/dunnage
+GUEST := target/dist/guest
 PEERS := $(abspath $(or $(DUNNAGE_PEERS),target/peers))
 GO_SHIM ?= /usr/bin/$(NAME)
 # The package of the black-box suite: it takes the shim to test from SHIM and
 # the containerds, runtimes and images to test it with from PEERS.
 SUITE ?= tests
+# And that of VMs from SHIM_VM, with this configuration.
+VMS = SHIM_VM=$(abspath $(VM_DIST)) DUNNAGE_VM_CONFIG=$(abspath tests/vm.toml)
 
 # One file without libraries or relocations.  With --target these flags are for
 # the shipped code only, in a directory of its own: neither build scripts nor
@@ -41,10 +46,11 @@ setup: ## get what building and testing need (Debian 12, as root)
 	@tests/setup.sh
 
 .PHONY: build
-build: ## make target/dist/containerd-shim-runc-v2 and dunnage, static release builds
-	DUNNAGE_REVISION=$(REVISION) RUSTFLAGS='$(strip $(RUSTFLAGS) $(STATIC))' $(CARGO) build --release --locked --target $(HOST) -p shim-runc -p manager
+build: ## make the shims and dunnage in target/dist, static release builds
+	DUNNAGE_REVISION=$(REVISION) RUSTFLAGS='$(strip $(RUSTFLAGS) $(STATIC))' $(CARGO) build --release --locked --target $(HOST) -p shim-runc -p shim-vm -p guest -p manager
 	@mkdir -p $(dir $(DIST))
 	@cmp -s $(BUILT)/$(NAME) $(DIST) || install -m755 $(BUILT)/$(NAME) $(DIST)
+	@cmp -s $(BUILT)/$(VM_NAME) $(VM_DIST) || install -m755 $(BUILT)/$(VM_NAME) $(VM_DIST)
 	@cmp -s $(BUILT)/dunnage $(MANAGER) || install -m755 $(BUILT)/dunnage $(MANAGER)
 
 # What of the suite is tried with the other OCI runtimes in `make test`.
@@ -54,8 +60,8 @@ CRUN = RUNTIME=$(PEERS)/crun/bin/crun
 WITH_RUNTIME = SHIM=$(abspath $(DIST)) PEERS=$(PEERS) $(CARGO) test --locked --workspace --test shim
 
 .PHONY: test
-test: setup build ## run all tests, as root
-	SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked --workspace --no-fail-fast
+test: setup build guest ## run all tests, as root
+	SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked --workspace --no-fail-fast
 	$(RUNC_1_3) $(WITH_RUNTIME) -- $(SELECTED)
 	$(CRUN) tests/cgroup-v1.sh env $(WITH_RUNTIME) -- $(SELECTED)
 
@@ -66,7 +72,8 @@ test-runtimes: setup build ## run the whole suite of the shim with runc 1.3, and
 
 .PHONY: test-go
 test-go: setup ## run the black-box suite against containerd's Go shim
-	SHIM=$(GO_SHIM) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked -p $(SUITE)
+	SHIM=$(GO_SHIM) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked -p $(SUITE) \
+		$(addprefix --test ,shim containerd tidy cri manager ledger)
 
 .PHONY: guest
 guest: ## make the VM shim's guest image, target/dist/guest, out of Debian's packages
@@ -78,7 +85,7 @@ kernel: ## build a kernel for it that boots three times as fast; takes minutes
 	shim-vm/guest/kernel.sh
 
 .PHONY: soak
-soak: setup build ## sweeps and load that take minutes, as root; they print their figures
+soak: setup build guest ## sweeps and load that take minutes, as root; they print their figures
 	SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked -p $(SUITE) --features soak \
 		--test soak -- --nocapture --test-threads=1
 	SWEEP=full SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) \
@@ -103,18 +110,24 @@ lint: ## check the format, and clippy's opinion
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
 
 .PHONY: demo
-demo: setup build ## show the shim at work, and its size beside the Go shim's
+demo: setup build guest ## show the shim at work, and its size beside the Go shim's
 	@tests/demo.sh
 	@tests/demo-manager.sh
+	@tests/demo-vm.sh
 
 # Builds only if nothing is built yet, so that `sudo make install` needs no Rust.
-$(DIST) $(MANAGER):
+$(DIST) $(VM_DIST) $(MANAGER):
 	$(MAKE) build
+$(GUEST)/distro/guest.toml:
+	$(MAKE) setup build guest
 
 .PHONY: install
-install: $(DIST) $(MANAGER) ## install below $(DESTDIR)$(PREFIX), units and a configuration too
+install: $(DIST) $(VM_DIST) $(MANAGER) $(GUEST)/distro/guest.toml ## install below $(DESTDIR)$(PREFIX), units and a configuration too
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,$(PLACES)) $(DESTDIR)$(UNITS) $(DESTDIR)/etc/dunnage
-	install -m755 $(DIST) $(MANAGER) $(DESTDIR)$(PREFIX)/bin
+	install -m755 $(DIST) $(VM_DIST) $(MANAGER) $(DESTDIR)$(PREFIX)/bin
+	for flavour in $(notdir $(wildcard $(GUEST)/*)); do \
+		install -d $(DESTDIR)$(PREFIX)/lib/dunnage/guest/$$flavour && \
+		install -m644 $(GUEST)/$$flavour/* $(DESTDIR)$(PREFIX)/lib/dunnage/guest/$$flavour || exit; done
 	$(MANAGER) man >$(DESTDIR)$(PREFIX)/share/man/man1/dunnage.1
 	$(MANAGER) completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/dunnage
 	$(MANAGER) completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_dunnage
@@ -122,11 +135,13 @@ install: $(DIST) $(MANAGER) ## install below $(DESTDIR)$(PREFIX), units and a co
 	install -m644 manager/etc/grafana.json $(DESTDIR)$(PREFIX)/share/dunnage
 	sed 's|/usr/local|$(PREFIX)|' manager/etc/dunnage.service >$(DESTDIR)$(UNITS)/dunnage.service
 	install -m644 manager/etc/dunnage.socket $(DESTDIR)$(UNITS)
-	test -e $(DESTDIR)/etc/dunnage/config.toml || install -m644 manager/etc/config.toml $(DESTDIR)/etc/dunnage
+	for file in manager/etc/config.toml shim-vm/etc/shim-vm.toml; do \
+		test -e $(DESTDIR)/etc/dunnage/$${file##*/} || install -m644 $$file $(DESTDIR)/etc/dunnage || exit; done
 
 .PHONY: uninstall
 uninstall: ## take it away from there; the configuration stays
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/$(NAME) bin/dunnage share/man/man1/dunnage.1 \
+	rm -rf $(DESTDIR)$(PREFIX)/lib/dunnage
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/$(NAME) bin/$(VM_NAME) bin/dunnage share/man/man1/dunnage.1 \
 		share/bash-completion/completions/dunnage share/zsh/site-functions/_dunnage \
 		share/fish/vendor_completions.d/dunnage.fish share/dunnage/grafana.json)
 	rm -f $(addprefix $(DESTDIR)$(UNITS)/,dunnage.service dunnage.socket)

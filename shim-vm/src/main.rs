@@ -8,6 +8,8 @@
 //! ```
 
 mod accel;
+mod calls;
+mod check;
 mod child;
 mod cleanup;
 mod config;
@@ -117,14 +119,19 @@ impl shim::Daemon for Service {
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["fsd", dir] => match fsd::serve(dir) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(why) => {
-                let _ = io::stderr().write_all(format!("{why}\n").as_bytes());
-                ExitCode::FAILURE
-            }
-        },
-        _ => shim::run(&Vm),
+    let done = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["fsd", dir] => fsd::serve(dir).map(|()| String::new()),
+        ["check"] => check::check(),
+        _ => return shim::run(&Vm),
+    };
+    match done {
+        Ok(text) => {
+            let _ = io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            let _ = io::stderr().write_all(format!("{why}\n").as_bytes());
+            ExitCode::FAILURE
+        }
     }
 }

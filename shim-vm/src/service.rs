@@ -6,9 +6,8 @@ use crate::streams::Ends;
 use crate::vm::Vm;
 use protos::events::TaskDelete;
 use protos::task::*;
-use protos::task_types::ProcessInfo;
 use protos::ttrpc::{Answer, Context, Request};
-use protos::{Any, Code, Message, Status, any, cgroups, runc, service};
+use protos::{Code, Message, Status, service};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
@@ -20,8 +19,8 @@ use task::reaper::Reaper;
 use task::stdio::{Of, Paths};
 use tokio::sync::{Mutex, Notify};
 
-type Result<T> = std::result::Result<T, Status>;
-type Empty = ();
+pub(crate) type Result<T> = std::result::Result<T, Status>;
+pub(crate) type Empty = ();
 
 /// Answers the Task API for the containers of one VM, and boots it for the first.
 pub struct Service {
@@ -60,12 +59,16 @@ impl Service {
         self.containers.borrow().get(id).cloned().flatten()
     }
 
-    fn find(&self, id: &str) -> Result<Rc<Container>> {
+    pub(crate) fn find(&self, id: &str) -> Result<Rc<Container>> {
         let found = self.known(id).filter(|container| container.created.get());
         found.ok_or_else(|| not_found("container not created"))
     }
 
-    fn find_process(&self, id: &str, exec_id: &str) -> Result<(Rc<Container>, Rc<Process>)> {
+    pub(crate) fn find_process(
+        &self,
+        id: &str,
+        exec_id: &str,
+    ) -> Result<(Rc<Container>, Rc<Process>)> {
         let container = self.find(id)?;
         let process = container.process(exec_id);
         let process =
@@ -73,7 +76,7 @@ impl Service {
         Ok((container, process))
     }
 
-    async fn ask<A: Message + Default>(
+    pub(crate) async fn ask<A: Message + Default>(
         &self,
         container: &Container,
         method: &str,
@@ -280,96 +283,6 @@ impl Service {
         added.map(drop)
     }
 
-    async fn kill(&self, request: KillRequest, context: &Context) -> Result<Empty> {
-        let (container, process) = self.find_process(&request.id, &request.exec_id)?;
-        if container.vm.is_gone() || process.exit().is_some() && !request.all {
-            return Err(not_found("process already finished"));
-        }
-        self.pass(&container, "Kill", &request, context).await
-    }
-
-    /// Each process in the VM is, to the host, the VM's.
-    async fn pids(&self, request: PidsRequest, context: &Context) -> Result<PidsResponse> {
-        let container = self.find(&request.id)?;
-        let host = container.vm.pid();
-        let mut processes = vec![ProcessInfo {
-            pid: host,
-            info: None,
-        }];
-        if !container.vm.is_gone() {
-            let guest: PidsResponse = self.ask(&container, "Pids", &request, context).await?;
-            let details = |info: &Any| any::unpack::<runc::ProcessDetails>(info)?.ok();
-            let execs = guest.processes.iter().filter_map(|process| {
-                let details = details(process.info.as_ref()?)?;
-                let info = Some(any::pack(&details));
-                Some(ProcessInfo { pid: host, info })
-            });
-            processes.extend(execs);
-        }
-        Ok(PidsResponse { processes })
-    }
-
-    async fn pause(&self, request: PauseRequest, context: &Context) -> Result<Empty> {
-        let container = self.find(&request.id)?;
-        self.pass(&container, "Pause", &request, context).await
-    }
-
-    async fn resume(&self, request: ResumeRequest, context: &Context) -> Result<Empty> {
-        let container = self.find(&request.id)?;
-        self.pass(&container, "Resume", &request, context).await
-    }
-
-    async fn update(&self, request: UpdateTaskRequest, context: &Context) -> Result<Empty> {
-        let container = self.find(&request.id)?;
-        let asked = UpdateTaskRequest {
-            id: request.id,
-            resources: request.resources,
-            ..Default::default()
-        };
-        self.pass(&container, "Update", &asked, context).await
-    }
-
-    async fn resize_pty(&self, request: ResizePtyRequest, context: &Context) -> Result<Empty> {
-        let (container, _) = self.find_process(&request.id, &request.exec_id)?;
-        self.pass(&container, "ResizePty", &request, context).await
-    }
-
-    /// The guest's process sees it in its stream.
-    async fn close_io(&self, request: CloseIoRequest, _: &Context) -> Result<Empty> {
-        let container = self.find(&request.id)?;
-        let process = container.process(&request.exec_id);
-        // T2: here, and only here, an unknown exec is code Unknown.
-        let text = || {
-            unknown(&format!(
-                "process does not exist {}: not found",
-                request.exec_id
-            ))
-        };
-        process.ok_or_else(text)?.close_stdin();
-        Ok(())
-    }
-
-    async fn stats(&self, request: StatsRequest, context: &Context) -> Result<StatsResponse> {
-        let container = self.find(&request.id)?;
-        self.alive(&container)?;
-        let guest: StatsResponse = self.ask(&container, "Stats", &request, context).await?;
-        let metrics = guest
-            .stats
-            .as_ref()
-            .and_then(any::unpack::<cgroups::v2::Metrics>);
-        match metrics {
-            Some(Ok(metrics)) => Ok(StatsResponse {
-                stats: Some(any::pack(&metrics)),
-            }),
-            _ => Err(unknown("the guest's figures are none of cgroup v2")),
-        }
-    }
-
-    async fn checkpoint(&self, request: CheckpointTaskRequest, _: &Context) -> Result<Empty> {
-        self.find(&request.id)?;
-        Err(unimplemented("checkpoint of a container in a VM"))
-    }
-
     async fn connect_task(&self, request: ConnectRequest, _: &Context) -> Result<ConnectResponse> {
         let task_pid = self
             .find(&request.id)
@@ -385,30 +298,6 @@ impl Service {
         if self.containers.borrow().is_empty() {
             self.shutdown.set(true);
             self.changed.notify_waiters();
-        }
-        Ok(())
-    }
-
-    async fn pass(
-        &self,
-        container: &Container,
-        method: &str,
-        request: &impl Message,
-        context: &Context,
-    ) -> Result<Empty> {
-        self.alive(container)?;
-        let answer: Result<protos::guest::Empty> =
-            self.ask(container, method, request, context).await;
-        answer.map(drop)
-    }
-
-    fn alive(&self, container: &Container) -> Result<()> {
-        if container.vm.is_gone() {
-            let text = format!(
-                "the VM of container {} is gone: failed precondition",
-                container.id
-            );
-            return Err(Status::new(Code::FailedPrecondition, text));
         }
         Ok(())
     }
@@ -459,7 +348,7 @@ pub fn unimplemented(what: &str) -> Status {
     Status::new(Code::Unimplemented, format!("{what}: not implemented"))
 }
 
-fn not_found(what: &str) -> Status {
+pub fn not_found(what: &str) -> Status {
     Status::new(Code::NotFound, format!("{what}: not found"))
 }
 

@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+/// Every runtime of version 1 takes it.
+const OCI_VERSION: &str = "1.0.2";
+
 /// A bind mount of the host's, to be shown to the guest as volume number its place in the list.
 #[derive(Debug, PartialEq)]
 pub struct Volume {
@@ -59,6 +62,13 @@ pub fn translate(id: &str, config: &[u8]) -> Result<Translated, Refusal> {
         return Err(Refusal::Broken("no root".into()));
     }
     spec["root"]["path"] = guest_rootfs(id).into();
+    // The guest's runtime may be older than the host's, and refuses what it has not heard of.
+    if spec["ociVersion"]
+        .as_str()
+        .is_some_and(|version| version.starts_with("1."))
+    {
+        spec["ociVersion"] = OCI_VERSION.into();
+    }
     let volumes = volumes(id, &mut spec);
     let netns = namespaces(&mut spec)?;
     let sysctls = network_sysctls(&mut spec);
@@ -225,6 +235,7 @@ mod tests {
         });
         let (translated, config) = translated(&spec);
         assert_eq!(config["unknown"], spec["unknown"]);
+        assert_eq!(config["ociVersion"], "1.0.2");
         assert_eq!(
             config["root"],
             json!({"path": "/run/share/c1/rootfs", "readonly": true})

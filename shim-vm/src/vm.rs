@@ -22,7 +22,7 @@ use protos::{Code, Message, Status, service};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use task::reaper::Reaper;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -56,6 +56,9 @@ pub struct Vm {
     link: Rc<Link>,
     client: Client,
     pub share: Share,
+    pub hello: Hello,
+    /// How long after QEMU's start.
+    pub heard_after: Duration,
     dir: PathBuf,
     netns: Option<PathBuf>,
     gone: watch::Receiver<Option<String>>,
@@ -112,27 +115,22 @@ impl Vm {
         };
         let mut machine = Qemu::prepare(plan)?.with_console_in_log(config.debug_console);
         let up = async {
+            let started = Instant::now();
             let socket = machine.boot(reaper)?;
             let pids = [machine.pid(), files.pid];
             place::record(&dir, &pids, netns.as_deref()).map_err(|e| e.to_string())?;
             let link = connect(socket).map_err(|e| format!("link: {e}"))?;
             let mut notices = link.first();
-            let heard = async {
-                let heard = hello(&mut notices).await;
-                if heard.is_err() {
-                    // If that is QEMU's end, its status says more.
-                    let _ = tokio::time::timeout(DYING, std::future::pending::<()>()).await;
-                }
-                heard
-            };
             let hello = tokio::select! {
-                hello = heard => hello,
+                hello = hello(&mut notices) => hello,
                 status = machine.wait() => Err(format!("QEMU ended: {status}")),
                 status = files.wait() => Err(format!("the file server ended: {status}")),
                 () = tokio::time::sleep(deadline) => {
+                    machine.kill();
                     Err(format!("the guest said nothing within {} s", deadline.as_secs()))
                 }
             }?;
+            let heard_after = started.elapsed();
             let client = client(link.open()).map_err(|e| format!("link: {e}"))?;
             let request = ConfigureRequest {
                 share: SHARE_TAG.into(),
@@ -146,12 +144,18 @@ impl Vm {
             let _: Empty = configured
                 .await
                 .map_err(|e| format!("set up the guest: {e}"))?;
-            Ok::<_, String>((link, notices, hello, client))
+            Ok::<_, String>((link, notices, hello, heard_after, client))
         };
         let up = up.await;
-        let (link, notices, hello, client) = match up {
+        let (link, notices, hello, heard_after, client) = match up {
             Ok(up) => up,
-            Err(why) => {
+            Err(mut why) => {
+                // Whatever was seen first: if QEMU has ended by itself, that is why.
+                if machine.pid() != 0
+                    && let Ok(status) = tokio::time::timeout(DYING, machine.wait()).await
+                {
+                    why = format!("{why}; QEMU ended: {status}");
+                }
                 machine.kill();
                 files.kill();
                 if machine.pid() != 0 {
@@ -176,6 +180,8 @@ impl Vm {
             link,
             client,
             share,
+            hello,
+            heard_after,
             dir,
             netns,
             gone,

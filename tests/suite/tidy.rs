@@ -5,7 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The crates, and what else has Rust in it.
-const ROOTS: [&str; 6] = ["protos", "task", "shim", "shim-runc", "manager", "tests"];
+const ROOTS: [&str; 7] = [
+    "protos",
+    "task",
+    "shim",
+    "shim-runc",
+    "shim-vm",
+    "manager",
+    "tests",
+];
 /// Names that say nothing of what a file owns.
 const JUNK: [&str; 8] = [
     "util", "utils", "common", "helper", "helpers", "misc", "types", "stuff",

@@ -1,0 +1,144 @@
+//! The calls that are the guest's to do: asked of it, and answered without what is only its own.
+
+use crate::container::Container;
+use crate::service::{Empty, Result, Service, not_found, unimplemented, unknown};
+use protos::task::*;
+use protos::task_types::ProcessInfo;
+use protos::ttrpc::Context;
+use protos::{Any, Code, Message, Status, any, cgroups, runc};
+
+impl Service {
+    pub(crate) async fn kill(&self, request: KillRequest, context: &Context) -> Result<Empty> {
+        let (container, process) = self.find_process(&request.id, &request.exec_id)?;
+        if container.vm.is_gone() || process.exit().is_some() && !request.all {
+            return Err(not_found("process already finished"));
+        }
+        self.pass(&container, "Kill", &request, context).await
+    }
+
+    /// Each process in the VM is, to the host, the VM's.
+    pub(crate) async fn pids(
+        &self,
+        request: PidsRequest,
+        context: &Context,
+    ) -> Result<PidsResponse> {
+        let container = self.find(&request.id)?;
+        let host = container.vm.pid();
+        let mut processes = vec![ProcessInfo {
+            pid: host,
+            info: None,
+        }];
+        if !container.vm.is_gone() {
+            let guest: PidsResponse = self.ask(&container, "Pids", &request, context).await?;
+            let details = |info: &Any| any::unpack::<runc::ProcessDetails>(info)?.ok();
+            let execs = guest.processes.iter().filter_map(|process| {
+                let details = details(process.info.as_ref()?)?;
+                let info = Some(any::pack(&details));
+                Some(ProcessInfo { pid: host, info })
+            });
+            processes.extend(execs);
+        }
+        Ok(PidsResponse { processes })
+    }
+
+    pub(crate) async fn pause(&self, request: PauseRequest, context: &Context) -> Result<Empty> {
+        let container = self.find(&request.id)?;
+        self.pass(&container, "Pause", &request, context).await
+    }
+
+    pub(crate) async fn resume(&self, request: ResumeRequest, context: &Context) -> Result<Empty> {
+        let container = self.find(&request.id)?;
+        self.pass(&container, "Resume", &request, context).await
+    }
+
+    pub(crate) async fn update(
+        &self,
+        request: UpdateTaskRequest,
+        context: &Context,
+    ) -> Result<Empty> {
+        let container = self.find(&request.id)?;
+        let asked = UpdateTaskRequest {
+            id: request.id,
+            resources: request.resources,
+            ..Default::default()
+        };
+        self.pass(&container, "Update", &asked, context).await
+    }
+
+    pub(crate) async fn resize_pty(
+        &self,
+        request: ResizePtyRequest,
+        context: &Context,
+    ) -> Result<Empty> {
+        let (container, _) = self.find_process(&request.id, &request.exec_id)?;
+        self.pass(&container, "ResizePty", &request, context).await
+    }
+
+    /// The guest's process sees it in its stream.
+    pub(crate) async fn close_io(&self, request: CloseIoRequest, _: &Context) -> Result<Empty> {
+        let container = self.find(&request.id)?;
+        let process = container.process(&request.exec_id);
+        // T2: here, and only here, an unknown exec is code Unknown.
+        let text = || {
+            unknown(&format!(
+                "process does not exist {}: not found",
+                request.exec_id
+            ))
+        };
+        process.ok_or_else(text)?.close_stdin();
+        Ok(())
+    }
+
+    pub(crate) async fn stats(
+        &self,
+        request: StatsRequest,
+        context: &Context,
+    ) -> Result<StatsResponse> {
+        let container = self.find(&request.id)?;
+        self.alive(&container)?;
+        let guest: StatsResponse = self.ask(&container, "Stats", &request, context).await?;
+        let metrics = guest
+            .stats
+            .as_ref()
+            .and_then(any::unpack::<cgroups::v2::Metrics>);
+        match metrics {
+            Some(Ok(metrics)) => Ok(StatsResponse {
+                stats: Some(any::pack(&metrics)),
+            }),
+            _ => Err(unknown("the guest's figures are none of cgroup v2")),
+        }
+    }
+
+    pub(crate) async fn checkpoint(
+        &self,
+        request: CheckpointTaskRequest,
+        _: &Context,
+    ) -> Result<Empty> {
+        self.find(&request.id)?;
+        Err(unimplemented("checkpoint of a container in a VM"))
+    }
+
+    async fn pass(
+        &self,
+        container: &Container,
+        method: &str,
+        request: &impl Message,
+        context: &Context,
+    ) -> Result<Empty> {
+        self.alive(container)?;
+        let answer: Result<protos::guest::Empty> =
+            self.ask(container, method, request, context).await;
+        answer.map(drop)
+    }
+
+    pub(crate) fn alive(&self, container: &Container) -> Result<()> {
+        if container.vm.is_gone() {
+            let text = format!(
+                "the VM of container {} is gone: failed precondition",
+                container.id
+            );
+            return Err(Status::new(Code::FailedPrecondition, text));
+        }
+        Ok(())
+    }
+}
