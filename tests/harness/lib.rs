@@ -15,7 +15,7 @@
 //! sweep: a shim killed at every system call     start_sweep: the same of `start`
 //! manager: a private dunnage daemon
 //! containerd: a private containerd to run the shim under     pty: a child on a terminal
-//! cri: the same containerd, as Kubernetes uses it
+//! cri: the same containerd, as Kubernetes uses it     vm: this machine with another kernel
 //! ```
 //!
 //! A test is `harness::run(async |test| { … })`. It takes the shim's path from `SHIM`.
@@ -41,6 +41,7 @@ pub mod start_sweep;
 pub mod stdio;
 pub mod sweep;
 pub mod test;
+pub mod vm;
 pub mod wait;
 
 pub use bundle::Bundle;
