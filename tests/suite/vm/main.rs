@@ -3,15 +3,20 @@
 //! A VM takes seconds to boot, so each test looks at much in one.
 
 mod boots;
+mod cgroup;
 mod containerd;
 mod death;
 mod files;
 mod life;
 mod manager;
+mod network;
 mod refusals;
 mod streams;
 
-use harness::Test;
+use harness::bundle::Bundle;
+use harness::stdio::{Fifos, Stdio};
+use harness::{Shim, Test};
+use protos::task::ExecProcessRequest;
 use std::env;
 use std::path::Path;
 
@@ -43,4 +48,15 @@ fn install_image(prefix: &Path) {
     std::fs::create_dir_all(prefix.join("lib/dunnage")).expect("a new directory");
     let image = std::fs::canonicalize(image).expect("make guest");
     std::os::unix::fs::symlink(image, prefix.join("lib/dunnage/guest")).expect("a new link");
+}
+
+/// What this exec of the bundle's container says on stdout.
+async fn said(shim: &Shim, bundle: &Bundle, request: ExecProcessRequest) -> String {
+    let exec = request.exec_id.clone();
+    let fifos = Fifos::new(bundle.test.dir().join(format!("io-{}-{exec}", bundle.id)));
+    let (mut out, _err) = fifos.readers();
+    shim.run(request.output(&fifos)).await;
+    let text = out.text().await;
+    shim.wait(&bundle.id, &exec).await.expect("its exit");
+    text
 }
