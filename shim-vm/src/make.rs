@@ -8,7 +8,7 @@ use crate::image::Image;
 use crate::place;
 use crate::service::{Service, unimplemented, unknown};
 use crate::share::guest_path;
-use crate::spec::{Refusal, Translated, translate};
+use crate::spec::{Anchor, Refusal, Translated, translate};
 use crate::streams::Ends;
 use crate::vm::{Purpose, Vm};
 use protos::guest::{ConfigureRequest, PutBundleRequest, PutBundleResponse};
@@ -45,12 +45,13 @@ impl Service {
         let config = bundle.path().join("config.json");
         let config =
             fs::read(&config).map_err(|e| failed(format!("open {}: {e}", config.display())))?;
-        let translated = translate(&id, &config).map_err(|refusal| match refusal {
-            refusal @ Refusal::Broken(_) => failed(refusal.to_string()),
-            refusal @ Refusal::Unimplemented(_) => {
-                Status::new(Code::Unimplemented, refusal.to_string())
-            }
-        })?;
+        let translated =
+            translate(&id, &config, self.anchor.get()).map_err(|refusal| match refusal {
+                refusal @ Refusal::Broken(_) => failed(refusal.to_string()),
+                refusal @ Refusal::Unimplemented(_) => {
+                    Status::new(Code::Unimplemented, refusal.to_string())
+                }
+            })?;
         let vm = self.vm_for(&id, &translated).await.map_err(failed)?;
 
         let root = bundle.path().join(&translated.root);
@@ -114,8 +115,12 @@ impl Service {
             })),
             ..Default::default()
         };
-        let _: CreateTaskResponse = vm.ask(service::TASK_V3, "Create", &asked, context).await?;
+        let made: CreateTaskResponse = vm.ask(service::TASK_V3, "Create", &asked, context).await?;
         container.created.set(true);
+        if self.anchor.get().is_none() {
+            let (host, guest) = (vm.pid(), made.pid);
+            self.anchor.set(Some(Anchor { host, guest }));
+        }
         Ok(container)
     }
 
@@ -198,6 +203,7 @@ impl Service {
             } else {
                 vm.power_off().await;
                 self.vm.replace(None);
+                self.anchor.set(None);
             }
             vm.share.remove(id);
         }

@@ -2,6 +2,7 @@
 //! answered with what is the host's. Nothing is held while the guest is asked.
 
 use crate::container::{Container, Exit, Process};
+use crate::spec::Anchor;
 use crate::streams::Ends;
 use crate::vm::Vm;
 use protos::events::TaskDelete;
@@ -30,6 +31,7 @@ pub struct Service {
     /// `None` while the container is being created and nothing is known of it.
     pub(crate) containers: RefCell<HashMap<String, Option<Rc<Container>>>>,
     pub(crate) vm: RefCell<Option<Rc<Vm>>>,
+    pub(crate) anchor: Cell<Option<Anchor>>,
     /// Held while the VM is booted or ended.
     pub(crate) turn: Mutex<()>,
     changed: Notify,
@@ -44,6 +46,7 @@ impl Service {
             outbox,
             containers: RefCell::default(),
             vm: RefCell::default(),
+            anchor: Cell::new(None),
             turn: Mutex::new(()),
             changed: Notify::new(),
             shutdown: Cell::new(false),

@@ -43,11 +43,19 @@ pub enum Refusal {
     Unimplemented(String),
 }
 
-/// Translates the config.json of container `id`.
+/// The process whose namespaces others may join: that of the VM's first container.
+#[derive(Clone, Copy)]
+pub struct Anchor {
+    /// As the host knows it: the VM.
+    pub host: u32,
+    pub guest: u32,
+}
+
+/// Translates the config.json of container `id`, for a VM with `anchor` in it.
 ///
 /// # Errors
 /// If it is none, or asks for what a VM can't give.
-pub fn translate(id: &str, config: &[u8]) -> Result<Translated, Refusal> {
+pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Translated, Refusal> {
     let mut spec: Value =
         serde_json::from_slice(config).map_err(|e| Refusal::Broken(e.to_string()))?;
     if let Some(hooks) = spec["hooks"].as_object()
@@ -70,7 +78,7 @@ pub fn translate(id: &str, config: &[u8]) -> Result<Translated, Refusal> {
         spec["ociVersion"] = OCI_VERSION.into();
     }
     let volumes = volumes(id, &mut spec);
-    let netns = namespaces(&mut spec)?;
+    let netns = namespaces(&mut spec, anchor)?;
     let sysctls = network_sysctls(&mut spec);
     let wanted = wanted(&spec);
     for (part, label) in [
@@ -136,25 +144,35 @@ fn volumes(id: &str, spec: &mut Value) -> Vec<Volume> {
 }
 
 /// The network is the guest's, made like that of the namespace whose path comes back.
-fn namespaces(spec: &mut Value) -> Result<Option<PathBuf>, Refusal> {
+fn namespaces(spec: &mut Value, anchor: Option<Anchor>) -> Result<Option<PathBuf>, Refusal> {
     let mut network = None;
     let Some(list) = spec["linux"]["namespaces"].as_array_mut() else {
         return Ok(None);
     };
-    for namespace in list.iter() {
+    for namespace in list.iter_mut() {
         let path = namespace["path"].as_str().unwrap_or_default();
         let kind = namespace["type"].as_str().unwrap_or_default();
         match (kind, path) {
             (_, "") => {}
             ("network", path) => network = Some(PathBuf::from(path)),
-            (kind, path) => {
-                let text = format!("joining the {kind} namespace {path}");
-                return Err(Refusal::Unimplemented(text));
-            }
+            (kind, path) => match in_guest(path, anchor) {
+                Some(path) => namespace["path"] = path.into(),
+                None => {
+                    let text = format!("joining the {kind} namespace {path}");
+                    return Err(Refusal::Unimplemented(text));
+                }
+            },
         }
     }
     list.retain(|namespace| namespace["type"] != "network");
     Ok(network)
+}
+
+/// A namespace of the VM's first container, as the guest knows it.
+fn in_guest(path: &str, anchor: Option<Anchor>) -> Option<String> {
+    let Anchor { host, guest } = anchor?;
+    let (pid, name) = path.strip_prefix("/proc/")?.split_once("/ns/")?;
+    (pid.parse() == Ok(host)).then(|| format!("/proc/{guest}/ns/{name}"))
 }
 
 /// The guest's network is set up once, not by the OCI runtime.
@@ -207,7 +225,7 @@ mod tests {
     use super::*;
 
     fn translated(spec: &Value) -> (Translated, Value) {
-        let translated = translate("c1", spec.to_string().as_bytes()).unwrap();
+        let translated = translate("c1", spec.to_string().as_bytes(), None).unwrap();
         let config = serde_json::from_slice(&translated.config).unwrap();
         (translated, config)
     }
@@ -269,9 +287,27 @@ mod tests {
     }
 
     #[test]
+    fn the_namespaces_of_the_vms_first_container_can_be_joined() {
+        let anchor = Some(Anchor {
+            host: 400,
+            guest: 70,
+        });
+        let joins = |path: &str| {
+            let namespaces = json!([{"type": "ipc", "path": path}, {"type": "mount"}]);
+            let spec = json!({"root": {}, "linux": {"namespaces": namespaces}});
+            translate("c", spec.to_string().as_bytes(), anchor)
+        };
+        let joined = joins("/proc/400/ns/ipc").unwrap();
+        let config: Value = serde_json::from_slice(&joined.config).unwrap();
+        assert_eq!(config["linux"]["namespaces"][0]["path"], "/proc/70/ns/ipc");
+        assert!(joins("/proc/401/ns/ipc").is_err());
+        assert!(joins("/var/run/ipcns/x").is_err());
+    }
+
+    #[test]
     fn what_a_vm_cannot_give_is_refused_by_name() {
         let refused = |spec: Value| {
-            translate("c", spec.to_string().as_bytes())
+            translate("c", spec.to_string().as_bytes(), None)
                 .unwrap_err()
                 .to_string()
         };
@@ -284,7 +320,7 @@ mod tests {
         let hooks = json!({"root": {}, "hooks": {"poststop": [], "prestart": [{"path": "/h"}]}});
         assert!(refused(hooks).starts_with("hooks.prestart: not impl"));
         assert_eq!(refused(json!({})), "config.json: no root");
-        assert!(translate("c", b"{").is_err());
+        assert!(translate("c", b"{", None).is_err());
         let (_, config) = translated(&json!({"root": {}, "linux": {"cgroupsPath": "/default/c1"}}));
         assert_eq!(config["linux"]["cgroupsPath"], "/default/c1");
     }

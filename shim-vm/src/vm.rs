@@ -97,7 +97,7 @@ impl Vm {
             None => Network::default(),
             Some(netns) => aside(move || network::attach(&netns))
                 .await
-                .map_err(|e| format!("network namespace {}: {e}", show(&purpose.netns)))?,
+                .map_err(|e| e.to_string())?,
         };
         let share = Share::new(dir.join("share"), Rc::clone(reaper))?;
         let (files, socket) = files::start(&dir, share.dir(), console, reaper)?;
@@ -287,11 +287,6 @@ pub async fn aside<T: Send + 'static>(
     result
         .await
         .unwrap_or_else(|gone| Err(io::Error::other(gone)))
-}
-
-fn show(path: &Option<PathBuf>) -> String {
-    path.as_ref()
-        .map_or_else(String::new, |path| path.display().to_string())
 }
 
 /// Speaks over the guest's serial port.
