@@ -188,7 +188,7 @@ find "$root" -exec touch -hd @0 {} +
 lz4 -lq -9 "$work/initrd.cpio" "$work/initrd"
 
 size=$(stat -c %s "$work/initrd")
-[ "$size" -le $((6 << 20)) ] || die "the initrd has $size bytes, more than 6 MiB"
+[ "$size" -le 6000000 ] || die "the initrd has $size bytes, more than 6 MB"
 for file in vmlinux initrd; do
     chmod 644 "$work/$file"
     cmp -s "$work/$file" "$out/$file" || mv "$work/$file" "$out/$file"

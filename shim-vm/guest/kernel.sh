@@ -51,7 +51,7 @@ tar -C "$work" -xf "$source/usr/src/linux-source-$series.tar.xz"
 tree=$work/linux-source-$series
 build=$work/build
 mkdir "$build"
-# The same source gives the same kernel: nothing of this build's time and place.
+# Nothing of this build's time and place goes into it.
 export KBUILD_BUILD_TIMESTAMP='1970-01-01 00:00:00 UTC' KBUILD_BUILD_USER=dunnage KBUILD_BUILD_HOST=dunnage \
     KBUILD_BUILD_VERSION=1 KCFLAGS="-fdebug-prefix-map=$work=. -ffile-prefix-map=$work=."
 kmake() { make -C "$tree" O="$build" LOCALVERSION=-dunnage "$@" >>"$work/log" 2>&1 || { tail -n 40 "$work/log" >&2; die "make $* failed"; }; }

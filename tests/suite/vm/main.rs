@@ -7,6 +7,7 @@ mod cgroup;
 mod containerd;
 mod death;
 mod files;
+mod image;
 mod life;
 mod manager;
 mod network;

@@ -1,0 +1,93 @@
+//! The guest image: the same of the same, and what it says of itself is so.
+
+use harness::peers;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn made() -> PathBuf {
+    let made = peers::workspace().join("target/dist/guest/distro");
+    assert!(made.join("initrd").exists(), "`make guest` first");
+    made
+}
+
+fn make(agent: &Path, to: &Path) -> Output {
+    let script = peers::workspace().join("shim-vm/guest/image.sh");
+    let mut command = Command::new(script);
+    command.arg("distro").env("AGENT", agent).env("OUT", to);
+    command.output().expect("image.sh")
+}
+
+/// The files of an initrd, in a directory.
+fn unpack(initrd: &Path, to: &Path) {
+    fs::create_dir(to).expect("a directory");
+    let script = format!("lz4 -dcq '{}' | cpio -id --quiet", initrd.display());
+    let done = Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(to)
+        .status();
+    assert!(done.expect("cpio").success());
+}
+
+/// Made again of the agent that is in it, the image is the same to the byte; every module it
+/// loads is there, after what it needs; and guest.toml is in it as it is beside it.
+#[test]
+fn the_image_can_be_made_again_to_the_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    unpack(&made().join("initrd"), &tree);
+    let again = dir.path().join("again");
+    let output = make(&tree.join("init"), &again);
+    assert!(output.status.success(), "{output:?}");
+    for name in ["vmlinux", "initrd", "guest.toml"] {
+        let same = fs::read(made().join(name)).unwrap() == fs::read(again.join(name)).unwrap();
+        assert!(same, "{name} differs");
+    }
+    let beside = fs::read_to_string(made().join("guest.toml")).unwrap();
+    let inside = fs::read_to_string(tree.join("etc/dunnage/guest.toml")).unwrap();
+    assert_eq!(beside, inside);
+    let load = fs::read_to_string(tree.join("usr/lib/modules/load")).unwrap();
+    let place = |name: &str| {
+        let path = format!("/usr/lib/modules/{name}.ko");
+        let found = load.lines().position(|line| line == path);
+        found.unwrap_or_else(|| panic!("{name} is not loaded"))
+    };
+    for needed in ["virtio", "virtio_ring"] {
+        assert!(place(needed) < place("virtio_mmio"), "{load}");
+    }
+    assert!(place("fuse") < place("virtiofs"));
+    for path in load.lines() {
+        assert!(tree.join(path.trim_start_matches('/')).exists(), "{path}");
+    }
+}
+
+/// What would not run in a guest is refused, and nothing is made of it.
+#[test]
+fn a_wrong_agent_makes_no_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let refusal = |agent: &Path| {
+        let output = make(agent, &out);
+        assert!(!output.status.success());
+        assert!(!out.join("initrd").exists());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let dynamic = Path::new("/usr/bin/ls");
+    assert_eq!(
+        refusal(dynamic),
+        "guest: error: /usr/bin/ls: the agent must be static\n"
+    );
+    let missing = dir.path().join("none");
+    let said = refusal(&missing);
+    assert!(
+        said.contains("none: no agent to put into the image"),
+        "{said}"
+    );
+    // It is static, and says no version.
+    let dumb = dir.path().join("dumb");
+    fs::copy(peers::rootfs().join("bin/busybox"), &dumb).unwrap();
+    fs::set_permissions(&dumb, fs::Permissions::from_mode(0o755)).unwrap();
+    let said = refusal(&dumb);
+    assert!(said.contains("--version failed"), "{said}");
+}
