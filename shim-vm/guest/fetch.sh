@@ -19,17 +19,21 @@ trap 'exit 143' TERM
 
 die() { printf 'guest: error: %s\n' "$*" >&2; exit 1; }
 
+download() { (cd "$work" && apt-get -q -o APT::Sandbox::User=root download "$1" >"$work/log" 2>&1); }
+
+update() {
+    [ "$(id -u)" = 0 ] || die "apt-get could not download a package: run apt-get update as root"
+    apt-get -q update >"$work/log" 2>&1
+}
+
 for package in "$@"; do
     tree=$cache/$package
     if [ ! -e "$tree/VERSION" ]; then
         work=$(mktemp -d "$cache/.fetch.XXXXXX")
-        if [ -z "$(apt-cache show "$package" 2>/dev/null)" ]; then
-            [ "$(id -u)" = 0 ] || die "apt does not know the package $package: run apt-get update as root"
-            apt-get -q update >"$work/log" 2>&1 || { cat "$work/log" >&2; die "apt-get update failed"; }
-        fi
         mkdir "$work/tree"
         printf 'guest: fetching %s\n' "$package" >&2
-        (cd "$work" && apt-get -q -o APT::Sandbox::User=root download "$package" >"$work/log" 2>&1) ||
+        # Without the list of packages, or with an old one, there is nothing to be had.
+        download "$package" || { update && download "$package"; } ||
             { cat "$work/log" >&2; die "apt-get could not download $package"; }
         for deb in "$work"/*.deb; do
             dpkg-deb -x "$deb" "$work/tree"

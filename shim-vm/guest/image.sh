@@ -98,12 +98,12 @@ take() {
 
 case $flavour in
     distro)
-        package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/^ *Depends: *//p' | head -n 1)
+        package=
         for kept in "$cache"/linux-image-*-cloud-amd64; do
             if [ -e "$kept/VERSION" ]; then package=$(basename "$kept"); fi
         done
-        # An empty list of packages is fetch.sh's to fill.
         if [ -z "$package" ]; then
+            # It is empty but for the name of the newest.
             "$here/fetch.sh" "$cache" linux-image-cloud-amd64 >/dev/null
             package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: *//p' | head -n 1)
         fi
