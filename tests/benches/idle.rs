@@ -3,7 +3,7 @@
 use crate::contender::Contender;
 use crate::pod::Pod;
 use crate::process;
-use harness::test;
+use harness::{proc, test};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ pub fn measure(contenders: &[Contender]) -> Value {
         let costs = |pods: &[Pod]| -> (u64, f64) {
             let pids = || pods.iter().map(|pod| pod.shim.pid());
             (
-                pids().map(process::wakeups).sum(),
+                pids().map(proc::wakeups).sum(),
                 pids().map(process::cpu).sum(),
             )
         };

@@ -23,25 +23,6 @@ pub fn cpu(pid: i32) -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
-/// How often any of its threads was switched to: each is a wakeup.
-pub fn wakeups(pid: i32) -> u64 {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
-    let count = |status: String| -> u64 {
-        let lines = status
-            .lines()
-            .filter(|line| line.contains("ctxt_switches:"));
-        lines
-            .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
-            .sum()
-    };
-    tasks
-        .into_iter()
-        .flatten()
-        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok())
-        .map(count)
-        .sum()
-}
-
 /// A line of smaps_rollup, in KiB.
 fn rollup(text: &str, key: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(key));

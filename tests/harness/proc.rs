@@ -82,6 +82,38 @@ pub fn status(pid: i32, key: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+/// How often any of its threads was switched to since it began: each is a wakeup.
+pub fn wakeups(pid: i32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let count = |status: String| -> u64 {
+        let lines = status
+            .lines()
+            .filter(|line| line.contains("ctxt_switches:"));
+        lines
+            .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+            .sum()
+    };
+    tasks
+        .into_iter()
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok())
+        .map(count)
+        .sum()
+}
+
+/// Bytes that went through its memory: what it read(2) and write(2), without what it spliced
+/// (proc(5), `rchar` and `wchar`).
+pub fn copied(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let value = |line: &str| {
+        line.strip_prefix("rchar: ")
+            .or(line.strip_prefix("wchar: "))?
+            .parse::<u64>()
+            .ok()
+    };
+    text.lines().filter_map(value).sum()
+}
+
 /// NUL-separated words of a file of the process; empty if it is gone.
 pub fn words(pid: i32, file: &str) -> Vec<String> {
     let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();

@@ -164,14 +164,10 @@ enum Spliced {
 
 impl Copy {
     async fn run(&self) -> io::Result<()> {
+        let mut is_flood = false;
         loop {
             self.write_pending().await?;
-            let n = self.read_once().await?;
-            if n == 0 {
-                return Ok(());
-            }
-            if n == BUFFER
-                && self.pending.borrow().is_empty()
+            if is_flood
                 && let Source::Pipe(from) = &self.source
                 && let Some(to) = self.sink.splice_to()
             {
@@ -180,6 +176,10 @@ impl Copy {
                     Ok(Spliced::Empty) => {}
                     Err(e) => self.sink.give_up(&e),
                 }
+            }
+            match self.read_once().await? {
+                0 => return Ok(()),
+                n => is_flood = n == BUFFER,
             }
         }
     }

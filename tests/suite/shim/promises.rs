@@ -1,10 +1,12 @@
 //! What we promise beyond the contract, measured beside containerd's own shim.
 
+use harness::events::{Event, Kind};
 use harness::runtime::Runtime;
 use harness::stdio::{Fifos, Stdio};
 use harness::{Bundle, Shim, Test, peers, proc, wait};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// The Go shim to compare with, unless that is the one under test.
@@ -39,6 +41,88 @@ fn shim_is_one_thread() {
         let _out = tty.stdout.reader();
         shim.run(bundle.exec("tty", &["cat"]).terminal(&tty)).await;
         assert_eq!(one(), 1, "with a container, FIFOs and a terminal");
+    });
+}
+
+/// With nothing to do a shim sleeps: no timer, no poll.
+#[test]
+fn idle_shim_does_not_wake_up() {
+    if peers::is_go() {
+        return;
+    }
+    harness::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let fifos = Fifos::new(test.dir().join("io"));
+        let _readers = fifos.readers();
+        shim.run(bundle.exec("e", &["sleep", "100000"]).fifos(&fifos))
+            .await;
+        // Its events are on their way, and it waits for what comes next.
+        let started = |event: &Event| matches!(event.kind, Kind::ExecStarted(_)).then_some(());
+        test.events().wait_for("TaskExecStarted", started).await;
+        shim.state("c", "").await.unwrap();
+        let asleep = || match proc::stat(shim.pid()).unwrap().state {
+            'S' => Ok(()),
+            state => Err(format!("it is {state}")),
+        };
+        wait::until("an idle shim", asleep).await;
+        let before = proc::wakeups(shim.pid());
+        let mut while_it_idles = Command::new("sleep");
+        while_it_idles.arg("3");
+        wait::output(while_it_idles, None).await;
+        assert_eq!(proc::wakeups(shim.pid()) - before, 0, "wakeups in 3 s");
+    });
+}
+
+/// Who waits for an exit costs neither a thread nor an open file.
+#[test]
+fn pending_waits_cost_no_thread() {
+    if peers::is_go() {
+        return;
+    }
+    harness::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let before = shim.footprint();
+        let waits: Vec<_> = (0..300)
+            .map(|_| {
+                let shim = shim.clone();
+                tokio::task::spawn_local(async move { shim.wait("c", "").await })
+            })
+            .collect();
+        // Calls are answered in the order of their arrival where nothing is waited for: by the
+        // time of this answer all the waits have come.
+        shim.state("c", "").await.unwrap();
+        assert_eq!(shim.footprint(), before, "with 300 pending waits");
+        shim.kill("c", "", libc::SIGKILL, false).await.unwrap();
+        for wait in waits {
+            assert_eq!(wait.await.unwrap().unwrap().exit_status, 137);
+        }
+    });
+}
+
+/// A long output does not go through the shim's memory (splice(2)).
+#[test]
+fn long_output_is_not_copied() {
+    if peers::is_go() {
+        return;
+    }
+    harness::run(async |test| {
+        const MIB: u64 = 64;
+        let script = format!("dd if=/dev/zero bs=65536 count={}", MIB * 16);
+        let bundle = test.bundle("c").sh(&script).build();
+        let shim = bundle.start().shim().await;
+        let fifos = Fifos::new(test.dir().join("io"));
+        let (mut out, _err) = fifos.readers();
+        shim.create(bundle.create().output(&fifos)).await.unwrap();
+        let before = proc::copied(shim.pid());
+        shim.start("c", "").await.unwrap();
+        assert_eq!(out.sum().await.bytes, MIB << 20);
+        let copied = proc::copied(shim.pid()) - before;
+        assert!(
+            copied < (MIB << 20) / 8,
+            "{copied} bytes of {MIB} MiB were copied"
+        );
     });
 }
 
