@@ -54,7 +54,7 @@ build: ## make the shims and dunnage in target/dist, static release builds
 	@cmp -s $(BUILT)/dunnage $(MANAGER) || install -m755 $(BUILT)/dunnage $(MANAGER)
 
 # What of the suite is tried with the other OCI runtimes in `make test`.
-SELECTED := checkpoint:: exits:: failures:: golden:: oom:: stats:: stdio:: task:: terminal::
+SELECTED := checkpoint:: failures:: golden:: oom:: stats:: task:: terminal::
 RUNC_1_3 = RUNTIME=$(PEERS)/runc-1.3/bin/runc
 CRUN = RUNTIME=$(PEERS)/crun/bin/crun
 WITH_RUNTIME = SHIM=$(abspath $(DIST)) PEERS=$(PEERS) $(CARGO) test --locked --workspace --test shim

@@ -299,16 +299,18 @@ impl Container {
         }
     }
 
-    /// Every pid in the container's cgroup.
-    pub(crate) fn cgroup_procs(&self) -> Vec<u32> {
+    /// The pids in the container's cgroup itself, not in those that it has made below.
+    pub(crate) fn cgroup_members(&self) -> Vec<u32> {
         let cgroup = self.cgroup.borrow();
-        let procs = cgroup.as_ref().map(|cgroup| cgroup.procs());
-        procs.unwrap_or_default()
+        let members = cgroup.as_ref().map(|cgroup| cgroup.members());
+        members.unwrap_or_default()
     }
 
     /// Every pid in the container's cgroup, with the id of those that are execs (T70).
     pub(crate) fn pids(&self) -> Vec<ProcessInfo> {
-        let mut pids = self.cgroup_procs();
+        let cgroup = self.cgroup.borrow();
+        let pids = cgroup.as_ref().map(|cgroup| cgroup.procs());
+        let mut pids = pids.unwrap_or_default();
         // containerd 1.7 to 2.3 takes a task without pids for a leak when it restarts, and
         // destroys it together with its exit status; so a task has its init until it is deleted.
         if pids.is_empty() && keeps_init_pid() {

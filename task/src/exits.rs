@@ -27,8 +27,6 @@ const SIGKILL: u32 = 9;
 /// How long the OCI runtime may take to kill what a dead init has left; then init's exit is told
 /// all the same.
 const KILL_ALL: Duration = Duration::from_secs(10);
-/// How long it may take to resume a container whose init ended while it was paused.
-const THAW: Duration = Duration::from_secs(10);
 
 /// Whose exit it is.
 type Owner = (Rc<Container>, Rc<Process>);
@@ -209,7 +207,8 @@ impl Engine {
         };
         let init = &container.init;
         if init.state.get() == State::Paused {
-            self.in_background(thaw(container));
+            // T72: a frozen cgroup can't be removed.
+            container.thaw();
         }
         init.exited(exit);
         if container.stop_oom_watch() {
@@ -275,16 +274,6 @@ async fn kill_all(container: &Container) {
     let (id, context) = (&container.id, Context::within(KILL_ALL));
     if let Err(failure) = container.runtime.kill(id, SIGKILL, true, &context).await {
         log::debug!("{id}: kill all after init: {failure}");
-    }
-}
-
-/// T72: a frozen cgroup can't be removed.
-fn thaw(container: &Container) -> impl Future<Output = ()> + use<> {
-    let (runtime, id) = (container.runtime.clone(), container.id.clone());
-    async move {
-        if let Err(failure) = runtime.resume(&id, &Context::within(THAW)).await {
-            log::warn!("{id}: resume after exit: {failure}");
-        }
     }
 }
 

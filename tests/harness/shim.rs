@@ -201,13 +201,16 @@ impl Shim {
                 wrong.push(format!("Delete {id} at the end: {e}"));
             }
         }
-        let footprint = self.footprint();
-        if footprint.zombies > 0 {
-            let children = proc::zombies(self.pid()).into_iter().map(proc::describe);
-            wrong.push(format!(
-                "zombies of the shim: {:?}",
-                children.collect::<Vec<_>>()
-            ));
+        // What has just ended is a zombie for a moment.
+        for pid in proc::zombies(self.pid()) {
+            wait::until(
+                "a child of the shim is waited for",
+                || match proc::zombies(self.pid()).contains(&pid) {
+                    false => Ok(()),
+                    true => Err(proc::describe(pid)),
+                },
+            )
+            .await;
         }
         match self.shutdown("").await {
             // The answer may race with the exit (T80).

@@ -91,22 +91,25 @@ impl Cgroup {
     /// The processes in the cgroup and in those below it, ascending (contract T70). Empty if the
     /// cgroup is gone: containerd takes an error for "no such container" (issue 13784).
     pub fn procs(&self) -> Vec<u32> {
-        let dir = match &self.0 {
-            // The first one is of a controller that every OCI runtime uses.
-            Place::V1(dirs) => dirs.0.first().map(|(_, dir)| dir.as_path()),
-            Place::V2 { dir, .. } => Some(dir.as_path()),
-        };
-        let mut pids = Vec::new();
-        for dir in dir.into_iter().flat_map(read::tree) {
-            // A threaded cgroup of version 2 refuses: its processes are listed in its parent.
-            let list = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-            pids.extend(list.lines().filter_map(|pid| pid.parse::<u32>().ok()));
-        }
-        // Stands for a process that our pid namespace does not have.
-        pids.retain(|&pid| pid != 0);
+        let dirs = self.dir().into_iter().flat_map(read::tree);
+        let mut pids: Vec<u32> = dirs.flat_map(|dir| members(&dir)).collect();
         pids.sort_unstable();
         pids.dedup();
         pids
+    }
+
+    /// The processes in the cgroup itself.
+    pub fn members(&self) -> Vec<u32> {
+        self.dir().map(members).unwrap_or_default()
+    }
+
+    /// The directory that lists the processes.
+    fn dir(&self) -> Option<&Path> {
+        match &self.0 {
+            // The first one is of a controller that every OCI runtime uses.
+            Place::V1(dirs) => dirs.0.first().map(|(_, dir)| dir.as_path()),
+            Place::V2 { dir, .. } => Some(dir),
+        }
     }
 
     /// Lets frozen processes go on: with version 1 not even SIGKILL ends one that is frozen.
@@ -157,6 +160,15 @@ impl Cgroup {
         }
         last
     }
+}
+
+/// The processes in the cgroup at `dir`; none if it is gone.
+fn members(dir: &Path) -> Vec<u32> {
+    // A threaded cgroup of version 2 refuses: its processes are listed in its parent.
+    let list = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    let pids = list.lines().filter_map(|pid| pid.parse().ok());
+    // 0 stands for a process that our pid namespace does not have.
+    pids.filter(|&pid| pid != 0).collect()
 }
 
 /// Thaws what is frozen in `dir`, of version 1 or 2.

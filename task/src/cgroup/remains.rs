@@ -66,7 +66,11 @@ impl Remains {
         let own = fs::read("/proc/self/cgroup").unwrap_or_default();
         let mut remains = Self::locate(path, others, &mounts, &own);
         let us = std::process::id();
-        if remains.dirs.iter().any(|dir| procs(dir).contains(&us)) {
+        if remains
+            .dirs
+            .iter()
+            .any(|dir| super::members(dir).contains(&us))
+        {
             remains.dirs.clear();
         }
         remains
@@ -156,22 +160,15 @@ impl Remains {
     }
 
     fn has_no_process(&self) -> bool {
-        self.dirs.iter().all(|dir| procs(dir).is_empty())
+        self.dirs.iter().all(|dir| super::members(dir).is_empty())
     }
 }
 
-fn procs(dir: &Path) -> Vec<u32> {
-    // 0 stands for a process that our pid namespace does not have.
-    let list = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    let pids = list.lines().filter_map(|pid| pid.parse().ok());
-    pids.filter(|&pid| pid != 0).collect()
-}
-
 fn kill_members(dir: &Path) {
-    for pid in procs(dir) {
+    for pid in super::members(dir) {
         // The list may be old by now; with the process held, it says whose pid it is.
         if let Ok(process) = sys::pidfd(pid)
-            && procs(dir).contains(&pid)
+            && super::members(dir).contains(&pid)
         {
             let _ = sys::pidfd_kill(&process);
         }

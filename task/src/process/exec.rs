@@ -193,12 +193,13 @@ impl Container {
 
     /// Kills what failed execs have left (T23). In a pid namespace of its own orphans go to the
     /// container's init, so a child of ours there that nobody tracks is one that an OCI runtime
-    /// made and told nobody of. Not to be called while an exec is being started.
+    /// made and told nobody of. Cgroups below may be those of other containers. Not to be called
+    /// while an exec is being started.
     fn kill_strays(&self, engine: &Engine) {
         if !self.own_pid_namespace {
             return;
         }
-        for pid in self.cgroup_procs() {
+        for pid in self.cgroup_members() {
             // A child that is not reaped: the pid can be nobody else's.
             if Reaper::is_child(pid) && !engine.exits.is_tracked(pid) {
                 log::warn!("{}: process {pid} of a failed exec is killed", self.id);

@@ -132,3 +132,24 @@ fn keep(output: &mut Vec<u8>, chunk: &[u8]) {
     let room = MAX_OUTPUT.saturating_sub(output.len()).min(chunk.len());
     output.extend_from_slice(&chunk[..room]);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use tokio::runtime::Builder;
+
+    /// The exit of a command and its last words come at once, and the loop may see the exit first.
+    #[test]
+    fn last_words_are_read_although_the_loop_has_not_heard_of_them() {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (read, mut write) = io::pipe().unwrap();
+            let reader = receiver(read.into()).unwrap();
+            write.write_all(b"last words").unwrap();
+            let mut output = Vec::new();
+            read_what_is_there(&reader, &mut output);
+            assert_eq!(output, b"last words");
+        });
+    }
+}
