@@ -342,11 +342,13 @@ impl Container {
     }
 
     /// True if kill(2) does all that the runtime would do, which takes it some milliseconds: it
-    /// also kills what shares init's pid namespace with the host, and thaws what is paused.
+    /// also kills what shares init's pid namespace with the host, and thaws what is paused. An init
+    /// whose exit is only held back has no pid any more: it may be another child's by now (X10).
     fn takes_signal_itself(&self, signal: u32, all: bool) -> bool {
         !all && (1..=SIGRTMAX).contains(&signal)
             && self.own_pid_namespace
             && self.init.state.get() == State::Running
+            && !self.last_exit.init_exited()
             && self.runtime.writes_inits_pid()
             && Reaper::runs(self.init.pid.get())
     }

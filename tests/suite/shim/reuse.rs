@@ -217,6 +217,56 @@ fn exit_of_a_starting_init_is_not_taken_for_that_of_its_pids_next_owner() {
     });
 }
 
+/// T50, X10: init has ended, and its exit is held back by an exec that is being started; its pid
+/// goes to another child of the shim. A signal to init is not for that one.
+#[test]
+fn signal_to_an_init_whose_exit_is_held_back_reaches_nobody_else() {
+    let name = "signal_to_an_init_whose_exit_is_held_back_reaches_nobody_else";
+    in_a_pid_namespace(name, async |test| {
+        let group = |id| {
+            test.bundle(id)
+                .annotation("io.containerd.runc.v2.group", "g")
+        };
+        let (bundle, other) = (group("first").build(), group("other").build());
+        let (gated, mut gate) = Runtime::gated(test, "exec");
+        let pid_file = test.dir().join("pid");
+        let body = format!(
+            "[ \"$ACTION\" = exec ] || exec \"$RUNC\" \"$@\"\n{}exec \"$RUNC\" \"$@\"",
+            make_exec("second", &pid_file.to_string_lossy()),
+        );
+        let chosen = Runtime::script(test, "chosen-pid", &body);
+        let shim = bundle.start().shim().await;
+        shim.create(chosen.create(&other)).await.unwrap();
+        shim.start("other", "").await.unwrap();
+        shim.create(gated.create(&bundle)).await.unwrap();
+        let init = shim.start("first", "").await.unwrap().pid as i32;
+        shim.exec(bundle.exec("e", &["true"])).await.unwrap();
+        let starting = tokio::task::spawn_local({
+            let shim = shim.clone();
+            async move { shim.start("first", "e").await }
+        });
+        gate.arrival().await;
+        wait::signal(init, libc::SIGKILL).unwrap();
+        reaped(init).await;
+        fs::write(&pid_file, init.to_string()).unwrap();
+        shim.exec(other.exec("second", &["sleep"])).await.unwrap();
+        let second = shim.start("other", "second").await.unwrap().pid as i32;
+        assert_eq!(second, init, "the pid was used again");
+        shim.kill("first", "", libc::SIGTERM, false)
+            .await
+            .unwrap_err();
+        assert!(proc::alive(second));
+        gate.open().await;
+        starting.await.unwrap().unwrap_err();
+        assert_eq!(shim.wait("first", "").await.unwrap().exit_status, 137);
+        shim.kill("other", "second", libc::SIGKILL, false)
+            .await
+            .unwrap();
+        let exit = shim.wait("other", "second").await.unwrap();
+        assert_eq!(exit.exit_status, 137, "SIGTERM was not for it");
+    });
+}
+
 async fn wait_of(shim: &Shim, exec: &str) -> u32 {
     let wait = shim.wait("c", exec);
     let answer = wait::within(Duration::from_secs(10), "the exit", wait).await;
