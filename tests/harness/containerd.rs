@@ -205,6 +205,10 @@ impl Containerd {
         self.logs.iter().map(Capture::text).collect()
     }
 
+    pub fn pid(&self) -> i32 {
+        self.process.as_ref().expect("containerd is up").id() as i32
+    }
+
     pub fn dir(&self) -> &Path {
         &self.dir
     }

@@ -93,7 +93,8 @@ pub fn said(e: tonic::Status) -> String {
 }
 
 impl Create {
-    fn container(&self, namespace: &str, default: &str) -> Result<Container, String> {
+    /// The container's record, and whether it has a terminal.
+    fn container(&self, namespace: &str, default: &str) -> Result<(Container, bool), String> {
         let spec = match (&self.rootfs, &self.bundle) {
             (Some(rootfs), _) => {
                 let command = &self.command;
@@ -111,7 +112,7 @@ impl Create {
             labels.insert(restart::STATUS.into(), "running".into());
             labels.insert(restart::POLICY.into(), policy.into());
         }
-        Ok(Container {
+        let container = Container {
             id: self.id.clone(),
             labels,
             runtime: Some(container::Runtime {
@@ -123,7 +124,9 @@ impl Create {
                 value: spec.to_string().into_bytes(),
             }),
             ..Default::default()
-        })
+        };
+        let terminal = self.tty || restart::has_terminal(&container);
+        Ok((container, terminal))
     }
 }
 
@@ -148,20 +151,18 @@ pub async fn create(
     args: &Create,
 ) -> Result<u8, String> {
     let log = log_uri(args.log_uri.as_deref(), config, namespace, &args.id);
-    make(client, namespace, config, args, Some(&log), None).await?;
+    let container = args.container(namespace, &config.runtime.default)?;
+    make(client, container, Some(&log), None).await?;
     Ok(0)
 }
 
 async fn make(
     client: &Client,
-    namespace: &str,
-    config: &crate::config::Config,
-    args: &Create,
+    (mut container, terminal): (Container, bool),
     log: Option<&str>,
     stdio: Option<&Stdio>,
-) -> Result<bool, String> {
-    let mut container = args.container(namespace, &config.runtime.default)?;
-    let terminal = args.tty || restart::has_terminal(&container);
+) -> Result<(), String> {
+    let id = container.id.clone();
     if let Some(log) = log {
         container
             .labels
@@ -182,7 +183,7 @@ async fn make(
         (None, None) => Default::default(),
     };
     let request = client.request(CreateTaskRequest {
-        container_id: args.id.clone(),
+        container_id: id.clone(),
         stdin,
         stdout,
         stderr,
@@ -190,10 +191,10 @@ async fn make(
         ..Default::default()
     });
     if let Err(e) = client.tasks().create(request).await {
-        remove(client, &args.id).await;
+        remove(client, &id).await;
         return Err(said(e));
     }
-    Ok(terminal)
+    Ok(())
 }
 
 async fn remove(client: &Client, id: &str) {
@@ -239,9 +240,10 @@ async fn try_run(
     args: &Run,
 ) -> Result<u8, String> {
     let create = &args.create;
+    let (container, terminal) = create.container(namespace, &config.runtime.default)?;
     if args.detach {
         let log = log_uri(create.log_uri.as_deref(), config, namespace, &create.id);
-        make(client, namespace, config, create, Some(&log), None).await?;
+        make(client, (container, terminal), Some(&log), None).await?;
         if let Err(e) = start_process(client, &create.id, "").await {
             delete(client, &create.id).await;
             remove(client, &create.id).await;
@@ -257,11 +259,11 @@ async fn try_run(
     {
         return Err("--restart needs --detach".into());
     }
-    let stdio = Stdio::new(create.interactive, create.tty)?;
+    let stdio = Stdio::new(create.interactive, terminal)?;
     let signals = signals()?;
     // Before the shim opens its ends: it waits for ours.
     let copying = stdio.copy();
-    let terminal = make(client, namespace, config, create, None, Some(&stdio)).await?;
+    make(client, (container, terminal), None, Some(&stdio)).await?;
     let code = watch(client, &create.id, "", terminal, signals, copying, true).await;
     delete(client, &create.id).await;
     if args.rm || code.is_err() {

@@ -20,6 +20,39 @@ fn run_exits_with_the_exit_code_and_prints_what_the_container_says() {
     });
 }
 
+/// As README.md has it: `runc spec` writes one with a terminal.
+#[test]
+fn a_bundle_is_run_as_its_spec_says() {
+    manager::on(|manager| {
+        let bundle = manager.dir().join("bundle");
+        std::fs::create_dir(&bundle).expect("a bundle");
+        let spec = std::process::Command::new("runc")
+            .arg("spec")
+            .arg("-b")
+            .arg(&bundle)
+            .status();
+        assert!(spec.expect("runc spec").success());
+        let path = bundle.join("config.json");
+        let json = std::fs::read(&path).expect("config.json");
+        let mut spec: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        assert_eq!(spec["process"]["terminal"], true);
+        // Where a root filesystem would be beside config.json, as `runc spec` expects it.
+        spec["root"]["path"] = harness::peers::rootfs().display().to_string().into();
+        spec["process"]["args"] = serde_json::json!(["sh", "-c", "test -t 1 && echo yes; exit 4"]);
+        std::fs::write(&path, spec.to_string()).expect("config.json");
+        let bundle = bundle.display().to_string();
+        let run = ["run", "--rm", "--bundle", &bundle, "b"];
+        let began = std::time::Instant::now();
+        manager.dunnage(&run).exits(4).prints("yes\r\n");
+        // Nobody waits for a stream that a terminal has not.
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            began.elapsed()
+        );
+    });
+}
+
 #[test]
 fn run_passes_stdin_and_its_end() {
     manager::on(|manager| {
