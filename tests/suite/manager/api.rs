@@ -5,6 +5,7 @@ use harness::containerd::report;
 use harness::manager::{self, Manager};
 use harness::peers;
 use harness::pty::Pty;
+use std::time::Duration;
 
 const RELEASES: [&str; 3] = ["1.6", "1.7", "2.1"];
 
@@ -145,18 +146,27 @@ fn every_go_shim_runs_under_it() {
 fn every_ctr_runs_a_terminal() {
     for_each_ctr(|manager, ctr| {
         let rootfs = peers::rootfs().display().to_string();
-        let words = ["run", "--rm", "-t", "--rootfs", &rootfs, "tty", "/bin/sh"];
-        let mut terminal = Pty::spawn(manager.ctr_command(ctr, &words), 33, 77);
+        let run = ["run", "--rm", "-t", "--rootfs", &rootfs, "tty", "/bin/sh"];
+        let mut terminal = Pty::spawn(manager.ctr_command(ctr, &run), 24, 80);
         // What is typed before the terminal is raw is lost.
         terminal.expect("# ");
-        terminal.type_in("echo size: $(stty size)\n");
-        terminal.expect("size: 33 77");
-        terminal.resize(44, 99);
-        // The shell sees it when it looks; what it waits for is its own next line.
-        terminal.type_in("while [ \"$(stty size)\" != '44 99' ]; do :; done; echo re''sized\n");
-        terminal.expect("resized");
         terminal.type_in("exit 5\n");
         terminal.finish().exits(5);
+
+        let sizes = "trap 'echo size $(stty size)' WINCH; while :; do sleep 0.05; done";
+        let run = [&run[..], &["-c", sizes]].concat();
+        let mut terminal = Pty::spawn(manager.ctr_command(ctr, &run), 31, 97);
+        // ctr listens to SIGWINCH only some time after the start, and tells nobody: the window
+        // is pulled until it follows. From then on each pull must arrive.
+        let follows = (101..140).any(|columns| {
+            terminal.resize(31, columns);
+            terminal.shows(&format!("size 31 {columns}"), Duration::from_millis(500))
+        });
+        assert!(follows, "ctr does not listen to SIGWINCH");
+        terminal.resize(43, 143);
+        terminal.expect("size 43 143");
+        manager.dunnage(&["kill", "-s", "KILL", "tty"]).ok();
+        terminal.finish().exits(137);
     });
 }
 
