@@ -55,9 +55,11 @@ static OUTPUT: LazyLock<String> = LazyLock::new(|| {
         let there = socket.exists().then_some(());
         there.ok_or_else(|| socket.display().to_string())
     });
-    let mut qemu = Command::new("timeout");
-    qemu.arg("--signal=KILL").arg(LIMIT.as_secs().to_string());
-    qemu.arg("qemu-system-x86_64")
+    // It ends with this process, whose own end may be sudden.
+    let mut qemu = Command::new("setpriv");
+    qemu.args(["--pdeathsig", "TERM", "timeout", "--signal=KILL"])
+        .arg(LIMIT.as_secs().to_string())
+        .arg("qemu-system-x86_64")
         .args(["-M", "microvm,acpi=on,memory-backend=memory"])
         // The other two keep QEMU 7.2's emulation from a panic of the guest, and from a hang.
         .args(["-accel", "tcg", "-cpu", "qemu64,-cx16", "-m", "1024"])
