@@ -115,10 +115,8 @@ pub(crate) async fn prepare(
         return prepare_terminal(paths, target(paths)?, of, reaper, context).await;
     }
     let (streams, io) = open(paths, of, reaper, context).await?;
-    Ok((
-        Streams::Given(streams.map(Stdio::from)),
-        Prepared { terminal: None, io },
-    ))
+    let prepared = Prepared { terminal: None, io };
+    Ok((Streams::Given(streams.map(Stdio::from)), prepared))
 }
 
 /// [`prepare`] without a terminal: the process's ends of stdin, stdout and stderr, for whoever
