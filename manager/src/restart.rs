@@ -168,11 +168,13 @@ async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Resu
     manager.create_task(&key.0, &container, create).await?;
     // It may have been stopped or removed while its shim was started.
     let now = manager.store.container(&key.0, &key.1);
-    let Some(mut container) = now.ok().filter(|it| wants_restart(&it.labels, None)) else {
+    if !now.is_ok_and(|it| wants_restart(&it.labels, None)) {
         return manager.delete_task(key).await.map(drop);
-    };
+    }
     manager.start_task(key, "").await?;
     manager.restarts.set(manager.restarts.get() + 1);
+    // Read again: whoever stops it now says so in another label.
+    let mut container = manager.store.container(&key.0, &key.1)?;
     let count = container
         .labels
         .get(COUNT)
