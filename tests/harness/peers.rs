@@ -160,10 +160,3 @@ fn make_rootfs() -> PathBuf {
     }
     dir
 }
-
-/// Copies a program by another process: a child that a thread of ours forks meanwhile would hold
-/// ours open for writing, and it could not be executed (ETXTBSY).
-pub fn copy_program(from: &Path, to: &Path) {
-    let copied = Command::new("cp").arg(from).arg(to).status().expect("cp");
-    assert!(copied.success(), "cp {} {}", from.display(), to.display());
-}

@@ -2,8 +2,7 @@
 
 use harness::containerd::capture::Capture;
 use harness::manager::{self, api::Api};
-use harness::peers::copy_program;
-use harness::wait;
+use harness::{program, wait};
 use protos::services::version::v1::VersionResponse;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -148,14 +147,14 @@ fn a_client_that_comes_before_the_daemon_waits_and_is_answered() {
 fn a_renewal_is_the_same_process_with_the_same_sockets_and_the_new_program() {
     let systemd = Systemd::new();
     let program = systemd.dir.path().join("dunnage");
-    copy_program(manager::binary(), &program);
+    program::copy(manager::binary(), &program);
     let daemon = systemd.start(&program);
     systemd.told("READY=1");
     let pid = daemon.0.id() as i32;
     let executed = || std::fs::read_link(format!("/proc/{pid}/exe")).expect("exe");
     // As an upgrade does: the old file is gone, a new one has its name.
     let new = systemd.dir.path().join("new");
-    copy_program(manager::binary(), &new);
+    program::copy(manager::binary(), &new);
     std::fs::rename(&new, &program).expect("in its place");
     assert!(executed().to_string_lossy().ends_with(" (deleted)"));
     for _ in 0..2 {
@@ -171,7 +170,7 @@ fn a_renewal_is_the_same_process_with_the_same_sockets_and_the_new_program() {
 fn a_new_program_or_configuration_that_is_no_good_changes_nothing() {
     let systemd = Systemd::new();
     let program = systemd.dir.path().join("dunnage");
-    copy_program(manager::binary(), &program);
+    program::copy(manager::binary(), &program);
     let daemon = systemd.start(&program);
     systemd.told("READY=1");
     let pid = daemon.0.id() as i32;
@@ -198,7 +197,7 @@ fn a_new_program_or_configuration_that_is_no_good_changes_nothing() {
     wait::signal(pid, libc::SIGHUP).expect("SIGHUP");
     refused(2);
     std::fs::remove_file(&program).expect("the broken program");
-    copy_program(manager::binary(), &program);
+    program::copy(manager::binary(), &program);
     wait::signal(pid, libc::SIGHUP).expect("SIGHUP");
     systemd.told("RELOADING=1");
     systemd.told("READY=1");

@@ -1,14 +1,14 @@
 //! Real containerds, with the shim under its own name in their PATH.
 
 use harness::containerd::{Containerd, on};
-use harness::peers;
+use harness::{peers, program};
 use std::fs;
 
 const RUNTIME: &str = "io.containerd.vm.v2";
 
 fn containers_run_in_vms(containerd: &mut Containerd) {
     let shim = containerd.dir().join("bin/containerd-shim-vm-v2");
-    fs::copy(peers::shim(), shim).expect("the shim");
+    program::copy(peers::shim(), &shim);
     crate::install_image(containerd.dir());
     let runtime = ["--rm", "--runtime", RUNTIME];
     let script = "uname -r; cat; exit 7";

@@ -1,6 +1,6 @@
 //! `dunnage run` with the runtime's name.
 
-use harness::{manager, peers};
+use harness::{manager, peers, program};
 use std::fs;
 
 #[test]
@@ -8,7 +8,7 @@ fn dunnage_runs_a_container_in_a_vm() {
     crate::prepare();
     manager::on(|manager| {
         let shim = manager.dir().join("bin/containerd-shim-vm-v2");
-        fs::copy(peers::shim(), shim).expect("the shim");
+        program::copy(peers::shim(), &shim);
         crate::install_image(manager.dir());
         let runtime = ["--runtime", "io.containerd.vm.v2"];
         let ran = manager
