@@ -101,15 +101,15 @@ pub fn wakeups(pid: i32) -> u64 {
         .sum()
 }
 
-/// Bytes that went through its memory: what it read(2) and write(2), without what it spliced
-/// (proc(5), `rchar` and `wchar`).
+/// Bytes that went through its memory: what its first thread read(2) and wrote(2), without what it
+/// spliced (proc(5), `rchar` and `wchar`; those of the whole process count its dead children's too).
 pub fn copied(pid: i32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/io")).unwrap_or_default();
     let value = |line: &str| {
-        line.strip_prefix("rchar: ")
-            .or(line.strip_prefix("wchar: "))?
-            .parse::<u64>()
-            .ok()
+        let value = line
+            .strip_prefix("rchar: ")
+            .or(line.strip_prefix("wchar: "))?;
+        value.parse::<u64>().ok()
     };
     text.lines().filter_map(value).sum()
 }

@@ -1,7 +1,7 @@
 //! Moving bytes between the two ends of a stream.
 //!
-//! Little at a time goes through a buffer that lives for one step only; when a stream fills it,
-//! the bytes are spliced from pipe to pipe instead and never enter our memory. Whenever a copy
+//! Little at a time goes through a buffer that lives for one step only; when a page or more comes at
+//! once, the bytes are spliced from pipe to pipe instead and never enter our memory. Whenever a copy
 //! waits, what it has read and not yet written is in its `pending`, and nowhere else.
 
 use super::console::Master;
@@ -23,6 +23,8 @@ use tokio::task::JoinHandle;
 
 /// The most that one read takes.
 const BUFFER: usize = 16 << 10;
+/// Who writes as much at once is worth to be spliced; what is spliced goes by pages.
+const PAGE: usize = 4 << 10;
 /// The most that one splice moves.
 const SPLICE: usize = 1 << 20;
 
@@ -156,10 +158,10 @@ impl Drop for End {
     }
 }
 
-#[derive(PartialEq, Eq)]
-enum Spliced {
+/// How a flood ended.
+enum Flood {
     Eof,
-    Empty,
+    Trickle,
 }
 
 impl Copy {
@@ -171,15 +173,15 @@ impl Copy {
                 && let Source::Pipe(from) = &self.source
                 && let Some(to) = self.sink.splice_to()
             {
-                match splice_until_empty(from, to).await {
-                    Ok(Spliced::Eof) => return Ok(()),
-                    Ok(Spliced::Empty) => {}
+                match splice_flood(from, to).await {
+                    Ok(Flood::Eof) => return Ok(()),
+                    Ok(Flood::Trickle) => {}
                     Err(e) => self.sink.give_up(&e),
                 }
             }
             match self.read_once().await? {
                 0 => return Ok(()),
-                n => is_flood = n == BUFFER,
+                n => is_flood = n >= PAGE,
             }
         }
     }
@@ -223,18 +225,23 @@ impl Copy {
     }
 }
 
-async fn splice_until_empty(from: &AsyncFd<OwnedFd>, to: &AsyncFd<OwnedFd>) -> io::Result<Spliced> {
+/// Splices until the source ends or gives only little at a time.
+async fn splice_flood(from: &AsyncFd<OwnedFd>, to: &AsyncFd<OwnedFd>) -> io::Result<Flood> {
     let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
     loop {
         match splice(from.get_ref(), None, to.get_ref(), None, SPLICE, flags) {
-            Ok(0) => return Ok(Spliced::Eof),
+            Ok(0) => return Ok(Flood::Eof),
+            Ok(n) if n < PAGE => return Ok(Flood::Trickle),
             // A firehose must not keep everybody else from running.
             Ok(_) | Err(Errno::EINTR) => tokio::task::yield_now().await,
-            Err(Errno::EAGAIN) if has_room(to)? => return Ok(Spliced::Empty),
             Err(Errno::EAGAIN) => {
-                let mut ready = to.writable().await?;
-                if !has_room(to)? {
-                    ready.clear_ready();
+                let mut there = from.readable().await?;
+                if !is_ready(from, PollFlags::POLLIN)? {
+                    there.clear_ready();
+                }
+                let mut room = to.writable().await?;
+                if !is_ready(to, PollFlags::POLLOUT)? {
+                    room.clear_ready();
                 }
             }
             Err(e) => return Err(e.into()),
@@ -242,9 +249,10 @@ async fn splice_until_empty(from: &AsyncFd<OwnedFd>, to: &AsyncFd<OwnedFd>) -> i
     }
 }
 
-/// splice(2) does not say which side made it stop; poll(2) does.
-fn has_room(fd: &AsyncFd<OwnedFd>) -> io::Result<bool> {
-    let mut fds = [PollFd::new(fd.get_ref().as_fd(), PollFlags::POLLOUT)];
+/// splice(2) does not say which side made it stop, and either may be ready again by now; poll(2)
+/// tells of each.
+fn is_ready(fd: &AsyncFd<OwnedFd>, events: PollFlags) -> io::Result<bool> {
+    let mut fds = [PollFd::new(fd.get_ref().as_fd(), events)];
     Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
 }
 
