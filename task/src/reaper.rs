@@ -5,6 +5,11 @@
 //! subreaper (containers among them), whose exits go to the listener of [`Reaper::run`]. A claim
 //! is made in the same synchronous step as the spawn, and the loop runs on the same thread, so an
 //! exit that comes early always finds its owner. Nothing here is bounded and nothing waits.
+//!
+//! A pid is as good as a pidfd here: all of them are children, and a child's pid is nobody else's
+//! until this loop reaps it. So runc's `--pidfd-socket` would tell nothing more: an orphan's exit
+//! comes with its pid alone, before or after the pidfd does. Where the parent is somebody else,
+//! `pidfd_open(2)` and the time of the start tell processes apart (`leftovers`).
 
 use crate::signals::Signals;
 use crate::sys;

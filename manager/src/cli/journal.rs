@@ -57,7 +57,11 @@ pub async fn events(client: &Client, args: &Events, json: bool) -> Result<(), St
         if let (Some(until), Some(at)) = (until, envelope.timestamp)
             && order(at) > order(until)
         {
-            return Ok(());
+            if !args.no_follow {
+                return Ok(());
+            }
+            // Somebody may have set the clock back: an earlier time may follow.
+            continue;
         }
         let event = output::event(entry.seq, &entry.origin, &envelope);
         if json {

@@ -1,6 +1,7 @@
-//! The contract's areas that depend on the version of cgroup, with version 2: in a VM, where this
-//! machine has version 1.
+//! What wants another machine than this one: the contract's areas that depend on the version of
+//! cgroup, with version 2, and a wall clock that is set. It runs in a VM.
 
+mod clock;
 mod limits;
 mod oom;
 mod stats;
