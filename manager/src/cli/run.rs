@@ -14,8 +14,10 @@ use protos::services::tasks::v1::*;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// Exit codes, as podman's and docker's.
-const CANNOT_RUN: u8 = 125;
+/// Exit codes, as podman's and docker's: nothing was run; the command can't be; there is none.
+const NOT_RUN: u8 = 125;
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
 /// What ctr and containerd call the type of a spec.
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -217,7 +219,7 @@ fn log_uri(
     format!("binary://{}?log={}", own.display(), file.display())
 }
 
-/// `run`: its exit code, and 125 if it did not run.
+/// `run`: its exit code, and 125 to 127 if it did not run.
 pub async fn run(
     client: &Client,
     namespace: &str,
@@ -228,7 +230,7 @@ pub async fn run(
         Ok(code) => code,
         Err(e) => {
             super::complain(&e);
-            CANNOT_RUN
+            not_run(&e)
         }
     }
 }
@@ -288,14 +290,32 @@ pub async fn start_process(client: &Client, id: &str, exec: &str) -> Result<u32,
     Ok(started.into_inner().pid)
 }
 
-/// `exec`: its exit code, and 125 if it did not run.
+/// `exec`: its exit code, and 125 to 127 if it did not run.
 pub async fn exec(client: &Client, args: &Exec) -> u8 {
     match try_exec(client, args).await {
         Ok(code) => code,
         Err(e) => {
             super::complain(&e);
-            CANNOT_RUN
+            not_run(&e)
         }
+    }
+}
+
+/// The exit code for what the OCI runtime says of a command: runc's words are `exec: "NAME": …`,
+/// crun's speak of an executable. The same errno of a mount is no word about the command.
+fn not_run(error: &str) -> u8 {
+    let of_command = error.rsplit_once("exec: \"").map(|(_, said)| said);
+    let of_command = of_command.or_else(|| error.split_once("executable").map(|(_, said)| said));
+    let says = |words: &[&str]| {
+        let said = of_command.unwrap_or_default().to_lowercase();
+        words.iter().any(|&word| said.contains(word))
+    };
+    if says(&["permission denied", "is a directory", "exec format error"]) {
+        NOT_EXECUTABLE
+    } else if says(&["not found", "no such file"]) {
+        NOT_FOUND
+    } else {
+        NOT_RUN
     }
 }
 

@@ -13,10 +13,32 @@ fn run_exits_with_the_exit_code_and_prints_what_the_container_says() {
         }
         let output = manager.run(&["--rm"], "talk", &["sh", "-c", "echo out; echo err >&2"]);
         assert_eq!(output.clone().ok().prints("out\n").stderr, "err\n");
-        manager
-            .run(&["--rm"], "none", &["no-such-program"])
-            .exits(125);
         assert!(manager.json(&["ls"]).is_empty());
+    });
+}
+
+/// As docker and podman have it.
+#[test]
+fn a_command_that_cannot_be_run_is_told_by_the_exit_code() {
+    manager::on(|manager| {
+        manager.run(&["-d"], "up", &["sleep", "1000"]).ok();
+        let cases = [
+            ("no-such-program", 127),
+            ("/no/such/program", 127),
+            ("/etc", 126),
+            ("/etc/passwd", 126),
+        ];
+        for (command, code) in cases {
+            manager.run(&["--rm"], "none", &[command]).exits(code);
+            manager.run(&["-d"], "none", &[command]).exits(code);
+            manager.dunnage(&["exec", "up", command]).exits(code);
+        }
+        let volume = ["--rm", "-v", "/no/such/volume:/v"];
+        manager.run(&volume, "none", &["true"]).exits(125);
+        manager.run(&["--rm"], "up", &["true"]).exits(125);
+        manager.dunnage(&["exec", "nobody", "true"]).exits(125);
+        assert_eq!(manager.json(&["ls"]).len(), 1);
+        manager.dunnage(&["delete", "--force", "up"]).ok();
     });
 }
 
