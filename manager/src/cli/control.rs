@@ -180,12 +180,16 @@ pub enum Ns {
     Rm { name: String },
 }
 
+pub async fn namespaces(client: &Client) -> Result<Vec<Namespace>, String> {
+    let request = client.request(ListNamespacesRequest::default());
+    let listed = client.namespaces().list(request).await.map_err(said)?;
+    Ok(listed.into_inner().namespaces)
+}
+
 pub async fn ns(client: &Client, command: &Ns, json: bool) -> Result<(), String> {
     match command {
         Ns::Ls => {
-            let request = client.request(ListNamespacesRequest::default());
-            let answer = client.namespaces().list(request).await.map_err(said)?;
-            let rows = answer.into_inner().namespaces.into_iter().map(|namespace| {
+            let rows = namespaces(client).await?.into_iter().map(|namespace| {
                 let mut labels: Vec<String> = namespace
                     .labels
                     .iter()

@@ -5,10 +5,7 @@
 
 use super::client::Client;
 use super::output;
-use super::run::said;
 use crate::config::Config;
-use protos::services::namespaces::v1::ListNamespacesRequest;
-use protos::services::tasks::v1::ListTasksRequest;
 use std::collections::HashSet;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -70,29 +67,10 @@ fn mounts() -> Vec<PathBuf> {
 /// Looks, tells, and cleans if it shall; 1 if something is left.
 pub async fn doctor(client: &Client, config: &Config, fix: bool, json: bool) -> Result<u8, String> {
     let mut known = HashSet::new();
-    let request = client.request(ListNamespacesRequest::default());
-    let namespaces = client
-        .namespaces()
-        .list(request)
-        .await
-        .map_err(said)?
-        .into_inner()
-        .namespaces;
-    for namespace in namespaces {
-        let client = client.of(&namespace.name)?;
-        let request = client.request(ListTasksRequest::default());
-        let tasks = client
-            .tasks()
-            .list(request)
-            .await
-            .map_err(said)?
-            .into_inner()
-            .tasks;
-        known.extend(
-            tasks
-                .into_iter()
-                .map(|task| (namespace.name.clone(), task.id)),
-        );
+    for namespace in super::control::namespaces(client).await? {
+        let tasks = super::show::tasks(&client.of(&namespace.name)?).await?;
+        let tasks = tasks.into_iter().map(|task| task.id);
+        known.extend(tasks.map(|id| (namespace.name.clone(), id)));
     }
     let found = look(config, &known);
     let mut left = 0;

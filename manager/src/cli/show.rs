@@ -16,6 +16,13 @@ use std::time::Duration;
 /// How often `stats` looks.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// Every task of the namespace.
+pub async fn tasks(client: &Client) -> Result<Vec<Process>, String> {
+    let request = client.request(ListTasksRequest::default());
+    let listed = client.tasks().list(request).await.map_err(said)?;
+    Ok(listed.into_inner().tasks)
+}
+
 pub async fn ls(
     client: &Client,
     quiet: bool,
@@ -25,26 +32,14 @@ pub async fn ls(
     let request = client.request(ListContainersRequest {
         filters: filters.to_vec(),
     });
-    let containers = client
-        .containers()
-        .list(request)
-        .await
-        .map_err(said)?
-        .into_inner()
-        .containers;
+    let listed = client.containers().list(request).await.map_err(said)?;
+    let containers = listed.into_inner().containers;
     if quiet {
         return containers
             .iter()
             .try_for_each(|container| line(&container.id));
     }
-    let request = client.request(ListTasksRequest::default());
-    let tasks = client
-        .tasks()
-        .list(request)
-        .await
-        .map_err(said)?
-        .into_inner()
-        .tasks;
+    let tasks = tasks(client).await?;
     let tasks: HashMap<&str, &Process> =
         tasks.iter().map(|task| (task.id.as_str(), task)).collect();
     let row = |container: &Container| {
@@ -72,13 +67,8 @@ pub async fn ps(client: &Client, id: &str, json: bool) -> Result<(), String> {
     let request = client.request(ListPidsRequest {
         container_id: id.to_owned(),
     });
-    let pids = client
-        .tasks()
-        .list_pids(request)
-        .await
-        .map_err(said)?
-        .into_inner()
-        .processes;
+    let listed = client.tasks().list_pids(request).await.map_err(said)?;
+    let pids = listed.into_inner().processes;
     let row = |process: &protos::task_types::ProcessInfo| {
         let exec = process
             .info
@@ -255,15 +245,7 @@ pub async fn info(client: &Client, json: bool) -> Result<(), String> {
         .await
         .map_err(said)?
         .into_inner();
-    let request = client.request(ListTasksRequest::default());
-    let tasks = client
-        .tasks()
-        .list(request)
-        .await
-        .map_err(said)?
-        .into_inner()
-        .tasks
-        .len();
+    let tasks = tasks(client).await?.len();
     let memory =
         std::fs::read_to_string(format!("/proc/{}/status", server.pid)).unwrap_or_default();
     let memory = memory

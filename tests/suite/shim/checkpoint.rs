@@ -8,7 +8,7 @@ use protos::task::{CheckpointTaskRequest, CreateTaskRequest};
 use protos::task_types::Status as State;
 use serde_json::json;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tokio::net::UnixDatagram;
 
 /// Counts the lines on its stdin: what it has counted is in its memory alone.
@@ -251,16 +251,21 @@ fn failed_restore_leaves_nothing() {
     });
 }
 
+/// The real runtime, but instead of `action` it writes its command line to a file, then does `end`.
+fn recording(test: &Test, action: &str, end: &str) -> (Runtime, PathBuf) {
+    let record = test.dir().join("record");
+    let body = format!(
+        "[ \"$ACTION\" = {action} ] || exec \"$RUNC\" \"$@\"\necho \"$@\" >>{}; {end}",
+        record.display()
+    );
+    (Runtime::script(test, "recording", &body), record)
+}
+
 /// T73: every option comes to the runtime's command line.
 #[test]
 fn checkpoint_options_reach_the_runtime() {
     harness::run(async |test| {
-        let record = test.dir().join("record");
-        let body = format!(
-            "[ \"$ACTION\" = checkpoint ] || exec \"$RUNC\" \"$@\"\necho \"$@\" >>{}",
-            record.display()
-        );
-        let runtime = Runtime::script(test, "checkpoints", &body);
+        let (runtime, record) = recording(test, "checkpoint", "exit 0");
         let bundle = test.bundle("c").build();
         let shim = bundle.start().shim().await;
         shim.create(runtime.create(&bundle)).await.unwrap();
@@ -328,12 +333,7 @@ fn checkpoint_options_reach_the_runtime() {
 #[test]
 fn restore_options_reach_the_runtime() {
     harness::run(async |test| {
-        let record = test.dir().join("record");
-        let body = format!(
-            "[ \"$ACTION\" = restore ] || exec \"$RUNC\" \"$@\"\necho \"$@\" >>{}; exit 1",
-            record.display()
-        );
-        let runtime = Runtime::script(test, "restores", &body);
+        let (runtime, record) = recording(test, "restore", "exit 1");
         let work = test.dir().join("criu").to_string_lossy().into_owned();
         let image = test.dir().join("image");
         let parent = test.dir().join("parent").to_string_lossy().into_owned();

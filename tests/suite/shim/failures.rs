@@ -301,6 +301,29 @@ fn create_fails_in_time_although_its_undoing_hangs() {
     });
 }
 
+/// The real runtime; but once it has made the exec of a case's name, it does what the case says.
+/// The exec's pid is in the file of that name.
+fn failing_after_exec(test: &Test, cases: &[(&str, &str)]) -> Runtime {
+    let case = |(name, end): &(&str, &str)| {
+        format!(
+            "case \"$*\" in *{name}.pid*) \"$RUNC\" \"$@\" || exit 1; cp {name}.pid {}; {end};; esac\n",
+            test.dir().join(name).display()
+        )
+    };
+    let cases: String = cases.iter().map(case).collect();
+    let body = format!("[ \"$ACTION\" = exec ] && {{ {cases} }}\nexec \"$RUNC\" \"$@\"");
+    Runtime::script(test, "fails-after-exec", &body)
+}
+
+/// The exec of [`failing_after_exec`] has ended, and nobody is told of an exit.
+async fn assert_undone(test: &Test, shim: &Shim, name: &str) {
+    let pid = fs::read_to_string(test.dir().join(name)).unwrap();
+    wait::ended(pid.trim().parse().unwrap()).await;
+    shim.delete("c", name).await.unwrap();
+    let exits = test.events().count(|e| e.exit_of("c", name).is_some());
+    assert_eq!(exits, 0, "{name}: no exit of what never started");
+}
+
 /// T23: an exec whose runtime made it and then failed, in whatever way: nothing of it runs on.
 #[test]
 fn runtime_that_fails_after_exec_leaves_no_process() {
@@ -311,40 +334,25 @@ fn runtime_that_fails_after_exec_leaves_no_process() {
         let bundle = test.bundle("c").build();
         let gate = Fifo::new(test.dir().join("never"));
         let cases = [
-            ("dies", "kill -KILL $$".to_owned()),
-            ("fails", "exit 5".to_owned()),
-            ("hangs", format!("read -r x <{}", gate.name())),
+            ("dies", "kill -KILL $$"),
+            ("fails", "exit 5"),
+            ("hangs", &format!("read -r x <{}", gate.name())),
         ];
-        let body: String = cases
-            .iter()
-            .map(|(name, end)| {
-                format!(
-                    "case \"$*\" in *{name}.pid*) \"$RUNC\" \"$@\" || exit 1; \
-                     cp {name}.pid {}; {end};; esac\n",
-                    test.dir().join(name).display()
-                )
-            })
-            .collect();
-        let body = format!("[ \"$ACTION\" = exec ] && {{ {body} }}\nexec \"$RUNC\" \"$@\"");
-        let runtime = Runtime::script(test, "exec-fails", &body);
+        let runtime = failing_after_exec(test, &cases);
         let shim = bundle.start().shim().await;
         shim.create(runtime.create(&bundle)).await.unwrap();
         shim.start("c", "").await.unwrap();
-        for (name, _) in &cases {
+        for (name, _) in cases {
             let exec = bundle.exec(name, &["sleep", "100000"]);
             shim.exec(exec).await.unwrap();
             let start = StartRequest {
                 id: "c".into(),
-                exec_id: (*name).to_owned(),
+                exec_id: name.to_owned(),
             };
             let started: Result<StartResponse, _> =
                 shim.call_for("Start", &start, PATIENCE * 2).await;
             refused(started);
-            let pid = fs::read_to_string(test.dir().join(name)).unwrap();
-            wait::ended(pid.trim().parse().unwrap()).await;
-            shim.delete("c", name).await.unwrap();
-            let exits = test.events().count(|e| e.exit_of("c", name).is_some());
-            assert_eq!(exits, 0, "{name}: no exit of what never started");
+            assert_undone(test, &shim, name).await;
         }
         let exec = bundle.exec_sh("good", "exit 4");
         shim.exec(exec).await.unwrap();
@@ -367,33 +375,18 @@ fn exec_without_a_pid_file_leaves_no_process() {
             ("raves", "echo gibberish >raves.pid; exit 0"),
             ("fails", "rm -f fails.pid; exit 5"),
         ];
-        let body: String = cases
-            .iter()
-            .map(|(name, end)| {
-                format!(
-                    "case \"$*\" in *{name}.pid*) \"$RUNC\" \"$@\" || exit 1; \
-                     cp {name}.pid {}; {end};; esac\n",
-                    test.dir().join(name).display()
-                )
-            })
-            .collect();
-        let body = format!("[ \"$ACTION\" = exec ] && {{ {body} }}\nexec \"$RUNC\" \"$@\"");
-        let runtime = Runtime::script(test, "exec-forgets", &body);
+        let runtime = failing_after_exec(test, &cases);
         let shim = bundle.start().shim().await;
         shim.create(runtime.create(&bundle)).await.unwrap();
         let init = shim.start("c", "").await.unwrap().pid as i32;
         let beside = shim.run(bundle.exec("beside", &["sleep", "100000"])).await as i32;
-        for (name, _) in &cases {
+        for (name, _) in cases {
             // Its own orphans are the container's, not ours.
             shim.exec(bundle.exec_sh(name, "sleep 100000 & exec sleep 100000"))
                 .await
                 .unwrap();
             refused(shim.start("c", name).await);
-            let pid = fs::read_to_string(test.dir().join(name)).unwrap();
-            wait::ended(pid.trim().parse().unwrap()).await;
-            shim.delete("c", name).await.unwrap();
-            let exits = test.events().count(|e| e.exit_of("c", name).is_some());
-            assert_eq!(exits, 0, "{name}: no exit of what never started");
+            assert_undone(test, &shim, name).await;
         }
         assert!(proc::alive(init) && proc::alive(beside));
     });

@@ -6,11 +6,14 @@
 use harness::pid_namespace::run_inside;
 use harness::runtime::Runtime;
 use harness::stdio::Fifo;
-use harness::{Shim, Test, peers, proc, wait};
+use harness::{Bundle, Shim, Test, peers, proc, wait};
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
+
+const GROUP: &str = "io.containerd.runc.v2.group";
 
 /// Runs the test `name` of this file.
 fn in_a_pid_namespace(name: &str, body: impl AsyncFnOnce(&Test)) {
@@ -44,6 +47,19 @@ fn make_exec(name: &str, pid_file: &str) -> String {
          until echo $((want-1)) >/proc/sys/kernel/ns_last_pid; sleep 100000 </dev/null & \
          [ $! = $want ]; do kill -9 $!; done\n  printf %s $! >{name}.pid; exit 0;;\nesac\n"
     )
+}
+
+/// Starts the container `other`, whose exec `second` will have the pid in the file.
+async fn other_with_a_chosen_pid(test: &Test, shim: &Shim, other: &Bundle) -> PathBuf {
+    let pid_file = test.dir().join("pid");
+    let body = format!(
+        "[ \"$ACTION\" = exec ] || exec \"$RUNC\" \"$@\"\n{}exec \"$RUNC\" \"$@\"",
+        make_exec("second", &pid_file.to_string_lossy()),
+    );
+    let runtime = Runtime::script(test, "chosen-pid", &body);
+    shim.create(runtime.create(other)).await.unwrap();
+    shim.start("other", "").await.unwrap();
+    pid_file
 }
 
 /// T50: a signal to an exec that has ended does not reach the process that has its pid by now; nor
@@ -174,22 +190,12 @@ fn exit_of_a_starting_exec_is_not_taken_for_that_of_its_pids_next_owner() {
 fn exit_of_a_starting_init_is_not_taken_for_that_of_its_pids_next_owner() {
     let name = "exit_of_a_starting_init_is_not_taken_for_that_of_its_pids_next_owner";
     in_a_pid_namespace(name, async |test| {
-        let group = |id| {
-            test.bundle(id)
-                .annotation("io.containerd.runc.v2.group", "g")
-        };
+        let group = |id| test.bundle(id).annotation(GROUP, "g");
         let bundle = group("first").sh("exit 4").build();
         let other = group("other").build();
         let (lingering, mut gate) = Runtime::lingering(test, "start");
-        let pid_file = test.dir().join("pid");
-        let body = format!(
-            "[ \"$ACTION\" = exec ] || exec \"$RUNC\" \"$@\"\n{}exec \"$RUNC\" \"$@\"",
-            make_exec("second", &pid_file.to_string_lossy()),
-        );
-        let chosen = Runtime::script(test, "chosen-pid", &body);
         let shim = bundle.start().shim().await;
-        shim.create(chosen.create(&other)).await.unwrap();
-        shim.start("other", "").await.unwrap();
+        let pid_file = other_with_a_chosen_pid(test, &shim, &other).await;
         let pid = shim.create(lingering.create(&bundle)).await.unwrap().pid as i32;
         let starting = tokio::task::spawn_local({
             let shim = shim.clone();
@@ -223,21 +229,11 @@ fn exit_of_a_starting_init_is_not_taken_for_that_of_its_pids_next_owner() {
 fn signal_to_an_init_whose_exit_is_held_back_reaches_nobody_else() {
     let name = "signal_to_an_init_whose_exit_is_held_back_reaches_nobody_else";
     in_a_pid_namespace(name, async |test| {
-        let group = |id| {
-            test.bundle(id)
-                .annotation("io.containerd.runc.v2.group", "g")
-        };
+        let group = |id| test.bundle(id).annotation(GROUP, "g");
         let (bundle, other) = (group("first").build(), group("other").build());
         let (gated, mut gate) = Runtime::gated(test, "exec");
-        let pid_file = test.dir().join("pid");
-        let body = format!(
-            "[ \"$ACTION\" = exec ] || exec \"$RUNC\" \"$@\"\n{}exec \"$RUNC\" \"$@\"",
-            make_exec("second", &pid_file.to_string_lossy()),
-        );
-        let chosen = Runtime::script(test, "chosen-pid", &body);
         let shim = bundle.start().shim().await;
-        shim.create(chosen.create(&other)).await.unwrap();
-        shim.start("other", "").await.unwrap();
+        let pid_file = other_with_a_chosen_pid(test, &shim, &other).await;
         shim.create(gated.create(&bundle)).await.unwrap();
         let init = shim.start("first", "").await.unwrap().pid as i32;
         shim.exec(bundle.exec("e", &["true"])).await.unwrap();
