@@ -8,6 +8,7 @@ const FILES: &[&str] = &[
     "dunnage/guest/v1/guest.proto",
     "dunnage/shim/v1/upgrade.proto",
     "dunnage/v1/journal.proto",
+    "dunnage/vm/v1/metrics.proto",
     "events/container.proto",
     "events/namespace.proto",
     "events/task.proto",

@@ -3,7 +3,7 @@
 use crate::manager::Manager;
 use protos::cgroups::{v1, v2};
 use protos::task::{StatsRequest, StatsResponse};
-use protos::{Any, any};
+use protos::{Any, Message, any, vm};
 use std::fmt::Write;
 use std::path::Path;
 use std::rc::Rc;
@@ -204,5 +204,27 @@ fn container(families: &mut Families, labels: &str, stats: &Any) {
             gauge("container_pids_current", pids.current);
             gauge("container_pids_limit", pids.limit);
         }
+    }
+    if let Ok(vm::Metrics { host: Some(host) }) = vm::Metrics::decode(stats.value.as_slice()) {
+        host_of_vm(families, labels, host);
+    }
+}
+
+/// What a container's VM costs the host, by the VM's processes.
+fn host_of_vm(families: &mut Families, labels: &str, host: vm::Host) {
+    for (name, process) in [
+        ("vmm", host.vmm),
+        ("files", host.files),
+        ("shim", host.shim),
+    ] {
+        let Some(process) = process else { continue };
+        let labels = format!("{labels},process=\"{name}\"");
+        families.add("dunnage_vm_memory_bytes", "gauge", &labels, process.memory);
+        families.add(
+            "dunnage_vm_cpu_microseconds_total",
+            "counter",
+            &labels,
+            process.cpu_usec,
+        );
     }
 }

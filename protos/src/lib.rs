@@ -28,6 +28,7 @@ pub use api::containerd::types;
 pub use api::containerd::v1::types as task_types;
 pub use api::dunnage::guest::v1 as guest;
 pub use api::dunnage::shim::v1 as upgrade;
+pub use api::dunnage::vm::v1 as vm;
 pub use api::io::containerd::cgroups;
 pub use api::runtimeoptions::v1 as runtimeoptions;
 /// The messages of containerd's gRPC services.

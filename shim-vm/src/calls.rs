@@ -1,6 +1,7 @@
 //! The calls that are the guest's to do: asked of it, and answered without what is only its own.
 
 use crate::container::Container;
+use crate::overhead;
 use crate::service::{Empty, Result, Service, not_found, unimplemented, unknown};
 use protos::task::*;
 use protos::task_types::ProcessInfo;
@@ -102,9 +103,11 @@ impl Service {
             .as_ref()
             .and_then(any::unpack::<cgroups::v2::Metrics>);
         match metrics {
-            Some(Ok(metrics)) => Ok(StatsResponse {
-                stats: Some(any::pack(&metrics)),
-            }),
+            Some(Ok(metrics)) => {
+                let mut stats = any::pack(&metrics);
+                stats.value.extend(overhead::of(&container.vm).await);
+                Ok(StatsResponse { stats: Some(stats) })
+            }
             _ => Err(unknown("the guest's figures are none of cgroup v2")),
         }
     }

@@ -22,6 +22,8 @@ mod image;
 mod machine;
 mod make;
 mod network;
+mod notices;
+mod overhead;
 mod place;
 mod qemu;
 mod service;

@@ -14,8 +14,8 @@ use crate::machine::{Machine, Plan, SHARE_TAG};
 use crate::network::{self, Network};
 use crate::qemu::Qemu;
 use crate::share::Share;
-use crate::{files, place};
-use protos::guest::{ConfigureRequest, Empty, Event, Hello, Notice, SetTimeRequest, notice};
+use crate::{files, notices, place};
+use protos::guest::{ConfigureRequest, Empty, Event, Hello, SetTimeRequest};
 use protos::mux::{Link, Stream};
 use protos::ttrpc::{CallError, Client, Context};
 use protos::{Code, Message, Status, service};
@@ -24,14 +24,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 use task::reaper::Reaper;
-use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
 
-/// The version of what both sides speak.
-const PROTOCOL: u32 = 1;
-/// The most that one notice may have, in bytes.
-const NOTICE: usize = 1 << 20;
 /// How long the guest may take to write back and end.
 const POWER_OFF: Duration = Duration::from_secs(5);
 /// How long after the link QEMU may end.
@@ -57,7 +52,7 @@ pub struct Vm {
     client: Client,
     pub share: Share,
     pub hello: Hello,
-    /// How long after QEMU's start.
+    /// How long after QEMU's start its hello came.
     pub heard_after: Duration,
     dir: PathBuf,
     netns: Option<PathBuf>,
@@ -122,7 +117,7 @@ impl Vm {
             let link = connect(socket).map_err(|e| format!("link: {e}"))?;
             let mut notices = link.first();
             let hello = tokio::select! {
-                hello = hello(&mut notices) => hello,
+                hello = notices::hello(&mut notices) => hello,
                 status = machine.wait() => Err(format!("QEMU ended: {status}")),
                 status = files.wait() => Err(format!("the file server ended: {status}")),
                 () = tokio::time::sleep(deadline) => {
@@ -186,7 +181,7 @@ impl Vm {
             netns,
             gone,
         });
-        let heard = tokio::task::spawn_local(listen(notices, tell));
+        let heard = tokio::task::spawn_local(notices::listen(notices, tell));
         tokio::task::spawn_local(end(
             Rc::clone(&vm.machine),
             Rc::clone(&vm.files),
@@ -201,6 +196,11 @@ impl Vm {
     /// The process that stands for every process in the VM.
     pub fn pid(&self) -> u32 {
         self.machine.pid()
+    }
+
+    /// The process that serves it the host's files.
+    pub fn files_pid(&self) -> u32 {
+        self.files.pid
     }
 
     /// The link, to open streams on.
@@ -309,48 +309,6 @@ fn client(mut stream: Stream) -> io::Result<Client> {
         let _ = tokio::io::copy_bidirectional(&mut stream, &mut theirs).await;
     });
     Ok(Client::new(ours))
-}
-
-/// The first that the guest says.
-async fn hello(notices: &mut Stream) -> Result<Hello, String> {
-    match next(notices).await {
-        Ok(notice::Notice::Hello(hello)) if hello.version == PROTOCOL => Ok(hello),
-        Ok(notice::Notice::Hello(hello)) => Err(format!(
-            "its agent {} speaks version {}, not {PROTOCOL}: make guest anew",
-            hello.agent, hello.version
-        )),
-        Ok(_) => Err("its agent did not say hello first".into()),
-        Err(e) => Err(format!("its agent is not heard: {e}")),
-    }
-}
-
-async fn next(notices: &mut Stream) -> io::Result<notice::Notice> {
-    let bad = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
-    let mut length = 0_usize;
-    for shift in (0..28).step_by(7) {
-        let byte = notices.read_u8().await?;
-        length |= usize::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            break;
-        }
-    }
-    if length > NOTICE {
-        return Err(bad("a notice that is too long"));
-    }
-    let mut message = vec![0; length];
-    notices.read_exact(&mut message).await?;
-    let notice = Notice::decode(message.as_slice()).map_err(|e| bad(&e.to_string()))?;
-    notice.notice.ok_or_else(|| bad("a notice of nothing"))
-}
-
-async fn listen(mut notices: Stream, mut tell: impl FnMut(Event)) {
-    loop {
-        match next(&mut notices).await {
-            Ok(notice::Notice::Event(event)) => tell(event),
-            Ok(notice::Notice::Hello(_)) => {}
-            Err(e) => return log::debug!("no more events: {e}"),
-        }
-    }
 }
 
 /// Waits for whatever ends first, ends the rest, and tells once all is gone and every event of the

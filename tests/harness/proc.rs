@@ -82,6 +82,17 @@ pub fn status(pid: i32, key: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+/// Memory that is its alone and that it has written to, in KiB (proc(5), smaps_rollup).
+pub fn private_dirty(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+    let text = text.unwrap_or_else(|e| panic!("memory of {pid}: {e}"));
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Private_Dirty:"));
+    let number = line.and_then(|rest| rest.split_whitespace().next());
+    number.and_then(|n| n.parse().ok()).expect("a number")
+}
+
 /// How often any of its threads was switched to since it began: each is a wakeup.
 pub fn wakeups(pid: i32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"));

@@ -8,7 +8,7 @@ use protos::services::containers::v1::{Container, GetContainerRequest, ListConta
 use protos::services::tasks::v1::*;
 use protos::task_types::Process;
 use protos::types::Metric;
-use protos::{any, runc};
+use protos::{Message, any, runc, vm};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -128,6 +128,8 @@ struct Usage {
     memory: u64,
     limit: u64,
     pids: u64,
+    /// Of the processes that its VM is, if it is in one.
+    host: Option<u64>,
 }
 
 fn usage(metric: &Metric) -> Usage {
@@ -152,6 +154,13 @@ fn usage(metric: &Metric) -> Usage {
             (usage.memory, usage.limit) = (memory.usage, memory.usage_limit);
         }
         usage.pids = stats.pids.map_or(0, |pids| pids.current);
+        let host = vm::Metrics::decode(data.value.as_slice()).ok();
+        let host = host.and_then(|metrics| metrics.host);
+        let memory = |host: vm::Host| {
+            let processes = [host.vmm, host.files, host.shim];
+            processes.iter().flatten().map(|of| of.memory).sum()
+        };
+        usage.host = host.map(memory);
     }
     usage
 }
@@ -192,13 +201,18 @@ pub async fn stats(client: &Client, once: bool, json: bool) -> Result<(), String
                 size(usage.memory),
                 limit,
                 usage.pids.to_string(),
+                usage.host.map_or("-".into(), size),
             ]
         };
         if !once && !json {
             line("\x1b[H\x1b[2J")?;
         }
         let table: Vec<_> = now.1.iter().map(row).collect();
-        rows(&["ID", "CPU %", "MEMORY", "LIMIT", "PIDS"], &table, json)?;
+        rows(
+            &["ID", "CPU %", "MEMORY", "LIMIT", "PIDS", "VM MEMORY"],
+            &table,
+            json,
+        )?;
         if once {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 use crate::said;
 use harness::events::{Event, Kind};
 use harness::stdio::{Fifos, Stdio};
-use harness::{Shim, wait};
+use harness::{Shim, proc, wait};
 use protos::Message;
 use protos::cgroups::v2::Metrics;
 use protos::task_types::Status as State;
@@ -13,6 +13,52 @@ async fn metrics(shim: &Shim) -> Metrics {
     let any = shim.stats("c").await.unwrap().stats.expect("stats");
     assert_eq!(any.type_url, "io.containerd.cgroups.v2.Metrics");
     Metrics::decode(any.value.as_slice()).unwrap()
+}
+
+/// The VM's processes are told with the container's numbers, in the same bytes; the shim keeps the
+/// promise of one thread and 2 MiB.
+#[test]
+fn stats_tell_what_the_vm_costs_the_host() {
+    crate::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let told = async || {
+            let any = shim.stats("c").await.unwrap().stats.expect("stats");
+            let metrics = protos::vm::Metrics::decode(any.value.as_slice()).unwrap();
+            metrics.host.expect("the host's part")
+        };
+        let host = told().await;
+        let vmm = host.vmm.expect("QEMU");
+        assert_eq!(vmm.pid, shim.state("c", "").await.unwrap().pid);
+        assert!(vmm.memory > 48 << 20, "{vmm:?}");
+        assert!(vmm.cpu_usec > 100_000, "it has booted: {vmm:?}");
+        let files = host.files.expect("the file server");
+        assert_eq!(proc::words(files.pid as i32, "cmdline")[1], "fsd");
+        assert!(files.memory > 0 && files.cpu_usec > 0, "{files:?}");
+        let own = host.shim.expect("the shim");
+        assert_eq!(own.pid as i32, shim.pid());
+        assert!(own.memory > 0 && own.cpu_usec > 0, "{own:?}");
+        assert!(metrics(&shim).await.memory.expect("memory").usage < vmm.memory);
+
+        // Work in the guest is work of QEMU's.
+        shim.run(bundle.exec_sh("busy", "while :; do :; done"))
+            .await;
+        let works = async {
+            while told().await.vmm.expect("QEMU").cpu_usec < vmm.cpu_usec + 200_000 {
+                tokio::task::yield_now().await;
+            }
+        };
+        wait::soon("200 ms of work", works).await;
+
+        let threads = || proc::stat(shim.pid()).unwrap().threads;
+        wait::until("one thread", || match threads() {
+            1 => Ok(()),
+            more => Err(more.to_string()),
+        })
+        .await;
+        let private = proc::private_dirty(shim.pid());
+        assert!(private <= 2048, "private memory of the shim: {private} KiB");
+    });
 }
 
 fn ooms(event: &Event, container: &str) -> Option<()> {

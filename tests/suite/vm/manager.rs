@@ -17,5 +17,12 @@ fn dunnage_runs_a_container_in_a_vm() {
         let host = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let guest = ran.stdout.trim();
         assert!(!guest.is_empty() && guest != host.trim(), "kernel {guest}");
+
+        let detached = ["-d", runtime[0], runtime[1]];
+        manager.run(&detached, "d", &["sleep", "1000"]).ok();
+        let stats = manager.json(&["stats", "--no-stream"]);
+        let told = stats[0]["vm_memory"].as_str().expect("a size");
+        assert!(told.ends_with("MiB"), "{told}");
+        manager.dunnage(&["stop", "d"]).ok();
     });
 }
