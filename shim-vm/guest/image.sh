@@ -24,9 +24,9 @@ agent=${AGENT:?AGENT is not set: the path of the static agent}
 cache=${CACHE:-target/guest}
 out=${OUT:-target/dist/guest/$flavour}
 
-# What a guest needs of the kernel: its link, its root filesystems, its network
-# and its memory.  In Debian's kernel they are modules.
-drivers=(virtio_mmio virtio_console virtiofs overlay virtio_net virtio_blk erofs virtio_rng virtio_balloon)
+# What a guest needs of the kernel: its link, its filesystems, its network.  In
+# Debian's kernel they are modules.
+drivers=(virtio_mmio virtio_console virtiofs overlay virtio_net erofs)
 
 # crun and the packages of the libraries it links.
 runtime_packages=(crun libc6 libsystemd0 libseccomp2 libcap2 libyajl2
@@ -116,10 +116,15 @@ case $flavour in
             name=$(basename "$file" .ko)
             file_of[${name//-/_}]=$file
         done < <(find "$modules" -name '*.ko' | sort)
-        for driver in "${drivers[@]}"; do take "$driver"; done
-        for file in "${order[@]}"; do
-            install -m644 "$file" "$root/usr/lib/modules/"
-            echo "/usr/lib/modules/$(basename "$file")" >>"$root/usr/lib/modules/load"
+        for driver in "${drivers[@]}"; do
+            taken=()
+            order=()
+            take "$driver"
+            for file in "${order[@]}"; do
+                # Without its signature, which takes a while to verify.
+                objcopy --strip-debug "$file" "$root/usr/lib/modules/$(basename "$file")"
+                echo "$driver /usr/lib/modules/$(basename "$file")" >>"$root/usr/lib/modules/load"
+            done
         done
         command_line_devices=false
         ;;
@@ -168,8 +173,10 @@ runtime=$("$loader" --library-path "$root/usr/lib" "$root/usr/bin/crun" --versio
 # ------------------------------------------------------------------- image --
 
 install -m755 "$agent" "$root/init"
+mkdir "$root/sbin"
+ln -s ../init "$root/sbin/modprobe"
 agent_version=$("$agent" --version) || die "$agent --version failed"
-agent_version=${agent_version##* }
+read -r _ agent_version agent_build <<<"$agent_version"
 cat >"$root/etc/dunnage/guest.toml" <<END
 # What this guest image is made of.
 flavour = "$flavour"
@@ -179,6 +186,8 @@ kernel_package = "$kernel_version"
 # Whether it finds virtio-mmio devices by its command line, without ACPI.
 command_line_devices = $command_line_devices
 agent = "$agent_version"
+# Of which sources; the shim that was built of the same goes with it.
+agent_build = "$agent_build"
 runtime = "$runtime"
 drivers = [$(printf '"%s", ' "${drivers[@]}" | sed 's/, $//')]
 END

@@ -1,17 +1,29 @@
-//! `containerd-shim-vm-v2 check`: whether this host can run VMs, with what, and how long one takes
-//! to boot.
+//! `containerd-shim-vm-v2 check`: whether this host can run containers in VMs, with what, and how
+//! long each step of one takes.
+//!
+//! The container is made as containerd would have it made; its program is the shim itself, which
+//! is static, and says its version.
 
 use crate::accel;
 use crate::config::{Accel, Config};
 use crate::image::Image;
+use crate::service::Service;
 use crate::share;
-use crate::vm::{Purpose, Vm};
-use protos::guest::ConfigureRequest;
-use std::path::PathBuf;
+use protos::ttrpc::{Context, Request, Service as _};
+use protos::{Message, task as api};
+use serde_json::json;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 use task::reaper::Reaper;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 
-/// Boots a VM as a container would, ends it, and tells about it.
+const ID: &str = "check";
+
+/// Runs a container in a VM, ends both, and tells about it.
 ///
 /// # Errors
 /// What is missing, or does not work.
@@ -21,61 +33,156 @@ pub fn check() -> Result<String, String> {
         .enable_all()
         .build_local(Default::default());
     let runtime = runtime.map_err(|e| format!("set up the event loop: {e}"))?;
-    runtime.block_on(async {
+    let bundle = PathBuf::from(format!("/run/dunnage/check-{}", std::process::id()));
+    let told = runtime.block_on(async {
         let reaper = Reaper::new().map_err(|e| e.to_string())?;
         tokio::select! {
-            told = boot(&reaper) => told,
+            told = run(&bundle, &reaper) => told,
             e = reaper.run(|_, _| {}) => Err(e.to_string()),
         }
-    })
+    });
+    let _ = fs::remove_dir_all(&bundle);
+    told
 }
 
-async fn boot(reaper: &std::rc::Rc<Reaper>) -> Result<String, String> {
+/// A bundle whose container says this program's version.
+fn make(bundle: &Path) -> io::Result<()> {
+    let root = bundle.join("rootfs");
+    for dir in ["dev", "proc", "sys"] {
+        fs::create_dir_all(root.join(dir))?;
+    }
+    fs::copy(std::env::current_exe()?, root.join("shim"))?;
+    let namespaces = ["pid", "ipc", "uts", "mount"].map(|name| json!({ "type": name }));
+    let spec = json!({
+        "ociVersion": "1.0.2",
+        "process": {"args": ["/shim", "-v"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+        "root": {"path": "rootfs"},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {"namespaces": namespaces},
+    });
+    fs::write(bundle.join("config.json"), spec.to_string())?;
+    let mode = nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR;
+    Ok(nix::unistd::mkfifo(&bundle.join("out"), mode)?)
+}
+
+async fn run(bundle: &Path, reaper: &Rc<Reaper>) -> Result<String, String> {
+    make(bundle).map_err(|e| format!("{}: {e}", bundle.display()))?;
     let config = Config::load()?;
     let image = Image::find(&config)?;
     let accel = accel::choose(&config, &image, reaper).await;
-    let (kernel, memory, vcpus) = (image.kernel.clone(), config.memory, config.vcpus);
-    let purpose = Purpose {
-        name: "check".into(),
-        dir: PathBuf::from(format!("/run/dunnage/check-{}", std::process::id())),
-        config,
-        image,
-        accel,
-        netns: None,
-        guest: ConfigureRequest {
-            hostname: "check".into(),
-            ..Default::default()
-        },
-    };
-    let start = Instant::now();
-    let vm = Vm::boot(purpose, reaper, |_| {}).await?;
-    let ready = start.elapsed();
-    let hello = vm.hello.clone();
-    let heard = vm.heard_after;
-    let stopping = Instant::now();
-    vm.power_off().await;
-    let stopped = stopping.elapsed();
+    let out = bundle.join("out");
+    let mut output = pipe::OpenOptions::new()
+        .open_receiver(&out)
+        .map_err(|e| format!("{}: {e}", out.display()))?;
+    let service = Service::new("check".into(), Rc::clone(reaper), Rc::default());
+    let ran = steps(&service, bundle, &out, &mut output).await;
+    service.end().await;
+    let (steps, hello) = ran?;
     let accel = match accel {
         Accel::Kvm => "kvm",
         Accel::Tcg | Accel::Auto => "tcg: no KVM that works, so this is slow",
     };
+    let mut lines = vec![
+        format!("accelerator   {accel}"),
+        format!(
+            "machine       {} MiB, {} processors",
+            config.memory, config.vcpus
+        ),
+        format!(
+            "kernel        {} ({})",
+            hello.kernel,
+            image.kernel.display()
+        ),
+        format!("agent         {}", hello.agent),
+    ];
+    for (step, took, what) in steps {
+        lines.push(format!("{step:13} {:5} ms  {what}", took.as_millis()));
+    }
+    lines.push(String::new());
+    Ok(lines.join("\n"))
+}
+
+type Steps = Vec<(&'static str, Duration, &'static str)>;
+
+async fn steps(
+    service: &Rc<Service>,
+    bundle: &Path,
+    out: &Path,
+    output: &mut pipe::Receiver,
+) -> Result<(Steps, protos::guest::Hello), String> {
+    let create = api::CreateTaskRequest {
+        id: ID.into(),
+        bundle: bundle.to_string_lossy().into_owned(),
+        stdout: out.to_string_lossy().into_owned(),
+        ..Default::default()
+    };
+    let begin = Instant::now();
+    call(service, "Create", &create).await?;
+    let created = begin.elapsed();
+    let vm = service.vm.borrow().clone().ok_or("the VM is gone")?;
+    let start = api::StartRequest {
+        id: ID.into(),
+        ..Default::default()
+    };
+    call(service, "Start", &start).await?;
+    let mut first = [0; 512];
+    let read = tokio::time::timeout(OUTPUT, output.read(&mut first)).await;
+    let said = match read {
+        Ok(Ok(n)) => String::from_utf8_lossy(&first[..n]).into_owned(),
+        Ok(Err(e)) => return Err(format!("the container's output: {e}")),
+        Err(_) => return Err(format!("the container said nothing within {OUTPUT:?}")),
+    };
+    if !said.contains(env!("CARGO_PKG_VERSION")) {
+        return Err(format!("the container said {said:?}"));
+    }
+    let all = begin.elapsed();
+    let ending = Instant::now();
+    let wait = api::WaitRequest {
+        id: ID.into(),
+        ..Default::default()
+    };
+    call(service, "Wait", &wait).await?;
+    let delete = api::DeleteRequest {
+        id: ID.into(),
+        ..Default::default()
+    };
+    call(service, "Delete", &delete).await?;
+    let hello = vm.hello.clone();
     let in_guest = Duration::from_millis(hello.uptime_ms);
-    Ok([
-        format!("accelerator  {accel}"),
-        format!("machine      {memory} MiB, {vcpus} processors"),
-        format!("kernel       {} ({})", hello.kernel, kernel.display()),
-        format!("agent        {}", hello.agent),
-        format!(
-            "hello        {} ms after the start of QEMU",
-            heard.as_millis()
+    let kernel = Duration::from_millis(hello.started_ms);
+    let steps = vec![
+        (
+            "qemu",
+            vm.heard_after.saturating_sub(in_guest),
+            "from its start to the kernel's",
         ),
-        format!(
-            "             of it {} ms in the guest",
-            in_guest.as_millis()
+        ("kernel", kernel, "to the start of the agent"),
+        ("agent", in_guest.saturating_sub(kernel), "to its hello"),
+        (
+            "create",
+            created.saturating_sub(vm.heard_after),
+            "files, network, and the container",
         ),
-        format!("ready        {} ms, with its files", ready.as_millis()),
-        format!("end          {} ms", stopped.as_millis()),
-        String::new(),
-    ]
-    .join("\n"))
+        ("first output", all.saturating_sub(created), "since Start"),
+        ("all", all, "from Create to the first output"),
+        ("end", ending.elapsed(), "of the container and of the VM"),
+    ];
+    Ok((steps, hello))
+}
+
+/// How long a program that does nothing may take to say so.
+const OUTPUT: Duration = Duration::from_secs(30);
+
+/// Asks the service as containerd would, but not over a socket.
+async fn call(service: &Rc<Service>, method: &str, request: &impl Message) -> Result<(), String> {
+    let request = Request {
+        method: method.into(),
+        payload: request.encode_to_vec(),
+        context: Context::background(),
+        moved: false,
+    };
+    let answer = Rc::clone(service).call(request).await;
+    answer
+        .map(drop)
+        .map_err(|status| format!("{method}: {}", status.message))
 }

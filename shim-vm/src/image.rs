@@ -14,13 +14,21 @@ const DRIVERS: [&str; 3] = ["virtio_mmio", "virtio_console", "virtiofs"];
 pub struct Image {
     pub kernel: PathBuf,
     pub initrd: PathBuf,
+    /// The kernel finds its devices by its command line, and needs no ACPI.
+    pub command_line_devices: bool,
 }
+
+/// The agent that goes with this shim: its version, and its build.
+pub const AGENT: (&str, &str) = (env!("CARGO_PKG_VERSION"), env!("AGENT_BUILD"));
 
 /// The image's guest.toml, as far as it decides anything.
 #[derive(Debug, Deserialize)]
 struct Facts {
     agent: String,
+    agent_build: String,
     drivers: Vec<String>,
+    #[serde(default)]
+    command_line_devices: bool,
 }
 
 impl Image {
@@ -32,7 +40,7 @@ impl Image {
         let (kernel, initrd) = (&config.kernel, &config.initrd);
         let set = |path: &Path| path != Path::new("");
         if set(kernel) && set(initrd) {
-            return Self::of(kernel.clone(), initrd.clone());
+            return Self::of(kernel.clone(), initrd.clone(), false);
         }
         let found = directories(config)?.into_iter().find_map(|dir| {
             let flavour = |flavour: &&&str| dir.join(flavour).join("guest.toml").is_file();
@@ -47,7 +55,7 @@ impl Image {
             ));
         };
         let facts = dir.join("guest.toml");
-        check(&facts).map_err(|why| format!("{}: {why}", facts.display()))?;
+        let facts = check(&facts).map_err(|why| format!("{}: {why}", facts.display()))?;
         let or = |own: &PathBuf, name: &str| {
             if set(own) {
                 own.clone()
@@ -55,14 +63,19 @@ impl Image {
                 dir.join(name)
             }
         };
-        Self::of(or(kernel, "vmlinux"), or(initrd, "initrd"))
+        let devices = facts.command_line_devices && !set(kernel);
+        Self::of(or(kernel, "vmlinux"), or(initrd, "initrd"), devices)
     }
 
-    fn of(kernel: PathBuf, initrd: PathBuf) -> Result<Self, String> {
+    fn of(kernel: PathBuf, initrd: PathBuf, devices: bool) -> Result<Self, String> {
         for path in [&kernel, &initrd] {
             std::fs::File::open(path).map_err(|e| format!("open {}: {e}", path.display()))?;
         }
-        Ok(Self { kernel, initrd })
+        Ok(Self {
+            kernel,
+            initrd,
+            command_line_devices: devices,
+        })
     }
 }
 
@@ -81,20 +94,23 @@ fn directories(config: &Config) -> Result<Vec<PathBuf>, String> {
     ])
 }
 
-fn check(path: &Path) -> Result<(), String> {
+fn check(path: &Path) -> Result<Facts, String> {
     let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
     let facts: Facts = toml::from_str(&text).map_err(|e| e.to_string())?;
-    let ours = env!("CARGO_PKG_VERSION");
-    if facts.agent != ours {
-        let theirs = facts.agent;
-        return Err(format!(
-            "agent = {theirs:?}, but this shim is {ours}: make guest anew"
-        ));
+    for (key, theirs, ours) in [
+        ("agent", &facts.agent, AGENT.0),
+        ("agent_build", &facts.agent_build, AGENT.1),
+    ] {
+        if theirs != ours {
+            return Err(format!(
+                "{key} = {theirs:?}, but this shim goes with {ours:?}: make guest anew"
+            ));
+        }
     }
     let missing = |driver: &&&str| !facts.drivers.iter().any(|has| has == **driver);
     match DRIVERS.iter().find(missing) {
         Some(driver) => Err(format!("drivers: the kernel has no {driver}")),
-        None => Ok(()),
+        None => Ok(facts),
     }
 }
 
@@ -113,15 +129,18 @@ mod tests {
         assert!(why.contains("make guest"), "{why}");
         let distro = dir.path().join("distro");
         std::fs::create_dir(&distro).unwrap();
-        let facts = |agent: &str, drivers: &str| {
-            let text =
-                format!("flavour = \"distro\"\nagent = \"{agent}\"\ndrivers = [{drivers}]\n");
+        let made_by = |agent: &str, build: &str, drivers: &str| {
+            let agent = format!("agent = \"{agent}\"\nagent_build = \"{build}\"");
+            let text = format!("flavour = \"distro\"\n{agent}\ndrivers = [{drivers}]\n");
             std::fs::write(distro.join("guest.toml"), text).unwrap();
             Image::find(&config)
         };
-        let why = facts("9.9.9", "").unwrap_err();
+        let (ours, build) = AGENT;
+        let why = made_by("9.9.9", build, "").unwrap_err();
         assert!(why.contains("agent = \"9.9.9\""), "{why}");
-        let ours = env!("CARGO_PKG_VERSION");
+        let why = made_by(ours, "0123", "").unwrap_err();
+        assert!(why.contains("agent_build = \"0123\""), "{why}");
+        let facts = |agent: &str, drivers: &str| made_by(agent, build, drivers);
         let why = facts(ours, "\"virtio_mmio\", \"virtiofs\"").unwrap_err();
         assert!(why.contains("no virtio_console"), "{why}");
         let all = "\"virtio_mmio\", \"virtiofs\", \"virtio_console\"";

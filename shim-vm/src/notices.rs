@@ -1,5 +1,6 @@
 //! What the guest says without being asked: its hello, and then every event.
 
+use crate::image::AGENT;
 use protos::Message;
 use protos::guest::{Event, Hello, Notice, notice};
 use protos::mux::Stream;
@@ -17,7 +18,13 @@ const NOTICE: usize = 1 << 20;
 /// If it is not heard, or is no agent that this shim can speak with.
 pub async fn hello(notices: &mut Stream) -> Result<Hello, String> {
     match next(notices).await {
-        Ok(notice::Notice::Hello(hello)) if hello.version == PROTOCOL => Ok(hello),
+        Ok(notice::Notice::Hello(hello)) if hello.version == PROTOCOL => {
+            let ours = format!("{} {}", AGENT.0, AGENT.1);
+            if hello.agent != ours {
+                log::warn!("the agent in the VM is {}, not {ours}", hello.agent);
+            }
+            Ok(hello)
+        }
         Ok(notice::Notice::Hello(hello)) => Err(format!(
             "its agent {} speaks version {}, not {PROTOCOL}: make guest anew",
             hello.agent, hello.version

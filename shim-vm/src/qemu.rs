@@ -28,6 +28,8 @@ const NOBODY: u32 = 65534;
 /// The first fd of those that QEMU gets, beside stdio.
 const FIRST_FD: i32 = 3;
 const KVM: &str = "/dev/kvm";
+/// Devices that a microvm has room for.
+const SLOTS_WITHOUT_ACPI: usize = 8;
 /// The socket in the machine's directory.
 pub const AGENT_SOCKET: &str = "agent.sock";
 
@@ -196,15 +198,24 @@ impl Machine for Qemu {
     }
 }
 
+/// Without ACPI a kernel that can do without boots faster, but has one processor and few devices.
+fn needs_acpi(plan: &Plan) -> bool {
+    // Beside the networks: the serial port and the files.
+    let devices = plan.taps.len() + 2;
+    let can = plan.image.command_line_devices && plan.accel != Accel::Kvm;
+    !can || plan.vcpus > 1 || devices > SLOTS_WITHOUT_ACPI
+}
+
 fn basics(line: &mut Line, plan: &Plan) {
     let (accel, cpu) = match plan.accel {
         Accel::Kvm => ("kvm", "host"),
         Accel::Tcg | Accel::Auto => ("tcg", "qemu64,-cx16"),
     };
     let memory = plan.memory;
+    let acpi = if needs_acpi(plan) { "on" } else { "off" };
     line.add([
         "-M",
-        "microvm,acpi=on,isa-serial=on,memory-backend=memory",
+        &format!("microvm,acpi={acpi},isa-serial=on,memory-backend=memory"),
         "-accel",
         accel,
         "-cpu",

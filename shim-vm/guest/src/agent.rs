@@ -22,20 +22,20 @@ const SOCKET: &str = "/run/agent.sock";
 /// The engine's namespace: a VM has but one.
 const NAMESPACE: &str = "vm";
 
-/// Serves the host until it goes away or says so.
+/// Serves the host until it goes away or says so. `started_ms`: when this process began.
 ///
 /// # Errors
 /// Why the VM must end.
-pub fn run() -> Result<(), String> {
+pub fn run(started_ms: u64) -> Result<(), String> {
     start_log();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(Default::default());
     let runtime = runtime.map_err(|e| format!("set up the event loop: {e}"))?;
-    runtime.block_on(serve())
+    runtime.block_on(serve(started_ms))
 }
 
-async fn serve() -> Result<(), String> {
+async fn serve(started_ms: u64) -> Result<(), String> {
     let failed = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
     let reaper = Reaper::new().map_err(failed("reaper"))?;
     let outbox = Rc::new(Outbox::default());
@@ -50,7 +50,7 @@ async fn serve() -> Result<(), String> {
 
     let port = Port::open()?;
     let link = Link::new();
-    tokio::task::spawn_local(tell(link.first(), outbox));
+    tokio::task::spawn_local(tell(link.first(), outbox, started_ms));
     tokio::select! {
         e = link.run(port.clone(), port) => Err(format!("the host is gone: {e}")),
         () = accept(&link, &parked) => Err("the link is closed".into()),
@@ -61,17 +61,16 @@ async fn serve() -> Result<(), String> {
 }
 
 /// Tells the host that we are here, and then every event; without the host there is no more to do.
-async fn tell(mut stream: Stream, outbox: Rc<Outbox>) {
-    let uptime = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
-    let uptime = uptime.map_or(0, |at| at.tv_sec() * 1000 + at.tv_nsec() / 1_000_000);
+async fn tell(mut stream: Stream, outbox: Rc<Outbox>, started_ms: u64) {
     let kernel = nix::sys::utsname::uname();
     let hello = Hello {
         version: PROTOCOL,
-        agent: env!("CARGO_PKG_VERSION").into(),
+        agent: crate::VERSION.into(),
         kernel: kernel
             .map(|name| name.release().to_string_lossy().into_owned())
             .unwrap_or_default(),
-        uptime_ms: uptime.unsigned_abs(),
+        uptime_ms: crate::boot::uptime_ms(),
+        started_ms,
     };
     let mut notice = notice::Notice::Hello(hello);
     loop {

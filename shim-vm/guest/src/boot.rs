@@ -6,8 +6,12 @@ use nix::sys::reboot::{RebootMode, reboot};
 use std::fs::{self, File};
 use std::path::Path;
 
-/// The drivers that the image brings, in the order they load: one path a line.
+/// The drivers that the image brings, in the order they load: a line `<driver> <path>` for each of
+/// the modules that a driver needs.
 const MODULES: &str = "/usr/lib/modules/load";
+/// What the link to the host needs. Other drivers wait until somebody wants them: each costs a
+/// boot some of its time.
+const LINK: [&str; 2] = ["virtio_mmio", "virtio_console"];
 /// Where the host's files are, if it shares any.
 pub const SHARE: &str = "/run/share";
 /// Where bundles are.
@@ -30,6 +34,13 @@ const MOUNTS: [(&str, &str, MsFlags, &str); 9] = {
         ("cgroup2", CGROUPS, SAFE, "nsdelegate"),
     ]
 };
+
+/// Milliseconds since the kernel started.
+pub fn uptime_ms() -> u64 {
+    let uptime = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    let uptime = uptime.map_or(0, |at| at.tv_sec() * 1000 + at.tv_nsec() / 1_000_000);
+    uptime.unsigned_abs()
+}
 
 /// Makes the machine ready for the agent.
 ///
@@ -57,7 +68,9 @@ pub fn boot() -> Result<(), String> {
     for dir in [SHARE, BUNDLES] {
         fs::create_dir_all(dir).map_err(|e| format!("mkdir {dir}: {e}"))?;
     }
-    load_modules()?;
+    for driver in LINK {
+        load(driver)?;
+    }
     enable_controllers()
 }
 
@@ -74,12 +87,26 @@ fn leave_initial_root() -> Result<(), Errno> {
     nix::unistd::chdir("/")
 }
 
-fn load_modules() -> Result<(), String> {
+/// Loads a driver, unless the kernel has it.
+///
+/// # Errors
+/// If the image has it, and it can't be loaded.
+pub fn load(driver: &str) -> Result<(), String> {
     let Ok(list) = fs::read_to_string(MODULES) else {
         return Ok(()); // the kernel has all it needs
     };
-    for path in list.lines().filter(|line| !line.is_empty()) {
-        let file = File::open(path).map_err(|e| format!("module {path}: {e}"))?;
+    let of_driver = |line: &str| {
+        line.strip_prefix(driver)?
+            .strip_prefix(' ')
+            .map(str::to_owned)
+    };
+    for path in list.lines().filter_map(of_driver) {
+        let name = Path::new(&path).file_stem().unwrap_or_default();
+        let name = name.to_string_lossy().replace('-', "_");
+        if Path::new("/sys/module").join(name).exists() {
+            continue;
+        }
+        let file = File::open(&path).map_err(|e| format!("module {path}: {e}"))?;
         match nix::kmod::finit_module(&file, c"", nix::kmod::ModuleInitFlags::empty()) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(e) => return Err(format!("module {path}: {e}")),
@@ -103,15 +130,17 @@ fn enable_controllers() -> Result<(), String> {
 /// Mounts the host's share with this tag.
 ///
 /// # Errors
-/// From mount(2).
-pub fn mount_share(tag: &str) -> Result<(), Errno> {
-    mount(
+/// From its driver, or mount(2).
+pub fn mount_share(tag: &str) -> Result<(), String> {
+    load("virtiofs")?;
+    let mounted = mount(
         Some(tag),
         SHARE,
         Some("virtiofs"),
         MsFlags::empty(),
         None::<&str>,
-    )
+    );
+    mounted.map_err(|e| e.to_string())
 }
 
 /// Writes back, and ends the VM. QEMU exits when its guest resets.

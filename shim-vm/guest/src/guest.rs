@@ -48,6 +48,9 @@ impl Guest {
             boot::mount_share(&request.share)
                 .map_err(|e| failed(format!("mount the share {:?}: {e}", request.share)))?;
         }
+        if !request.interfaces.is_empty() {
+            boot::load("virtio_net").map_err(failed)?;
+        }
         network::apply(&request.interfaces, &request.routes, &request.neighbours)
             .map_err(failed)?;
         for (name, value) in &request.sysctls {

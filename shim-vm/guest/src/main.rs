@@ -6,6 +6,8 @@
 //!                                └─ further: each one stdin, stdout or stderr of a process
 //! ```
 //!
+//! The kernel runs it as `modprobe`, too.
+//!
 //! Whatever goes wrong here ends the VM: the kernel panics when its first process dies, and the
 //! host reads why on the console.
 
@@ -20,22 +22,46 @@ mod tasks;
 use std::io::Write;
 use std::process::ExitCode;
 
+/// Its version, and which build it is.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("AGENT_BUILD"));
+
 fn main() -> ExitCode {
     if std::env::args().any(|arg| arg == "--version") {
-        let line = format!("dunnage-guest {}\n", env!("CARGO_PKG_VERSION"));
+        let line = format!("dunnage-guest {VERSION}\n");
         let _ = std::io::stdout().write_all(line.as_bytes());
         return ExitCode::SUCCESS;
+    }
+    let mut args = std::env::args();
+    if args.next().is_some_and(|name| name.ends_with("/modprobe")) {
+        return modprobe(args.next_back().as_deref());
     }
     if std::process::id() != 1 {
         say("dunnage-guest is the first process of a VM, and nothing else");
         return ExitCode::FAILURE;
     }
     std::panic::set_hook(Box::new(|panic| say(&format!("agent: {panic}"))));
-    let ended = boot::boot().and_then(|()| agent::run());
+    let started = boot::uptime_ms();
+    let ended = boot::boot().and_then(|()| agent::run(started));
     if let Err(why) = ended {
         say(&format!("agent: {why}"));
     }
     boot::power_off()
+}
+
+/// What the kernel runs as `modprobe -q -- fs-<type>` when somebody mounts a filesystem that it has
+/// no driver of.
+fn modprobe(name: Option<&str>) -> ExitCode {
+    match name
+        .and_then(|name| name.strip_prefix("fs-"))
+        .map(boot::load)
+    {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(why)) => {
+            say(&format!("agent: {why}"));
+            ExitCode::FAILURE
+        }
+        None => ExitCode::FAILURE,
+    }
 }
 
 /// A line on the console, which the host reads.

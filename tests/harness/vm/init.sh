@@ -5,7 +5,7 @@
 export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
-for module in $(cat /usr/lib/modules/load); do insmod "$module"; done
+for module in $(awk '!seen[$2]++ { print $2 }' /usr/lib/modules/load); do insmod "$module"; done
 mkdir -p /host /memory
 mount -t virtiofs host /host
 mount -t tmpfs memory /memory

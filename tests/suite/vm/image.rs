@@ -48,16 +48,19 @@ fn the_image_can_be_made_again_to_the_byte() {
     let inside = fs::read_to_string(tree.join("etc/dunnage/guest.toml")).unwrap();
     assert_eq!(beside, inside);
     let load = fs::read_to_string(tree.join("usr/lib/modules/load")).unwrap();
-    let place = |name: &str| {
-        let path = format!("/usr/lib/modules/{name}.ko");
-        let found = load.lines().position(|line| line == path);
-        found.unwrap_or_else(|| panic!("{name} is not loaded"))
+    let place = |driver: &str, name: &str| {
+        let of_driver = format!("{driver} /usr/lib/modules/{name}.ko");
+        let found = load.lines().position(|line| line == of_driver);
+        found.unwrap_or_else(|| panic!("{name} is not loaded for {driver}"))
     };
-    for needed in ["virtio", "virtio_ring"] {
-        assert!(place(needed) < place("virtio_mmio"), "{load}");
+    for driver in ["virtio_mmio", "virtio_console", "virtio_net", "virtiofs"] {
+        for needed in ["virtio", "virtio_ring"] {
+            assert!(place(driver, needed) < place(driver, driver), "{load}");
+        }
     }
-    assert!(place("fuse") < place("virtiofs"));
-    for path in load.lines() {
+    assert!(place("virtiofs", "fuse") < place("virtiofs", "virtiofs"));
+    for line in load.lines() {
+        let (_, path) = line.split_once(' ').expect("a driver and a path");
         assert!(tree.join(path.trim_start_matches('/')).exists(), "{path}");
     }
 }

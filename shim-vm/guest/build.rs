@@ -1,0 +1,8 @@
+//! Tells the agent which build of it this is.
+
+#[path = "../fingerprint.rs"]
+mod fingerprint;
+
+fn main() -> std::io::Result<()> {
+    fingerprint::tell()
+}
