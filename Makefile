@@ -89,7 +89,7 @@ kernel: ## build a kernel for it that boots in half the time; takes minutes, the
 
 .PHONY: soak
 soak: setup build guest ## sweeps and load that take minutes, as root; they print their figures
-	SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked -p $(SUITE) --features soak \
+	SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked -p $(SUITE) --features soak \
 		--test soak -- --nocapture --test-threads=1
 	SWEEP=full SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) \
 		$(CARGO) test --locked -p $(SUITE) --test manager sweep -- --nocapture
@@ -103,8 +103,8 @@ $(RUST_SHIM)/version:
 	@echo $(RUST_SHIM_VERSION) >$@
 
 .PHONY: bench
-bench: setup build $(RUST_SHIM)/version ## measure side by side, as root; ONLY="latency idle" for some of it
-	SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) ONLY='$(ONLY)' \
+bench: setup build guest $(RUST_SHIM)/version ## measure side by side, as root; ONLY="latency idle" for some of it
+	SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) ONLY='$(ONLY)' \
 		$(CARGO) bench --locked -p $(SUITE) --bench bench
 
 .PHONY: lint

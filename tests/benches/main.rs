@@ -5,7 +5,8 @@
 //!            ├─ latency  of every step, beside bare runc     ├─ results ─┬─ runs/<date>/*.json
 //!            ├─ storm    of execs and of containers          │           ├─ table   README.md
 //!            ├─ stdio    MiB/s and CPU                       │           └─ plot    docs/*.svg
-//!            └─ idle     wakeups in a minute                 ┘
+//!            └─ idle     wakeups in a minute                 │
+//!               vm       boots, beside bare ones             ┘
 //! pod: a contender with one container   process: what /proc says   sample: median and spread
 //! ```
 //! `make bench ONLY="latency stdio"` measures some of it and takes the rest from the last run;
@@ -22,6 +23,7 @@ mod sample;
 mod stdio;
 mod storm;
 mod table;
+mod vm;
 
 use contender::Contender;
 use harness::peers::workspace;
@@ -32,7 +34,7 @@ use std::time::Instant;
 use std::{env, fs};
 
 /// The parts, in the order they are measured: those that want a fresh machine first.
-const PARTS: [&str; 6] = ["latency", "ctr", "memory", "storm", "stdio", "idle"];
+const PARTS: [&str; 7] = ["latency", "ctr", "memory", "storm", "stdio", "idle", "vm"];
 
 fn main() {
     let only = env::var("ONLY").unwrap_or_default();
@@ -82,6 +84,7 @@ fn measure(part: &str, contenders: &[Contender]) -> Value {
         "memory" => memory::measure(contenders),
         "storm" => storm::measure(contenders),
         "stdio" => stdio::measure(contenders),
+        "vm" => vm::measure(),
         _ => idle::measure(contenders),
     }
 }

@@ -280,7 +280,7 @@ pub fn all(results: &Value) -> String {
     ] {
         table(&mut text, results, title, rows);
     }
-    text
+    text + &crate::vm::table(results)
 }
 
 fn goals(text: &mut String, results: &Value) {

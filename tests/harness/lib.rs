@@ -49,6 +49,6 @@ pub use calls::refused;
 pub use ledger::{differs, runtime_differs};
 pub use shim::Shim;
 pub use start::{Dialect, Start, Stdin};
-pub use test::{Test, run, run_alone};
+pub use test::{Test, run, run_alone, run_alone_within};
 
 pub use protos::{Code, Status};

@@ -23,12 +23,17 @@ pub fn shim() -> &'static Path {
 
 /// From now on the shim under test is that of VMs: `SHIM_VM`, else what `make build` made.
 pub fn choose_vm_shim() {
-    let chosen = SHIM.get_or_init(|| binary("SHIM_VM", "containerd-shim-vm-v2"));
+    let chosen = SHIM.get_or_init(vm_shim);
     assert!(
         chosen.ends_with("containerd-shim-vm-v2"),
         "SHIM_VM: {}",
         chosen.display()
     );
+}
+
+/// The shim of VMs, beside the one under test.
+pub fn vm_shim() -> PathBuf {
+    binary("SHIM_VM", "containerd-shim-vm-v2")
 }
 
 fn binary(variable: &str, name: &str) -> PathBuf {

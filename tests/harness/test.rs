@@ -43,13 +43,18 @@ static MACHINE: RwLock<()> = RwLock::new(());
 /// Runs a test, then stops its shims and looks for what it left. Other tests run meanwhile.
 pub fn run(body: impl AsyncFnOnce(&Test)) {
     let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-    run_here(body);
+    run_here(LIMIT, body);
 }
 
 /// [`run`], with the machine for itself as far as this test binary is concerned.
 pub fn run_alone(body: impl AsyncFnOnce(&Test)) {
+    run_alone_within(LIMIT, body);
+}
+
+/// [`run_alone`], for what takes longer than a test may.
+pub fn run_alone_within(limit: Duration, body: impl AsyncFnOnce(&Test)) {
     let _exclusive = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
-    run_here(body);
+    run_here(limit, body);
 }
 
 /// Measures: no limit but `limit`, nothing said of what shims leave, for some are not ours; what
@@ -74,11 +79,11 @@ fn runtime() -> LocalRuntime {
     runtime.expect("runtime")
 }
 
-fn run_here(body: impl AsyncFnOnce(&Test)) {
+fn run_here(limit: Duration, body: impl AsyncFnOnce(&Test)) {
     let runtime = runtime();
     let test = runtime.block_on(async { Test::new() });
     let result = catch_unwind(AssertUnwindSafe(|| {
-        runtime.block_on(wait::within(LIMIT, "end of the test", body(&test)));
+        runtime.block_on(wait::within(limit, "end of the test", body(&test)));
         runtime.block_on(wait::within(LIMIT, "end of its shims", test.stop()));
     }));
     if result.is_err() {

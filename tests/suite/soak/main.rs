@@ -4,3 +4,4 @@ mod load;
 mod manager;
 mod outage;
 mod sweep;
+mod vm;

@@ -97,6 +97,7 @@ fn rootfs_and_volumes_are_the_hosts_live_both_ways() {
 }
 
 /// Two containers in one VM: the second comes and goes, and sees nothing of the first's volumes.
+/// Its mount of two of the guest's own directories makes the guest load a driver.
 #[test]
 fn a_second_container_of_the_group_joins_the_vm() {
     crate::run(async |test| {
@@ -106,7 +107,11 @@ fn a_second_container_of_the_group_joins_the_vm() {
         let second = test
             .bundle("b")
             .annotation(group, "g")
-            .sh("ls /mnt; exit 4")
+            .mount(
+                json!({"destination": "/home", "type": "overlay", "source": "overlay",
+                          "options": ["lowerdir=/usr/lib:/usr/bin"]}),
+            )
+            .sh("ls /mnt; cd /home; ls crun libc.so.6; exit 4")
             .build();
         let answer = second.start().answer().await;
         assert_eq!(answer.socket(), shim.socket());
@@ -117,7 +122,11 @@ fn a_second_container_of_the_group_joins_the_vm() {
         assert_eq!(created.pid as i32, shim.init("a").await, "the same VM");
         shim.start("b", "").await.unwrap();
         assert_eq!(shim.wait("b", "").await.unwrap().exit_status, 4);
-        assert_eq!(out.text().await, "", "/mnt of b is b's own");
+        assert_eq!(
+            out.text().await,
+            "crun\nlibc.so.6\n",
+            "/mnt of b is b's own, and empty"
+        );
         shim.delete("b", "").await.unwrap();
         assert_eq!(
             shim.run(first.exec_sh("e", "exit 3")).await as i32,

@@ -4,7 +4,9 @@
 
 mod boots;
 mod cgroup;
+mod check;
 mod containerd;
+mod cycles;
 mod death;
 mod files;
 mod image;

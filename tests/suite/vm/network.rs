@@ -15,7 +15,7 @@ use std::process::Command;
 use std::thread::{self, JoinHandle};
 
 /// A network namespace by a name of this test's.
-struct Namespace(String);
+pub struct Namespace(String);
 
 impl Namespace {
     fn new(test: &Test, suffix: &str) -> Self {
@@ -48,7 +48,7 @@ impl Namespace {
     }
 
     /// As it is, without what changes by itself.
-    fn devices(&self) -> String {
+    pub fn devices(&self) -> String {
         let list = self.run("ip -o -br link show");
         let names = list
             .lines()
@@ -78,7 +78,7 @@ fn command(words: &str) -> String {
 }
 
 /// A container's namespace as CNI makes it, and the rest of the world.
-fn pair(test: &Test) -> (Namespace, Namespace) {
+pub fn pair(test: &Test) -> (Namespace, Namespace) {
     let (container, world) = (Namespace::new(test, "c"), Namespace::new(test, "w"));
     container.run(&format!(
         "ip link add eth0 address 02:00:00:00:00:02 mtu 1400 type veth peer name w0 netns {}",
@@ -98,7 +98,7 @@ fn pair(test: &Test) -> (Namespace, Namespace) {
     (container, world)
 }
 
-fn namespaces(network: &Namespace) -> Value {
+pub fn namespaces(network: &Namespace) -> Value {
     let path = network.path();
     json!([{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
            {"type": "network", "path": path}])

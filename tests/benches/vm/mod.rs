@@ -1,0 +1,155 @@
+//! Containers in a VM: where the time of a boot goes, beside a bare one of the same kernel, and
+//! what an idle VM holds.
+
+mod bare;
+mod table;
+
+use crate::sample::Sample;
+use harness::stdio::{Fifos, Stdio};
+use harness::{Test, peers, proc, test};
+use protos::Message;
+use serde_json::{Map, Value, json};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+pub use table::table;
+
+const ROUNDS: usize = 9;
+/// MiB of the VMs whose memory is looked at.
+const SIZES: [u64; 2] = [128, 256];
+const FLAVOURS: [&str; 2] = ["distro", "tuned"];
+/// The lines of `check` that tell a step.
+const STEPS: [&str; 6] = ["qemu", "kernel", "agent", "create", "first output", "all"];
+
+/// `{<flavour>: {bare, steps: {<step of check>}, shim, memory: {<MiB>: {rss, pss}}, own}}`, times
+/// in ms and memory in KiB: `shim` is from `start` to the first output, `own` the shim's private
+/// memory. Flavours, and what is measured of each, take turns. Without KVM, so that it is the same
+/// everywhere.
+pub fn measure() -> Value {
+    let images = peers::workspace().join("target/dist/guest");
+    let there = |flavour: &&str| images.join(flavour).join("guest.toml").exists();
+    let flavours: Vec<&str> = FLAVOURS.into_iter().filter(there).collect();
+    test::measure(Duration::from_secs(1200), async |test| {
+        let initrd = bare::initrd(test.dir());
+        let mut all: Vec<Flavour> = flavours
+            .iter()
+            .map(|name| Flavour::new(test, name))
+            .collect();
+        for round in 0..ROUNDS {
+            for flavour in &mut all {
+                let image = images.join(flavour.name);
+                flavour.bare.time(bare::boot(&image, &initrd));
+                flavour.check();
+                flavour.container(test, round).await;
+            }
+        }
+        for flavour in &mut all {
+            for size in SIZES {
+                flavour.idle(test, size).await;
+            }
+        }
+        let all = all.into_iter().map(|of| (of.name.to_owned(), of.json()));
+        Value::Object(all.collect())
+    })
+}
+
+struct Flavour {
+    name: &'static str,
+    /// A configuration with this image alone.
+    config: String,
+    bare: Sample,
+    steps: [Sample; STEPS.len()],
+    shim: Sample,
+    own: Sample,
+    memory: Map<String, Value>,
+}
+
+impl Flavour {
+    fn new(test: &Test, name: &'static str) -> Self {
+        let dir = test.dir().join(name);
+        fs::create_dir(&dir).expect("a new directory");
+        let image = peers::workspace().join("target/dist/guest").join(name);
+        symlink(image, dir.join(name)).expect("a new link");
+        let config = dir.join("shim-vm.toml");
+        fs::write(&config, "accel = \"tcg\"\nimage = \".\"\n").expect("a configuration");
+        Self {
+            name,
+            config: config.to_string_lossy().into_owned(),
+            bare: Sample::default(),
+            steps: Default::default(),
+            shim: Sample::default(),
+            own: Sample::default(),
+            memory: Map::new(),
+        }
+    }
+
+    /// What the shim says of itself.
+    fn check(&mut self) {
+        let mut check = Command::new(peers::vm_shim());
+        check.arg("check").env("DUNNAGE_VM_CONFIG", &self.config);
+        let output = check.output().expect("check");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{output:?}");
+        for (step, sample) in STEPS.iter().zip(&mut self.steps) {
+            let number = |line: &str| {
+                let (number, _) = line.strip_prefix(step)?.split_once(" ms ")?;
+                number.trim().parse().ok()
+            };
+            let ms = text.lines().find_map(number);
+            sample.push(ms.unwrap_or_else(|| panic!("no step {step}: {text}")));
+        }
+    }
+
+    /// From the shim's `start` to what the container says first.
+    async fn container(&mut self, test: &Test, round: usize) {
+        let id = format!("{}-{round}", self.name);
+        let bundle = test.bundle(&id).sh("echo up; exec sleep 100000").build();
+        let fifos = Fifos::new(test.dir().join(format!("io-{id}")));
+        let (mut out, _err) = fifos.readers();
+        let begin = Instant::now();
+        let start = bundle.start().binary(peers::vm_shim());
+        let start = start.env("DUNNAGE_VM_CONFIG", &self.config);
+        let shim = start.shim().await;
+        let create = shim.create(bundle.create().output(&fifos));
+        create.await.expect("Create");
+        shim.start(&id, "").await.expect("Start");
+        assert_eq!(out.line().await, "up");
+        self.shim.time(begin.elapsed());
+        self.own.push(proc::private_dirty(shim.pid()) as f64);
+        shim.stopped().await;
+    }
+
+    /// What QEMU holds while a container sleeps in a VM of this size.
+    async fn idle(&mut self, test: &Test, size: u64) {
+        let id = format!("{}-{size}", self.name);
+        let memory = ("io.dunnage.vm.memory", size.to_string());
+        let bundle = test.bundle(&id).annotation(memory.0, &memory.1).build();
+        let start = bundle.start().binary(peers::vm_shim());
+        let shim = start.env("DUNNAGE_VM_CONFIG", &self.config).shim().await;
+        shim.create(bundle.create()).await.expect("Create");
+        shim.start(&id, "").await.expect("Start");
+        let stats = shim.stats(&id).await.expect("Stats").stats.expect("stats");
+        let metrics = protos::vm::Metrics::decode(stats.value.as_slice()).expect("metrics");
+        let vmm = metrics.host.and_then(|host| host.vmm).expect("QEMU");
+        let rss = proc::status(vmm.pid as i32, "VmRSS");
+        let held = json!({ "rss": rss, "pss": vmm.memory / 1024 });
+        self.memory.insert(size.to_string(), held);
+        shim.stopped().await;
+    }
+
+    fn json(self) -> Value {
+        let steps = STEPS.iter().zip(&self.steps);
+        let steps: Map<String, Value> = steps
+            .map(|(step, sample)| ((*step).to_owned(), sample.json()))
+            .collect();
+        json!({
+            "bare": self.bare.json(),
+            "steps": steps,
+            "shim": self.shim.json(),
+            "own": self.own.json(),
+            "memory": self.memory,
+        })
+    }
+}

@@ -1,0 +1,80 @@
+//! The figures of VMs as a table for README.md, and their goals.
+
+use super::{FLAVOURS, SIZES, STEPS};
+use serde_json::Value;
+use std::fmt::Write as _;
+
+/// From the start of QEMU to the agent's hello: the first steps.
+const TO_HELLO: usize = 3;
+
+fn median(of: &Value, pointer: &str) -> Option<f64> {
+    of.pointer(pointer)?.pointer("/median")?.as_f64()
+}
+
+/// Of the medians' sum.
+fn hello(flavour: &Value) -> Option<f64> {
+    let steps = STEPS[..TO_HELLO].iter();
+    steps
+        .map(|step| median(flavour, &format!("/steps/{step}")))
+        .sum()
+}
+
+/// Markdown; empty if VMs were never measured.
+pub fn table(results: &Value) -> String {
+    let vm = &results["vm"];
+    let flavours: Vec<&str> = FLAVOURS
+        .into_iter()
+        .filter(|name| vm[name].is_object())
+        .collect();
+    if flavours.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from("\n| VM without KVM, ms |");
+    for flavour in &flavours {
+        let _ = write!(text, " {flavour} kernel |");
+    }
+    let _ = writeln!(text, "\n|---|{}", "---:|".repeat(flavours.len()));
+    let mut row = |name: &str, digits: usize, figure: &dyn Fn(&Value) -> Option<f64>| {
+        let _ = write!(text, "| {name} |");
+        for flavour in &flavours {
+            let cell = figure(&vm[flavour]);
+            let cell = cell.map_or("–".to_owned(), |f| format!("{f:.digits$}"));
+            let _ = write!(text, " {cell} |");
+        }
+        text.push('\n');
+    };
+    row("bare boot to a trivial init", 0, &|of| median(of, "/bare"));
+    row("boot to the agent's hello", 0, &hello);
+    row("… of the bare boot (goal: 1.15)", 2, &|of| {
+        Some(hello(of)? / median(of, "/bare")?)
+    });
+    if vm["distro"].is_object() && vm["tuned"].is_object() {
+        row("… of the distro kernel's (goal: 0.6)", 2, &|of| {
+            Some(hello(of)? / hello(&vm["distro"])?)
+        });
+    }
+    for (step, name) in STEPS.iter().zip([
+        "QEMU, until the kernel runs",
+        "kernel, until the agent runs",
+        "agent, until its hello",
+        "Create, without those",
+        "Start to the first output",
+    ]) {
+        row(name, 0, &|of| median(of, &format!("/steps/{step}")));
+    }
+    row(
+        "shim's `start` to the first output (goals: 1200, 600)",
+        0,
+        &|of| median(of, "/shim"),
+    );
+    row("shim's own memory, KiB (goal: 2048)", 0, &|of| {
+        median(of, "/own")
+    });
+    for size in SIZES {
+        let name = format!("QEMU's PSS, idle guest of {size} MiB, MiB");
+        row(&name, 0, &|of| {
+            Some(of.pointer(&format!("/memory/{size}/pss"))?.as_f64()? / 1024.0)
+        });
+    }
+    text
+}
