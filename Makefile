@@ -103,8 +103,8 @@ $(RUST_SHIM)/version:
 	@echo $(RUST_SHIM_VERSION) >$@
 
 .PHONY: bench
-bench: setup build guest $(RUST_SHIM)/version ## measure side by side, as root; ONLY="latency idle" for some of it
-	SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) ONLY='$(ONLY)' \
+bench: setup build guest $(RUST_SHIM)/version ## measure side by side, as root; ONLY="latency idle" for some of it, QUICK=1 to see
+	SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) ONLY='$(ONLY)' QUICK='$(QUICK)' \
 		$(CARGO) bench --locked -p $(SUITE) --bench bench
 
 .PHONY: lint

@@ -10,7 +10,8 @@
 //! pod: a contender with one container   process: what /proc says   sample: median and spread
 //! ```
 //! `make bench ONLY="latency stdio"` measures some of it and takes the rest from the last run;
-//! `ONLY=report` measures nothing.
+//! `ONLY=report` measures nothing. With `QUICK=1` there are a fifth of the rounds, and the results
+//! are printed only: to see whether a change was worth it.
 
 mod contender;
 mod idle;
@@ -52,6 +53,7 @@ fn main() {
     let contenders = contender::all();
     let last = last_run();
     let dir = match (&last, only.is_empty()) {
+        _ if is_quick() => env::temp_dir().join(format!("dunnage-bench-{}", std::process::id())),
         (Some(last), false) => last.clone(),
         _ => runs().join(output(Command::new("date").args(["-u", "+%F"])).trim()),
     };
@@ -73,8 +75,22 @@ fn main() {
     let results = load(&dir);
     let tables = table::all(&results);
     println!("{tables}");
+    if is_quick() {
+        fs::remove_dir_all(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        return;
+    }
     table::into_readme(&workspace().join("README.md"), &tables);
     plot::all(&workspace().join("docs"), &results);
+}
+
+/// True if the figures are to be had soon, and not to be kept.
+fn is_quick() -> bool {
+    env::var_os("QUICK").is_some_and(|value| !value.is_empty())
+}
+
+/// So many rounds, or a fifth of them.
+fn rounds(full: usize) -> usize {
+    if is_quick() { full.div_ceil(5) } else { full }
 }
 
 fn measure(part: &str, contenders: &[Contender]) -> Value {

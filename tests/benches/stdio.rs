@@ -26,7 +26,7 @@ pub fn measure(contenders: &[Contender]) -> Value {
     ];
     let mut samples: Vec<[(Sample, Sample); 3]> =
         contenders.iter().map(|_| Default::default()).collect();
-    for round in 0..ROUNDS {
+    for round in 0..crate::rounds(ROUNDS) {
         for turn in 0..contenders.len() {
             let at = (turn + round) % contenders.len();
             for (way, (name, mib)) in ways.iter().enumerate() {
