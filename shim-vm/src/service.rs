@@ -362,7 +362,7 @@ impl protos::ttrpc::Service for Service {
             let peaks = matches!(request.method.as_str(), "Create" | "Delete");
             let answer = self.dispatch(request).await;
             if peaks {
-                task::sys::release_memory();
+                task::peak::over();
             }
             answer
         })

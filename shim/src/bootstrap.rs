@@ -156,6 +156,7 @@ fn spawn(flags: &Flags, caller: &Caller, listener: UnixListener) -> Result<(u32,
     // Inherited by the OCI runtime, which is written in Go.
     command.env("GOMAXPROCS", "4");
     command.env("OTEL_SERVICE_NAME", format!("containerd-shim-{}", flags.id));
+    command.envs(sys::heap_tunables());
     if let Some(address) = caller.ttrpc_address() {
         command.env("TTRPC_ADDRESS", address);
     }

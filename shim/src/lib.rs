@@ -152,6 +152,7 @@ fn runtime() -> Result<LocalRuntime> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .max_io_events_per_tick(64)
+        .on_thread_park(task::peak::give_back)
         .build_local(Default::default());
     runtime.map_err(|e| Error::new(format!("set up the event loop: {e}")))
 }

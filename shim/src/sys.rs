@@ -48,11 +48,29 @@ pub fn move_fd(fd: OwnedFd, number: i32) -> io::Result<OwnedFd> {
     }
 }
 
-/// One malloc arena, and memory given back early: many shims run side by side (mallopt(3)).
+/// What glibc's allocator can be told in no other way (GNU C Library manual, Tunables): to keep no
+/// freed memory by its size, up to 60 KiB after a few execs, and no stack of a thread that has ended.
+const TUNABLES: (&str, &str) = (
+    "GLIBC_TUNABLES",
+    "glibc.malloc.tcache_count=0:glibc.pthread.stack_cache_size=0",
+);
+
+/// The variable that a daemon's environment needs for a small heap; none if somebody has set it.
+pub fn heap_tunables() -> Option<(&'static str, &'static str)> {
+    std::env::var_os(TUNABLES.0).is_none().then_some(TUNABLES)
+}
+
+/// One malloc arena, and memory given back early: many shims run side by side (mallopt(3)). What
+/// [`heap_tunables`] gave is for this process, not for its children.
 pub fn keep_heap_small() {
-    // SAFETY: sets two tunables of the allocator, before any other thread exists.
+    let ours = std::env::var_os(TUNABLES.0).is_some_and(|value| value == TUNABLES.1);
+    // SAFETY: sets two tunables of the allocator, and changes the environment, before any other
+    // thread exists.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10);
+        if ours {
+            std::env::remove_var(TUNABLES.0);
+        }
     }
 }

@@ -31,6 +31,7 @@ use std::fs::File;
 use std::future::Future;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -223,6 +224,13 @@ pub fn become_image(
     }
 }
 
+/// Our environment, and what [`sys::keep_heap_small`] took from it: `NAME=value` each.
+fn environment() -> impl Iterator<Item = Vec<u8>> {
+    let tunables = sys::heap_tunables().map(|(name, value)| (name.into(), value.into()));
+    let variables = std::env::vars_os().chain(tunables);
+    variables.map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat())
+}
+
 fn try_become(
     binary: &Path,
     flags: &Flags,
@@ -260,8 +268,10 @@ fn try_become(
     };
     survive(listener.as_fd(), true)?;
     survive(memory.as_fd(), true)?;
-    // Neither the blocked signals nor the environment change on the way.
-    let why = nix::unistd::execv(&args[0], &args).map_err(|e| failed(e.into()));
+    let env: std::result::Result<Vec<_>, _> = environment().map(CString::new).collect();
+    let env = env.map_err(|e| Error::new(e.to_string()))?;
+    // The blocked signals do not change on the way.
+    let why = nix::unistd::execve(&args[0], &args, &env).map_err(|e| failed(e.into()));
     survive(listener.as_fd(), false)?;
     why
 }

@@ -99,7 +99,7 @@ impl Container {
             container.init.state.set(State::Restorable);
             return Ok(container);
         }
-        if let Err(e) = container.make_init(engine, context).await {
+        if let Err(e) = Box::pin(container.make_init(engine, context)).await {
             let rootfs = bundle.rootfs();
             if mounted && let Err(e) = rootfs::unmount_recursive(&engine.reaper, rootfs).await {
                 log::error!("{}: unmount after failed create: {e}", container.id);

@@ -31,6 +31,7 @@ pub mod fuzz;
 pub mod handover;
 pub mod leftovers;
 pub mod outbox;
+pub mod peak;
 mod process;
 pub mod reaper;
 pub mod rootfs;

@@ -7,11 +7,11 @@ use crate::event::Event;
 use crate::exits::Exits;
 use crate::handover::{self, Kept};
 use crate::outbox::Outbox;
+use crate::peak;
 use crate::process::Exit;
 use crate::reaper::Reaper;
 use crate::state::State;
 use crate::stdio::Paths;
-use crate::sys;
 use protos::events::{TaskCreate, TaskDelete, TaskIo};
 use protos::runc::CheckpointOptions;
 use protos::task::*;
@@ -340,7 +340,8 @@ impl Service {
         macro_rules! call {
             ($method:ident) => {{
                 let request = decode(&payload)?;
-                let answer = self.$method(request, &context).await?;
+                // Each in a box of its own size: a Wait may last as long as the container.
+                let answer = Box::pin(self.$method(request, &context)).await?;
                 Ok(answer.encode_to_vec())
             }};
         }
@@ -378,7 +379,7 @@ impl protos::ttrpc::Service for Service {
             let peaks = matches!(request.method.as_str(), "Create" | "Start" | "Delete");
             let answer = self.dispatch(request).await;
             if peaks {
-                sys::release_memory();
+                peak::over();
             }
             answer
         })

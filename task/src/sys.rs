@@ -153,11 +153,30 @@ pub fn adopt(number: i32) -> io::Result<OwnedFd> {
     }
 }
 
-/// Gives freed memory back to the kernel (malloc_trim(3)): what a request needed for a moment must
-/// not stay with a shim that idles for months.
+/// Gives freed memory back to the kernel (malloc_trim(3)), and the stack below the caller's.
 pub fn release_memory() {
     // SAFETY: takes a number; the allocator does its own locking.
     unsafe { libc::malloc_trim(0) };
+    release_stack();
+}
+
+/// Empties the pages of the stack that no call in progress uses (madvise(2)). Only the first
+/// thread's stack has room below it that is nobody else's (mmap(2), `MAP_GROWSDOWN`).
+#[inline(never)]
+fn release_stack() {
+    const PAGE: usize = 4 << 10;
+    /// More than was ever used.
+    const MOST: usize = 128 << 10;
+    if nix::unistd::gettid() != nix::unistd::getpid() {
+        return;
+    }
+    let here = 0u8;
+    // A page for the call itself.
+    let end = ((&raw const here).addr() - PAGE) & !(PAGE - 1);
+    let start = std::ptr::without_provenance_mut(end - MOST);
+    // SAFETY: below the stack pointer, and what the ABI keeps there for this function, nothing is
+    // in use; addresses that are not mapped are skipped.
+    unsafe { libc::madvise(start, MOST, libc::MADV_DONTNEED) };
 }
 
 /// Makes a child that idles in a user namespace of its own, whose maps are still empty, until it

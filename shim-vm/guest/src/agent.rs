@@ -30,6 +30,7 @@ pub fn run(started_ms: u64) -> Result<(), String> {
     start_log();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_park(task::peak::give_back)
         .build_local(Default::default());
     let runtime = runtime.map_err(|e| format!("set up the event loop: {e}"))?;
     runtime.block_on(serve(started_ms))

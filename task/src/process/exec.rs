@@ -135,7 +135,7 @@ impl Container {
         exec: &Exec,
         context: &Context,
     ) -> Result<u32> {
-        let make = self.make_exec(engine, exec, context);
+        let make = Box::pin(self.make_exec(engine, exec, context));
         self.start_exec_by(engine, exec, make, context).await
     }
 

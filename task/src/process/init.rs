@@ -51,7 +51,9 @@ impl Container {
             None => "OCI runtime create failed",
             Some(_) => "OCI runtime restore failed",
         };
-        let make = async {
+        // In boxes, here and where this is called: else each of the functions through which a future
+        // is handed has room for it twice.
+        let make = Box::pin(async {
             let (id, runtime) = (&self.id, &self.runtime);
             match &self.checkpoint {
                 None => runtime.create(id, options, console, streams, context).await,
@@ -61,7 +63,7 @@ impl Container {
                         .await
                 }
             }
-        };
+        });
         let mut not_ours = false;
         let made = prepared.connect(make, |failure: Failure| {
             not_ours = failure.is_known_container();
@@ -113,7 +115,7 @@ impl Container {
     ) -> Result<u32> {
         let run = async {
             if self.checkpoint.is_some() {
-                return self.make_init(engine, context).await;
+                return Box::pin(self.make_init(engine, context)).await;
             }
             let started = self.runtime.start(&self.id, context).await;
             started.map_err(|failure| failure.oci("OCI runtime start failed"))

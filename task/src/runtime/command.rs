@@ -8,7 +8,7 @@ use protos::ttrpc::Context;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 
 /// What a command's stdout and stderr said, together; at most this many bytes are kept.
@@ -112,9 +112,12 @@ fn sender(fd: OwnedFd) -> io::Result<pipe::Sender> {
 /// Reads to the end of the pipe; what is over [`MAX_OUTPUT`] is read and forgotten, so that a
 /// talkative command never blocks (issue 4434 of containerd).
 async fn read_up_to(reader: &mut pipe::Receiver, output: &mut Vec<u8>) {
-    let mut chunk = [0; 4096];
-    while let Ok(n @ 1..) = reader.read(&mut chunk).await {
-        keep(output, &chunk[..n]);
+    while reader.readable().await.is_ok() {
+        match read_chunk(output, |chunk| reader.try_read(chunk)) {
+            Ok(1..) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            _ => return,
+        }
     }
 }
 
@@ -122,10 +125,20 @@ async fn read_up_to(reader: &mut pipe::Receiver, output: &mut Vec<u8>) {
 /// does not wait for the end of it. The pipe itself is asked: the loop may have heard of the exit
 /// and not yet of the output before it.
 fn read_what_is_there(reader: &pipe::Receiver, output: &mut Vec<u8>) {
+    let read = |chunk: &mut [u8]| Ok(nix::unistd::read(reader.as_fd(), chunk)?);
+    while let Ok(1..) = read_chunk(output, read) {}
+}
+
+/// In a function of its own: across an await the chunk would make every call of the Task API, for
+/// as long as it lasts, as large as itself.
+fn read_chunk(
+    output: &mut Vec<u8>,
+    read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+) -> io::Result<usize> {
     let mut chunk = [0; 4096];
-    while let Ok(n @ 1..) = nix::unistd::read(reader.as_fd(), &mut chunk) {
-        keep(output, &chunk[..n]);
-    }
+    let n = read(&mut chunk)?;
+    keep(output, &chunk[..n]);
+    Ok(n)
 }
 
 fn keep(output: &mut Vec<u8>, chunk: &[u8]) {
