@@ -10,13 +10,14 @@ use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
 use crate::sys;
 use nix::errno::Errno;
-use nix::fcntl::{SpliceFFlags, splice};
+use nix::fcntl::{FcntlArg, SpliceFFlags, fcntl, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -25,8 +26,13 @@ use tokio::task::JoinHandle;
 const BUFFER: usize = 16 << 10;
 /// Who writes as much at once is worth to be spliced; what is spliced goes by pages.
 const PAGE: usize = 4 << 10;
-/// The most that one splice moves.
+/// The most that one splice moves, and that is moved before others have their turn.
 const SPLICE: usize = 1 << 20;
+/// What pipes hold while a flood goes through them: with the usual 64 KiB whoever writes, we and
+/// whoever reads wake each other for every such bit of it.
+const WIDE: i32 = 256 << 10;
+/// A flood that pauses for so long is over.
+const CALM: Duration = Duration::from_secs(1);
 
 /// A set of copies that run; dropping it ends them.
 #[derive(Default)]
@@ -201,6 +207,22 @@ impl Copy {
         Ok(())
     }
 
+    /// Reads what is there, as far as it fits. A terminal gives 4 KiB at once and may have more; an
+    /// end or an error behind them will be there the next time, too.
+    fn fill(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let fd = self.source.fd().get_ref();
+        let mut last = read(fd, buffer)?;
+        let mut n = last;
+        while let Source::Console(_) = self.source
+            && last >= PAGE / 2
+            && n < buffer.len()
+        {
+            last = read(fd, &mut buffer[n..]).unwrap_or(0);
+            n += last;
+        }
+        Ok(n)
+    }
+
     /// Reads one buffer's worth and writes what fits; 0 at the end.
     async fn read_once(&self) -> io::Result<usize> {
         loop {
@@ -208,7 +230,7 @@ impl Copy {
             // In one step, so that the buffer lives no longer than that: most streams are idle.
             let step = || -> io::Result<usize> {
                 let mut buffer = vec![0; BUFFER];
-                let n = read(self.source.fd().get_ref(), &mut buffer)?;
+                let n = self.fill(&mut buffer)?;
                 let written = self.sink.write_some(&buffer[..n]);
                 let mut pending = self.pending.borrow_mut();
                 pending.extend_from_slice(&buffer[written..n]);
@@ -225,26 +247,67 @@ impl Copy {
     }
 }
 
-/// Splices until the source ends or gives only little at a time.
+/// Splices until the source ends, gives only little at a time, or nothing for a while.
 async fn splice_flood(from: &AsyncFd<OwnedFd>, to: &AsyncFd<OwnedFd>) -> io::Result<Flood> {
     let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
+    let mut moved = 0;
+    let mut wide = None;
     loop {
         match splice(from.get_ref(), None, to.get_ref(), None, SPLICE, flags) {
             Ok(0) => return Ok(Flood::Eof),
             Ok(n) if n < PAGE => return Ok(Flood::Trickle),
-            // A firehose must not keep everybody else from running.
-            Ok(_) | Err(Errno::EINTR) => tokio::task::yield_now().await,
+            Ok(n) => {
+                moved += n;
+                if moved >= SPLICE {
+                    moved = 0;
+                    wide.get_or_insert_with(|| [from, to].map(|pipe| Wide::make(pipe.get_ref())));
+                    // A firehose must not keep everybody else from running.
+                    tokio::task::yield_now().await;
+                }
+            }
+            Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => {
                 let mut there = from.readable().await?;
-                if !is_ready(from, PollFlags::POLLIN)? {
+                if is_ready(from, PollFlags::POLLIN)? {
+                    let mut room = to.writable().await?;
+                    if !is_ready(to, PollFlags::POLLOUT)? {
+                        room.clear_ready();
+                        to.writable().await?.retain_ready();
+                    }
+                } else {
                     there.clear_ready();
-                }
-                let mut room = to.writable().await?;
-                if !is_ready(to, PollFlags::POLLOUT)? {
-                    room.clear_ready();
+                    match tokio::time::timeout(CALM, from.readable()).await {
+                        Ok(ready) => ready?.retain_ready(),
+                        Err(_) => return Ok(Flood::Trickle),
+                    }
                 }
             }
             Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// A pipe that has more room than usual, until this is dropped.
+struct Wide<'a> {
+    pipe: &'a OwnedFd,
+    usual: Option<i32>,
+}
+
+impl<'a> Wide<'a> {
+    /// Without the right to more (`pipe-user-pages-soft` of pipe(7)) it stays as it is.
+    fn make(pipe: &'a OwnedFd) -> Self {
+        let usual = fcntl(pipe, FcntlArg::F_GETPIPE_SZ);
+        let usual = usual.ok().filter(|&size| size < WIDE);
+        let usual = usual.filter(|_| fcntl(pipe, FcntlArg::F_SETPIPE_SZ(WIDE)).is_ok());
+        Self { pipe, usual }
+    }
+}
+
+impl Drop for Wide<'_> {
+    fn drop(&mut self) {
+        if let Some(usual) = self.usual {
+            // One that holds more than that stays wide, and nobody minds.
+            let _ = fcntl(self.pipe, FcntlArg::F_SETPIPE_SZ(usual));
         }
     }
 }
