@@ -11,7 +11,6 @@ use protos::Message;
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 pub use table::table;
@@ -109,7 +108,7 @@ impl Flavour {
         let fifos = Fifos::new(test.dir().join(format!("io-{id}")));
         let (mut out, _err) = fifos.readers();
         let begin = Instant::now();
-        let start = bundle.start().binary(peers::vm_shim());
+        let start = bundle.start().binary(&peers::vm_shim());
         let start = start.env("DUNNAGE_VM_CONFIG", &self.config);
         let shim = start.shim().await;
         let create = shim.create(bundle.create().output(&fifos));
@@ -126,7 +125,7 @@ impl Flavour {
         let id = format!("{}-{size}", self.name);
         let memory = ("io.dunnage.vm.memory", size.to_string());
         let bundle = test.bundle(&id).annotation(memory.0, &memory.1).build();
-        let start = bundle.start().binary(peers::vm_shim());
+        let start = bundle.start().binary(&peers::vm_shim());
         let shim = start.env("DUNNAGE_VM_CONFIG", &self.config).shim().await;
         shim.create(bundle.create()).await.expect("Create");
         shim.start(&id, "").await.expect("Start");

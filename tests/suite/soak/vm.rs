@@ -1,9 +1,13 @@
-//! A hundred VMs one after another: none hangs, none leaves anything.
+//! VMs over minutes: a hundred one after another, and one whose clock is wrong.
 
 use harness::stdio::{Fifos, Stdio};
-use harness::{peers, proc};
-use std::time::{Duration, Instant};
+use harness::{peers, proc, wait};
+use protos::task::{WaitRequest, WaitResponse};
+use serde_json::json;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// The clock is compared every minute.
+const CLOCK: Duration = Duration::from_secs(90);
 const BOOTS: usize = 100;
 /// Six times what they take on an idle machine without KVM.
 const LIMIT: Duration = Duration::from_secs(1200);
@@ -19,7 +23,7 @@ fn a_hundred_boots_in_a_row_all_end_well() {
             let fifos = Fifos::new(test.dir().join(format!("io-{id}")));
             let (mut out, _err) = fifos.readers();
             let began = Instant::now();
-            let shim = bundle.start().binary(peers::vm_shim()).shim().await;
+            let shim = bundle.start().binary(&peers::vm_shim()).shim().await;
             shim.create(bundle.create().fifos(&fifos)).await.unwrap();
             shim.start(&id, "").await.unwrap();
             assert_eq!(out.line().await, "up", "boot {n}");
@@ -44,6 +48,44 @@ fn a_hundred_boots_in_a_row_all_end_well() {
             first[last * 99 / 100],
             first[last],
             whole[last / 2],
+        );
+    });
+}
+
+/// V9: somebody in the guest sets its clock to 1970, and the host sets it right.
+#[test]
+fn a_clock_that_is_wrong_is_set_right_within_a_minute() {
+    harness::run_alone(async |test| {
+        let script = "date -s @1000 >/dev/null && echo wrong; \
+                      while [ $(date +%s) -lt 1000000 ]; do sleep 1; done; date +%s";
+        let mut process = harness::bundle::process(test, &["sh", "-c", script]);
+        for set in ["bounding", "effective", "permitted"] {
+            process["capabilities"][set] = json!(["CAP_SYS_TIME"]);
+        }
+        let bundle = test.bundle("c").build();
+        let shim = bundle.start().binary(&peers::vm_shim()).shim().await;
+        shim.create(bundle.create()).await.unwrap();
+        shim.start("c", "").await.unwrap();
+        let fifos = Fifos::new(test.dir().join("io"));
+        let (mut out, _err) = fifos.readers();
+        let began = Instant::now();
+        shim.run(bundle.exec_spec("e", &process).output(&fifos))
+            .await;
+        assert_eq!(out.line().await, "wrong");
+        let request = WaitRequest {
+            id: "c".into(),
+            exec_id: "e".into(),
+        };
+        let client = shim.client();
+        let ended = client.call::<WaitResponse>(shim.service(), "Wait", &request, None);
+        let ended = wait::within(CLOCK, "the right time", ended).await;
+        assert_eq!(ended.unwrap().exit_status, 0);
+        let right: u64 = out.line().await.parse().unwrap();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        assert!(now.as_secs() - right < 60, "{right}, not {now:?}");
+        println!(
+            "a wrong clock was right again after {:.1?}",
+            began.elapsed()
         );
     });
 }
