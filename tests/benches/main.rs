@@ -8,6 +8,7 @@
 //!            └─ idle     wakeups in a minute                 │
 //!               vm       boots, beside bare ones             ┘
 //! pod: a contender with one container   process: what /proc says   sample: median and spread
+//! scale: what the figures of 300 pods mean for 1,000
 //! ```
 //! `make bench ONLY="latency stdio"` measures some of it and takes the rest from the last run;
 //! `ONLY=report` measures nothing. With `QUICK=1` there are a fifth of the rounds, and the results
@@ -21,6 +22,7 @@ mod plot;
 mod pod;
 mod process;
 mod sample;
+mod scale;
 mod stdio;
 mod storm;
 mod table;

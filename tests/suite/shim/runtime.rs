@@ -4,7 +4,7 @@
 use harness::events::Kind;
 use harness::runtime::Runtime;
 use harness::stdio::Stdio;
-use harness::{Bundle, Code, Shim, Status, Test, differs, refused};
+use harness::{Bundle, Code, Shim, Status, Test, differs, peers, proc, refused, wait};
 use protos::runc::Options;
 use protos::task::CreateTaskRequest;
 use protos::{Any, runtimeoptions};
@@ -147,6 +147,52 @@ fn runtime_does_not_see_notify_socket() {
         let shim = bundle.start().env("NOTIFY_SOCKET", "/x").shim().await;
         shim.create(runtime.create(&bundle)).await.unwrap();
         assert_eq!(fs::read_to_string(seen).unwrap(), "unset\n");
+    });
+}
+
+/// What tunes the daemon's allocator is not the runtime's, also after an upgrade; what an operator
+/// has set in containerd's environment is (B7).
+#[test]
+fn runtime_does_not_see_the_daemons_tunables() {
+    if peers::is_go() {
+        return;
+    }
+    harness::run(async |test| {
+        let seen = test.dir().join("seen");
+        let body = format!(
+            "echo \"${{GLIBC_TUNABLES-unset}}\" >>{}\nexec \"$RUNC\" \"$@\"",
+            seen.display()
+        );
+        let runtime = Runtime::script(test, "environment", &body);
+        let bundle = test.bundle("c").build();
+        let tuned = |shim: &Shim| {
+            let env = proc::words(shim.pid(), "environ");
+            env.iter()
+                .any(|word| word.starts_with("GLIBC_TUNABLES=glibc.malloc.tcache_count=0"))
+        };
+        let start = bundle.start().without_env("GLIBC_TUNABLES");
+        let shim = start.shim().await;
+        assert!(tuned(&shim), "when it is started");
+        shim.create(runtime.create(&bundle)).await.unwrap();
+        wait::signal(shim.pid(), libc::SIGUSR2).unwrap();
+        let upgraded = || match proc::words(shim.pid(), "cmdline").last() {
+            Some(last) if last == "resume" => Ok(()),
+            last => Err(format!("{last:?}")),
+        };
+        wait::until("an upgrade", upgraded).await;
+        shim.start("c", "").await.unwrap();
+        assert!(tuned(&shim), "after an upgrade");
+        assert_eq!(fs::read_to_string(&seen).unwrap(), "unset\nunset\n");
+
+        let other = test.bundle("d").build();
+        let theirs = other
+            .start()
+            .env("GLIBC_TUNABLES", "glibc.malloc.perturb=0");
+        let shim = theirs.shim().await;
+        shim.create(runtime.create(&other)).await.unwrap();
+        assert!(!tuned(&shim));
+        let seen = fs::read_to_string(&seen).unwrap();
+        assert_eq!(seen, "unset\nunset\nglibc.malloc.perturb=0\n");
     });
 }
 
