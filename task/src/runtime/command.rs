@@ -61,9 +61,16 @@ pub async fn run(
             }
         }
     }
+    let turn = tokio::select! {
+        biased;
+        turn = reaper.turn() => turn,
+        why = context.cancelled() => return Err(Failure::given_up(why)),
+    };
     let mut child = reaper.spawn(&mut command).map_err(not_spawned)?;
     // Closes our copies of what the child inherited, so that ends of file can be seen.
     drop(command);
+    tokio::task::yield_now().await;
+    drop(turn);
 
     let mut output = Vec::new();
     let talk = async {

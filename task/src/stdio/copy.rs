@@ -6,33 +6,19 @@
 
 use super::console::Master;
 use super::ends::{Sink, Source, is_passing};
+use super::flood::{Flood, PAGE, splice_flood};
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
 use crate::sys;
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SpliceFFlags, fcntl, splice};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::rc::{Rc, Weak};
-use std::time::Duration;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 /// The most that one read takes.
 const BUFFER: usize = 16 << 10;
-/// Who writes as much at once is worth to be spliced; what is spliced goes by pages.
-const PAGE: usize = 4 << 10;
-/// The most that one splice moves, and that is moved before others have their turn.
-const SPLICE: usize = 1 << 20;
-/// What pipes hold while a flood goes through them: with the usual 64 KiB whoever writes, we and
-/// whoever reads wake each other for every such bit of it.
-const WIDE: i32 = 256 << 10;
-/// A flood that pauses for so long is over.
-const CALM: Duration = Duration::from_secs(1);
 
 /// A set of copies that run; dropping it ends them.
 #[derive(Default)]
@@ -164,12 +150,6 @@ impl Drop for End {
     }
 }
 
-/// How a flood ended.
-enum Flood {
-    Eof,
-    Trickle,
-}
-
 impl Copy {
     async fn run(&self) -> io::Result<()> {
         let mut is_flood = false;
@@ -247,83 +227,12 @@ impl Copy {
     }
 }
 
-/// Splices until the source ends, gives only little at a time, or nothing for a while.
-async fn splice_flood(from: &AsyncFd<OwnedFd>, to: &AsyncFd<OwnedFd>) -> io::Result<Flood> {
-    let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
-    let mut moved = 0;
-    let mut wide = None;
-    loop {
-        match splice(from.get_ref(), None, to.get_ref(), None, SPLICE, flags) {
-            Ok(0) => return Ok(Flood::Eof),
-            Ok(n) if n < PAGE => return Ok(Flood::Trickle),
-            Ok(n) => {
-                moved += n;
-                if moved >= SPLICE {
-                    moved = 0;
-                    wide.get_or_insert_with(|| [from, to].map(|pipe| Wide::make(pipe.get_ref())));
-                    // A firehose must not keep everybody else from running.
-                    tokio::task::yield_now().await;
-                }
-            }
-            Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => {
-                let mut there = from.readable().await?;
-                if is_ready(from, PollFlags::POLLIN)? {
-                    let mut room = to.writable().await?;
-                    if !is_ready(to, PollFlags::POLLOUT)? {
-                        room.clear_ready();
-                        to.writable().await?.retain_ready();
-                    }
-                } else {
-                    there.clear_ready();
-                    match tokio::time::timeout(CALM, from.readable()).await {
-                        Ok(ready) => ready?.retain_ready(),
-                        Err(_) => return Ok(Flood::Trickle),
-                    }
-                }
-            }
-            Err(e) => return Err(e.into()),
-        }
-    }
-}
-
-/// A pipe that has more room than usual, until this is dropped.
-struct Wide<'a> {
-    pipe: &'a OwnedFd,
-    usual: Option<i32>,
-}
-
-impl<'a> Wide<'a> {
-    /// Without the right to more (`pipe-user-pages-soft` of pipe(7)) it stays as it is.
-    fn make(pipe: &'a OwnedFd) -> Self {
-        let usual = fcntl(pipe, FcntlArg::F_GETPIPE_SZ);
-        let usual = usual.ok().filter(|&size| size < WIDE);
-        let usual = usual.filter(|_| fcntl(pipe, FcntlArg::F_SETPIPE_SZ(WIDE)).is_ok());
-        Self { pipe, usual }
-    }
-}
-
-impl Drop for Wide<'_> {
-    fn drop(&mut self) {
-        if let Some(usual) = self.usual {
-            // One that holds more than that stays wide, and nobody minds.
-            let _ = fcntl(self.pipe, FcntlArg::F_SETPIPE_SZ(usual));
-        }
-    }
-}
-
-/// splice(2) does not say which side made it stop, and either may be ready again by now; poll(2)
-/// tells of each.
-fn is_ready(fd: &AsyncFd<OwnedFd>, events: PollFlags) -> io::Result<bool> {
-    let mut fds = [PollFd::new(fd.get_ref().as_fd(), events)];
-    Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs::File;
     use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
 
     fn pipe() -> (OwnedFd, OwnedFd) {
         let (read, write) = io::pipe().unwrap();

@@ -5,6 +5,7 @@ mod console;
 mod copy;
 mod ends;
 mod fifo;
+mod flood;
 mod logger;
 mod pipe;
 
@@ -23,13 +24,12 @@ use protos::ttrpc::Context;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::fs;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
+use std::{fs, io};
 
 /// What a client asked for, as it asked.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
