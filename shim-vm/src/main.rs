@@ -12,6 +12,7 @@ mod calls;
 mod check;
 mod child;
 mod cleanup;
+mod clock;
 mod config;
 mod console;
 mod container;

@@ -176,7 +176,8 @@ impl Service {
             .flatten()
             .cloned()
             .collect();
-        if !containers.is_empty() {
+        // With containers that have ended, it was to end.
+        if containers.iter().any(|of| of.init.exit().is_none()) {
             log::error!("{why}");
         }
         for container in containers {

@@ -2,9 +2,11 @@
 //!
 //! What the options are for, where it is not plain: `-cx16`, because QEMU 7.2 without KVM runs
 //! that instruction wrongly and some guests panic; `tsc_early_khz`, because without KVM and with
-//! ACPI there is no clock to calibrate by, and some boots hang; `force-legacy=false`, because
-//! vhost-user devices are virtio 1; `noreplace-smp` and `cryptomgr.notests` save a third of the
-//! boot; the RTC stays, because a kernel waits seconds for a missing one.
+//! ACPI there is no clock to calibrate by, and some boots hang; `tsc=reliable`, because a guest
+//! that waits for a processor takes its clock for broken, counts ticks, and falls behind by seconds
+//! in a minute; `force-legacy=false`, because vhost-user devices are virtio 1; `noreplace-smp` and
+//! `cryptomgr.notests` save a third of the boot; the RTC stays, because a kernel waits seconds for
+//! a missing one.
 
 use crate::child::Child;
 use crate::config::Accel;
@@ -247,7 +249,7 @@ fn append(accel: Accel, khz: u64) -> String {
     let mut words =
         String::from("console=ttyS0 quiet reboot=t panic=-1 noreplace-smp cryptomgr.notests");
     if accel != Accel::Kvm {
-        words.push_str(&format!(" tsc_early_khz={khz}"));
+        words.push_str(&format!(" tsc=reliable tsc_early_khz={khz}"));
     }
     words
 }
@@ -280,13 +282,14 @@ mod tests {
         let tcg = append(Accel::Tcg, 2_596_096);
         for word in [
             "tsc_early_khz=2596096",
+            "tsc=reliable",
             "noreplace-smp",
             "cryptomgr.notests",
             "panic=-1",
         ] {
             assert!(tcg.split(' ').any(|has| has == word), "{word}: {tcg}");
         }
-        assert!(!append(Accel::Kvm, 1).contains("tsc_early_khz"));
+        assert!(!append(Accel::Kvm, 1).contains("tsc"));
         assert!((100_000..=10_000_000).contains(&host_khz()));
     }
 }

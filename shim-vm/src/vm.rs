@@ -14,15 +14,15 @@ use crate::machine::{Machine, Plan, SHARE_TAG};
 use crate::network::{self, Network};
 use crate::qemu::Qemu;
 use crate::share::Share;
-use crate::{files, notices, place};
-use protos::guest::{ConfigureRequest, Empty, Event, Hello, SetTimeRequest};
+use crate::{clock, files, notices, place};
+use protos::guest::{ConfigureRequest, Empty, Event, Hello};
 use protos::mux::{Link, Stream};
 use protos::ttrpc::{CallError, Client, Context};
 use protos::{Code, Message, Status, service};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use task::reaper::Reaper;
 use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
@@ -31,8 +31,6 @@ use tokio::sync::{oneshot, watch};
 const POWER_OFF: Duration = Duration::from_secs(5);
 /// How long after the link QEMU may end.
 const DYING: Duration = Duration::from_secs(2);
-/// How often the guest's clock is compared.
-const CLOCK: Duration = Duration::from_secs(60);
 
 /// What a VM is booted for.
 pub struct Purpose {
@@ -129,7 +127,6 @@ impl Vm {
             let client = client(link.open()).map_err(|e| format!("link: {e}"))?;
             let request = ConfigureRequest {
                 share: SHARE_TAG.into(),
-                time: Some(SystemTime::now().into()),
                 interfaces: network.interfaces,
                 routes: network.routes,
                 neighbours: network.neighbours,
@@ -139,6 +136,8 @@ impl Vm {
             let _: Empty = configured
                 .await
                 .map_err(|e| format!("set up the guest: {e}"))?;
+            let set = clock::set(&client).await;
+            set.map_err(|e| format!("set the guest's clock: {e}"))?;
             Ok::<_, String>((link, notices, hello, heard_after, client))
         };
         let up = up.await;
@@ -189,7 +188,7 @@ impl Vm {
             heard,
             gone_sender,
         ));
-        tokio::task::spawn_local(keep_time(vm.client.clone()));
+        tokio::task::spawn_local(clock::keep(vm.client.clone()));
         Ok(vm)
     }
 
@@ -333,20 +332,4 @@ async fn end(
     let _ = heard.await;
     let said = machine.last_words();
     gone.send_replace(Some(format!("{why}; it said: {said}")));
-}
-
-/// A guest's clock is its own, and drifts.
-async fn keep_time(client: Client) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(CLOCK) => {}
-            () = client.closed() => return,
-        }
-        let time = Some(SystemTime::now().into());
-        let request = SetTimeRequest { time };
-        let set = client.call::<Empty>(service::GUEST, "SetTime", &request, Some(CLOCK));
-        if let Err(e) = set.await {
-            log::debug!("the guest's clock: {e}");
-        }
-    }
 }

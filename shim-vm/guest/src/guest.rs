@@ -2,9 +2,11 @@
 
 use crate::boot::{self, BUNDLES};
 use crate::network;
-use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, clock_settime};
-use protos::guest::{ConfigureRequest, Empty, PutBundleRequest, PutBundleResponse, SetTimeRequest};
+use nix::sys::time::{TimeSpec, TimeValLike};
+use nix::time::{ClockId, clock_gettime, clock_settime};
+use protos::guest::{
+    ConfigureRequest, Empty, PutBundleRequest, PutBundleResponse, StepTimeRequest, TimeResponse,
+};
 use protos::ttrpc::{Answer, Context, Request, Service};
 use protos::{Code, Message, Status, Timestamp};
 use std::fs;
@@ -12,10 +14,9 @@ use std::future::Future;
 use std::path::{Component, Path};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 
-const DRIFT: Duration = Duration::from_millis(10);
+const CLOCK: ClockId = ClockId::CLOCK_REALTIME;
 
 pub struct Guest {
     power_off: Notify,
@@ -36,9 +37,6 @@ impl Guest {
     fn configure(&self, request: &ConfigureRequest) -> Result<(), Status> {
         if request.debug {
             log::set_max_level(log::LevelFilter::Debug);
-        }
-        if let Some(time) = request.time {
-            set_time(time)?;
         }
         if !request.hostname.is_empty() {
             nix::unistd::sethostname(&request.hostname)
@@ -87,9 +85,10 @@ impl Guest {
             "PutBundle" => self
                 .put_bundle(&decode(payload)?)
                 .map(|answer| answer.encode_to_vec()),
-            "SetTime" => {
-                let request: SetTimeRequest = decode(payload)?;
-                request.time.map_or(Ok(()), set_time).map(none)
+            "GetTime" => time().map(|answer| answer.encode_to_vec()),
+            "StepTime" => {
+                let request: StepTimeRequest = decode(payload)?;
+                step_time(request.nanos).map(none)
             }
             "PowerOff" => {
                 self.power_off.notify_one();
@@ -108,19 +107,20 @@ fn failed(text: String) -> Status {
     Status::new(Code::Unknown, text)
 }
 
-/// Steps the clock if it is off by more than [`DRIFT`]; small steps would only upset programs.
-fn set_time(time: Timestamp) -> Result<(), Status> {
-    let (Ok(host), now) = (SystemTime::try_from(time), SystemTime::now()) else {
-        return Err(failed("set the clock: no time that there is".into()));
-    };
-    let off = host
-        .duration_since(now)
-        .unwrap_or_else(|behind| behind.duration());
-    if off <= DRIFT {
-        return Ok(());
-    }
-    let at = TimeSpec::new(time.seconds, time.nanos.into());
-    clock_settime(ClockId::CLOCK_REALTIME, at).map_err(|e| failed(format!("set the clock: {e}")))
+fn time() -> Result<TimeResponse, Status> {
+    let now = clock_gettime(CLOCK).map_err(|e| failed(format!("read the clock: {e}")))?;
+    Ok(TimeResponse {
+        time: Some(Timestamp {
+            seconds: now.tv_sec(),
+            nanos: i32::try_from(now.tv_nsec()).unwrap_or_default(),
+        }),
+    })
+}
+
+fn step_time(nanos: i64) -> Result<(), Status> {
+    let step = |now| clock_settime(CLOCK, now + TimeSpec::nanoseconds(nanos));
+    let stepped = clock_gettime(CLOCK).and_then(step);
+    stepped.map_err(|e| failed(format!("step the clock by {nanos} ns: {e}")))
 }
 
 impl Service for Guest {

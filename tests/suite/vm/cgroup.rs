@@ -66,7 +66,7 @@ fn ooms(event: &Event, container: &str) -> Option<()> {
 }
 
 /// Limits reach the guest's kernel, metrics are its numbers, a paused container uses no time,
-/// TaskOOM comes before TaskExit; all in one VM.
+/// TaskOOM comes before TaskExit (V10); all in one VM.
 #[test]
 fn limits_metrics_and_oom_are_the_guests() {
     crate::run(async |test| {

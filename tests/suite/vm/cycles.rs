@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 
 /// VMs one after another in one shim, and containers in each: twenty in all.
-const VMS: usize = 4;
-const CONTAINERS: usize = 5;
+const VMS: usize = 2;
+const CONTAINERS: usize = 10;
 /// KiB that the shim's memory may differ by.
 const NOISE: u64 = 256;
 

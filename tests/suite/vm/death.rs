@@ -1,4 +1,4 @@
-//! What dies, dies whole: QEMU, the file server or the shim, killed without warning.
+//! What dies, dies whole: QEMU, the file server or the shim, killed without warning (V6, V8, V11).
 
 use harness::{Code, Shim, proc, refused, wait};
 use protos::task_types::Status as State;
@@ -71,6 +71,7 @@ fn a_shim_that_dies_takes_its_vm_along_and_delete_clears_up() {
         let bundle = test.bundle("c").share().build();
         let shim = bundle.running().await;
         let vm = [qemu(&shim), child(&shim, "fsd")];
+        // V12: QEMU listens there, not the shim.
         assert!(test.vm_dir("c").join("agent.sock").exists());
         shim.kill_process().await;
         for pid in vm {

@@ -14,6 +14,7 @@ mod life;
 mod manager;
 mod network;
 mod refusals;
+mod rules;
 mod streams;
 
 use harness::bundle::Bundle;

@@ -1,4 +1,4 @@
-//! What can't be done is refused at once and by name, and leaves nothing.
+//! What can't be done is refused at once and by name, and leaves nothing (V1, V7).
 
 use harness::{Code, refused, wait};
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! Standard streams across the VM's border: pipes, terminals, files, loggers, and their ends.
+//! Standard streams across the VM's border: pipes, terminals, files, loggers, and their ends (V2).
 
 use harness::stdio::{Fifos, Stdio, Sum};
 use harness::wait;
