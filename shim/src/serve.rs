@@ -152,14 +152,19 @@ fn run(
             reaper,
         };
         tokio::task::spawn_local(publisher.run(Rc::clone(&outbox)));
+        let mut running = service.run();
         tokio::select! {
             e = server.serve(listener, moved) => return Err(failed(e)),
-            e = service.run() => return Err(failed(e)),
+            e = &mut running => return Err(failed(e)),
             signal = next_signal(&signals, &upgrader) => log::info!("{}: the shim ends", signal?),
             end = upgrade.run(&upgrader) => return Ok(end),
             () = service.shut_down() => {}
         }
-        service.end().await;
+        // Children that end are waited for to the last.
+        tokio::select! {
+            () = service.end() => {}
+            e = &mut running => return Err(failed(e)),
+        }
         if tokio::time::timeout(DRAIN, outbox.drained()).await.is_err() {
             log::error!("events that containerd did not take within 5 s are lost");
         }
