@@ -16,8 +16,10 @@ use task::event::NEVER;
 use task::stdio::{Io, Paths};
 use tokio::sync::Notify;
 
-/// How long output may take to arrive after an exit, for Wait and for Delete.
+/// How long output may take to arrive after an exit, for Wait.
 const DRAIN: Duration = Duration::from_secs(30);
+/// The same for Delete (contract T62).
+const CLOSE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Exit {
@@ -133,11 +135,8 @@ impl Process {
     pub async fn close(&self) {
         self.ends.take();
         let Some(io) = self.io.take() else { return };
-        if self.exit.get().is_some() && tokio::time::timeout(DRAIN, io.drained()).await.is_err() {
-            log::warn!(
-                "{}: output still open 30 s after the exit, closed",
-                self.exec_id
-            );
+        if self.exit.get().is_some() && tokio::time::timeout(CLOSE, io.drained()).await.is_err() {
+            log::warn!("{}: output still open, closed", self.exec_id);
         }
         io.close().await;
     }

@@ -28,10 +28,11 @@ impl Ends {
     /// Opens a stream for each that `paths` wants; empty ones stay empty.
     pub fn open(link: &Rc<Link>, paths: &Paths) -> (Self, Names) {
         let open = |wanted: bool| wanted.then(|| link.open());
+        let has_logger = paths.stdout.starts_with("binary");
         // With these stdout's says where both go.
         let both = paths.stdout.contains("://") && !paths.stdout.starts_with("fifo://");
         let ends = Self {
-            stdin: open(!paths.stdin.is_empty()),
+            stdin: open(!paths.stdin.is_empty() && (paths.terminal || !has_logger)),
             stdout: open(!paths.stdout.is_empty()),
             stderr: open(!paths.terminal && (both || !paths.stderr.is_empty())),
         };
@@ -60,7 +61,6 @@ impl Ends {
     ) -> task::Result<Io> {
         // The terminal itself is the guest's; here it is one stream in and one out.
         let paths = Paths {
-            terminal: false,
             stderr: if paths.terminal {
                 String::new()
             } else {
@@ -96,7 +96,9 @@ fn output(mut from: Stream, to: OwnedFd) -> std::io::Result<()> {
     let mut to = pipe::Sender::from_owned_fd(to)?;
     tokio::task::spawn_local(async move {
         if let Err(e) = tokio::io::copy(&mut from, &mut to).await {
-            log::debug!("a stream ended early: {e}");
+            // A process does not wait for a logger that is gone.
+            log::debug!("a stream's reader is gone: {e}");
+            let _ = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
         }
         let _ = from.shutdown().await;
     });

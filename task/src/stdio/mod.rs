@@ -119,8 +119,8 @@ pub(crate) async fn prepare(
     Ok((Streams::Given(streams.map(Stdio::from)), prepared))
 }
 
-/// [`prepare`] without a terminal: the process's ends of stdin, stdout and stderr, for whoever
-/// plays the process.
+/// The process's ends of stdin, stdout and stderr, for whoever plays it, terminal or not. Beside
+/// a logger only a terminal takes input.
 ///
 /// # Errors
 /// Code Unknown, naming the path or scheme; nothing stays open.
@@ -132,11 +132,10 @@ pub async fn open(
 ) -> Result<([OwnedFd; 3], Io)> {
     let target = target(paths)?;
     let io = Io::default();
-    let owner = Owner {
-        uid: of.io_uid,
-        gid: of.io_gid,
-    };
+    let (uid, gid) = (of.io_uid, of.io_gid);
+    let owner = Owner { uid, gid };
     let mut streams = [pipe::null()?, pipe::null()?, pipe::null()?];
+    let takes_input = paths.terminal || !matches!(target, Target::Logger { .. });
     match target {
         Target::Nowhere => {}
         Target::Logger {
@@ -166,14 +165,14 @@ pub async fn open(
                     streams[i] = write;
                 }
             }
-            if !paths.stdin.is_empty() {
-                let (source, hold) = fifo::open_source(Path::new(strip_fifo(&paths.stdin)))?;
-                let (read, write) = pipe::pipe_for(owner, pipe::End::Read)?;
-                io.input.start(source, Sink::pipe(write, None)?);
-                io.stdin.replace(Some(hold));
-                streams[0] = read;
-            }
         }
+    }
+    if takes_input && !paths.stdin.is_empty() {
+        let (source, hold) = fifo::open_source(Path::new(strip_fifo(&paths.stdin)))?;
+        let (read, write) = pipe::pipe_for(owner, pipe::End::Read)?;
+        io.input.start(source, Sink::pipe(write, None)?);
+        io.stdin.replace(Some(hold));
+        streams[0] = read;
     }
     Ok((streams, io))
 }
