@@ -6,7 +6,7 @@ use crate::{network, place};
 use protos::Timestamp;
 use protos::task::DeleteResponse;
 use std::time::SystemTime;
-use task::bundle::Bundle;
+use task::bundle::{Bundle, read_pid};
 
 /// The status of a container that had to be killed.
 const KILLED: u32 = 137;
@@ -35,7 +35,7 @@ pub async fn cleanup(namespace: &str, id: &str, bundle: &Bundle) -> shim::Result
         });
     }
     Ok(DeleteResponse {
-        pid: NO_PID,
+        pid: read_pid(&bundle.init_pid()).unwrap_or(NO_PID),
         exit_status: KILLED,
         exited_at: Some(SystemTime::now().into()),
     })

@@ -7,7 +7,6 @@ use crate::container::{Container, Process};
 use crate::image::Image;
 use crate::place;
 use crate::service::{Service, unimplemented, unknown};
-use crate::share::guest_path;
 use crate::spec::{Anchor, Refusal, Translated, translate};
 use crate::streams::Ends;
 use crate::vm::{Purpose, Vm};
@@ -19,7 +18,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
 use std::rc::Rc;
-use task::bundle::Bundle;
+use task::bundle::{Bundle, write_private};
 use task::runtime::Options;
 use task::stdio::Paths;
 
@@ -52,7 +51,8 @@ impl Service {
                     Status::new(Code::Unimplemented, refusal.to_string())
                 }
             })?;
-        let vm = self.vm_for(&id, &translated).await.map_err(failed)?;
+        let vm = self.vm_for(&id, &translated, context).await;
+        let vm = vm.map_err(failed)?;
 
         let root = bundle.path().join(&translated.root);
         let share = &vm.share;
@@ -60,17 +60,27 @@ impl Service {
             .add_rootfs(&id, request.rootfs.clone(), &root, context)
             .await;
         shared.map_err(|e| unknown(&format!("failed to mount rootfs component: {e}")))?;
-        for (n, volume) in translated.volumes.iter().enumerate() {
+        let (mut sources, mut shared_memory, mut volumes) = (Vec::new(), Vec::new(), Vec::new());
+        for volume in &translated.volumes {
             let source = &volume.source;
-            log::debug!("{id}: {} is {}", source.display(), guest_path(&id, n));
-            share
-                .add_volume(&id, n, source, volume.readonly, context)
-                .await
-                .map_err(failed)?;
+            let path = if volume.memory {
+                let (memory, path) = share.add_memory(source);
+                shared_memory.push(memory);
+                path
+            } else {
+                let added = share.add_volume(&id, source, volume.readonly, context);
+                let path = added.await.map_err(failed)?;
+                volumes.extend(source.is_dir().then(|| path.clone()));
+                path
+            };
+            log::debug!("{id}: {} is {path}", source.display());
+            sources.push(path);
         }
         let put = PutBundleRequest {
             id: id.clone(),
-            config: translated.config,
+            config: translated.config(&sources),
+            shared_memory,
+            volumes,
         };
         let put: PutBundleResponse = vm.ask(service::GUEST, "PutBundle", &put, context).await?;
 
@@ -96,6 +106,10 @@ impl Service {
         if let Some(ends) = init.ends.take() {
             self.connect(&container, &init, ends, context).await?;
         }
+        // Who `delete` says it was, if this shim does not live to.
+        let pid = container.bundle.init_pid();
+        write_private(&pid, vm.pid().to_string().as_bytes())
+            .map_err(|e| failed(format!("write {}: {e}", pid.display())))?;
         // From here on the guest may tell of it.
         self.containers
             .borrow_mut()
@@ -125,7 +139,12 @@ impl Service {
     }
 
     /// The VM; booted, if this is its first container.
-    async fn vm_for(self: &Rc<Self>, id: &str, spec: &Translated) -> Result<Rc<Vm>, String> {
+    async fn vm_for(
+        self: &Rc<Self>,
+        id: &str,
+        spec: &Translated,
+        context: &Context,
+    ) -> Result<Rc<Vm>, String> {
         let _turn = self.turn.lock().await;
         if let Some(vm) = &*self.vm.borrow() {
             if vm.is_gone() {
@@ -137,6 +156,7 @@ impl Service {
         let image = Image::find(&config)?;
         let accel = accel::choose(&config, &image, &self.reaper).await;
         let purpose = Purpose {
+            context,
             name: format!("{}/{id}", self.namespace),
             dir: place::of(&self.namespace, id),
             image,

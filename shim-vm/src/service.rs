@@ -124,7 +124,11 @@ impl Service {
             }
             Err(status) => {
                 self.unmake(&id).await;
-                Err(status)
+                tokio::select! {
+                    biased;
+                    why = context.cancelled() => Err(why),
+                    () = std::future::ready(()) => Err(status),
+                }
             }
         }
     }
@@ -237,15 +241,37 @@ impl Service {
     }
 
     async fn wait(&self, request: WaitRequest, context: &Context) -> Result<WaitResponse> {
-        let (_, process) = self.find_process(&request.id, &request.exec_id)?;
-        tokio::select! {
+        let (container, process) = self.find_process(&request.id, &request.exec_id)?;
+        let exit = tokio::select! {
             biased;
-            exit = process.wait() => Ok(WaitResponse {
-                exit_status: exit.status,
-                exited_at: Some(exit.at),
-            }),
-            why = context.cancelled() => Err(why),
+            exit = process.wait() => exit,
+            why = context.cancelled() => return Err(why),
+            exit = self.never_runs(&container, &process, &request, context) => exit,
+        };
+        Ok(WaitResponse {
+            exit_status: exit.status,
+            exited_at: Some(exit.at),
+        })
+    }
+
+    /// Waits until the guest knows that a process, which has not been started, never will be.
+    async fn never_runs(
+        &self,
+        container: &Container,
+        process: &Process,
+        request: &WaitRequest,
+        context: &Context,
+    ) -> Exit {
+        if !process.runs.get() {
+            let waited = self.ask::<WaitResponse>(container, "Wait", request, context);
+            if waited
+                .await
+                .is_ok_and(|exit| exit.exited_at == Some(Exit::NONE.at))
+            {
+                return Exit::NONE;
+            }
         }
+        std::future::pending().await
     }
 
     async fn exec(&self, request: ExecProcessRequest, context: &Context) -> Result<Empty> {

@@ -1,34 +1,66 @@
-//! The directory that a VM sees of the host: per container its root filesystem and its volumes,
+//! The directory that a VM sees of the host: its containers' root filesystems and volumes,
 //! bind-mounted there.
 //!
 //! ```text
-//!  <share>/<container>/rootfs     what containerd's mounts make
-//!  <share>/<container>/<n>/<name> a volume: a directory, or a single file
+//!  <share>/<container>/rootfs  what containerd's mounts make
+//!  <share>/.volumes/<n>/v      a volume: a directory, or a single file
 //! ```
+//!
+//! Containers that have the same volume have it as one: a FIFO or a socket in it is known by its
+//! inode, of which the guest has one per mount.
 //!
 //! The mounts are in the shim's own mount namespace, which sees what the host mounts later and
 //! shows the host nothing: when the shim and its file server are gone, so are they.
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use protos::guest::SharedMemory;
 use protos::ttrpc::Context;
 use protos::types::Mount;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use task::reaper::Reaper;
 use task::rootfs;
+use tokio::sync::OnceCell;
 
 /// Where the guest has it.
-pub const IN_GUEST: &str = "/run/share";
+const IN_GUEST: &str = "/run/share";
+/// Where the guest has memory that containers share.
+const MEMORY_IN_GUEST: &str = "/run/shm";
+/// Bytes of it, if the host's is no tmpfs (Docker's and CRI's own default).
+const MEMORY: u64 = 64 << 20;
+/// No container is called so.
+const VOLUMES: &str = ".volumes";
 
 pub struct Share {
     dir: PathBuf,
     reaper: Rc<Reaper>,
     /// Where something is mounted, by container, in order.
     mounted: RefCell<HashMap<String, Vec<PathBuf>>>,
+    volumes: RefCell<BTreeMap<usize, Volume>>,
+    /// Directories of the host's whose memory the guest has instead.
+    memory: RefCell<Vec<PathBuf>>,
+}
+
+/// What makes two volumes the same.
+#[derive(PartialEq)]
+struct Key {
+    source: PathBuf,
+    /// Device and inode: there may be another file of this name by now.
+    file: (u64, u64),
+    readonly: bool,
+}
+
+struct Volume {
+    key: Key,
+    /// Ids of containers.
+    users: Vec<String>,
+    mounted: Rc<OnceCell<()>>,
 }
 
 /// Gives this process, which has one thread, a mount namespace of its own.
@@ -53,11 +85,12 @@ impl Share {
         let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("share"), &dir, Some("tmpfs"), safe, Some("mode=0755"))
             .map_err(|e| failed(&e))?;
-        let mounted = RefCell::default();
         Ok(Self {
             dir,
             reaper,
-            mounted,
+            mounted: RefCell::default(),
+            volumes: RefCell::default(),
+            memory: RefCell::default(),
         })
     }
 
@@ -84,63 +117,111 @@ impl Share {
             mounts
         };
         fs::create_dir_all(&target).map_err(|e| format!("mkdir {}: {e}", target.display()))?;
-        self.mount(id, target, mounts, context).await
+        self.mount(target.clone(), mounts, context).await?;
+        let mut mounted = self.mounted.borrow_mut();
+        mounted.entry(id.to_owned()).or_default().push(target);
+        Ok(())
     }
 
-    /// Shows the guest volume number `n` of container `id`, a directory or a file; its path there
-    /// is [`guest_path`].
+    /// Shows the guest a volume of container `id`, a directory or a file; its path there.
     ///
     /// # Errors
     /// If it is neither, or can't be mounted.
     pub async fn add_volume(
         &self,
         id: &str,
-        n: usize,
         source: &Path,
         readonly: bool,
         context: &Context,
-    ) -> Result<(), String> {
+    ) -> Result<String, String> {
         let failed = |e: &dyn std::fmt::Display| format!("mount source {}: {e}", source.display());
-        let kind = fs::metadata(source).map_err(|e| failed(&e))?;
-        let target = self.dir.join(id).join(n.to_string());
-        fs::create_dir_all(&target).map_err(|e| failed(&e))?;
-        let target = target.join("v");
-        if kind.is_dir() {
-            fs::create_dir_all(&target).map_err(|e| failed(&e))?;
-        } else if kind.is_file() {
-            fs::write(&target, "").map_err(|e| failed(&e))?;
-        } else {
+        let found = fs::metadata(source).map_err(|e| failed(&e))?;
+        if !found.is_dir() && !found.is_file() {
             return Err(failed(
                 &"neither a directory nor a file: a VM can't share it",
             ));
         }
-        let mounts = vec![bind(source, readonly)];
-        self.mount(id, target, mounts, context).await
+        let key = Key {
+            source: source.to_owned(),
+            file: (found.dev(), found.ino()),
+            readonly,
+        };
+        let (number, mounted) = self.use_volume(id, key);
+        let place = self.dir.join(VOLUMES).join(number.to_string());
+        let target = place.join("v");
+        let mount = async || {
+            fs::create_dir_all(&place).map_err(|e| failed(&e))?;
+            if found.is_dir() {
+                fs::create_dir_all(&target).map_err(|e| failed(&e))?;
+            } else {
+                fs::write(&target, "").map_err(|e| failed(&e))?;
+            }
+            let mounts = vec![bind(source, readonly)];
+            self.mount(target.clone(), mounts, context).await
+        };
+        mounted.get_or_try_init(mount).await?;
+        Ok(format!("{IN_GUEST}/{VOLUMES}/{number}/v"))
+    }
+
+    /// The volume's number, and whether it is mounted; it stays until `id` is removed.
+    fn use_volume(&self, id: &str, key: Key) -> (usize, Rc<OnceCell<()>>) {
+        let mut volumes = self.volumes.borrow_mut();
+        if let Some((number, volume)) = volumes.iter_mut().find(|(_, known)| known.key == key) {
+            volume.users.push(id.to_owned());
+            return (*number, Rc::clone(&volume.mounted));
+        }
+        let number = volumes.last_key_value().map_or(0, |(last, _)| last + 1);
+        let mounted = Rc::new(OnceCell::new());
+        let volume = Volume {
+            key,
+            users: vec![id.to_owned()],
+            mounted: Rc::clone(&mounted),
+        };
+        volumes.insert(number, volume);
+        (number, mounted)
+    }
+
+    /// Memory of the guest's for what is memory of the host's at `source`, one for all containers
+    /// that name it, and its path there.
+    pub fn add_memory(&self, source: &Path) -> (SharedMemory, String) {
+        let mut all = self.memory.borrow_mut();
+        let known = all.iter().position(|known| known == source);
+        let number = known.unwrap_or_else(|| {
+            all.push(source.to_owned());
+            all.len() - 1
+        });
+        let name = number.to_string();
+        let path = format!("{MEMORY_IN_GUEST}/{name}");
+        let size = size_of_tmpfs(source).unwrap_or(MEMORY);
+        (SharedMemory { name, size }, path)
     }
 
     async fn mount(
         &self,
-        id: &str,
         target: PathBuf,
         mounts: Vec<Mount>,
         context: &Context,
     ) -> Result<(), String> {
-        let mounted = rootfs::mount_all(&self.reaper, context, target.clone(), mounts).await;
-        mounted.map_err(|e| e.to_string())?;
-        let mut all = self.mounted.borrow_mut();
-        all.entry(id.to_owned()).or_default().push(target);
-        Ok(())
+        let mounted = rootfs::mount_all(&self.reaper, context, target, mounts).await;
+        mounted.map_err(|e| e.to_string())
     }
 
     /// Takes the container's files out of the share. What the guest still has open of them stays
     /// until it lets go.
     pub fn remove(&self, id: &str) {
         let mounted = self.mounted.borrow_mut().remove(id).unwrap_or_default();
-        for target in mounted.into_iter().rev() {
-            // All that was mounted there, one on the other.
-            while umount2(&target, MntFlags::MNT_DETACH).is_ok() {}
-        }
+        mounted.iter().rev().for_each(|target| unmount(target));
         let _ = fs::remove_dir_all(self.dir.join(id));
+        self.volumes.borrow_mut().retain(|number, volume| {
+            volume.users.retain(|user| user != id);
+            let used = !volume.users.is_empty();
+            if !used {
+                let place = self.dir.join(VOLUMES).join(number.to_string());
+                unmount(&place.join("v"));
+                let _ = fs::remove_dir_all(place);
+            }
+            used
+        });
     }
 
     /// Takes the whole share away; the VM is gone.
@@ -149,14 +230,21 @@ impl Share {
     }
 }
 
-/// Where the guest has volume `n` of container `id`.
-pub fn guest_path(id: &str, n: usize) -> String {
-    format!("{IN_GUEST}/{id}/{n}/v")
-}
-
 /// Where the guest has the root filesystem of container `id`.
 pub fn guest_rootfs(id: &str) -> String {
     format!("{IN_GUEST}/{id}/rootfs")
+}
+
+/// All that was mounted there, one on the other.
+fn unmount(target: &Path) {
+    while umount2(target, MntFlags::MNT_DETACH).is_ok() {}
+}
+
+/// How much may be in the tmpfs at `path`, in bytes; `None` if it is none.
+fn size_of_tmpfs(path: &Path) -> Option<u64> {
+    let found = statfs(path).ok()?;
+    let size = found.blocks() * u64::try_from(found.block_size()).ok()?;
+    (found.filesystem_type() == TMPFS_MAGIC && size > 0).then_some(size)
 }
 
 fn bind(source: &Path, readonly: bool) -> Mount {

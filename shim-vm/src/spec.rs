@@ -5,26 +5,30 @@
 //! modules that the guest does not have.
 
 use crate::config::Wanted;
-use crate::share::{guest_path, guest_rootfs};
-use serde_json::{Value, json};
+use crate::share::guest_rootfs;
+use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Every runtime of version 1 takes it.
 const OCI_VERSION: &str = "1.0.2";
 
-/// A bind mount of the host's, to be shown to the guest as volume number its place in the list.
+/// A bind mount of the host's, to be shown to the guest.
 #[derive(Debug, PartialEq)]
 pub struct Volume {
     pub source: PathBuf,
     pub readonly: bool,
+    /// What processes share there is memory, which must be the guest's own.
+    pub memory: bool,
+    /// Its place among the mounts.
+    mount: usize,
 }
 
 /// A config.json, taken apart.
 #[derive(Debug)]
 pub struct Translated {
-    /// For the guest.
-    pub config: Vec<u8>,
+    /// For the guest, but for the sources of its volumes.
+    spec: Value,
     /// The root filesystem, when containerd gives no mounts for one; relative to the bundle.
     pub root: PathBuf,
     pub volumes: Vec<Volume>,
@@ -32,6 +36,17 @@ pub struct Translated {
     /// Of the network; the guest has but one.
     pub sysctls: HashMap<String, String>,
     pub wanted: Wanted,
+}
+
+impl Translated {
+    /// The guest's config.json; `sources` are the guest's paths of the volumes, in their order.
+    pub fn config(&self, sources: &[String]) -> Vec<u8> {
+        let mut spec = self.spec.clone();
+        for (volume, source) in self.volumes.iter().zip(sources) {
+            spec["mounts"][volume.mount]["source"] = source.as_str().into();
+        }
+        spec.to_string().into_bytes()
+    }
 }
 
 /// Why a config.json can't be followed in a VM.
@@ -77,7 +92,7 @@ pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Tran
     {
         spec["ociVersion"] = OCI_VERSION.into();
     }
-    let volumes = volumes(id, &mut spec);
+    let volumes = volumes(&spec);
     let netns = namespaces(&mut spec, anchor)?;
     let sysctls = network_sysctls(&mut spec);
     let wanted = wanted(&spec);
@@ -94,7 +109,7 @@ pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Tran
         spec["linux"]["cgroupsPath"] = cgroup(path, id).into();
     }
     Ok(Translated {
-        config: spec.to_string().into_bytes(),
+        spec,
         root,
         volumes,
         netns,
@@ -103,11 +118,11 @@ pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Tran
     })
 }
 
-/// Without a network namespace or a path, a mount point has nothing of the host's.
-fn volumes(id: &str, spec: &mut Value) -> Vec<Volume> {
+/// Without a source of the host's, a mount has nothing of it.
+fn volumes(spec: &Value) -> Vec<Volume> {
     let mut volumes = Vec::new();
-    let mounts = spec["mounts"].as_array_mut();
-    for mount in mounts.into_iter().flatten() {
+    let mounts = spec["mounts"].as_array();
+    for (place, mount) in mounts.into_iter().flatten().enumerate() {
         let options: Vec<&str> = mount["options"]
             .as_array()
             .map(|list| list.iter().filter_map(Value::as_str).collect())
@@ -116,29 +131,19 @@ fn volumes(id: &str, spec: &mut Value) -> Vec<Volume> {
         if !(mount["type"] == "bind" || has("bind") || has("rbind")) {
             continue;
         }
-        if mount["destination"] == "/dev/shm" {
-            // Memory that processes share must be the guest's own.
-            *mount = json!({
-                "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-                "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
-            });
-            continue;
-        }
-        let source = mount["source"].as_str().unwrap_or_default();
+        let memory = mount["destination"] == "/dev/shm";
+        let source = Path::new(mount["source"].as_str().unwrap_or_default());
         // The kernel's own: the guest has them too.
-        if ["/proc", "/sys", "/dev"]
-            .iter()
-            .any(|own| Path::new(source).starts_with(own))
-        {
+        let kernels = ["/proc", "/sys", "/dev"];
+        if kernels.iter().any(|own| source.starts_with(own)) && !memory {
             continue;
         }
-        let readonly = has("ro");
-        let volume = Volume {
+        volumes.push(Volume {
             source: source.into(),
-            readonly,
-        };
-        mount["source"] = guest_path(id, volumes.len()).into();
-        volumes.push(volume);
+            readonly: has("ro"),
+            memory,
+            mount: place,
+        });
     }
     volumes
 }
@@ -223,10 +228,12 @@ fn cgroup(path: &str, id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn translated(spec: &Value) -> (Translated, Value) {
         let translated = translate("c1", spec.to_string().as_bytes(), None).unwrap();
-        let config = serde_json::from_slice(&translated.config).unwrap();
+        let sources: Vec<String> = (0..9).map(|n| format!("/guest/{n}")).collect();
+        let config = serde_json::from_slice(&translated.config(&sources)).unwrap();
         (translated, config)
     }
 
@@ -260,9 +267,10 @@ mod tests {
         );
         assert_eq!(config["process"], json!({"args": ["sh"]}));
         assert_eq!(config["mounts"][0], spec["mounts"][0]);
-        assert_eq!(config["mounts"][1]["source"], "/run/share/c1/0/v");
-        assert_eq!(config["mounts"][2]["source"], "/run/share/c1/1/v");
-        assert_eq!(config["mounts"][3]["type"], "tmpfs");
+        for (mount, volume) in [(1, 0), (2, 1), (3, 2)] {
+            let source = format!("/guest/{volume}");
+            assert_eq!(config["mounts"][mount]["source"], source);
+        }
         assert_eq!(config["linux"]["namespaces"], json!([{"type": "pid"}]));
         assert_eq!(
             config["linux"]["sysctl"],
@@ -275,11 +283,17 @@ mod tests {
             Some(Path::new("/var/run/netns/n"))
         );
         assert_eq!(translated.sysctls["net.ipv4.ip_forward"], "1");
-        let volume = |source: &str, readonly| Volume {
+        let volume = |source: &str, readonly, mount| Volume {
             source: source.into(),
             readonly,
+            memory: source == "/run/shm",
+            mount,
         };
-        let volumes = [volume("/host/d", true), volume("/host/hosts", false)];
+        let volumes = [
+            volume("/host/d", true, 1),
+            volume("/host/hosts", false, 2),
+            volume("/run/shm", false, 3),
+        ];
         assert_eq!(translated.volumes, volumes);
         let wanted = translated.wanted;
         assert_eq!((wanted.memory, wanted.vcpus), (Some(1000), Some(2)));
@@ -298,7 +312,7 @@ mod tests {
             translate("c", spec.to_string().as_bytes(), anchor)
         };
         let joined = joins("/proc/400/ns/ipc").unwrap();
-        let config: Value = serde_json::from_slice(&joined.config).unwrap();
+        let config: Value = serde_json::from_slice(&joined.config(&[])).unwrap();
         assert_eq!(config["linux"]["namespaces"][0]["path"], "/proc/70/ns/ipc");
         assert!(joins("/proc/401/ns/ipc").is_err());
         assert!(joins("/var/run/ipcns/x").is_err());

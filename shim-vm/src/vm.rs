@@ -33,7 +33,8 @@ const POWER_OFF: Duration = Duration::from_secs(5);
 const DYING: Duration = Duration::from_secs(2);
 
 /// What a VM is booted for.
-pub struct Purpose {
+pub struct Purpose<'a> {
+    pub context: &'a Context,
     pub name: String,
     pub dir: PathBuf,
     pub config: Config,
@@ -63,7 +64,7 @@ impl Vm {
     /// # Errors
     /// Why it is not up, with the last it said; nothing of it is left.
     pub async fn boot(
-        purpose: Purpose,
+        purpose: Purpose<'_>,
         reaper: &Rc<Reaper>,
         tell: impl FnMut(Event) + 'static,
     ) -> Result<Rc<Self>, String> {
@@ -79,12 +80,12 @@ impl Vm {
     }
 
     async fn boot_at(
-        purpose: Purpose,
+        purpose: Purpose<'_>,
         reaper: &Rc<Reaper>,
         console: &Console,
         tell: impl FnMut(Event) + 'static,
     ) -> Result<Rc<Self>, String> {
-        let Purpose { dir, config, .. } = purpose;
+        let (dir, config, context) = (purpose.dir, purpose.config, purpose.context);
         let netns = purpose.netns.clone();
         let network = match netns.clone() {
             None => Network::default(),
@@ -118,6 +119,10 @@ impl Vm {
                 hello = notices::hello(&mut notices) => hello,
                 status = machine.wait() => Err(format!("QEMU ended: {status}")),
                 status = files.wait() => Err(format!("the file server ended: {status}")),
+                why = context.cancelled() => {
+                    machine.kill();
+                    Err(why.message)
+                }
                 () = tokio::time::sleep(deadline) => {
                     machine.kill();
                     Err(format!("the guest said nothing within {} s", deadline.as_secs()))

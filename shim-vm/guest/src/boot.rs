@@ -4,6 +4,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::reboot::{RebootMode, reboot};
 use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 /// The drivers that the image brings, in the order they load: a line `<driver> <path>` for each of
@@ -16,6 +17,8 @@ const LINK: [&str; 2] = ["virtio_mmio", "virtio_console"];
 pub const SHARE: &str = "/run/share";
 /// Where bundles are.
 pub const BUNDLES: &str = "/run/bundles";
+/// Where memory is that containers share.
+const MEMORY: &str = "/run/shm";
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Source, target, type, flags, options.
@@ -141,6 +144,29 @@ pub fn mount_share(tag: &str) -> Result<(), String> {
         None::<&str>,
     );
     mounted.map_err(|e| e.to_string())
+}
+
+/// Makes memory for containers to share, of this many bytes, unless there is some of this name.
+///
+/// # Errors
+/// From mount(2), or if it is no name.
+pub fn share_memory(name: &str, size: u64) -> io::Result<()> {
+    if name.is_empty() || name.contains('/') || name.starts_with('.') {
+        return Err(io::Error::other("no name of a directory"));
+    }
+    let dir = Path::new(MEMORY).join(name);
+    fs::create_dir_all(MEMORY)?;
+    match fs::create_dir(&dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        made => made?,
+    }
+    let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let options = format!("mode=1777,size={size}");
+    let mounted = mount(Some("shm"), &dir, Some("tmpfs"), safe, Some(&*options));
+    if mounted.is_err() {
+        let _ = fs::remove_dir(&dir);
+    }
+    Ok(mounted?)
 }
 
 /// Writes back, and ends the VM. QEMU exits when its guest resets.

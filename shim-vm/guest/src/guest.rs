@@ -66,6 +66,18 @@ impl Guest {
         if id.is_empty() || id.contains('/') || id.starts_with('.') {
             return Err(failed(format!("id {id:?} names no directory")));
         }
+        for memory in &request.shared_memory {
+            boot::share_memory(&memory.name, memory.size)
+                .map_err(|e| failed(format!("shared memory {:?}: {e}", memory.name)))?;
+        }
+        for volume in &request.volumes {
+            // The kernel mounts what is mounted on the host when somebody first opens it, where he
+            // is. Here it is mounted for all; in a container it would be for that one, with inodes
+            // of its own, and a FIFO joins only who opens the same.
+            if let Err(e) = fs::read_dir(volume) {
+                log::warn!("volume {volume}: {e}");
+            }
+        }
         let dir = Path::new(BUNDLES).join(id);
         let write = || -> std::io::Result<()> {
             fs::create_dir_all(&dir)?;
