@@ -42,7 +42,8 @@ use tonic::transport::{Channel, Endpoint};
 /// The image of a pod's first container, as tests/setup.sh calls it.
 const PAUSE: &str = "dunnage.test/pause:1";
 
-/// For every 1.x and 2.x alike: 2.x reads the sections of 1.x. `other` is a runtime whose type is
+/// For every 1.x and 2.x alike: 2.x reads the sections of 1.x. `vm` is for tests that bring its
+/// shim; `other` is a runtime whose type is
 /// not the one name that CRI knows, so that its options travel as TOML.
 const CONFIG: &str = r#"
 [plugins."io.containerd.nri.v1.nri"]
@@ -69,6 +70,8 @@ runtime_type = "io.containerd.dunnage.v2"
 SystemdCgroup = false
 Root = "DIR/runc/other"
 BinaryName = "DIR/bin/other-runc"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.vm]
+runtime_type = "io.containerd.vm.v2"
 "#;
 
 /// Runs `test` with a containerd of release `name` that serves the CRI, then proves that nothing

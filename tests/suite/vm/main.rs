@@ -13,6 +13,7 @@ mod image;
 mod life;
 mod manager;
 mod network;
+mod pods;
 mod refusals;
 mod rules;
 mod streams;
