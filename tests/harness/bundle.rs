@@ -3,7 +3,7 @@
 use crate::shim::Shim;
 use crate::stdio;
 use crate::test::Test;
-use crate::{peers, start::Start};
+use crate::{peers, proc, start::Start};
 use protos::Any;
 use protos::runc::Options;
 use protos::task::{CreateTaskRequest, ExecProcessRequest};
@@ -18,6 +18,9 @@ use tokio::io::AsyncReadExt;
 
 /// The environment variable by which a process is known to belong to a test.
 pub const MARK: &str = "DUNNAGE_TEST";
+
+/// Where VMs have their directories.
+pub(crate) const VMS: &str = "/run/dunnage/vm";
 
 /// What a container is to be. Made by [`Test::bundle`]; ends with [`Builder::build`].
 pub struct Builder {
@@ -243,9 +246,43 @@ impl Bundle {
         }
     }
 
-    /// Mount points at or under the bundle.
+    /// Mount points at or under the bundle, and what mountinfo says of each. A VM's are in its
+    /// share, which its shim alone sees: they are told as if they were in the bundle.
+    pub fn mountinfo(&self) -> Vec<(String, String)> {
+        if !peers::is_vm() {
+            return proc::mounts(std::process::id() as i32, &self.path);
+        }
+        let place = format!("/share/{}/rootfs", self.id);
+        let shims = self.test.daemons().into_iter();
+        let all = shims.flat_map(|shim| proc::mounts(shim, Path::new(VMS)));
+        let ours = all.filter_map(|(point, line)| {
+            let (_, below) = point.split_once(&place)?;
+            let at = format!("{}{below}", self.file("rootfs").display());
+            Some((at, line))
+        });
+        ours.collect()
+    }
+
+    /// The mount points.
     pub fn mounts(&self) -> Vec<String> {
-        crate::proc::mounts_under(&self.path)
+        let all = self.mountinfo().into_iter();
+        all.map(|(point, _)| point).collect()
+    }
+
+    /// Where the shim mounts the root filesystem, for a VM that this container is the first in.
+    pub fn mounted_at(&self) -> PathBuf {
+        if peers::is_vm() {
+            let share = self.test.vm_dir(&self.id).join("share");
+            return share.join(&self.id).join("rootfs");
+        }
+        self.file("rootfs")
+    }
+
+    /// The root filesystem as the shim sees it.
+    pub fn rootfs_of(&self, shim: &Shim) -> PathBuf {
+        let path = self.mounted_at();
+        let path = path.strip_prefix("/").expect("an absolute path");
+        PathBuf::from(format!("/proc/{}/root", shim.pid())).join(path)
     }
 }
 

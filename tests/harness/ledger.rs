@@ -1,11 +1,11 @@
-//! The known differences: between our shim and containerd's, `tests/ledger.txt`, and between the
-//! OCI runtimes below it, `tests/runtimes.txt`.
+//! The known differences: between our shim and containerd's, `tests/ledger.txt`, between the OCI
+//! runtimes below it, `tests/runtimes.txt`, and between the host and a VM, `tests/vms.txt`.
 
 use crate::peers;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-/// One line: `id | ours | theirs | why`, or `id | runc | crun | why`.
+/// One line: `id | ours | theirs | why`, `id | runc | crun | why`, or `id | host | VM | why`.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub id: String,
@@ -25,6 +25,13 @@ pub fn entries() -> &'static [Entry] {
 pub fn runtimes() -> &'static [Entry] {
     static ENTRIES: LazyLock<Vec<Entry>> =
         LazyLock::new(|| parse(include_str!("../runtimes.txt")).expect("tests/runtimes.txt"));
+    &ENTRIES
+}
+
+/// The whole ledger of VMs, in its order.
+pub fn vms() -> &'static [Entry] {
+    static ENTRIES: LazyLock<Vec<Entry>> =
+        LazyLock::new(|| parse(include_str!("../vms.txt")).expect("tests/vms.txt"));
     &ENTRIES
 }
 
@@ -70,6 +77,14 @@ pub fn differs(id: &str) -> bool {
 /// If there is no such line.
 pub fn runtime_differs(id: &str) -> bool {
     applies(runtimes(), id, peers::runtime_name() == "crun")
+}
+
+/// True if the shim under test is that of VMs, so that the line `id` of the VMs applies.
+///
+/// # Panics
+/// If there is no such line.
+pub fn vm_differs(id: &str) -> bool {
+    applies(vms(), id, peers::is_vm())
 }
 
 fn applies(ledger: &[Entry], id: &str, theirs: bool) -> bool {

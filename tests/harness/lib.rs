@@ -7,6 +7,7 @@
 //!  │    └── shim     the daemon that came of it: its process, its log, its Task service
 //!  ├── raw      connections that say what no client would say
 //!  ├── events   the ttrpc service at TTRPC_ADDRESS that writes down what shims publish
+//!  ├── figures  what Stats says, of either version of cgroups
 //!  ├── stdio    the client's ends of a container's FIFOs and terminals
 //!  ├── runtime  OCI runtimes that wait, fail or tell, in front of the real one
 //!  └── leaks    what the test left on the machine
@@ -25,6 +26,7 @@ pub mod calls;
 pub mod containerd;
 pub mod cri;
 pub mod events;
+pub mod figures;
 pub mod leaks;
 pub mod ledger;
 pub mod manager;
@@ -46,9 +48,9 @@ pub mod wait;
 
 pub use bundle::Bundle;
 pub use calls::refused;
-pub use ledger::{differs, runtime_differs};
+pub use ledger::{differs, runtime_differs, vm_differs};
 pub use shim::Shim;
 pub use start::{Dialect, Start, Stdin};
-pub use test::{Test, run, run_alone, run_alone_within};
+pub use test::{Test, run, run_alone, run_alone_within, run_unless_vm_differs};
 
 pub use protos::{Code, Status};

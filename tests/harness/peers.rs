@@ -61,6 +61,20 @@ pub fn is_go() -> bool {
     *GO
 }
 
+/// True if the shim under test is that of VMs.
+pub fn is_vm() -> bool {
+    shim().ends_with("containerd-shim-vm-v2")
+}
+
+/// What the shim under test calls itself in what it says.
+pub fn shim_type() -> &'static str {
+    if is_vm() {
+        "io.containerd.vm.v2"
+    } else {
+        "io.containerd.runc.v2"
+    }
+}
+
 /// Debian's Go shim, where it is installed.
 pub fn go_shim() -> Option<&'static Path> {
     let path = Path::new("/usr/bin/containerd-shim-runc-v2");
@@ -89,8 +103,12 @@ pub fn runc() -> &'static Path {
     &RUNC
 }
 
-/// What the runtime calls itself in the first line of `--version`: `runc` or `crun`.
+/// What the runtime calls itself in the first line of `--version`: `runc` or `crun`. A VM has its
+/// own, whatever the host's is.
 pub fn runtime_name() -> &'static str {
+    if is_vm() {
+        return "crun";
+    }
     static NAME: LazyLock<String> = LazyLock::new(|| {
         let output = Command::new(runc()).arg("--version").output();
         let output = output.unwrap_or_else(|e| panic!("{}: {e}", runc().display()));

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
@@ -175,11 +175,19 @@ pub fn describe(pid: i32) -> String {
 }
 
 /// Mount points at or under `dir`, as this process sees them.
-pub fn mounts_under(dir: &std::path::Path) -> Vec<String> {
-    let text = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
-    let point = |line: &str| line.split(' ').nth(4).map(|p| p.replace("\\040", " "));
-    text.lines()
-        .filter_map(point)
-        .filter(|p| std::path::Path::new(p).starts_with(dir))
+pub fn mounts_under(dir: &Path) -> Vec<String> {
+    let mounts = mounts(std::process::id() as i32, dir).into_iter();
+    mounts.map(|(point, _)| point).collect()
+}
+
+/// Mount points at or under `dir`, as process `pid` sees them, and what mountinfo says of each.
+pub fn mounts(pid: i32, dir: &Path) -> Vec<(String, String)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    let point = |line: &str| {
+        let point = line.split(' ').nth(4)?.replace("\\040", " ");
+        Some((point, line.to_owned()))
+    };
+    let all = text.lines().filter_map(point);
+    all.filter(|(point, _)| Path::new(point).starts_with(dir))
         .collect()
 }

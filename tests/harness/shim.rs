@@ -1,12 +1,13 @@
 //! A running shim: its process, its connection, and its orderly end.
 
 use crate::bundle::Bundle;
-use crate::proc;
 use crate::start::Answer;
 use crate::wait;
+use crate::{peers, proc};
 use protos::service;
 use protos::task::{ConnectRequest, ConnectResponse};
 use protos::ttrpc::{CallError, Client};
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -22,7 +23,8 @@ struct Shared {
     bundle: Bundle,
     answer: Answer,
     pid: i32,
-    fds: Vec<String>,
+    /// What it held before it had a container; that of VMs, when it had the VM.
+    fds: RefCell<Vec<String>>,
 }
 
 /// What a shim holds.
@@ -56,7 +58,7 @@ impl Shim {
             bundle: bundle.clone(),
             answer,
             pid,
-            fds: held(pid),
+            fds: RefCell::new(held(pid)),
         });
         let shim = Self {
             shared,
@@ -139,10 +141,10 @@ impl Shim {
         }
     }
 
-    /// The fds it holds that it did not hold when it started.
+    /// The fds it holds that it did not hold before its first container.
     pub fn new_fds(&self) -> Vec<String> {
         let mut new = held(self.pid());
-        for old in &self.shared.fds {
+        for old in self.shared.fds.borrow().iter() {
             if let Some(at) = new.iter().position(|fd| fd == old) {
                 new.remove(at);
             }
@@ -150,7 +152,7 @@ impl Shim {
         new
     }
 
-    /// What it holds for stdio that it did not hold when it started: FIFOs, pipes, terminals.
+    /// What it holds for stdio that it did not hold before: FIFOs, pipes, terminals.
     pub fn stdio_fds(&self) -> Vec<String> {
         let mut fds = self.new_fds();
         // Memory is watched through these.
@@ -168,6 +170,10 @@ impl Shim {
     }
 
     pub(crate) fn note_created(&self, id: &str) {
+        let test = &self.shared.bundle.test;
+        if peers::is_vm() && test.containers_of(self.pid()).is_empty() {
+            self.shared.fds.replace(held(self.pid()));
+        }
         self.shared.bundle.test.note_created(self.pid(), id);
     }
 

@@ -10,9 +10,10 @@
 //!   containerd.sock[.ttrpc]    the addresses shims are given; events arrive at the second
 //! ```
 
-use crate::bundle::{Builder, Log};
+use crate::bundle::{Builder, Log, VMS};
 use crate::events::Events;
 use crate::leaks;
+use crate::ledger::vm_differs;
 use crate::peers;
 use crate::pid_namespace;
 use crate::proc;
@@ -44,6 +45,13 @@ static MACHINE: RwLock<()> = RwLock::new(());
 pub fn run(body: impl AsyncFnOnce(&Test)) {
     let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     run_here(LIMIT, body);
+}
+
+/// [`run`], unless the shim under test is that of VMs: the line `id` of tests/vms.txt says why not.
+pub fn run_unless_vm_differs(id: &str, body: impl AsyncFnOnce(&Test)) {
+    if !vm_differs(id) {
+        run(body);
+    }
 }
 
 /// [`run`], with the machine for itself as far as this test binary is concerned.
@@ -234,7 +242,7 @@ impl Test {
     /// Where the VM is that container `id` is the first in.
     pub fn vm_dir(&self, id: &str) -> PathBuf {
         let name = stdio::sha256(&format!("{}/{id}", self.namespace()));
-        Path::new("/run/dunnage/vm").join(&name[..16])
+        Path::new(VMS).join(&name[..16])
     }
 
     /// The ids of the containers that were described.

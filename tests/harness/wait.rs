@@ -11,8 +11,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
 
-/// How long anything that is expected at all may take on a loaded machine.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+/// How long anything that is expected at all may take on a loaded machine, also in a VM there.
+pub const DEADLINE: Duration = Duration::from_secs(40);
 
 /// Waits for `thing`; panics with `what` after [`DEADLINE`].
 pub async fn soon<T>(what: &str, thing: impl Future<Output = T>) -> T {

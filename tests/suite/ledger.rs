@@ -19,9 +19,12 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
 /// The ids in `QUESTION("…")` of a source; QUESTION is a whole word.
 fn asked<'a>(text: &'a str, question: &str) -> BTreeSet<&'a str> {
     let parts: Vec<&str> = text.split("differs(\"").collect();
-    let pairs = parts.windows(2);
-    let of_question =
-        pairs.filter(|pair| pair[0].ends_with("runtime_") == (question == "runtime_differs"));
+    let prefix = question.trim_end_matches("differs");
+    let is_word = |before: &str| match prefix {
+        "" => !before.ends_with('_'),
+        prefix => before.ends_with(prefix),
+    };
+    let of_question = parts.windows(2).filter(|pair| is_word(pair[0]));
     of_question
         .filter_map(|pair| Some(pair[1].split_once('"')?.0))
         .collect()
@@ -52,4 +55,9 @@ fn ledger_lines_and_tests_that_ask_for_them_match() {
 #[test]
 fn lines_of_the_runtimes_and_tests_that_ask_for_them_match() {
     compare("runtime_differs", harness::ledger::runtimes());
+}
+
+#[test]
+fn lines_of_vms_and_tests_that_ask_for_them_match() {
+    compare("vm_differs", harness::ledger::vms());
 }

@@ -45,7 +45,7 @@ async fn counting(test: &Test, id: &str, fifos: &Fifos) -> (Bundle, Shim, Writer
 #[test]
 fn checkpointed_container_goes_on_where_it_was() {
     let Some(criu) = peers::criu() else { return };
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("checkpoint", async |test| {
         test.provide(criu);
         let image = test.dir().join("image");
         let fifos = Fifos::new(test.dir().join("io"));
@@ -98,7 +98,7 @@ fn checkpointed_container_goes_on_where_it_was() {
 #[test]
 fn container_runs_on_after_a_checkpoint() {
     let Some(criu) = peers::criu() else { return };
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("checkpoint", async |test| {
         test.provide(criu);
         let fifos = Fifos::new(test.dir().join("io"));
         let (mut out, _err) = fifos.readers();
@@ -135,7 +135,7 @@ fn container_runs_on_after_a_checkpoint() {
 #[test]
 fn container_with_a_terminal_is_restored_with_another() {
     let Some(criu) = peers::criu() else { return };
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("checkpoint", async |test| {
         test.provide(criu);
         let image = test.dir().join("image");
         let fifos = Fifos::new(test.dir().join("io"));
@@ -177,7 +177,7 @@ fn container_with_a_terminal_is_restored_with_another() {
 #[test]
 fn what_criu_refuses_is_told_with_its_log() {
     let Some(criu) = peers::criu() else { return };
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("checkpoint", async |test| {
         test.provide(criu);
         let fifos = Fifos::new(test.dir().join("io"));
         let _readers = fifos.readers();
@@ -228,7 +228,7 @@ fn what_criu_refuses_is_told_with_its_log() {
 #[test]
 fn failed_restore_leaves_nothing() {
     let Some(criu) = peers::criu() else { return };
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("checkpoint", async |test| {
         test.provide(criu);
         let image = test.dir().join("image");
         fs::create_dir(&image).unwrap();
@@ -264,7 +264,7 @@ fn recording(test: &Test, action: &str, end: &str) -> (Runtime, PathBuf) {
 /// T73: every option comes to the runtime's command line.
 #[test]
 fn checkpoint_options_reach_the_runtime() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("checkpoint", async |test| {
         let (runtime, record) = recording(test, "checkpoint", "exit 0");
         let bundle = test.bundle("c").build();
         let shim = bundle.start().shim().await;
@@ -332,7 +332,7 @@ fn checkpoint_options_reach_the_runtime() {
 /// T21: how the runtime is called to restore.
 #[test]
 fn restore_options_reach_the_runtime() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("checkpoint", async |test| {
         let (runtime, record) = recording(test, "restore", "exit 1");
         let work = test.dir().join("criu").to_string_lossy().into_owned();
         let image = test.dir().join("image");

@@ -2,7 +2,7 @@
 
 use harness::events::{Event, Kind};
 use harness::runtime::Runtime;
-use harness::{proc, refused, runtime_differs, wait};
+use harness::{proc, refused, runtime_differs, vm_differs, wait};
 use protos::task_types::Status as State;
 use serde_json::json;
 use std::fs;
@@ -97,7 +97,8 @@ fn short_lived_init_is_published_in_order() {
     harness::run(async |test| {
         let bundle = test.bundle("c0").build();
         let shim = bundle.start().shim().await;
-        for n in 1..=10 {
+        let rounds = if vm_differs("fewer-cycles") { 3 } else { 10 };
+        for n in 1..=rounds {
             let id = format!("c{n}");
             let bundle = test.bundle(&id).sh("exit 9").build();
             shim.create(bundle.create()).await.unwrap();
@@ -127,7 +128,7 @@ fn short_lived_init_is_published_in_order() {
 /// X3: the exec ended before Start's answer was even known.
 #[test]
 fn exit_during_exec_start_comes_after_exec_started() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let bundle = test.bundle("c").build();
         let (runtime, mut gate) = Runtime::lingering(test, "exec");
         let shim = bundle.start().shim().await;
@@ -162,7 +163,7 @@ fn exit_during_exec_start_comes_after_exec_started() {
 /// T13: init ended before Create's answer was known: TaskCreate, then TaskExit; then stopped.
 #[test]
 fn exit_during_create_comes_after_task_create() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let bundle = test.bundle("c").build();
         let (runtime, mut gate) = Runtime::lingering(test, "create");
         let shim = bundle.start().shim().await;
@@ -252,6 +253,7 @@ fn orphans_are_reaped_silently() {
     harness::run(async |test| {
         let bundle = test.bundle("c").host_pid().build();
         let shim = bundle.running().await;
+        let usual = proc::children(shim.pid()).len();
         for n in 0..5 {
             let id = format!("e{n}");
             shim.run(bundle.exec_sh(&id, "(sleep 0 & sleep 0 &) ; true"))
@@ -260,7 +262,7 @@ fn orphans_are_reaped_silently() {
         }
         wait::until("no zombies, no orphans", || {
             match proc::children(shim.pid()) {
-                init if init.len() <= 1 => Ok(()),
+                few if few.len() <= usual => Ok(()),
                 more => Err(format!(
                     "{:?}",
                     more.into_iter().map(proc::describe).collect::<Vec<_>>()

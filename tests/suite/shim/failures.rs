@@ -57,7 +57,7 @@ fn assert_given_up(status: &Status) {
 /// A runtime that hangs before it does anything is killed at its caller's deadline.
 #[test]
 fn runtime_that_hangs_in_create_ends_with_the_deadline() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let bundle = test.bundle("c").build();
         let gate = Fifo::new(test.dir().join("never"));
         let hang = format!(
@@ -78,7 +78,7 @@ fn runtime_that_hangs_in_create_ends_with_the_deadline() {
 /// The same after the real work was done: the container it made goes, too.
 #[test]
 fn runtime_that_hangs_after_create_leaves_no_container() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let bundle = test.bundle("c").build();
         let gate = Fifo::new(test.dir().join("never"));
         let hang = format!("\"$RUNC\" \"$@\" || exit 1; read -r x <{}", gate.name());
@@ -100,7 +100,7 @@ fn runtime_that_dies_after_create_leaves_no_container() {
     if harness::peers::is_go() {
         return;
     }
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let bundle = test.bundle("c").build();
         let body = "\"$RUNC\" \"$@\" || exit 1; kill -KILL $$";
         let runtime = once(test, "dies", "create", body);
@@ -123,7 +123,7 @@ fn runtime_that_dies_after_create_leaves_no_container() {
 /// not at length.
 #[test]
 fn runtime_that_fails_at_great_length_is_heard() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let bundle = test.bundle("c").build();
         let body = "head -c 1048576 /dev/zero | tr '\\0' x >&2; exit 1";
         let create = once(test, "shouts", "create", body);
@@ -152,7 +152,7 @@ fn runtime_that_forgets_the_pid_file_is_not_believed() {
     if harness::peers::is_go() {
         return;
     }
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let bundle = test.bundle("c").build();
         let shim = bundle.start().shim().await;
         for (name, lie) in [
@@ -181,7 +181,7 @@ fn runtime_that_forgets_the_pid_file_is_not_believed() {
 /// A success that did nothing at all.
 #[test]
 fn runtime_that_only_says_it_succeeded_is_not_believed() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let bundle = test.bundle("c").build();
         let shim = bundle.start().shim().await;
         let runtime = once(test, "idles", "create", "exit 0");
@@ -198,7 +198,7 @@ fn runtime_that_leaves_a_child_holding_its_pipes_is_not_waited_for() {
     if differs("held-pipes") {
         return;
     }
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let bundle = test.bundle("c").build();
         let shim = bundle.start().shim().await;
         let gate = Fifo::new(test.dir().join("never"));
@@ -232,7 +232,7 @@ fn runtime_that_outlives_sigkill_holds_up_nobody_else() {
     if harness::peers::is_go() || !freezer.exists() {
         return;
     }
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let dir = freezer.join(format!("{}-frozen", test.namespace()));
         fs::create_dir(&dir).unwrap();
         let state = dir.join("freezer.state");
@@ -284,7 +284,7 @@ fn create_fails_in_time_although_its_undoing_hangs() {
     if harness::peers::is_go() {
         return;
     }
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let bundle = test.bundle("c").build();
         let gate = Fifo::new(test.dir().join("never"));
         let body = format!(
@@ -330,7 +330,7 @@ fn runtime_that_fails_after_exec_leaves_no_process() {
     if harness::peers::is_go() {
         return;
     }
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let bundle = test.bundle("c").build();
         let gate = Fifo::new(test.dir().join("never"));
         let cases = [
@@ -368,7 +368,7 @@ fn exec_without_a_pid_file_leaves_no_process() {
     if harness::peers::is_go() {
         return;
     }
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let bundle = test.bundle("c").build();
         let cases = [
             ("forgets", "rm -f forgets.pid; exit 0"),
@@ -398,7 +398,7 @@ fn delete_ends_in_time_although_the_runtime_hangs() {
     if harness::peers::is_go() {
         return;
     }
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let bundle = test.bundle("c").build();
         let gate = Fifo::new(test.dir().join("never"));
         let hang = format!(

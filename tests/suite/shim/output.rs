@@ -4,6 +4,7 @@
 use harness::stdio::{Fifos, Stdio, Sum};
 use harness::{Code, differs, refused, wait};
 use protos::runc::Options;
+use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -190,7 +191,10 @@ fn failures_leave_no_fds() {
         for n in 0..5 {
             let fifos = Fifos::new(test.dir().join(format!("io{n}")));
             let _readers = fifos.readers();
-            let broken = test.bundle(&format!("broken{n}")).build();
+            // What a VM's runtime, which is always there, refuses.
+            let limits = json!([{ "type": "RLIMIT_NO_SUCH", "soft": 1, "hard": 1 }]);
+            let broken = test.bundle(&format!("broken{n}"));
+            let broken = broken.set("/process/rlimits", limits).build();
             let options = Options {
                 binary_name: "no-runc".into(),
                 ..Default::default()

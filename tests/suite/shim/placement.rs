@@ -1,7 +1,7 @@
 //! Where `start` puts the daemon: OOM score, cgroup, core scheduling; and the way back when it
 //! cannot.
 
-use harness::{Stdin, Test, proc, wait};
+use harness::{Stdin, Test, peers, proc, wait};
 use protos::runc::Options;
 use std::fs;
 use std::path::PathBuf;
@@ -100,10 +100,7 @@ fn missing_shim_cgroup_fails_and_leaves_nothing() {
         let bundle = test.bundle("c").build();
         let output = bundle.start().stdin(stdin("/no-such-cgroup")).run().await;
         assert_eq!((output.code(), output.out().as_str()), (Some(1), ""));
-        assert!(
-            output.err().starts_with("io.containerd.runc.v2: "),
-            "{output:?}"
-        );
+        assert!(output.err().starts_with(peers::shim_type()), "{output:?}");
         wait::until("end of the daemon", || match living(test) {
             none if none.is_empty() => Ok(()),
             some => Err(format!("{some:?}")),

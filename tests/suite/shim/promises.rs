@@ -3,7 +3,7 @@
 use harness::events::{Event, Kind};
 use harness::runtime::Runtime;
 use harness::stdio::{Fifos, Stdio};
-use harness::{Bundle, Shim, Test, peers, proc, wait};
+use harness::{Bundle, Shim, Test, peers, proc, vm_differs, wait};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -152,7 +152,7 @@ fn long_output_is_not_copied() {
     if peers::is_go() {
         return;
     }
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("one-link", async |test| {
         const MIB: u64 = 64;
         let script = format!("dd if=/dev/zero bs=65536 count={}", MIB * 16);
         let bundle = test.bundle("c").sh(&script).build();
@@ -177,7 +177,7 @@ fn kill_runs_no_runtime() {
     if peers::is_go() {
         return;
     }
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let record = test.dir().join("record");
         let body = format!(
             "echo \"$ACTION\" >>{}\nexec \"$RUNC\" \"$@\"",
@@ -263,6 +263,9 @@ async fn memory_per_shim(test: &Test, binary: &Path, name: &str) -> f64 {
 /// Memory per further shim is at most 0.09 of Go's.
 #[test]
 fn memory_per_shim_is_an_eleventh_of_gos() {
+    if vm_differs("no-rival") {
+        return;
+    }
     let Some(go) = rival() else { return };
     harness::run_alone(async |test| {
         // The kernel charges in batches for each CPU: twice halves that noise.
@@ -312,6 +315,9 @@ async fn thirty_execs(shim: &Shim, bundle: &Bundle) -> Duration {
 /// Thirty parallel execs take no longer than with Go's shim, but for a quarter's noise.
 #[test]
 fn parallel_execs_are_as_fast_as_gos() {
+    if vm_differs("no-rival") {
+        return;
+    }
     let Some(go) = rival() else { return };
     harness::run_alone(async |test| {
         let (ours, theirs) = (test.bundle("ours").build(), test.bundle("theirs").build());

@@ -6,7 +6,7 @@
 use harness::pid_namespace::run_inside;
 use harness::runtime::Runtime;
 use harness::stdio::Fifo;
-use harness::{Bundle, Shim, Test, peers, proc, wait};
+use harness::{Bundle, Shim, Test, peers, proc, vm_differs, wait};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -17,6 +17,9 @@ const GROUP: &str = "io.containerd.runc.v2.group";
 
 /// Runs the test `name` of this file.
 fn in_a_pid_namespace(name: &str, body: impl AsyncFnOnce(&Test)) {
+    if vm_differs("one-process") {
+        return;
+    }
     // "Not handled" there, says its source.
     if !peers::is_go() {
         run_inside(&format!("reuse::{name}"), body);

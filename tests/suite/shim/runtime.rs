@@ -15,7 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 /// T10, 1.6: what `delete` will need is in the bundle: runtime and options.
 #[test]
 fn create_records_runtime_and_options_for_delete() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let (runtime, record) = Runtime::recording(test);
         let root = test.dir().join("runc-root").to_string_lossy().into_owned();
         let options = Options {
@@ -55,7 +55,7 @@ fn create_records_runtime_and_options_for_delete() {
 /// Appendix A: how the runtime is called.
 #[test]
 fn runtime_is_called_as_go_runc_calls_it() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let (runtime, record) = Runtime::recording(test);
         let bundle = test.bundle("c").build();
         let shim = bundle.start().env("NOTIFY_SOCKET", "/x").shim().await;
@@ -136,7 +136,7 @@ fn runtime_is_called_as_go_runc_calls_it() {
 /// Appendix A: the runtime does not inherit NOTIFY_SOCKET: it would wait for systemd.
 #[test]
 fn runtime_does_not_see_notify_socket() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let seen = test.dir().join("seen");
         let body = format!(
             "echo \"${{NOTIFY_SOCKET-unset}}\" >>{}\nexec \"$RUNC\" \"$@\"",
@@ -209,7 +209,7 @@ async fn undone(test: &Test, bundle: &Bundle, shim: &Shim) {
 /// T11: a runtime that is not there.
 #[test]
 fn create_with_a_missing_runtime_tells_its_name() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let bundle = test.bundle("c").build();
         let shim = bundle.start().shim().await;
         let options = Options {
@@ -235,7 +235,7 @@ fn create_with_a_missing_runtime_tells_its_name() {
 /// T11: a runtime that refuses: the last error of its log.
 #[test]
 fn create_that_the_runtime_refuses_tells_its_reason() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let bundle = test.bundle("c").build();
         let shim = bundle.start().shim().await;
         let runtime = Runtime::failing(test, "create", "no room at the inn");
@@ -313,7 +313,7 @@ fn bad_options_are_refused() {
 /// B13: CRI's generic options, for runtimes whose name is not the official one.
 #[test]
 fn runtimeoptions_are_understood() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let (runtime, record) = Runtime::recording(test);
         let binary = runtime.options().binary_name;
         let options = runtimeoptions::Options {
@@ -344,7 +344,7 @@ fn runtimeoptions_are_understood() {
 /// T20: a Start that fails leaves a container that can be killed, and its exit is told.
 #[test]
 fn failed_start_keeps_the_container_tracked() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-runtime", async |test| {
         let bundle = test.bundle("c").build();
         let shim = bundle.start().shim().await;
         let runtime = Runtime::failing(test, "start", "the engine is cold");

@@ -1,5 +1,6 @@
 //! Stats: every number of cgroup version 1, beside the kernel's files (2.5).
 
+use harness::stdio::{Fifos, Stdio};
 use harness::{Test, wait};
 use protos::Message;
 use protos::cgroups::v1::Metrics;
@@ -84,7 +85,7 @@ fn memory_stat(m: &protos::cgroups::v1::MemoryStat) -> Vec<(&'static str, u64)> 
 /// 2.5: memory, of a container that holds still.
 #[test]
 fn memory_stats_are_the_kernels() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-cgroups", async |test| {
         let bundle = test.bundle("c").memory_limit(64 << 20).build();
         let shim = bundle.running().await;
         let dir = cgroup(test, "memory");
@@ -155,29 +156,25 @@ fn pids_stats_are_the_kernels() {
         shim.run(bundle.exec("e", &["sleep", "100000"])).await;
         // The runtime's threads leave a moment after Start.
         loop {
-            let pids = metrics(&shim).await.pids.expect("pids");
-            assert_eq!(pids.limit, 100);
-            if pids.current == 2 {
+            let figures = shim.figures("c").await;
+            assert_eq!(figures.pids_limit, 100);
+            if figures.pids == 2 {
                 break;
             }
         }
         let unlimited = test.bundle("d").build();
         shim.create(unlimited.create()).await.unwrap();
         shim.start("d", "").await.unwrap();
-        let any = shim.stats("d").await.unwrap().stats.unwrap();
-        let pids = Metrics::decode(any.value.as_slice())
-            .unwrap()
-            .pids
-            .expect("pids");
-        assert!(pids.current > 0);
-        assert_eq!(pids.limit, 0, "no limit is 0");
+        let figures = shim.figures("d").await;
+        assert!(figures.pids > 0);
+        assert_eq!(figures.pids_limit, 0, "no limit is 0");
     });
 }
 
 /// 2.5: time used, in nanoseconds, between the kernel's numbers before and after.
 #[test]
 fn cpu_stats_are_the_kernels() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-cgroups", async |test| {
         let quota = json!({ "quota": 200_000, "period": 100_000 });
         let bundle = test.bundle("c").set("/linux/resources/cpu", quota).build();
         let shim = bundle.running().await;
@@ -232,7 +229,7 @@ fn cpu_stats_are_the_kernels() {
 /// 2.5: bytes and operations per device.
 #[test]
 fn blkio_stats_are_the_kernels() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("guests-cgroups", async |test| {
         let bundle = test.bundle("c").share().build();
         let shim = bundle.running().await;
         let script = "dd if=/dev/zero of=/mnt/file bs=4096 count=64 conv=fsync 2>/dev/null";
@@ -288,16 +285,16 @@ fn stats_of_a_stopped_task_are_no_error() {
 #[test]
 fn stats_follow_the_container() {
     harness::run(async |test| {
-        let fifo = harness::stdio::Fifo::new(test.share().join("gate"));
-        let (_hold, _) = fifo.gate();
-        let bundle = test.bundle("c").share().memory_limit(128 << 20).build();
+        let fifos = Fifos::new(test.dir().join("io"));
+        let (mut out, _err) = fifos.readers();
+        let bundle = test.bundle("c").memory_limit(128 << 20).build();
         let shim = bundle.running().await;
-        let rss = async || metrics(&shim).await.memory.unwrap().rss;
+        let rss = async || shim.figures("c").await.anonymous;
         let before = rss().await;
-        let script =
-            "x=$(head -c 20000000 /dev/zero | tr '\\0' x); echo >/mnt/held; read go </mnt/gate";
-        shim.run(bundle.exec_sh("e", script)).await;
-        wait::exists(&test.share().join("held")).await;
+        let script = "x=$(head -c 20000000 /dev/zero | tr '\\0' x); echo held; read go";
+        shim.run(bundle.exec_sh("e", script).fifos(&fifos)).await;
+        let _stdin = fifos.stdin.writer().await;
+        assert_eq!(out.line().await, "held");
         let after = rss().await;
         assert!(
             after > before + (16 << 20),

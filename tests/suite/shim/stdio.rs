@@ -62,6 +62,8 @@ fn fifos_carry_stdout_and_stderr() {
         );
         shim.wait("c", "e").await.unwrap();
         shim.delete("c", "e").await.unwrap();
+        // Its output ends a moment before it does.
+        shim.wait("c", "").await.unwrap();
         shim.delete("c", "").await.unwrap();
         shim.released().await;
     });

@@ -1,6 +1,6 @@
 //! The shim killed at its system calls: `delete` leaves nothing (D1 to D7).
 
-use harness::{peers, start_sweep, sweep};
+use harness::{peers, start_sweep, sweep, vm_differs};
 use std::time::Duration;
 
 /// How many of the points are tried here; `make soak` tries them all.
@@ -9,7 +9,7 @@ const SAMPLE: usize = 48;
 /// A kill -9 anywhere in create, start, exec and delete costs nothing but the container.
 #[test]
 fn delete_leaves_nothing_wherever_the_shim_was_killed() {
-    if peers::is_go() {
+    if peers::is_go() || vm_differs("boot") {
         return;
     }
     let points = sweep::calls();

@@ -38,7 +38,7 @@ fn fifty_upgrades_in_a_row_lose_and_repeat_nothing() {
     if differs("upgrade") {
         return;
     }
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("upgrade", async |test| {
         let binaries = [copy_of_the_binary(test, "a"), copy_of_the_binary(test, "b")];
         let counter = Fifos::new(test.dir().join("counter"));
         let echo = Fifos::new(test.dir().join("echo"));
@@ -119,7 +119,7 @@ fn close_io_before_start_survives_an_upgrade() {
     if differs("upgrade") {
         return;
     }
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("upgrade", async |test| {
         let binary = copy_of_the_binary(test, "a");
         let bundle = test.bundle("c").build();
         let shim = bundle.running().await;
@@ -147,7 +147,7 @@ fn binary_that_cannot_take_over_is_refused() {
     if differs("upgrade") {
         return;
     }
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("upgrade", async |test| {
         let bundle = test.bundle("c").build();
         let shim = bundle.running().await;
         let before = image_of(&shim);
@@ -176,7 +176,7 @@ fn upgrade_waits_for_calls_and_gives_up_after_ten_seconds() {
     if differs("upgrade") {
         return;
     }
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("upgrade", async |test| {
         let fifos = Fifos::new(test.dir().join("io"));
         let bundle = test.bundle("c").build();
         let shim = bundle.running().await;
@@ -210,7 +210,7 @@ fn sigusr2_upgrades_to_the_file_at_the_same_path() {
     if differs("upgrade") {
         return;
     }
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("upgrade", async |test| {
         let binary = copy_of_the_binary(test, "a");
         let bundle = test.bundle("c").build();
         let shim = bundle.start().binary(&binary).shim().await;

@@ -1,13 +1,12 @@
 //! The second half of the sequence: from the first exec to the last Delete.
 
-use super::{FILES_OF_A_TASK, Golden, NO_CONTAINER, NO_EXEC, status};
+use super::{Golden, NO_CONTAINER, NO_EXEC, files_of_a_task, status};
 use harness::events::Kind;
 use harness::raw::Raw;
-use harness::{Code, Status, differs, refused, runtime_differs};
+use harness::{Code, Status, differs, refused, runtime_differs, vm_differs};
 use protos::task::{StateResponse, WaitRequest};
 use protos::task_types::Status as State;
 use protos::{Any, events, runc, topic};
-use std::fs;
 use std::time::Duration;
 
 impl Golden<'_> {
@@ -82,7 +81,9 @@ impl Golden<'_> {
         expected.sort();
         assert_eq!(self.pids().await, expected);
         let stats = self.shim.stats("g1").await.unwrap().stats.expect("stats");
-        assert_eq!(stats.type_url, "io.containerd.cgroups.v1.Metrics");
+        let version = if vm_differs("guests-cgroups") { 2 } else { 1 };
+        let metrics = format!("io.containerd.cgroups.v{version}.Metrics");
+        assert_eq!(stats.type_url, metrics);
     }
 
     pub(super) async fn paused(&mut self) {
@@ -133,11 +134,7 @@ impl Golden<'_> {
         s.update("g1", r#"{"memory":{"limit":67108864}}"#)
             .await
             .unwrap();
-        let limit = format!(
-            "/sys/fs/cgroup/memory/{}-g1/memory.limit_in_bytes",
-            self.test.namespace()
-        );
-        assert_eq!(fs::read_to_string(limit).unwrap().trim(), "67108864");
+        assert_eq!(s.figures("g1").await.memory_limit, 64 << 20);
         let junk = if differs("json-errors") {
             "invalid character 'j' looking for beginning of value"
         } else {
@@ -263,7 +260,7 @@ impl Golden<'_> {
             let exits = files.iter().position(|file| file == "exits");
             files.remove(exits.expect("the exit is on record"));
         }
-        assert_eq!(files, FILES_OF_A_TASK);
+        assert_eq!(files, files_of_a_task());
         let connected = s.connect_call("").await.unwrap();
         assert_eq!(
             (connected.shim_pid as i32, connected.task_pid),

@@ -12,16 +12,14 @@ use tokio::io::AsyncReadExt;
 
 /// The type of the filesystem that is mounted on the container's root.
 fn kind(bundle: &Bundle) -> Option<String> {
-    let rootfs = bundle.file("rootfs");
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let line = table.lines().find(|line| line.contains(text(&rootfs)))?;
+    let (_, line) = bundle.mountinfo().into_iter().next()?;
     let (_, after) = line.split_once(" - ")?;
     Some(after.split(' ').next()?.to_owned())
 }
 
 /// The process that serves the container's FUSE filesystem.
 fn server(bundle: &Bundle) -> i32 {
-    let rootfs = bundle.file("rootfs");
+    let rootfs = bundle.mounted_at();
     let serves = |pid: &i32| {
         let words = proc::words(*pid, "cmdline");
         proc::alive(*pid) && words.iter().any(|word| word == text(&rootfs))
@@ -70,7 +68,7 @@ fn fuse_filesystems_are_mounted_by_their_helper() {
 /// N6, N7: a filesystem whose server died or hangs answers errors or nothing; Delete does not ask.
 #[test]
 fn fuse_filesystem_without_its_server_is_unmounted() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("volume-fifos", async |test| {
         for (id, signal) in [("dead", libc::SIGKILL), ("stuck", libc::SIGSTOP)] {
             let [up, hold] = ["up", "hold"].map(|name| format!("{id}-{name}"));
             let (_held, mut settled) = Fifo::new(test.share().join(&up)).gate();
@@ -135,7 +133,7 @@ fn fuse_helper_that_hangs_ends_with_its_callers_deadline() {
     if differs("fuse-helper-deadline") {
         return;
     }
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("boot", async |test| {
         let pid = test.dir().join("pid");
         let script = "mount -t tmpfs tmpfs \"$2\"; echo $$ >\"$PIDFILE.new\"
                       mv \"$PIDFILE.new\" \"$PIDFILE\"; exec sleep 100000";

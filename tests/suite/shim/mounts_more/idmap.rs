@@ -67,7 +67,7 @@ fn idmapped_overlay_belongs_to_the_containers_root() {
         }
         let shim = started(&bundle).await;
         assert_eq!(bundle.mounts(), [text(&bundle.file("rootfs"))]);
-        let rootfs = bundle.file("rootfs");
+        let rootfs = bundle.rootfs_of(&shim);
         assert_eq!(owner(&rootfs.join("mine")), (100_000, 200_000));
         assert_eq!(owner(&rootfs.join("bin/busybox")), (100_000, 200_000));
         let script = "test $(stat -c %u:%g /mine) = 0:0 && echo more >>/mine && \
@@ -110,8 +110,9 @@ fn idmapped_overlay_may_have_many_layers() {
         };
         let bundle = in_user_namespace(test.bundle("c").rootfs(vec![busybox, overlay]));
         let shim = started(&bundle).await;
-        let mnt = bundle.file("rootfs/mnt");
-        assert_eq!(bundle.mounts(), [text(&bundle.file("rootfs")), text(&mnt)]);
+        let mounted = ["rootfs", "rootfs/mnt"].map(|at| bundle.file(at));
+        assert_eq!(bundle.mounts(), mounted.each_ref().map(|at| text(at)));
+        let mnt = bundle.rootfs_of(&shim).join("mnt");
         for n in 0..layers.len() {
             assert_eq!(owner(&mnt.join(format!("from-{n}"))), (100_000, 200_000));
         }
@@ -136,7 +137,10 @@ fn idmapped_bind_belongs_to_the_containers_root() {
             let bundle = in_user_namespace(test.bundle(id).rootfs(rootfs));
             let shim = started(&bundle).await;
             assert_eq!(bundle.mounts(), [text(&bundle.file("rootfs"))]);
-            assert_eq!(owner(&bundle.file("rootfs/bin")), (100_000, 200_000));
+            assert_eq!(
+                owner(&bundle.rootfs_of(&shim).join("bin")),
+                (100_000, 200_000)
+            );
             sh(&shim, &bundle, "e", script).await;
             assert_eq!(
                 owner(&source.join("new")),

@@ -12,7 +12,7 @@ const SLOW: Duration = Duration::from_secs(4);
 /// N7: a Delete that waits for the kernel holds up nobody, can be given up and done again.
 #[test]
 fn slow_umount_holds_up_nobody_and_delete_can_be_tried_again() {
-    harness::run(async |test| {
+    harness::run_unless_vm_differs("private-mounts", async |test| {
         let group = |id: &str| {
             let builder = test.bundle(id);
             builder
