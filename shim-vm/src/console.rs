@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::watch;
 
 /// How many lines are kept, and how long they may be, in bytes.
 const LINES: usize = 20;
@@ -12,12 +13,17 @@ const LENGTH: usize = 400;
 
 /// The last lines; clones share them.
 #[derive(Clone, Default)]
-pub struct Console(Rc<RefCell<VecDeque<String>>>);
+pub struct Console {
+    lines: Rc<RefCell<VecDeque<String>>>,
+    /// How many are still read.
+    open: Rc<watch::Sender<usize>>,
+}
 
 impl Console {
     /// Reads `from` to its end. `to_log`: every line goes to the log too.
     pub fn read(&self, mut from: impl AsyncRead + Unpin + 'static, to_log: bool) {
         let console = self.clone();
+        self.open.send_modify(|open| *open += 1);
         tokio::task::spawn_local(async move {
             let mut line = Vec::new();
             let mut buffer = [0; 512];
@@ -33,7 +39,15 @@ impl Console {
                 }
             }
             console.line(&line, to_log);
+            console.open.send_modify(|open| *open -= 1);
         });
+    }
+
+    /// Waits until all that was said is here: who said it has ended.
+    pub async fn read_to_end(&self) {
+        let mut open = self.open.subscribe();
+        // Who sends is there for as long as this is.
+        let _ = open.wait_for(|open| *open == 0).await;
     }
 
     fn line(&self, line: &[u8], to_log: bool) {
@@ -45,7 +59,7 @@ impl Console {
         if to_log {
             log::info!("guest: {line}");
         }
-        let mut lines = self.0.borrow_mut();
+        let mut lines = self.lines.borrow_mut();
         if lines.len() == LINES {
             lines.pop_front();
         }
@@ -54,7 +68,7 @@ impl Console {
 
     /// What is kept, on one line.
     pub fn last(&self) -> String {
-        let lines = self.0.borrow();
+        let lines = self.lines.borrow();
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         lines.join(" | ")
     }

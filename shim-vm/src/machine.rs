@@ -55,6 +55,9 @@ pub trait Machine: Sized {
     /// Ends the machine's process now; `wait` tells when it is done.
     fn kill(&self);
 
+    /// Waits, once the machine's process has ended, until all that it said is known.
+    async fn said_all(&self);
+
     /// The last lines of what the guest and the machine's process said, for whoever asks why.
     fn last_words(&self) -> String;
 }

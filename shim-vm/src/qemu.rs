@@ -195,6 +195,10 @@ impl Machine for Qemu {
         }
     }
 
+    async fn said_all(&self) {
+        self.console.read_to_end().await;
+    }
+
     fn last_words(&self) -> String {
         self.console.last()
     }

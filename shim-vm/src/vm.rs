@@ -162,6 +162,9 @@ impl Vm {
                 }
                 files.wait().await;
                 share.close();
+                // Its last words may be on their way.
+                let read = async { tokio::join!(console.read_to_end(), machine.said_all()) };
+                let _ = tokio::time::timeout(DYING, read).await;
                 let said = [console.last(), machine.last_words()];
                 let said = said.iter().filter(|said| !said.is_empty());
                 let said: Vec<&str> = said.map(String::as_str).collect();
@@ -335,6 +338,7 @@ async fn end(
     files.wait().await;
     link.closed().await;
     let _ = heard.await;
+    let _ = tokio::time::timeout(DYING, machine.said_all()).await;
     let said = machine.last_words();
     gone.send_replace(Some(format!("{why}; it said: {said}")));
 }
