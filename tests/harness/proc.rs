@@ -31,14 +31,6 @@ pub fn stat(pid: i32) -> Option<Stat> {
     })
 }
 
-/// Memory that is `pid`'s alone and would have to be swapped, in KiB.
-pub fn private_dirty(pid: i32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let line = text.lines().find_map(|l| l.strip_prefix("Private_Dirty:"));
-    let number = line.and_then(|rest| rest.split_whitespace().next());
-    number.and_then(|n| n.parse().ok()).unwrap_or(0)
-}
-
 /// True if `pid` runs or sleeps.
 pub fn alive(pid: i32) -> bool {
     stat(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))

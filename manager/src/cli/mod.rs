@@ -3,6 +3,7 @@
 pub mod client;
 mod control;
 mod doctor;
+mod exec;
 mod journal;
 mod logs;
 mod output;
@@ -98,7 +99,7 @@ enum Command {
     /// Watch a running container
     Attach { id: String },
     /// Run a command in a container
-    Exec(Box<run::Exec>),
+    Exec(Box<exec::Exec>),
     /// List containers
     Ls {
         /// Only their ids
@@ -246,7 +247,7 @@ impl Args {
             Command::Create(args) => return run::create(client, namespace, config, args).await,
             Command::Start { id } => return run::start(client, id).await,
             Command::Attach { id } => return run::attach(client, id).await,
-            Command::Exec(args) => return Ok(run::exec(client, args).await),
+            Command::Exec(args) => return Ok(exec::exec(client, args).await),
             Command::Wait { ids } => return journal::wait(client, namespace, ids).await,
             Command::Doctor { fix } => {
                 return doctor::doctor(client, config, *fix, self.json).await;

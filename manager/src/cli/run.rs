@@ -1,4 +1,4 @@
-//! `run`, `create`, `start`, `exec` and `attach`: processes, and what they say.
+//! `run`, `create`, `start` and `attach`: containers, and what they say.
 
 use super::client::Client;
 use super::spec::{self, Wishes};
@@ -20,7 +20,6 @@ const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 /// What ctr and containerd call the type of a spec.
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
-const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 
 #[derive(Debug, Args)]
 pub struct Run {
@@ -66,26 +65,6 @@ pub struct Create {
     id: String,
     /// The command, and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct Exec {
-    /// Give it a terminal
-    #[arg(short, long)]
-    tty: bool,
-    /// Pass our stdin on
-    #[arg(short, long)]
-    interactive: bool,
-    /// Do not wait for its end
-    #[arg(short, long)]
-    detach: bool,
-    #[command(flatten)]
-    wishes: Wishes,
-    /// The container
-    id: String,
-    /// The command, and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     command: Vec<String>,
 }
 
@@ -290,20 +269,9 @@ pub async fn start_process(client: &Client, id: &str, exec: &str) -> Result<u32,
     Ok(started.into_inner().pid)
 }
 
-/// `exec`: its exit code, and 125 to 127 if it did not run.
-pub async fn exec(client: &Client, args: &Exec) -> u8 {
-    match try_exec(client, args).await {
-        Ok(code) => code,
-        Err(e) => {
-            super::complain(&e);
-            not_run(&e)
-        }
-    }
-}
-
 /// The exit code for what the OCI runtime says of a command: runc's words are `exec: "NAME": …`,
 /// crun's speak of an executable. The same errno of a mount is no word about the command.
-fn not_run(error: &str) -> u8 {
+pub fn not_run(error: &str) -> u8 {
     let of_command = error.rsplit_once("exec: \"").map(|(_, said)| said);
     let of_command = of_command.or_else(|| error.split_once("executable").map(|(_, said)| said));
     let says = |words: &[&str]| {
@@ -317,45 +285,6 @@ fn not_run(error: &str) -> u8 {
     } else {
         NOT_RUN
     }
-}
-
-async fn try_exec(client: &Client, args: &Exec) -> Result<u8, String> {
-    let process = spec::process(&args.wishes, args.tty, &args.command)?;
-    let exec = format!(
-        "e{}-{}",
-        std::process::id(),
-        crate::proc::start_time(std::process::id()).unwrap_or(0)
-    );
-    let stdio = match args.detach {
-        true => Stdio::of(String::new(), String::new(), String::new()),
-        false => Stdio::new(args.interactive, args.tty)?,
-    };
-    let signals = signals()?;
-    let copying = stdio.copy();
-    let request = client.request(ExecProcessRequest {
-        container_id: args.id.clone(),
-        stdin: stdio.stdin.clone(),
-        stdout: stdio.stdout.clone(),
-        stderr: stdio.stderr.clone(),
-        terminal: args.tty,
-        spec: Some(Any {
-            type_url: PROCESS_TYPE.into(),
-            value: process.to_string().into_bytes(),
-        }),
-        exec_id: exec.clone(),
-    });
-    client.tasks().exec(request).await.map_err(said)?;
-    if args.detach {
-        start_process(client, &args.id, &exec).await?;
-        return Ok(0);
-    }
-    let code = watch(client, &args.id, &exec, args.tty, signals, copying, true).await;
-    let request = client.request(DeleteProcessRequest {
-        container_id: args.id.clone(),
-        exec_id: exec,
-    });
-    let _ = client.tasks().delete_process(request).await;
-    code
 }
 
 /// `start`: of a created task, or of a container without one.

@@ -140,7 +140,10 @@ fn u11_early_init_exit_kills_what_it_leaves() {
         return;
     }
     harness::run_unless_vm_differs("guests-runtime", async |test| {
-        let script = "sleep 100000 & echo $! >/mnt/pid.new; mv /mnt/pid.new /mnt/pid; exit 5";
+        let (pid, go) = (test.share().join("pid"), test.share().join("go"));
+        let (pid, go) = (Fifo::new(pid), Fifo::new(go));
+        let mut pid = pid.reader();
+        let script = "sleep 100000 & echo $! >/mnt/pid; read go </mnt/go; exit 5";
         let bundle = test.bundle("c").share().host_pid().sh(script).build();
         let (runtime, mut gate) = Runtime::lingering(test, "start");
         let shim = bundle.start().shim().await;
@@ -150,10 +153,10 @@ fn u11_early_init_exit_kills_what_it_leaves() {
             async move { shim.start("c", "").await }
         });
         gate.arrival().await;
+        let child: i32 = pid.line().await.parse().unwrap();
+        assert!(proc::alive(child), "the init's child runs");
+        go.writer().await.write("now\n").await;
         wait::ended(init).await;
-        let file = test.share().join("pid");
-        let child: i32 = fs::read_to_string(file).unwrap().trim().parse().unwrap();
-        assert!(proc::alive(child), "the init's child outlives it");
         gate.open().await;
         starting.await.unwrap().unwrap();
         wait::ended(child).await;
