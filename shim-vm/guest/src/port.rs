@@ -1,10 +1,17 @@
 //! The serial port that the host listens at, in the event loop.
 
 use nix::fcntl::{OFlag, open};
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt,
+    socket,
+};
 use nix::sys::stat::Mode;
+use nix::sys::time::{TimeVal, TimeValLike};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -14,6 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 /// What QEMU's `virtserialport` is called.
 const NAME: &str = "agent";
 const PORTS: &str = "/sys/class/virtio-ports";
+/// Seconds that a machine may take for its next word of a device.
+const NAMED: i64 = 10;
 
 /// One owner of the port; clones share it.
 #[derive(Clone)]
@@ -25,13 +34,16 @@ impl Port {
     /// # Errors
     /// If there is none, or it can't be opened.
     pub fn open() -> Result<Self, String> {
-        let entries = fs::read_dir(PORTS).map_err(|e| format!("{PORTS}: {e}"))?;
-        let is_ours = |dir: &fs::DirEntry| {
-            fs::read_to_string(dir.path().join("name")).is_ok_and(|name| name.trim() == NAME)
+        // QEMU tells a port's name after the port is there: the kernel says so when it comes.
+        let news = uevents().map_err(|e| format!("uevents: {e}"))?;
+        let ours = loop {
+            if let Some(name) = find().map_err(|e| format!("{PORTS}: {e}"))? {
+                break name;
+            }
+            recv(news.as_raw_fd(), &mut [0; 4096], MsgFlags::empty())
+                .map_err(|e| format!("{PORTS}: no port is called {NAME}: {e}"))?;
         };
-        let ours = entries.flatten().find(is_ours);
-        let ours = ours.ok_or_else(|| format!("{PORTS}: no port is called {NAME}"))?;
-        let path = std::path::Path::new("/dev").join(ours.file_name());
+        let path = std::path::Path::new("/dev").join(ours);
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let fd =
             open(&path, flags, Mode::empty()).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -40,6 +52,26 @@ impl Port {
             fd.map_err(|e| format!("{}: {e}", path.display()))?,
         )))
     }
+}
+
+/// The port of our name, if there is one by now.
+fn find() -> io::Result<Option<OsString>> {
+    let is_ours = |dir: &fs::DirEntry| {
+        fs::read_to_string(dir.path().join("name")).is_ok_and(|name| name.trim() == NAME)
+    };
+    let ours = fs::read_dir(PORTS)?.flatten().find(is_ours);
+    Ok(ours.map(|dir| dir.file_name()))
+}
+
+/// What the kernel tells of devices from now on (netlink(7)).
+fn uevents() -> nix::Result<OwnedFd> {
+    const KERNEL: u32 = 1;
+    let uevents = SockProtocol::NetlinkKObjectUEvent;
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, uevents)?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, KERNEL))?;
+    setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(NAMED))?;
+    Ok(socket)
 }
 
 impl AsyncRead for Port {
