@@ -22,13 +22,13 @@ use std::collections::HashMap;
 use std::io;
 use std::process::Command;
 use std::rc::Rc;
-use tokio::sync::{Mutex, MutexGuard, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 /// Reaps for the whole process.
 pub struct Reaper {
     sigchld: Signals,
     claims: RefCell<HashMap<u32, oneshot::Sender<ExitStatus>>>,
-    spawning: Mutex<()>,
+    turns: Semaphore,
 }
 
 /// How a child ended.
@@ -106,15 +106,17 @@ impl Reaper {
         Ok(Rc::new(Self {
             sigchld,
             claims: RefCell::default(),
-            spawning: Mutex::new(()),
+            turns: Semaphore::new(sys::processors()),
         }))
     }
 
-    /// Waits for the turn to spawn. To spawn blocks until the child executes its program, some
-    /// milliseconds where many do: who gives the loop a round before the turn is over keeps fifty
-    /// of them in a row from being one long pause for all other requests.
-    pub async fn turn(&self) -> MutexGuard<'_, ()> {
-        self.spawning.lock().await
+    /// Waits for a turn to run a command that keeps a processor busy, such as an OCI runtime's; there
+    /// are as many turns as processors. A hundred at once would only keep each other and this loop
+    /// from running: to spawn blocks until the child, which has to wait among them, executes its
+    /// program.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // Only one that is closed refuses, and this one never is.
+        self.turns.acquire().await.ok()
     }
 
     /// Spawns `command` and claims its exit.

@@ -153,6 +153,18 @@ pub fn adopt(number: i32) -> io::Result<OwnedFd> {
     }
 }
 
+/// How many processors this process may run on (sched_getaffinity(2)); at least one.
+pub fn processors() -> usize {
+    let Ok(set) = nix::sched::sched_getaffinity(nix::unistd::Pid::this()) else {
+        return 1;
+    };
+    let allowed = |cpu: &usize| set.is_set(*cpu) == Ok(true);
+    (0..nix::sched::CpuSet::count())
+        .filter(allowed)
+        .count()
+        .max(1)
+}
+
 /// Gives freed memory back to the kernel (malloc_trim(3)), and the stack below the caller's.
 pub fn release_memory() {
     // SAFETY: takes a number; the allocator does its own locking.

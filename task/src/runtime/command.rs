@@ -8,11 +8,15 @@ use protos::ttrpc::Context;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 
 /// What a command's stdout and stderr said, together; at most this many bytes are kept.
 const MAX_OUTPUT: usize = 64 << 10;
+/// How long a command may keep its turn: one that takes longer waits for something, perhaps for
+/// ever, and must not keep others from running.
+const TURN: Duration = Duration::from_millis(100);
 
 /// The three standard streams of a command.
 pub enum Streams {
@@ -69,8 +73,6 @@ pub async fn run(
     let mut child = reaper.spawn(&mut command).map_err(not_spawned)?;
     // Closes our copies of what the child inherited, so that ends of file can be seen.
     drop(command);
-    tokio::task::yield_now().await;
-    drop(turn);
 
     let mut output = Vec::new();
     let talk = async {
@@ -89,9 +91,15 @@ pub async fn run(
         // The pipes closing is not the end; the exit is.
         std::future::pending::<()>().await;
     };
+    // Whichever comes first, its end or this.
+    let others_turn = async {
+        tokio::time::sleep(TURN).await;
+        drop(turn);
+        std::future::pending::<()>().await;
+    };
     let status = tokio::select! {
         status = child.exit() => status,
-        () = talk => ExitStatus::Code(0),
+        () = async { tokio::join!(talk, others_turn); } => ExitStatus::Code(0),
         why = context.cancelled() => {
             child.kill(Signal::SIGKILL);
             child.exit().await;
