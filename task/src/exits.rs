@@ -169,25 +169,43 @@ impl Engine {
 
     fn exited(self: &Rc<Self>, container: &Rc<Container>, process: &Rc<Process>, exit: Exit) {
         container.record_exit(process, exit);
-        if !Rc::ptr_eq(process, &container.init) {
+        if Rc::ptr_eq(process, &container.init) {
+            let last = &container.last_exit;
+            last.init_exited.set(true);
+            last.untold.set(Some(exit));
+            last.hold();
+            if !container.own_pid_namespace {
+                last.killing.set(true);
+                let (engine, container) = (Rc::clone(self), Rc::clone(container));
+                self.in_background(async move {
+                    kill_all(&container).await;
+                    container.last_exit.killing.set(false);
+                    engine.tell_init_if_last(&container);
+                });
+            }
+        } else {
             process.exited(exit);
+        }
+        match process.unread_output() {
+            None => self.output_read(container, process),
+            Some(io) => {
+                let (engine, container) = (Rc::clone(self), Rc::clone(container));
+                let process = Rc::clone(process);
+                self.in_background(async move {
+                    io.read_out().await;
+                    engine.output_read(&container, &process);
+                });
+            }
+        }
+    }
+
+    /// Nobody need wait for the output of a process that has ended.
+    fn output_read(&self, container: &Container, process: &Process) {
+        // Init's is untold until nothing holds it.
+        if let Some(exit) = process.exit() {
             self.tell(container, process, exit);
-            self.release(container);
-            return;
         }
-        let last = &container.last_exit;
-        last.init_exited.set(true);
-        last.untold.set(Some(exit));
-        if !container.own_pid_namespace {
-            last.killing.set(true);
-            let (engine, container) = (Rc::clone(self), Rc::clone(container));
-            self.in_background(async move {
-                kill_all(&container).await;
-                container.last_exit.killing.set(false);
-                engine.tell_init_if_last(&container);
-            });
-        }
-        self.tell_init_if_last(container);
+        self.release(container);
     }
 
     /// An exec has ended, or never began; or a kill is answered.
@@ -239,6 +257,7 @@ impl Engine {
     }
 
     fn tell(&self, container: &Container, process: &Process, exit: Exit) {
+        process.told();
         self.outbox.push(Event::Exit(TaskExit {
             container_id: container.id.clone(),
             id: process.id.clone(),

@@ -73,6 +73,18 @@ pub fn set_window_size(master: BorrowedFd, width: u16, height: u16) -> io::Resul
     }
 }
 
+/// How many bytes can be read from `pipe` at once (pipe(7), FIONREAD).
+pub fn bytes_to_read(pipe: &OwnedFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the ioctl writes one int, which lives until it returns.
+    let done = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(usize::try_from(bytes).unwrap_or(0))
+    }
+}
+
 /// Receives the one fd that the peer of `socket` sends (unix(7), SCM_RIGHTS).
 ///
 /// # Errors

@@ -265,6 +265,9 @@ impl Container {
         let process = &exec.process;
         let _turn = process.turn(context).await?;
         process.state.get().exec_allows_delete()?;
+        if process.exit().is_some() {
+            process.wait(context).await?;
+        }
         process.close_io().await;
         let _ = std::fs::remove_file(self.bundle.exec_pid(&process.id));
         self.bundle.remove_exit(&process.id);

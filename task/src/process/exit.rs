@@ -44,6 +44,8 @@ impl Exit {
 #[derive(Default)]
 pub struct Slot {
     exit: Cell<Option<Exit>>,
+    /// Those who wait may hear of it.
+    told: Cell<bool>,
     /// There will never be one.
     never: Cell<bool>,
     news: Notify,
@@ -52,6 +54,10 @@ pub struct Slot {
 impl Slot {
     pub fn set(&self, exit: Exit) {
         self.exit.set(Some(exit));
+    }
+
+    pub fn tell(&self) {
+        self.told.set(true);
         self.news.notify_waiters();
     }
 
@@ -69,11 +75,11 @@ impl Slot {
         self.exit.get()
     }
 
-    /// Waits for the exit; `None` if there will never be one.
+    /// Waits until the exit is told; `None` if there will never be one.
     pub async fn wait(&self) -> Option<Exit> {
         loop {
-            if let Some(exit) = self.exit.get() {
-                return Some(exit);
+            if self.told.get() {
+                return self.exit.get();
             }
             if self.never.get() {
                 return None;

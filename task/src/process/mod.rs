@@ -82,13 +82,21 @@ impl Process {
         }
     }
 
-    /// The process has ended.
+    /// The process was reaped: its streams, if a client has not read all that came out of them.
+    pub fn unread_output(&self) -> Option<Rc<Io>> {
+        let io = self.io()?;
+        io.process_exited();
+        io.is_unread().then_some(io)
+    }
+
+    /// The process has ended; those who wait for that hear it when it is [`Process::told`].
     pub fn exited(&self, exit: Exit) {
         self.state.set(State::Stopped);
-        if let Some(io) = self.io() {
-            io.process_exited();
-        }
         self.exit.set(exit);
+    }
+
+    pub fn told(&self) {
+        self.exit.tell();
     }
 
     /// The process is deleted: if it never ran, nobody need wait for it any longer.
@@ -147,6 +155,7 @@ impl Process {
         new.pid.set(process.pid);
         if let Some(exit) = process.exit {
             new.exit.set(Exit::take_over(exit));
+            new.exit.tell();
         }
         if process.never {
             new.exit.set_never();

@@ -7,12 +7,14 @@
 use super::console::Master;
 use super::ends::{Sink, Source, is_passing};
 use super::flood::{Flood, PAGE, splice_flood};
+use super::unread::{self, Reading};
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
 use crate::sys;
 use nix::unistd::read;
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -23,8 +25,7 @@ const BUFFER: usize = 16 << 10;
 /// A set of copies that run; dropping it ends them.
 #[derive(Default)]
 pub struct Copies {
-    /// A copy that is done is gone, and its ends are closed.
-    list: RefCell<Vec<(Weak<Copy>, JoinHandle<()>)>>,
+    list: RefCell<Vec<Entry>>,
     running: Rc<Running>,
 }
 
@@ -32,6 +33,14 @@ pub struct Copies {
 struct Running {
     count: Cell<usize>,
     finished: Notify,
+}
+
+struct Entry {
+    /// A copy that is done is gone, and its ends are closed.
+    copy: Weak<Copy>,
+    task: JoinHandle<()>,
+    /// What the client reads, also when all is copied.
+    fifo: Option<Rc<OwnedFd>>,
 }
 
 struct Copy {
@@ -55,7 +64,7 @@ impl Copies {
             sink,
             pending: RefCell::new(pending),
         });
-        let known = Rc::downgrade(&copy);
+        let (known, fifo) = (Rc::downgrade(&copy), copy.sink.fifo().cloned());
         let task = tokio::task::spawn_local(async move {
             if let Err(e) = copy.run().await {
                 log::debug!("stream ended: {e}");
@@ -64,7 +73,30 @@ impl Copies {
             drop(copy);
             drop(end);
         });
-        self.list.borrow_mut().push((known, task));
+        self.list.borrow_mut().push(Entry {
+            copy: known,
+            task,
+            fifo,
+        });
+    }
+
+    /// True if a client has something to read: in its FIFO, or on the way there.
+    pub fn is_unread(&self) -> bool {
+        let is_behind = |copy: &Weak<Copy>| copy.upgrade().is_some_and(|copy| copy.is_behind());
+        let list = self.list.borrow();
+        list.iter().any(|Entry { copy, fifo, .. }| {
+            let fifo = fifo.as_ref();
+            fifo.is_some_and(|fifo| unread::bytes(fifo) > 0 || is_behind(copy))
+        })
+    }
+
+    /// Waits until nothing is unread, or clients read no more (I9).
+    pub async fn read_out(&self) {
+        let reading = Reading::of(self.list.borrow().iter().filter_map(|e| e.fifo.as_ref()));
+        match reading {
+            Ok(reading) => reading.lasts_while(|| self.is_unread()).await,
+            Err(e) => log::warn!("nobody waits until output is read: {e}"),
+        }
     }
 
     /// Waits until every copy has come to its end.
@@ -76,8 +108,8 @@ impl Copies {
 
     /// Ends every copy now.
     pub fn stop(&self) {
-        for (_, task) in self.list.take() {
-            task.abort();
+        for entry in self.list.take() {
+            entry.task.abort();
         }
     }
 
@@ -87,7 +119,7 @@ impl Copies {
     /// If no fd is free.
     pub fn hand_over(&self, kept: &mut Kept) -> io::Result<Vec<handover::Copy>> {
         let list = self.list.borrow();
-        let running = list.iter().filter_map(|(copy, _)| copy.upgrade());
+        let running = list.iter().filter_map(|entry| entry.copy.upgrade());
         running
             .map(|copy| {
                 Ok(handover::Copy {
@@ -151,6 +183,15 @@ impl Drop for End {
 }
 
 impl Copy {
+    /// True if bytes wait to be copied. What a terminal holds cannot be seen, only its end.
+    fn is_behind(&self) -> bool {
+        let holds = || match &self.source {
+            Source::Pipe(fd) => unread::bytes(fd.get_ref()) > 0,
+            Source::Console(_) => true,
+        };
+        !self.sink.is_broken() && (!self.pending.borrow().is_empty() || holds())
+    }
+
     async fn run(&self) -> io::Result<()> {
         let mut is_flood = false;
         loop {
@@ -232,7 +273,6 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::io::{Read, Write};
-    use std::os::fd::OwnedFd;
 
     fn pipe() -> (OwnedFd, OwnedFd) {
         let (read, write) = io::pipe().unwrap();

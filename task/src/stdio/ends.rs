@@ -58,7 +58,7 @@ enum Target {
     /// A pipe, or a FIFO whose read end we hold too.
     Pipe {
         writer: AsyncFd<OwnedFd>,
-        reader: Option<OwnedFd>,
+        reader: Option<Rc<OwnedFd>>,
     },
     Console(Rc<Master>),
     /// A file opened for appending.
@@ -72,6 +72,7 @@ impl Sink {
     /// From fcntl(2) or epoll_ctl(2).
     pub fn pipe(writer: OwnedFd, reader: Option<OwnedFd>) -> Result<Self> {
         let writer = asynchronous(writer, Interest::WRITABLE)?;
+        let reader = reader.map(Rc::new);
         Ok(Self::to(Target::Pipe { writer, reader }))
     }
 
@@ -101,6 +102,14 @@ impl Sink {
     pub fn splice_to(&self) -> Option<&AsyncFd<OwnedFd>> {
         match &self.target {
             Target::Pipe { writer, .. } if !self.broken.get() => Some(writer),
+            _ => None,
+        }
+    }
+
+    /// Our own read end of the FIFO, if it is one.
+    pub fn fifo(&self) -> Option<&Rc<OwnedFd>> {
+        match &self.target {
+            Target::Pipe { reader, .. } => reader.as_ref(),
             _ => None,
         }
     }

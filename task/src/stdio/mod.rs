@@ -8,6 +8,7 @@ mod fifo;
 mod flood;
 mod logger;
 mod pipe;
+mod unread;
 
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
@@ -300,6 +301,16 @@ impl Io {
         if let Some(console) = &*self.console.borrow() {
             console.process_exited();
         }
+    }
+
+    /// True if a client has output to read.
+    pub fn is_unread(&self) -> bool {
+        self.output.is_unread()
+    }
+
+    /// Waits until clients have read the output, as long as they do (I9).
+    pub async fn read_out(&self) {
+        self.output.read_out().await;
     }
 
     /// Waits until all output is with the client, or the logger is done.

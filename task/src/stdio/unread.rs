@@ -1,0 +1,186 @@
+//! Waiting until clients have read what a process wrote before it ended.
+//!
+//! ctr stops to read as soon as it hears of an exit, whatever its FIFOs still hold; it is worth some
+//! milliseconds that the exit comes after the output.
+
+use crate::sys;
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{sleep, timeout};
+
+/// Who reads nothing for so long is not waited for: nobody has to read.
+const STILL: Duration = Duration::from_millis(100);
+/// Nor is anybody for longer than this: what the process has started may write for ever.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// How many bytes a pipe or FIFO holds, as far as can be known.
+pub fn bytes(pipe: &OwnedFd) -> usize {
+    sys::bytes_to_read(pipe).unwrap_or(0)
+}
+
+/// Tells of each read from some FIFOs (`IN_ACCESS` of inotify(7)): poll(2) knows when one is not
+/// full, but not when it is empty.
+pub struct Reading(AsyncFd<OwnedFd>);
+
+impl Reading {
+    /// # Errors
+    /// From inotify_init(2) or inotify_add_watch(2).
+    pub fn of<'a>(fifos: impl Iterator<Item = &'a Rc<OwnedFd>>) -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        for fifo in fifos {
+            let path = format!("/proc/self/fd/{}", fifo.as_raw_fd());
+            inotify.add_watch(Path::new(&path), AddWatchFlags::IN_ACCESS)?;
+        }
+        Ok(Self(sys::watch(inotify.into(), Interest::READABLE)?))
+    }
+
+    /// Waits while `is_unread`, as long as somebody reads.
+    pub async fn lasts_while(&self, is_unread: impl Fn() -> bool) {
+        let all_read = async {
+            while is_unread() && matches!(timeout(STILL, self.next()).await, Ok(Ok(()))) {}
+        };
+        tokio::select! {
+            () = all_read => {}
+            () = sleep(LIMIT) => {}
+        }
+    }
+
+    async fn next(&self) -> io::Result<()> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            match nix::unistd::read(self.0.get_ref(), &mut [0; 1024]) {
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                other => return Ok(other.map(drop)?),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::copy::Copies;
+    use super::super::ends::{Sink, Source};
+    use super::*;
+    use nix::fcntl::{OFlag, open};
+    use nix::sys::stat::Mode;
+    use nix::unistd::{mkfifo, read, write};
+    use std::cell::Cell;
+    use std::task::Poll;
+    use tokio::time::{Instant, pause};
+
+    /// A copy of what is written into a pipe to a FIFO, and the client's end of that.
+    struct Stream {
+        written: OwnedFd,
+        client: OwnedFd,
+        copies: Copies,
+    }
+
+    impl Stream {
+        fn new(dir: &Path) -> Self {
+            let path = dir.join("out");
+            mkfifo(&path, Mode::S_IRWXU).unwrap();
+            let end = |mode| open(&path, mode | OFlag::O_NONBLOCK, Mode::empty()).unwrap();
+            let (client, own) = (end(OFlag::O_RDONLY), end(OFlag::O_RDONLY));
+            let sink = Sink::pipe(end(OFlag::O_WRONLY), Some(own)).unwrap();
+            let (source, written) = io::pipe().unwrap();
+            let copies = Copies::default();
+            copies.start(Source::pipe(source.into()).unwrap(), sink);
+            Self {
+                written: written.into(),
+                client,
+                copies,
+            }
+        }
+    }
+
+    /// Runs `test` with a clock that goes on only when nothing else does.
+    fn run(test: impl AsyncFnOnce(Stream)) {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(Default::default())
+            .unwrap();
+        runtime.block_on(async {
+            pause();
+            test(Stream::new(dir.path())).await;
+        });
+    }
+
+    /// I9: bytes on their way and bytes in the FIFO, also when the copy is done; each read is news.
+    #[test]
+    fn output_is_unread_until_the_client_has_read_the_last_byte() {
+        run(async |stream| {
+            let Stream {
+                written,
+                client,
+                copies,
+            } = stream;
+            assert!(!copies.is_unread());
+            write(&written, b"last words").unwrap();
+            assert!(copies.is_unread(), "on the way");
+            drop(written);
+            copies.finished().await;
+            assert!(copies.is_unread(), "in the FIFO");
+
+            let before = Instant::now();
+            let (mut reads, done) = (0, Cell::new(false));
+            let mut reading = std::pin::pin!(async {
+                copies.read_out().await;
+                done.set(true);
+            });
+            // The wait first, then a read.
+            std::future::poll_fn(|context| {
+                if reading.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(());
+                }
+                if reads < 2 {
+                    read(&client, &mut [0; 5]).unwrap();
+                    reads += 1;
+                }
+                Poll::Pending
+            })
+            .await;
+            assert!(done.get() && reads == 2 && !copies.is_unread());
+            assert_eq!(before.elapsed(), Duration::ZERO);
+        });
+    }
+
+    #[test]
+    fn nobody_has_to_read() {
+        run(async |stream| {
+            write(&stream.written, b"unheard").unwrap();
+            let before = Instant::now();
+            stream.copies.read_out().await;
+            assert!(stream.copies.is_unread());
+            assert!(before.elapsed() >= STILL && before.elapsed() < LIMIT);
+        });
+    }
+
+    /// A writer that outlives the process, and a client that reads it all.
+    #[test]
+    fn what_never_ends_is_not_waited_for() {
+        run(async |stream| {
+            let before = Instant::now();
+            let mut reading = std::pin::pin!(stream.copies.read_out());
+            write(&stream.written, b"first").unwrap();
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut reading => break,
+                    () = sleep(STILL / 2) => {
+                        write(&stream.written, b"more").unwrap();
+                        read(&stream.client, &mut [0; 4]).unwrap();
+                    }
+                }
+            }
+            assert!(before.elapsed() >= LIMIT && before.elapsed() < LIMIT + STILL);
+        });
+    }
+}
