@@ -16,10 +16,11 @@ use crate::sys;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{AccessFlags, Pid, access};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
+use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
@@ -96,6 +97,19 @@ impl Child {
     }
 }
 
+/// What a forked child could not execute.
+pub struct NotExecuted(io::PipeReader);
+
+impl NotExecuted {
+    /// The error of exec(2), if it was that with which a child has ended.
+    pub fn error(mut self) -> Option<io::Error> {
+        let mut number = [0; 4];
+        let read = self.0.read_exact(&mut number);
+        read.ok()
+            .map(|()| io::Error::from_raw_os_error(i32::from_ne_bytes(number)))
+    }
+}
+
 impl Reaper {
     /// Takes over SIGCHLD of this thread, so call it before any other thread is started.
     ///
@@ -111,9 +125,7 @@ impl Reaper {
     }
 
     /// Waits for a turn to run a command that keeps a processor busy, such as an OCI runtime's; there
-    /// are as many turns as processors. A hundred at once would only keep each other and this loop
-    /// from running: to spawn blocks until the child, which has to wait among them, executes its
-    /// program.
+    /// are as many turns as processors. More would only keep each other and this loop from running.
     pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         // Only one that is closed refuses, and this one never is.
         self.turns.acquire().await.ok()
@@ -126,6 +138,22 @@ impl Reaper {
     pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
         sys::unblock_signals(command);
         Ok(self.adopt(command.spawn()?.id()))
+    }
+
+    /// [`Reaper::spawn`] that does not wait until the child executes `command`: on a busy machine
+    /// that takes until the child has its turn. Why it does not, [`NotExecuted`] tells once it has
+    /// ended.
+    ///
+    /// # Errors
+    /// From fork(2); from access(2) for a program with an absolute path.
+    pub fn fork(&self, command: &mut Command) -> io::Result<(Child, NotExecuted)> {
+        let program = Path::new(command.get_program());
+        if program.is_absolute() {
+            access(program, AccessFlags::X_OK)?;
+        }
+        sys::unblock_signals(command);
+        let (pid, why) = sys::fork(command)?;
+        Ok((self.adopt(pid), NotExecuted(why)))
     }
 
     /// Claims the exit of `pid`, a child that is there already and not reaped.

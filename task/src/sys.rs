@@ -5,8 +5,9 @@
 )]
 
 use nix::errno::Errno;
+use nix::unistd::ForkResult;
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -29,6 +30,27 @@ pub fn die_with_parent(command: &mut Command) {
             }
             Ok(())
         });
+    }
+}
+
+/// Forks a child that executes `command`, and does not wait until it does. The pid, and a pipe in
+/// which there is the error number (native bytes) if it can't.
+///
+/// # Errors
+/// From pipe(2) or fork(2).
+pub fn fork(command: &mut Command) -> io::Result<(u32, io::PipeReader)> {
+    let (read, mut write) = io::pipe()?;
+    // SAFETY: the child goes on with a copy of this thread alone. What it calls until it executes
+    // takes no lock that another thread may have held but malloc's, which fork(3) looks after; it
+    // leaves by exec(3) or _exit(2), so nothing of the parent's is ever run to its end there.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok((child.as_raw().cast_unsigned(), read)),
+        ForkResult::Child => {
+            let error = command.exec().raw_os_error().unwrap_or(libc::EINVAL);
+            let _ = write.write_all(&error.to_ne_bytes());
+            // SAFETY: ends the process, and takes a number.
+            unsafe { libc::_exit(127) }
+        }
     }
 }
 

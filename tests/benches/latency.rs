@@ -9,9 +9,14 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use tokio::time::sleep;
 
 const ROUNDS: usize = 40;
 const CTR_ROUNDS: usize = 20;
+/// What runc does takes up to twice as long when it has done nothing for a while: its first move
+/// into a cgroup waits for a grace period of the kernel, further ones soon after do not. So each
+/// step that runs it begins when that is over, whoever comes next.
+const SETTLE: Duration = Duration::from_millis(80);
 
 /// Samples of each step, in milliseconds.
 type Steps = BTreeMap<&'static str, Sample>;
@@ -63,6 +68,7 @@ async fn life(test: &Test, contender: &Contender, id: &str, steps: &mut Steps) {
         shim: harness::Shim::connect(&bundle, answer).await,
         bundle,
     };
+    sleep(SETTLE).await;
     let begin = Instant::now();
     timed(steps, "create", pod.shim.create(pod.bundle.create()))
         .await
@@ -75,6 +81,7 @@ async fn life(test: &Test, contender: &Contender, id: &str, steps: &mut Steps) {
         .or_default()
         .time(begin.elapsed());
     for n in 0..2 {
+        sleep(SETTLE).await;
         let cycle = pod.exec_cycle(&format!("e{n}")).await.expect("exec cycle");
         steps.entry("exec cycle").or_default().time(cycle);
         steps.entry("exec to its end").or_default().time(cycle);
@@ -139,6 +146,7 @@ async fn bare(test: &Test, id: &str, steps: &mut Steps) {
         command
     };
     let directory = bundle.path.to_string_lossy().into_owned();
+    sleep(SETTLE).await;
     let begin = Instant::now();
     let create = [
         "--bundle",
@@ -167,6 +175,7 @@ async fn bare(test: &Test, id: &str, steps: &mut Steps) {
             &pid_file,
             id,
         ];
+        sleep(SETTLE).await;
         let begin = Instant::now();
         timed(steps, "exec cycle", run(&mut runc("exec", &words))).await;
         ended(&pid_file).await;

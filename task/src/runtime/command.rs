@@ -33,7 +33,7 @@ pub enum Streams {
 /// When the caller gives up, the command is killed, and this returns once it is gone.
 ///
 /// # Errors
-/// If it can't be spawned, ends with anything but 0, or was killed because the caller gave up.
+/// If it can't be executed, ends with anything but 0, or was killed because the caller gave up.
 pub async fn run(
     reaper: &Reaper,
     mut command: Command,
@@ -70,7 +70,7 @@ pub async fn run(
         turn = reaper.turn() => turn,
         why = context.cancelled() => return Err(Failure::given_up(why)),
     };
-    let mut child = reaper.spawn(&mut command).map_err(not_spawned)?;
+    let (mut child, not_executed) = reaper.fork(&mut command).map_err(not_spawned)?;
     // Closes our copies of what the child inherited, so that ends of file can be seen.
     drop(command);
 
@@ -106,6 +106,9 @@ pub async fn run(
             return Err(Failure::given_up(why));
         }
     };
+    if let Some(e) = not_executed.error() {
+        return Err(not_spawned(e));
+    }
     if let Some(reader) = &reader {
         read_what_is_there(reader, &mut output);
     }

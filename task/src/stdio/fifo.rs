@@ -65,6 +65,21 @@ pub fn open_source(path: &Path) -> Result<(Source, OwnedFd)> {
     Ok((Source::pipe(reader)?, writer))
 }
 
+/// The path in what a client says, which may be a `fifo://` URI.
+pub fn path(path: &str) -> &str {
+    path.strip_prefix("fifo://").unwrap_or(path)
+}
+
+/// The file of a `file://` URI, with the directories above it.
+pub fn make_file(path: &Path) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(Error::io("mkdir", parent))?;
+    }
+    let mut options = OpenOptions::new();
+    let made = options.create(true).append(true).open(path);
+    made.map(drop).map_err(Error::io("open", path))
+}
+
 fn opening(path: &Path, error: &io::Error) -> Error {
     let path = path.display();
     Error::Refused(format!(

@@ -25,12 +25,12 @@ use protos::ttrpc::Context;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::ffi::OsStr;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
-use std::{fs, io};
 
 /// What a client asked for, as it asked.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -152,11 +152,11 @@ pub async fn open(
         Target::Fifo | Target::File(_) => {
             let (out, err) = match target {
                 Target::File(path) => {
-                    make_file(path)?;
+                    fifo::make_file(path)?;
                     let path = path.to_str().unwrap_or_default();
                     (path, path)
                 }
-                _ => (strip_fifo(&paths.stdout), strip_fifo(&paths.stderr)),
+                _ => (fifo::path(&paths.stdout), fifo::path(&paths.stderr)),
             };
             for (i, name) in [(1, out), (2, err)] {
                 if !name.is_empty() {
@@ -169,7 +169,7 @@ pub async fn open(
         }
     }
     if takes_input && !paths.stdin.is_empty() {
-        let (source, hold) = fifo::open_source(Path::new(strip_fifo(&paths.stdin)))?;
+        let (source, hold) = fifo::open_source(Path::new(fifo::path(&paths.stdin)))?;
         let (read, write) = pipe::pipe_for(owner, pipe::End::Read)?;
         io.input.start(source, Sink::pipe(write, None)?);
         io.stdin.replace(Some(hold));
@@ -189,9 +189,9 @@ async fn prepare_terminal(
     let stdout = match target {
         Target::Nowhere => None,
         Target::Fifo if paths.stdout.is_empty() => None,
-        Target::Fifo => Some(fifo::open_sink(Path::new(strip_fifo(&paths.stdout)), context).await?),
+        Target::Fifo => Some(fifo::open_sink(Path::new(fifo::path(&paths.stdout)), context).await?),
         Target::File(path) => {
-            make_file(path)?;
+            fifo::make_file(path)?;
             Some(fifo::open_sink(path, context).await?)
         }
         Target::Logger {
@@ -207,27 +207,13 @@ async fn prepare_terminal(
     };
     let mut stdin = None;
     if !paths.stdin.is_empty() {
-        let (source, hold) = fifo::open_source(Path::new(strip_fifo(&paths.stdin)))?;
+        let (source, hold) = fifo::open_source(Path::new(fifo::path(&paths.stdin)))?;
         stdin = Some(source);
         io.stdin.replace(Some(hold));
     }
     let listener = console::Listener::bind(of.bundle, of.process)?;
     let terminal = Some((listener, Terminal { stdin, stdout }));
     Ok((Streams::Captured, Prepared { terminal, io }))
-}
-
-fn strip_fifo(path: &str) -> &str {
-    path.strip_prefix("fifo://").unwrap_or(path)
-}
-
-/// The file of a `file://` URI, with the directories above it.
-fn make_file(path: &Path) -> Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(Error::io("mkdir", parent))?;
-    }
-    let mut options = fs::OpenOptions::new();
-    let made = options.create(true).append(true).open(path);
-    made.map(drop).map_err(Error::io("open", path))
 }
 
 impl Prepared {
