@@ -19,25 +19,53 @@ const ROUNDS: usize = 3;
 const ENOUGH: Duration = Duration::from_secs(20);
 
 /// `{<contender>: {"30 execs": {seconds, gave_up, state_p99_ms, state_max_ms, failed}, …}}`; where
-/// nobody waited for the end, `seconds` is how long they did.
+/// nobody waited for the end, `seconds` is how long they did. The contenders take turns.
 pub fn measure(contenders: &[Contender]) -> Value {
     let mut all = Map::new();
-    for contender in contenders {
-        let mut storms = Map::new();
-        for count in EXECS {
-            let storm = rounds(async |test| execs(test, contender, count).await);
-            let gave_up = storm["gave_up"] == true;
-            storms.insert(format!("{count} execs"), storm);
-            if gave_up {
-                break;
+    for count in EXECS {
+        let name = format!("{count} execs");
+        turns(contenders, &mut all, &name, async |test, contender| {
+            execs(test, contender, count).await
+        });
+    }
+    let name = format!("{CONTAINERS} containers");
+    turns(contenders, &mut all, &name, containers);
+    all.into()
+}
+
+/// The storm `name` for each contender, three times by turns. Who gave up on a smaller one is spared
+/// the greater ones of its kind.
+fn turns(
+    contenders: &[Contender],
+    all: &mut Map<String, Value>,
+    name: &str,
+    storm: impl AsyncFn(&Test, &Contender) -> Storm,
+) {
+    let kind = name.split(' ').next_back();
+    let is_spared = |contender: &Contender| {
+        let storms = all.get(contender.key).and_then(Value::as_object);
+        let gave_up = |(name, storm): (&String, &Value)| {
+            name.split(' ').next_back() == kind && storm["gave_up"] == true
+        };
+        storms.is_some_and(|storms| storms.iter().any(gave_up))
+    };
+    let taking_part = contenders.iter().filter(|c| !is_spared(c));
+    let mut tallies: Vec<_> = taking_part.map(|c| (c, Tally::default())).collect();
+    for _ in 0..crate::rounds(ROUNDS) {
+        for (contender, tally) in &mut tallies {
+            if !tally.gave_up {
+                let limit = Duration::from_secs(400);
+                tally.add(test::measure(limit, async |test| {
+                    storm(test, contender).await
+                }));
             }
         }
-        let storm = rounds(async |test| containers(test, contender).await);
-        storms.insert(format!("{CONTAINERS} containers"), storm);
-        all.insert(contender.key.to_owned(), storms.into());
-        eprintln!("bench: storms of {} measured", contender.label);
     }
-    all.into()
+    for (contender, tally) in tallies {
+        let storms = all.entry(contender.key).or_insert_with(|| json!({}));
+        storms[name] = tally.json();
+    }
+    eprintln!("bench: storms of {name} measured");
 }
 
 /// What one storm came to.
@@ -53,33 +81,39 @@ struct Outcome {
     failed: Vec<String>,
 }
 
-fn rounds(storm: impl AsyncFn(&Test) -> Storm) -> Value {
-    let (mut seconds, mut p99, mut state) =
-        (Sample::default(), Sample::default(), Sample::default());
-    let (mut failed, mut gave_up) = (Vec::new(), false);
-    for _ in 0..crate::rounds(ROUNDS) {
-        let one = test::measure(Duration::from_secs(400), async |test| storm(test).await);
-        seconds.push(one.outcome.time.as_secs_f64());
+/// What some storms of one kind came to.
+#[derive(Default)]
+struct Tally {
+    seconds: Sample,
+    p99: Sample,
+    state: Sample,
+    failed: Vec<String>,
+    gave_up: bool,
+}
+
+impl Tally {
+    fn add(&mut self, storm: Storm) {
+        self.seconds.push(storm.outcome.time.as_secs_f64());
         let mut latencies = Sample::default();
-        for latency in one.state {
+        for latency in storm.state {
             latencies.push(latency);
-            state.push(latency);
+            self.state.push(latency);
         }
-        p99.push(latencies.quantile(0.99));
-        failed.extend(one.outcome.failed);
-        gave_up = one.outcome.gave_up;
-        if gave_up {
-            break;
-        }
+        self.p99.push(latencies.quantile(0.99));
+        self.failed.extend(storm.outcome.failed);
+        self.gave_up = storm.outcome.gave_up;
     }
-    json!({
-        "seconds": seconds.json(),
-        "gave_up": gave_up,
-        "state_p99_ms": p99.json(),
-        "state_max_ms": state.max(),
-        "failed": failed.len(),
-        "first failure": failed.first(),
-    })
+
+    fn json(&self) -> Value {
+        json!({
+            "seconds": self.seconds.json(),
+            "gave_up": self.gave_up,
+            "state_p99_ms": self.p99.json(),
+            "state_max_ms": self.state.max(),
+            "failed": self.failed.len(),
+            "first failure": self.failed.first(),
+        })
+    }
 }
 
 /// Asks for State, over a connection of its own, every 2 ms until told to stop.
