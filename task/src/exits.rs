@@ -2,9 +2,9 @@
 //! init's exit last (contract X2 to X7).
 //!
 //! ```text
-//!  reaper ─> tracked? ── yes ─> exec: tell it ─────────────────────────────┐
-//!                │                init: kill what it leaves behind,         ├─> outbox
-//!                │                      wait for the last exec, tell it ────┘
+//!  reaper ─> tracked? ── yes ─> exec: wait until its output is read, tell it ──┐
+//!                │                init: the same, kill what it leaves behind,   ├─> outbox
+//!                │                      wait for the last exec, tell it ────────┘
 //!                └ no ─> is anything being started? ── yes ─> keep it until that is tracked
 //!                                                   └─ no ──> an orphan: nobody asked
 //! ```

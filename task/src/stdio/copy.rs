@@ -7,7 +7,7 @@
 use super::console::Master;
 use super::ends::{Sink, Source, is_passing};
 use super::flood::{Flood, PAGE, splice_flood};
-use super::unread::{self, Reading};
+use super::unread;
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
 use crate::sys;
@@ -92,11 +92,12 @@ impl Copies {
 
     /// Waits until nothing is unread, or clients read no more (I9).
     pub async fn read_out(&self) {
-        let reading = Reading::of(self.list.borrow().iter().filter_map(|e| e.fifo.as_ref()));
-        match reading {
-            Ok(reading) => reading.lasts_while(|| self.is_unread()).await,
-            Err(e) => log::warn!("nobody waits until output is read: {e}"),
-        }
+        unread::read_out(&self.fifos(), || self.is_unread()).await;
+    }
+
+    fn fifos(&self) -> Vec<Rc<OwnedFd>> {
+        let list = self.list.borrow();
+        list.iter().filter_map(|entry| entry.fifo.clone()).collect()
     }
 
     /// Waits until every copy has come to its end.

@@ -13,12 +13,34 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 /// Who reads nothing for so long is not waited for: nobody has to read.
 const STILL: Duration = Duration::from_millis(100);
 /// Nor is anybody for longer than this: what the process has started may write for ever.
 const LIMIT: Duration = Duration::from_secs(1);
+
+/// So many wait at once, the others for their turn: a user has only so many inotify instances
+/// (`max_user_instances` of inotify(7)), 128 unless told.
+static TURNS: Semaphore = Semaphore::const_new(8);
+
+/// Waits while `is_unread`, as long as somebody reads from `fifos`.
+pub async fn read_out(fifos: &[Rc<OwnedFd>], is_unread: impl Fn() -> bool) {
+    let all_read = async {
+        let _turn = TURNS.acquire().await;
+        match Reads::of(fifos) {
+            Ok(reads) => {
+                while is_unread() && matches!(timeout(STILL, reads.next()).await, Ok(Ok(()))) {}
+            }
+            Err(e) => log::warn!("nobody waits until output is read: {e}"),
+        }
+    };
+    tokio::select! {
+        () = all_read => {}
+        () = sleep(LIMIT) => {}
+    }
+}
 
 /// How many bytes a pipe or FIFO holds, as far as can be known.
 pub fn bytes(pipe: &OwnedFd) -> usize {
@@ -27,29 +49,18 @@ pub fn bytes(pipe: &OwnedFd) -> usize {
 
 /// Tells of each read from some FIFOs (`IN_ACCESS` of inotify(7)): poll(2) knows when one is not
 /// full, but not when it is empty.
-pub struct Reading(AsyncFd<OwnedFd>);
+struct Reads(AsyncFd<OwnedFd>);
 
-impl Reading {
+impl Reads {
     /// # Errors
     /// From inotify_init(2) or inotify_add_watch(2).
-    pub fn of<'a>(fifos: impl Iterator<Item = &'a Rc<OwnedFd>>) -> io::Result<Self> {
+    fn of(fifos: &[Rc<OwnedFd>]) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         for fifo in fifos {
             let path = format!("/proc/self/fd/{}", fifo.as_raw_fd());
             inotify.add_watch(Path::new(&path), AddWatchFlags::IN_ACCESS)?;
         }
         Ok(Self(sys::watch(inotify.into(), Interest::READABLE)?))
-    }
-
-    /// Waits while `is_unread`, as long as somebody reads.
-    pub async fn lasts_while(&self, is_unread: impl Fn() -> bool) {
-        let all_read = async {
-            while is_unread() && matches!(timeout(STILL, self.next()).await, Ok(Ok(()))) {}
-        };
-        tokio::select! {
-            () = all_read => {}
-            () = sleep(LIMIT) => {}
-        }
     }
 
     async fn next(&self) -> io::Result<()> {
