@@ -64,6 +64,7 @@ async fn boots(config: &Config, image: &Image, dir: &Path, reaper: &Reaper) -> b
         program: config.qemu.clone(),
         files: None,
         taps: Vec::new(),
+        netns: None,
     };
     let probe = async {
         let mut machine = Qemu::prepare(plan)?;

@@ -25,6 +25,9 @@ pub struct Plan {
     /// A socket connected to the file server; without one there are no files of the host's.
     pub files: Option<OwnedFd>,
     pub taps: Vec<Tap>,
+    /// The network namespace that the machine's process is to be in, for whoever looks for that of
+    /// the container in its `/proc/PID/ns/net`; without one it has an empty one.
+    pub netns: Option<PathBuf>,
 }
 
 /// How the guest finds its share.

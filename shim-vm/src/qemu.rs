@@ -19,7 +19,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use task::reaper::{ExitStatus, Reaper};
@@ -153,11 +152,12 @@ impl Machine for Qemu {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .current_dir("/")
-            .uid(NOBODY)
-            .gid(group(self.plan.accel))
             .stdin(Stdio::null())
             .stdout(writer.try_clone().map_err(at("pipe"))?)
             .stderr(writer);
+        let network = self.plan.netns.as_ref().map(fs::File::open).transpose();
+        let network = network.map_err(at("network namespace"))?;
+        sys::confine(&mut command, network, NOBODY, group(self.plan.accel));
         sys::no_new_privileges(&mut command);
         let inherited = std::mem::take(&mut self.inherited);
         let mappings = inherited.into_iter().zip(FIRST_FD..);

@@ -2,6 +2,9 @@
 
 #![allow(unsafe_code, reason = "pre_exec closures; each has its SAFETY comment")]
 
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -10,5 +13,22 @@ pub fn no_new_privileges(command: &mut Command) {
     // SAFETY: between fork and exec only prctl runs, which is async-signal-safe.
     unsafe {
         command.pre_exec(|| Ok(nix::sys::prctl::set_no_new_privs()?));
+    }
+}
+
+/// `command`'s process is in the network namespace `network`, or without one in an empty one of its
+/// own, and then `user` of `group` and of no other (setns(2), unshare(2), setuid(2)).
+pub fn confine(command: &mut Command, network: Option<File>, user: u32, group: u32) {
+    // SAFETY: between fork and exec only system calls run; each is async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            match &network {
+                Some(network) => setns(network, CloneFlags::CLONE_NEWNET)?,
+                None => unshare(CloneFlags::CLONE_NEWNET)?,
+            }
+            setgroups(&[])?;
+            setgid(Gid::from_raw(group))?;
+            Ok(setuid(Uid::from_raw(user))?)
+        });
     }
 }

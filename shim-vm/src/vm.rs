@@ -106,6 +106,7 @@ impl Vm {
             program: config.qemu.clone(),
             files: Some(socket),
             taps: network.taps,
+            netns: netns.clone(),
         };
         let mut machine = Qemu::prepare(plan)?.with_console_in_log(config.debug_console);
         let up = async {

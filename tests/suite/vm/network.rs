@@ -5,11 +5,12 @@ use harness::bundle::Bundle;
 use harness::stdio::Sum;
 use harness::{Test, peers, wait};
 use nix::sched::{CloneFlags, setns};
-use protos::task::ExecProcessRequest;
+use protos::task::{ExecProcessRequest, StateResponse};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread::{self, JoinHandle};
@@ -134,6 +135,27 @@ fn answer_dns(socket: &UdpSocket) {
         }
         socket.send_to(&answer, from).expect("an answer");
     }
+}
+
+/// Who makes a network once there is a task, as `ctr run --cni` does, makes it in `/proc/PID/ns/net`:
+/// that is the container's, or one with nothing in it, and never the host's.
+#[test]
+fn a_vms_process_is_never_in_the_hosts_network() {
+    crate::run(async |test| {
+        let (container, _world) = pair(test);
+        let own = test
+            .bundle("own")
+            .set("/linux/namespaces", namespaces(&container));
+        let (own, none) = (own.build(), test.bundle("none").build());
+        let network = |pid: u32| fs::metadata(format!("/proc/{pid}/ns/net")).unwrap().ino();
+        let pid = |state: StateResponse| state.pid;
+        let shim = own.running().await;
+        let there = network(pid(shim.state("own", "").await.unwrap()));
+        assert_eq!(there, fs::metadata(container.path()).unwrap().ino());
+        let shim = none.running().await;
+        let nowhere = network(pid(shim.state("none", "").await.unwrap()));
+        assert_ne!(nowhere, network(std::process::id()));
+    });
 }
 
 /// Addresses, routes and MTU of the namespace's; ping, TCP and DNS both ways; nothing is left
