@@ -265,6 +265,7 @@ impl Container {
         let process = &exec.process;
         let _turn = process.turn(context).await?;
         process.state.get().exec_allows_delete()?;
+        // Its exit is told first.
         if process.exit().is_some() {
             process.wait(context).await?;
         }

@@ -14,6 +14,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// How long a client may take to open its end of an output FIFO (containerd/fifo, P/io.go).
 const READER_DEADLINE: Duration = Duration::from_secs(30);
@@ -99,13 +100,9 @@ impl Handle {
         Ok((kind == SFlag::S_IFIFO).then(|| Self(fd.into())))
     }
 
-    fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
-    }
-
     fn open_end(&self, mode: OFlag) -> nix::Result<OwnedFd> {
         open(
-            &self.path(),
+            &reopened(&self.0),
             mode | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC,
             Mode::empty(),
         )
@@ -119,19 +116,50 @@ impl Handle {
     async fn writer_once_read(&self) -> io::Result<OwnedFd> {
         let own_reader = self.open_end(OFlag::O_RDONLY)?;
         let writer = self.open_end(OFlag::O_WRONLY)?;
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        inotify.add_watch(&self.path(), AddWatchFlags::IN_OPEN)?;
-        let opened = sys::watch(inotify.into(), Interest::READABLE)?;
+        let opened = Watch::of([&self.0], AddWatchFlags::IN_OPEN)?;
         drop(own_reader);
         // Without a reader, another write end can't be opened.
         while self.open_end(OFlag::O_WRONLY).is_err() {
-            let mut ready = opened.readable().await?;
-            match nix::unistd::read(opened.get_ref(), &mut [0; 256]) {
-                Err(Errno::EAGAIN) => ready.clear_ready(),
-                other => drop(other?),
-            }
+            opened.next().await?;
         }
         Ok(writer)
+    }
+}
+
+/// The file behind `fd`, whatever its name is by now.
+fn reopened(fd: &impl AsRawFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// Tells what is done with some FIFOs, by whomever (inotify(7)).
+pub struct Watch(AsyncFd<OwnedFd>);
+
+impl Watch {
+    /// # Errors
+    /// From inotify_init(2) or inotify_add_watch(2).
+    pub fn of<'a, F: AsRawFd + 'a>(
+        fifos: impl IntoIterator<Item = &'a F>,
+        events: AddWatchFlags,
+    ) -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        for fifo in fifos {
+            inotify.add_watch(&reopened(fifo), events)?;
+        }
+        Ok(Self(sys::watch(inotify.into(), Interest::READABLE)?))
+    }
+
+    /// Waits for the next event, or some.
+    ///
+    /// # Errors
+    /// From read(2).
+    pub async fn next(&self) -> io::Result<()> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            match nix::unistd::read(self.0.get_ref(), &mut [0; 1024]) {
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                other => return Ok(other.map(drop)?),
+            }
+        }
     }
 }
 

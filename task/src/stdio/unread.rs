@@ -3,16 +3,12 @@
 //! ctr stops to read as soon as it hears of an exit, whatever its FIFOs still hold; it is worth some
 //! milliseconds that the exit comes after the output.
 
+use super::fifo::Watch;
 use crate::sys;
-use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use nix::sys::inotify::AddWatchFlags;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
@@ -29,7 +25,8 @@ static TURNS: Semaphore = Semaphore::const_new(8);
 pub async fn read_out(fifos: &[Rc<OwnedFd>], is_unread: impl Fn() -> bool) {
     let all_read = async {
         let _turn = TURNS.acquire().await;
-        match Reads::of(fifos) {
+        // poll(2) knows when a FIFO is not full, but not when it is empty.
+        match Watch::of(fifos.iter().map(Rc::as_ref), AddWatchFlags::IN_ACCESS) {
             Ok(reads) => {
                 while is_unread() && matches!(timeout(STILL, reads.next()).await, Ok(Ok(()))) {}
             }
@@ -47,33 +44,6 @@ pub fn bytes(pipe: &OwnedFd) -> usize {
     sys::bytes_to_read(pipe).unwrap_or(0)
 }
 
-/// Tells of each read from some FIFOs (`IN_ACCESS` of inotify(7)): poll(2) knows when one is not
-/// full, but not when it is empty.
-struct Reads(AsyncFd<OwnedFd>);
-
-impl Reads {
-    /// # Errors
-    /// From inotify_init(2) or inotify_add_watch(2).
-    fn of(fifos: &[Rc<OwnedFd>]) -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        for fifo in fifos {
-            let path = format!("/proc/self/fd/{}", fifo.as_raw_fd());
-            inotify.add_watch(Path::new(&path), AddWatchFlags::IN_ACCESS)?;
-        }
-        Ok(Self(sys::watch(inotify.into(), Interest::READABLE)?))
-    }
-
-    async fn next(&self) -> io::Result<()> {
-        loop {
-            let mut ready = self.0.readable().await?;
-            match nix::unistd::read(self.0.get_ref(), &mut [0; 1024]) {
-                Err(Errno::EAGAIN) => ready.clear_ready(),
-                other => return Ok(other.map(drop)?),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::copy::Copies;
@@ -83,6 +53,8 @@ mod tests {
     use nix::sys::stat::Mode;
     use nix::unistd::{mkfifo, read, write};
     use std::cell::Cell;
+    use std::io;
+    use std::path::Path;
     use std::task::Poll;
     use tokio::time::{Instant, pause};
 
