@@ -1,12 +1,15 @@
 //! What `delete` does for a container whose shim is gone: its VM died with the shim, or is ended
 //! now, and nothing of it stays.
 
+use crate::hooks::Hooks;
 use crate::vm::aside;
 use crate::{network, place};
 use protos::Timestamp;
 use protos::task::DeleteResponse;
+use std::rc::Rc;
 use std::time::SystemTime;
 use task::bundle::{Bundle, read_pid};
+use task::reaper::Reaper;
 
 /// The status of a container that had to be killed.
 const KILLED: u32 = 137;
@@ -17,7 +20,12 @@ const NO_PID: u32 = u32::MAX;
 ///
 /// # Errors
 /// If something resists.
-pub async fn cleanup(namespace: &str, id: &str, bundle: &Bundle) -> shim::Result<DeleteResponse> {
+pub async fn cleanup(
+    namespace: &str,
+    id: &str,
+    bundle: &Bundle,
+    reaper: Rc<Reaper>,
+) -> shim::Result<DeleteResponse> {
     let dir = place::of(namespace, id);
     let cleared = place::clear(&dir).await;
     let netns = cleared.map_err(|e| shim::Error::io("clear", &dir, e))?;
@@ -26,6 +34,7 @@ pub async fn cleanup(namespace: &str, id: &str, bundle: &Bundle) -> shim::Result
         let detached = aside(move || network::detach(&at)).await;
         detached.map_err(|e| shim::Error::io("take the network from", &netns, e))?;
     }
+    run_poststop(id, bundle, &reaper).await;
     if let Some(exit) = bundle.read_exit(None)? {
         let (seconds, nanos) = exit.exited_at;
         return Ok(DeleteResponse {
@@ -39,4 +48,19 @@ pub async fn cleanup(namespace: &str, id: &str, bundle: &Bundle) -> shim::Result
         exit_status: KILLED,
         exited_at: Some(SystemTime::now().into()),
     })
+}
+
+/// The hooks that a shim would have run after Delete, of a container that got as far.
+async fn run_poststop(id: &str, bundle: &Bundle, reaper: &Reaper) {
+    if !bundle.init_pid().exists() {
+        return;
+    }
+    let config = std::fs::read(bundle.path().join("config.json"));
+    let Ok(mut spec) = serde_json::from_slice(&config.unwrap_or_default()) else {
+        return;
+    };
+    let Ok(hooks) = Hooks::take(&mut spec) else {
+        return;
+    };
+    hooks.run_poststop(id, bundle.path(), reaper).await;
 }

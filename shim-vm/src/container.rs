@@ -1,6 +1,7 @@
 //! What the host keeps of a container in a VM: what its clients named, and how its processes
 //! ended. Everything else the guest knows.
 
+use crate::hooks::Hooks;
 use crate::streams::Ends;
 use crate::vm::Vm;
 use protos::Timestamp;
@@ -13,6 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use task::bundle::{Bundle, ExitRecord};
 use task::event::NEVER;
+use task::reaper::Reaper;
 use task::stdio::{Io, Paths};
 use tokio::sync::Notify;
 
@@ -153,6 +155,7 @@ pub struct Container {
     /// Owner of the pipes.
     pub io_uid: u32,
     pub io_gid: u32,
+    pub hooks: Hooks,
     /// The guest has made it.
     pub created: Cell<bool>,
 }
@@ -165,6 +168,12 @@ impl Container {
         } else {
             self.execs.borrow().get(exec_id).cloned()
         }
+    }
+
+    /// The hooks that run once it is gone.
+    pub async fn run_poststop(&self, reaper: &Reaper) {
+        let bundle = self.bundle.path();
+        self.hooks.run_poststop(&self.id, bundle, reaper).await;
     }
 
     /// What the answer of a Delete says.

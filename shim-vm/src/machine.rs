@@ -27,7 +27,7 @@ pub struct Plan {
     pub taps: Vec<Tap>,
     /// The network namespace that the machine's process is to be in, for whoever looks for that of
     /// the container in its `/proc/PID/ns/net`; without one it has an empty one.
-    pub netns: Option<PathBuf>,
+    pub netns: Option<OwnedFd>,
 }
 
 /// How the guest finds its share.

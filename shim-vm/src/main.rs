@@ -19,6 +19,7 @@ mod container;
 mod events;
 mod files;
 mod fsd;
+mod hooks;
 mod image;
 mod machine;
 mod make;
@@ -30,6 +31,7 @@ mod qemu;
 mod service;
 mod share;
 mod spec;
+mod start;
 mod streams;
 mod sys;
 mod vm;
@@ -84,9 +86,9 @@ impl shim::Shim for Vm {
         namespace: &'a str,
         id: &'a str,
         bundle: &'a Bundle,
-        _: Rc<Reaper>,
+        reaper: Rc<Reaper>,
     ) -> Boxed<'a, shim::Result<DeleteResponse>> {
-        Box::pin(cleanup::cleanup(namespace, id, bundle))
+        Box::pin(cleanup::cleanup(namespace, id, bundle, reaper))
     }
 }
 

@@ -101,6 +101,7 @@ impl Service {
             execs: RefCell::new(BTreeMap::new()),
             io_uid: options.io_uid,
             io_gid: options.io_gid,
+            hooks: translated.hooks,
             created: Cell::new(false),
         });
         if let Some(ends) = init.ends.take() {
@@ -114,6 +115,9 @@ impl Service {
         self.containers
             .borrow_mut()
             .insert(id.clone(), Some(Rc::clone(&container)));
+        self.run_hooks(&container, &container.hooks.create, "creating", context)
+            .await
+            .map_err(failed)?;
         let asked = CreateTaskRequest {
             id,
             bundle: put.bundle,
@@ -161,7 +165,7 @@ impl Service {
             dir: place::of(&self.namespace, id),
             image,
             accel,
-            netns: spec.netns.clone(),
+            network: spec.network.clone(),
             guest: ConfigureRequest {
                 hostname: id.chars().take(63).collect(),
                 sysctls: spec.sysctls.clone(),

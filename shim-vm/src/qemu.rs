@@ -155,8 +155,7 @@ impl Machine for Qemu {
             .stdin(Stdio::null())
             .stdout(writer.try_clone().map_err(at("pipe"))?)
             .stderr(writer);
-        let network = self.plan.netns.as_ref().map(fs::File::open).transpose();
-        let network = network.map_err(at("network namespace"))?;
+        let network = self.plan.netns.take();
         sys::confine(&mut command, network, NOBODY, group(self.plan.accel));
         sys::no_new_privileges(&mut command);
         let inherited = std::mem::take(&mut self.inherited);

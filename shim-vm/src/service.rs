@@ -17,7 +17,7 @@ use std::rc::Rc;
 use task::event::Event;
 use task::outbox::Outbox;
 use task::reaper::Reaper;
-use task::stdio::{Of, Paths};
+use task::stdio::Paths;
 use tokio::sync::{Mutex, Notify};
 
 pub(crate) type Result<T> = std::result::Result<T, Status>;
@@ -123,7 +123,11 @@ impl Service {
                 Ok(CreateTaskResponse { pid })
             }
             Err(status) => {
+                let begun = self.known(&id);
                 self.unmake(&id).await;
+                if let Some(begun) = begun {
+                    begun.run_poststop(&self.reaper).await;
+                }
                 tokio::select! {
                     biased;
                     why = context.cancelled() => Err(why),
@@ -131,49 +135,6 @@ impl Service {
                 }
             }
         }
-    }
-
-    async fn start(&self, request: StartRequest, context: &Context) -> Result<StartResponse> {
-        let (container, process) = self.find_process(&request.id, &request.exec_id)?;
-        self.alive(&container)?;
-        let ends = if request.exec_id.is_empty() {
-            None
-        } else {
-            process.ends.take()
-        };
-        if let Some(ends) = ends {
-            self.connect(&container, &process, ends, context).await?;
-        }
-        let _: StartResponse = self.ask(&container, "Start", &request, context).await?;
-        let pid = container.vm.pid();
-        Ok(StartResponse { pid })
-    }
-
-    /// Connects a process's streams to what its client named.
-    pub(crate) async fn connect(
-        &self,
-        container: &Container,
-        process: &Process,
-        ends: Ends,
-        context: &Context,
-    ) -> Result<()> {
-        let name = if process.exec_id.is_empty() {
-            &container.id
-        } else {
-            &process.exec_id
-        };
-        let of = Of {
-            namespace: &self.namespace,
-            process: name,
-            bundle: &container.bundle,
-            io_uid: container.io_uid,
-            io_gid: container.io_gid,
-        };
-        let io = ends
-            .connect(&process.paths, of, &self.reaper, context)
-            .await?;
-        process.connected(io);
-        Ok(())
     }
 
     async fn delete(
@@ -215,6 +176,7 @@ impl Service {
             exec.close().await;
         }
         self.unmake(&request.id).await;
+        container.run_poststop(&self.reaper).await;
         self.publish(Event::Delete(TaskDelete {
             container_id: request.id,
             pid: container.vm.pid(),
@@ -342,8 +304,9 @@ impl Service {
             ($method:ident) => {{
                 let request = Message::decode(payload.as_slice());
                 let refuse = |e| Status::new(Code::InvalidArgument, format!("request: {e}"));
-                let answer = self.$method(request.map_err(refuse)?, &context).await?;
-                Ok(answer.encode_to_vec())
+                // Boxed, or a Wait would be as large as a Create.
+                let answer = Box::pin(self.$method(request.map_err(refuse)?, &context));
+                Ok(answer.await?.encode_to_vec())
             }};
         }
         match method.as_str() {

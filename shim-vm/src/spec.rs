@@ -5,6 +5,8 @@
 //! modules that the guest does not have.
 
 use crate::config::Wanted;
+use crate::hooks::Hooks;
+use crate::network::Where;
 use crate::share::guest_rootfs;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -32,9 +34,10 @@ pub struct Translated {
     /// The root filesystem, when containerd gives no mounts for one; relative to the bundle.
     pub root: PathBuf,
     pub volumes: Vec<Volume>,
-    pub netns: Option<PathBuf>,
+    pub network: Where,
     /// Of the network; the guest has but one.
     pub sysctls: HashMap<String, String>,
+    pub hooks: Hooks,
     pub wanted: Wanted,
 }
 
@@ -73,13 +76,7 @@ pub struct Anchor {
 pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Translated, Refusal> {
     let mut spec: Value =
         serde_json::from_slice(config).map_err(|e| Refusal::Broken(e.to_string()))?;
-    if let Some(hooks) = spec["hooks"].as_object()
-        && let Some((kind, _)) = hooks
-            .iter()
-            .find(|(_, list)| list.as_array().is_some_and(|list| !list.is_empty()))
-    {
-        return Err(Refusal::Unimplemented(format!("hooks.{kind}")));
-    }
+    let hooks = Hooks::take(&mut spec)?;
     let root = spec["root"]["path"].as_str().unwrap_or("rootfs").into();
     if !spec["root"].is_object() {
         return Err(Refusal::Broken("no root".into()));
@@ -93,7 +90,7 @@ pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Tran
         spec["ociVersion"] = OCI_VERSION.into();
     }
     let volumes = volumes(&spec);
-    let netns = namespaces(&mut spec, anchor)?;
+    let network = namespaces(&mut spec, anchor)?;
     let sysctls = network_sysctls(&mut spec);
     let wanted = wanted(&spec);
     for (part, label) in [
@@ -112,8 +109,9 @@ pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Tran
         spec,
         root,
         volumes,
-        netns,
+        network,
         sysctls,
+        hooks,
         wanted,
     })
 }
@@ -148,18 +146,19 @@ fn volumes(spec: &Value) -> Vec<Volume> {
     volumes
 }
 
-/// The network is the guest's, made like that of the namespace whose path comes back.
-fn namespaces(spec: &mut Value, anchor: Option<Anchor>) -> Result<Option<PathBuf>, Refusal> {
-    let mut network = None;
+/// The network is the guest's, made like that of the namespace that comes back.
+fn namespaces(spec: &mut Value, anchor: Option<Anchor>) -> Result<Where, Refusal> {
+    let mut network = Where::Host;
     let Some(list) = spec["linux"]["namespaces"].as_array_mut() else {
-        return Ok(None);
+        return Ok(network);
     };
     for namespace in list.iter_mut() {
         let path = namespace["path"].as_str().unwrap_or_default();
         let kind = namespace["type"].as_str().unwrap_or_default();
         match (kind, path) {
+            ("network", "") => network = Where::Own,
+            ("network", path) => network = Where::At(PathBuf::from(path)),
             (_, "") => {}
-            ("network", path) => network = Some(PathBuf::from(path)),
             (kind, path) => match in_guest(path, anchor) {
                 Some(path) => namespace["path"] = path.into(),
                 None => {
@@ -278,10 +277,7 @@ mod tests {
         );
         assert_eq!(config["linux"]["cgroupsPath"], "/cri-abc");
         assert_eq!(translated.root, Path::new("rootfs"));
-        assert_eq!(
-            translated.netns.as_deref(),
-            Some(Path::new("/var/run/netns/n"))
-        );
+        assert_eq!(translated.network, Where::At("/var/run/netns/n".into()));
         assert_eq!(translated.sysctls["net.ipv4.ip_forward"], "1");
         let volume = |source: &str, readonly, mount| Volume {
             source: source.into(),
@@ -331,8 +327,8 @@ mod tests {
             why.starts_with("joining the ipc namespace /proc/7/ns/ipc: not impl"),
             "{why}"
         );
-        let hooks = json!({"root": {}, "hooks": {"poststop": [], "prestart": [{"path": "/h"}]}});
-        assert!(refused(hooks).starts_with("hooks.prestart: not impl"));
+        let hooks = json!({"root": {}, "hooks": {"createContainer": [{"path": "/h"}]}});
+        assert!(refused(hooks).starts_with("hooks.createContainer: not impl"));
         assert_eq!(refused(json!({})), "config.json: no root");
         assert!(translate("c", b"{", None).is_err());
         let (_, config) = translated(&json!({"root": {}, "linux": {"cgroupsPath": "/default/c1"}}));

@@ -4,7 +4,7 @@
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
-use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -18,7 +18,7 @@ pub fn no_new_privileges(command: &mut Command) {
 
 /// `command`'s process is in the network namespace `network`, or without one in an empty one of its
 /// own, and then `user` of `group` and of no other (setns(2), unshare(2), setuid(2)).
-pub fn confine(command: &mut Command, network: Option<File>, user: u32, group: u32) {
+pub fn confine(command: &mut Command, network: Option<OwnedFd>, user: u32, group: u32) {
     // SAFETY: between fork and exec only system calls run; each is async-signal-safe.
     unsafe {
         command.pre_exec(move || {

@@ -11,7 +11,7 @@ use crate::config::{Accel, Config};
 use crate::console::Console;
 use crate::image::Image;
 use crate::machine::{Machine, Plan, SHARE_TAG};
-use crate::network::{self, Network};
+use crate::network::{self, Where};
 use crate::qemu::Qemu;
 use crate::share::Share;
 use crate::{clock, files, notices, place};
@@ -19,6 +19,7 @@ use protos::guest::{ConfigureRequest, Empty, Event, Hello};
 use protos::mux::{Link, Stream};
 use protos::ttrpc::{CallError, Client, Context};
 use protos::{Code, Message, Status, service};
+use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -40,7 +41,7 @@ pub struct Purpose<'a> {
     pub config: Config,
     pub image: Image,
     pub accel: Accel,
-    pub netns: Option<PathBuf>,
+    pub network: Where,
     pub guest: ConfigureRequest,
 }
 
@@ -54,7 +55,9 @@ pub struct Vm {
     /// How long after QEMU's start its hello came.
     pub heard_after: Duration,
     dir: PathBuf,
-    netns: Option<PathBuf>,
+    network: Where,
+    /// It has the network that was made for it after its boot.
+    joined: Cell<bool>,
     gone: watch::Receiver<Option<String>>,
 }
 
@@ -71,10 +74,10 @@ impl Vm {
         let dir = purpose.dir.clone();
         place::make(&dir).map_err(|e| format!("mkdir {}: {e}", dir.display()))?;
         let console = Console::default();
-        let netns = purpose.netns.clone();
+        let place = purpose.network.clone();
         let booted = Self::boot_at(purpose, reaper, &console, tell).await;
         if booted.is_err() {
-            clear(&dir, netns.as_deref()).await;
+            clear(&dir, &place).await;
         }
         booted
     }
@@ -86,13 +89,9 @@ impl Vm {
         tell: impl FnMut(Event) + 'static,
     ) -> Result<Rc<Self>, String> {
         let (dir, config, context) = (purpose.dir, purpose.config, purpose.context);
-        let netns = purpose.netns.clone();
-        let network = match netns.clone() {
-            None => Network::default(),
-            Some(netns) => aside(move || network::attach(&netns))
-                .await
-                .map_err(|e| e.to_string())?,
-        };
+        let place = purpose.network.clone();
+        let network = aside(move || network::prepare(&place)).await;
+        let network = network.map_err(|e| e.to_string())?;
         let share = Share::new(dir.join("share"), Rc::clone(reaper))?;
         let (files, socket) = files::start(&dir, share.dir(), console, reaper)?;
         let deadline = config.deadline(purpose.accel);
@@ -106,14 +105,14 @@ impl Vm {
             program: config.qemu.clone(),
             files: Some(socket),
             taps: network.taps,
-            netns: netns.clone(),
+            netns: network.namespace,
         };
         let mut machine = Qemu::prepare(plan)?.with_console_in_log(config.debug_console);
         let up = async {
             let started = Instant::now();
             let socket = machine.boot(reaper)?;
             let pids = [machine.pid(), files.pid];
-            place::record(&dir, &pids, netns.as_deref()).map_err(|e| e.to_string())?;
+            place::record(&dir, &pids, purpose.network.path()).map_err(|e| e.to_string())?;
             let link = connect(socket).map_err(|e| format!("link: {e}"))?;
             let mut notices = link.first();
             let hello = tokio::select! {
@@ -186,7 +185,8 @@ impl Vm {
             hello,
             heard_after,
             dir,
-            netns,
+            network: purpose.network,
+            joined: Cell::new(false),
             gone,
         });
         let heard = tokio::task::spawn_local(notices::listen(notices, tell));
@@ -214,6 +214,31 @@ impl Vm {
     /// The link, to open streams on.
     pub fn link(&self) -> &Rc<Link> {
         &self.link
+    }
+
+    /// Gives the VM the network that was made for it since it booted, if there is one.
+    ///
+    /// # Errors
+    /// Why that can't be done.
+    pub async fn join_network(&self, context: &Context) -> Result<(), String> {
+        if self.network != Where::Own || self.joined.get() {
+            return Ok(());
+        }
+        let netns = PathBuf::from(format!("/proc/{}/ns/net", self.pid()));
+        let network = aside(move || network::join(&netns)).await;
+        let Some(network) = network.map_err(|e| e.to_string())? else {
+            return Ok(());
+        };
+        let request = ConfigureRequest {
+            interfaces: network.interfaces,
+            routes: network.routes,
+            neighbours: network.neighbours,
+            ..Default::default()
+        };
+        let set = self.ask(service::GUEST, "Configure", &request, context);
+        let _: Empty = set.await.map_err(|status| status.message)?;
+        self.joined.set(true);
+        Ok(())
     }
 
     /// Calls the guest, for as long as `context` waits.
@@ -267,16 +292,16 @@ impl Vm {
         self.machine.kill();
         self.gone().await;
         self.share.close();
-        clear(&self.dir, self.netns.as_deref()).await;
+        clear(&self.dir, &self.network).await;
     }
 }
 
 /// Removes the VM's place, and its way to the network.
-async fn clear(dir: &Path, netns: Option<&Path>) {
+async fn clear(dir: &Path, network: &Where) {
     if let Err(e) = place::clear(dir).await {
         log::error!("{}: {e}", dir.display());
     }
-    if let Some(netns) = netns.map(Path::to_owned)
+    if let Some(netns) = network.path().map(Path::to_owned)
         && let Err(e) = aside(move || network::detach(&netns)).await
     {
         log::error!("network: {e}");

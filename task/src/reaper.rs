@@ -120,12 +120,12 @@ impl Reaper {
         Ok(Rc::new(Self {
             sigchld,
             claims: RefCell::default(),
-            turns: Semaphore::new(sys::processors()),
+            turns: Semaphore::new(turns(sys::processors())),
         }))
     }
 
-    /// Waits for a turn to run a command that keeps a processor busy, such as an OCI runtime's; there
-    /// are as many turns as processors. More would only keep each other and this loop from running.
+    /// Waits for a turn to run a command that keeps a processor busy, such as an OCI runtime's. More
+    /// than [`turns`] would only keep each other and this loop from running.
     pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         // Only one that is closed refuses, and this one never is.
         self.turns.acquire().await.ok()
@@ -193,6 +193,12 @@ impl Reaper {
             }
         }
     }
+}
+
+/// How many commands run at once: half as many again as there are processors, because an OCI
+/// runtime waits for the kernel now and then.
+fn turns(processors: usize) -> usize {
+    processors + processors.div_ceil(2)
 }
 
 /// What there is to know of a child, without reaping it.

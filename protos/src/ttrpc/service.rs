@@ -80,6 +80,15 @@ impl Context {
         }
     }
 
+    /// This one, that gives up after `time` at the latest.
+    pub fn at_most(&self, time: Duration) -> Self {
+        let end = Instant::now() + time;
+        Self {
+            deadline: Some(self.deadline.map_or(end, |deadline| deadline.min(end))),
+            ..self.clone()
+        }
+    }
+
     /// The status of a method that a service does not have (ttrpc services.go).
     pub fn no_such_method(method: &str) -> Status {
         Status::new(Code::Unimplemented, format!("method {method}"))

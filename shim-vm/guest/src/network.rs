@@ -11,7 +11,7 @@ use netlink::route::route::{
     RouteType,
 };
 use netlink::route::{AddressFamily, RouteNetlinkMessage as Message};
-use netlink::{Link, Netlink, mac_bytes};
+use netlink::{Kind, Link, Netlink, mac_bytes};
 use protos::guest::{Interface, Neighbour, Route};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -31,7 +31,7 @@ pub fn apply(
     let links = netlink
         .links()
         .map_err(|e| format!("network devices: {e}"))?;
-    for lo in links.iter().filter(|link| link.loopback) {
+    for lo in links.iter().filter(|link| link.kind == Kind::Loopback) {
         let up = netlink.set_link(lo.index, LinkFlags::Up, LinkFlags::Up, Vec::new());
         up.map_err(|e| format!("device {}: {e}", lo.name))?;
     }
@@ -59,18 +59,23 @@ pub fn apply(
 }
 
 fn set_up(netlink: &mut Netlink, links: &[Link], interface: &Interface) -> io::Result<()> {
-    let link = links.iter().find(|link| link.mac == interface.mac);
-    let link = link.ok_or_else(|| invalid(format!("no device has the MAC {}", interface.mac)))?;
+    let (own, other) = (&interface.mac, &interface.device);
+    let mac = if other.is_empty() { own } else { other };
+    let link = links.iter().find(|link| link.mac == *mac);
+    let link = link.ok_or_else(|| invalid(format!("no device has the MAC {mac}")))?;
     let addresses = interface.addresses.iter().map(|text| prefix(text));
     let addresses = addresses.collect::<io::Result<Vec<_>>>()?;
     let mut attributes = Vec::new();
     if link.name != interface.name {
         attributes.push(LinkAttribute::IfName(interface.name.clone()));
     }
+    if link.mac != interface.mac {
+        attributes.push(LinkAttribute::Address(mac_bytes(&interface.mac)?));
+    }
     if interface.mtu != 0 {
         attributes.push(LinkAttribute::Mtu(interface.mtu));
     }
-    // It is down, and only then can it be renamed.
+    // It is down, and only then can it be renamed, or have another MAC.
     netlink.set_link(
         link.index,
         LinkFlags::empty(),

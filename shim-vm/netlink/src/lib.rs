@@ -27,9 +27,19 @@ pub struct Link {
     /// "52:54:00:12:34:56"; empty for a device without one.
     pub mac: String,
     pub mtu: u32,
-    pub loopback: bool,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Loopback,
     /// One end of a pair of devices, the other of which is elsewhere.
-    pub veth: bool,
+    Veth,
+    /// It has what comes to a device of another namespace for a MAC address of its own.
+    MacVlan,
+    /// It has what comes to a device of another namespace for its IP addresses.
+    IpVlan,
+    Other,
 }
 
 impl Netlink {
@@ -156,8 +166,10 @@ impl Link {
             name: String::new(),
             mac: String::new(),
             mtu: 0,
-            loopback: message.header.flags.contains(LinkFlags::Loopback),
-            veth: false,
+            kind: match message.header.flags.contains(LinkFlags::Loopback) {
+                true => Kind::Loopback,
+                false => Kind::Other,
+            },
         };
         for attribute in &message.attributes {
             match attribute {
@@ -165,7 +177,15 @@ impl Link {
                 LinkAttribute::Address(address) => link.mac = mac(address),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::LinkInfo(info) => {
-                    link.veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
+                    for (theirs, ours) in [
+                        (InfoKind::Veth, Kind::Veth),
+                        (InfoKind::MacVlan, Kind::MacVlan),
+                        (InfoKind::IpVlan, Kind::IpVlan),
+                    ] {
+                        if info.contains(&LinkInfo::Kind(theirs)) {
+                            link.kind = ours;
+                        }
+                    }
                 }
                 _ => {}
             }
@@ -217,8 +237,8 @@ mod tests {
     #[test]
     fn every_namespace_has_a_loopback_device() {
         let links = Netlink::open().unwrap().links().unwrap();
-        let lo = links.iter().find(|link| link.loopback).unwrap();
-        assert_eq!((lo.name.as_str(), lo.veth), ("lo", false));
+        let lo = links.iter().find(|link| link.kind == Kind::Loopback);
+        assert_eq!(lo.unwrap().name, "lo");
     }
 
     #[test]

@@ -7,6 +7,10 @@
 //!                            eth0 <── redirect <──ingress── dunnage7
 //! ```
 //!
+//! Where nobody names a namespace for the container, it has one of its own, and who looks for it
+//! finds it as that of the VM's process: Docker does, `ctr run --cni` and hooks, and put a veth
+//! there before the container starts. The VM has a device in store for that.
+//!
 //! The interface in the VM has eth0's MAC address, MTU, addresses, routes and permanent
 //! neighbours, so that nobody can tell it from the container itself. eth0 keeps what it has; it
 //! hears nothing any more. Whoever makes the namespace, CNI in the field, knows nothing of this.
@@ -17,15 +21,37 @@ mod tap;
 #[cfg(test)]
 mod tests;
 
-use netlink::{Link, Netlink};
-use nix::sched::{CloneFlags, setns};
+use netlink::{Kind, Link, Netlink};
+use nix::sched::{CloneFlags, setns, unshare};
 use protos::guest::{Interface, Neighbour, Route};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
+
+/// Where a container's network is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Where {
+    /// With the host's own, of which a VM has no part: it has a loopback device.
+    #[default]
+    Host,
+    /// In a namespace of the container's own.
+    Own,
+    /// In this one.
+    At(PathBuf),
+}
+
+impl Where {
+    /// The namespace that somebody else has made.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::At(path) => Some(path),
+            Self::Host | Self::Own => None,
+        }
+    }
+}
 
 /// What a VM gets of a network namespace.
 #[derive(Debug, Default)]
@@ -35,6 +61,8 @@ pub struct Network {
     pub routes: Vec<Route>,
     pub neighbours: Vec<Neighbour>,
     pub taps: Vec<Tap>,
+    /// The namespace, for the VM's process to be in.
+    pub namespace: Option<OwnedFd>,
 }
 
 /// A tap and the address of the device behind it.
@@ -47,18 +75,79 @@ pub struct Tap {
     pub mac: String,
 }
 
-/// Connects a VM to the network namespace at `netns`; to nothing if it has no veth.
-///
-/// What an earlier VM left there is replaced. Blocks for some milliseconds.
+/// The name of the tap in store: none that [`tap::name`] gives, as no device has the index 0.
+const SPARE: &str = "dunnage0";
+/// Of the device behind it, until it is somebody's.
+const SPARE_MAC: &str = "02:64:75:6e:6e:00";
+
+/// What a VM is booted with. Blocks for some milliseconds.
 ///
 /// # Errors
-/// If `netns` is not a network namespace, or the host's own; if another VM has its network; if
-/// one of its devices has an ingress qdisc of somebody else; the kernel's.
-pub fn attach(netns: &Path) -> io::Result<Network> {
+/// Those of [`attach`].
+pub fn prepare(place: &Where) -> io::Result<Network> {
+    match place {
+        Where::Host => Ok(Network::default()),
+        Where::Own => on_a_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            let tap = Tap {
+                fd: tap::open(SPARE)?,
+                mac: SPARE_MAC.into(),
+            };
+            Ok(Network {
+                taps: vec![tap],
+                namespace: Some(File::open("/proc/thread-self/ns/net")?.into()),
+                ..Network::default()
+            })
+        }),
+        Where::At(netns) => Ok(Network {
+            namespace: Some(File::open(netns).map_err(in_namespace(netns))?.into()),
+            ..attach(netns)?
+        }),
+    }
+}
+
+/// Connects the tap in store in the namespace at `netns` to the veth that has come there since;
+/// to nothing if none has. Blocks for some milliseconds.
+///
+/// # Errors
+/// If there are several; those of [`attach`].
+pub fn join(netns: &Path) -> io::Result<Option<Network>> {
     within(netns, || {
         let mut netlink = Netlink::open()?;
         let links = netlink.links()?;
-        let veths: Vec<&Link> = links.iter().filter(|link| link.veth).collect();
+        let veths = veths(&links)?;
+        let veth = match veths[..] {
+            [] => return Ok(None),
+            [veth] => veth,
+            _ => {
+                let names: Vec<&str> = veths.iter().map(|veth| &*veth.name).collect();
+                let names = names.join(" and ");
+                let why = format!("{names}: a VM has room for one that comes after its boot");
+                return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+            }
+        };
+        let mut network = namespace::read(&mut netlink, &veths)?;
+        for interface in &mut network.interfaces {
+            interface.device = SPARE_MAC.into();
+        }
+        redirect_both(&mut netlink, SPARE, veth)?;
+        Ok(Some(network))
+    })
+}
+
+/// Connects a VM to the network namespace at `netns`; to nothing if it has no veth.
+///
+/// What an earlier VM left there is replaced.
+///
+/// # Errors
+/// If `netns` is not a network namespace, or the host's own; if another VM has its network; if
+/// one of its devices has an ingress qdisc of somebody else, or is of a kind that can't be moved
+/// into a VM; the kernel's.
+fn attach(netns: &Path) -> io::Result<Network> {
+    within(netns, || {
+        let mut netlink = Netlink::open()?;
+        let links = netlink.links()?;
+        let veths = veths(&links)?;
         let mut network = namespace::read(&mut netlink, &veths)?;
         for (done, veth) in veths.iter().enumerate() {
             match connect(&mut netlink, &links, veth) {
@@ -91,6 +180,20 @@ pub fn detach(netns: &Path) -> io::Result<()> {
     }
 }
 
+/// The devices of a namespace whose network a VM takes over.
+fn veths(links: &[Link]) -> io::Result<Vec<&Link>> {
+    if let Some(link) = links.iter().find(|link| link.kind == Kind::IpVlan) {
+        let why = format!("device {}: an ipvlan can't be moved into a VM", link.name);
+        return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+    }
+    Ok(links.iter().filter(is_veth).collect())
+}
+
+/// A macvlan does as well: it has a MAC address of its own too.
+fn is_veth(link: &&Link) -> bool {
+    matches!(link.kind, Kind::Veth | Kind::MacVlan)
+}
+
 /// Makes the tap of a veth, and the way from each to the other.
 fn connect(netlink: &mut Netlink, links: &[Link], veth: &Link) -> io::Result<OwnedFd> {
     let name = tap::name(veth);
@@ -99,21 +202,30 @@ fn connect(netlink: &mut Netlink, links: &[Link], veth: &Link) -> io::Result<Own
         let why = io::Error::new(io::ErrorKind::ResourceBusy, "another VM has its network");
         return Err(named(why));
     }
-    redirect::remove(netlink, veth.index).map_err(named)?;
     let fd = tap::open(&name).map_err(named)?;
-    let tap = netlink.links()?.into_iter().find(|link| link.name == name);
-    let tap = tap.ok_or_else(|| named(io::Error::other(format!("its tap {name} is not there"))))?;
+    redirect_both(netlink, &name, veth)?;
+    Ok(fd)
+}
+
+/// Makes the way from a veth to its tap, and back, anew.
+fn redirect_both(netlink: &mut Netlink, tap: &str, veth: &Link) -> io::Result<()> {
+    let named = |e: io::Error| io::Error::new(e.kind(), format!("device {}: {e}", veth.name));
+    let found = netlink.links()?.into_iter().find(|link| link.name == tap);
+    let missing = || named(io::Error::other(format!("its tap {tap} is not there")));
+    let tap = found.ok_or_else(missing)?;
+    for device in [veth.index, tap.index] {
+        redirect::remove(netlink, device).map_err(named)?;
+    }
     tap::set_up(netlink, tap.index, veth.mtu).map_err(named)?;
     redirect::add(netlink, tap.index, veth.index).map_err(named)?;
     // Last, so that the veth is taken from its namespace only when all else is done.
-    redirect::add(netlink, veth.index, tap.index).map_err(named)?;
-    Ok(fd)
+    redirect::add(netlink, veth.index, tap.index).map_err(named)
 }
 
 /// Removes the redirects whose tap is gone.
 fn clean(netlink: &mut Netlink) -> io::Result<()> {
     let links = netlink.links()?;
-    for veth in links.iter().filter(|link| link.veth) {
+    for veth in links.iter().filter(is_veth) {
         let name = tap::name(veth);
         if !links.iter().any(|link| link.name == name) {
             redirect::remove(netlink, veth.index)?;
@@ -124,27 +236,29 @@ fn clean(netlink: &mut Netlink) -> io::Result<()> {
 
 /// Does something in the network namespace at `netns`, on a thread that enters it and ends.
 fn within<T: Send>(netns: &Path, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    let named = |e: io::Error| {
-        io::Error::new(
-            e.kind(),
-            format!("network namespace {}: {e}", netns.display()),
-        )
-    };
-    let file = File::open(netns).map_err(named)?;
+    let named = in_namespace(netns);
+    let file = File::open(netns).map_err(&named)?;
     let (there, here) = (file.metadata()?, std::fs::metadata("/proc/self/ns/net")?);
     if (there.dev(), there.ino()) == (here.dev(), here.ino()) {
         let why = io::Error::new(io::ErrorKind::InvalidInput, "it is the host's own");
         return Err(named(why));
     }
-    let done = thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            setns(&file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
-            work()
-        });
-        thread.join()
+    let done = on_a_thread(|| {
+        setns(&file, CloneFlags::CLONE_NEWNET)?;
+        work()
     });
-    match done {
-        Ok(result) => result.map_err(named),
-        Err(_) => Err(named(io::Error::other("the thread in it panicked"))),
+    done.map_err(named)
+}
+
+/// Does something on a thread of its own, which may leave its namespaces.
+fn on_a_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    let done = thread::scope(|scope| scope.spawn(work).join());
+    done.unwrap_or_else(|_| Err(io::Error::other("the thread in it panicked")))
+}
+
+fn in_namespace(netns: &Path) -> impl Fn(io::Error) -> io::Error {
+    |e| {
+        let why = format!("network namespace {}: {e}", netns.display());
+        io::Error::new(e.kind(), why)
     }
 }

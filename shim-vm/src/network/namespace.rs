@@ -14,7 +14,7 @@ use protos::guest::{Interface, Neighbour, Route};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Reads what these devices have; the network has no taps yet.
+/// Reads what these devices have; the network has neither taps nor a namespace yet.
 ///
 /// # Errors
 /// The kernel's.
@@ -29,7 +29,7 @@ pub fn read(netlink: &mut Netlink, links: &[&Link]) -> io::Result<Network> {
             name: link.name.clone(),
             mac: link.mac.clone(),
             mtu: link.mtu,
-            addresses: Vec::new(),
+            ..Interface::default()
         })
         .collect();
     for message in netlink.dump(Message::GetAddress(AddressMessage::default()))? {
@@ -65,7 +65,7 @@ pub fn read(netlink: &mut Netlink, links: &[&Link]) -> io::Result<Network> {
         interfaces,
         routes,
         neighbours,
-        taps: Vec::new(),
+        ..Network::default()
     })
 }
 

@@ -82,22 +82,38 @@ impl Namespace {
 /// A container's namespace as CNI makes it, and the host's side of it.
 fn pair() -> (Namespace, Namespace) {
     let (container, host) = (Namespace::new(), Namespace::new());
+    connect_by_veth(&container, &host);
+    (container, host)
+}
+
+fn connect_by_veth(container: &Namespace, host: &Namespace) {
+    host.run("ip link add host0 type veth peer name eth0 address 02:00:00:00:00:02 mtu 1400");
+    give_device(container, host);
+}
+
+fn connect_by_macvlan(container: &Namespace, host: &Namespace) {
     for command in [
-        "ip link add eth0 address 02:00:00:00:00:02 mtu 1400 type veth peer name host0",
+        "ip link add host0 type veth peer name lower0 mtu 1400",
+        "ip link set lower0 up",
+        "ip link add eth0 link lower0 address 02:00:00:00:00:02 type macvlan mode bridge",
+    ] {
+        host.run(command);
+    }
+    give_device(container, host);
+}
+
+fn give_device(container: &Namespace, host: &Namespace) {
+    let (pid, fd) = (std::process::id(), container.0.as_raw_fd());
+    host.run(&format!("ip link set eth0 netns /proc/{pid}/fd/{fd}"));
+    for command in [
         "ip address add 10.9.0.2/24 dev eth0",
         "ip address add fd00:9::2/64 dev eth0 nodad",
-        &format!(
-            "ip link set host0 netns /proc/{}/fd/{}",
-            std::process::id(),
-            host.0.as_raw_fd()
-        ),
         "ip link set eth0 up",
     ] {
         container.run(command);
     }
     host.run("ip address add 10.9.0.1/24 dev host0");
     host.run("ip link set host0 address 02:00:00:00:00:01 up");
-    (container, host)
 }
 
 const GUEST: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -147,7 +163,74 @@ fn checksum(words: &[u8]) -> [u8; 2] {
 fn what_the_veth_gets_the_vm_gets_and_what_the_vm_sends_the_veth_sends() {
     let (container, host) = pair();
     let mut network = attach(&container.path()).unwrap();
-    let mut tap = File::from(network.taps.remove(0).fd);
+    talk(&host, network.taps.remove(0));
+}
+
+#[test]
+fn a_macvlan_is_as_good_as_a_veth() {
+    let (container, host) = (Namespace::new(), Namespace::new());
+    connect_by_macvlan(&container, &host);
+    let mut network = attach(&container.path()).unwrap();
+    talk(&host, network.taps.remove(0));
+    detach(&container.path()).unwrap();
+}
+
+/// A namespace as a VM is booted with where nobody names one.
+fn own() -> (Namespace, Tap) {
+    let mut network = prepare(&Where::Own).unwrap();
+    assert!(network.interfaces.is_empty());
+    let namespace = Namespace(network.namespace.unwrap().into());
+    (namespace, network.taps.remove(0))
+}
+
+#[test]
+fn a_veth_that_comes_later_has_the_tap_in_store() {
+    let ((container, tap), host) = (own(), Namespace::new());
+    assert!(join(&container.path()).unwrap().is_none());
+    connect_by_veth(&container, &host);
+    // Again, as when the guest has failed to do its part.
+    for _ in 0..2 {
+        let network = join(&container.path()).unwrap().expect("a network");
+        assert_eq!(network.interfaces.len(), 1);
+        let interface = &network.interfaces[0];
+        assert_eq!(interface.device, tap.mac);
+        assert_eq!(interface.mac, "02:00:00:00:00:02");
+        assert_eq!(interface.mtu, 1400);
+        assert_eq!(network.routes.len(), 2, "one of each version of IP");
+    }
+    talk(&host, tap);
+}
+
+#[test]
+fn of_two_that_come_later_none_is_joined() {
+    let ((container, _tap), host) = (own(), Namespace::new());
+    connect_by_veth(&container, &host);
+    container.run("ip link add eth1 link eth0 type macvlan mode bridge");
+    let error = join(&container.path()).unwrap_err().to_string();
+    let expected = "eth0 and eth1: a VM has room for one that comes after its boot";
+    assert!(error.ends_with(expected), "{error}");
+    assert!(!container.run("tc qdisc show dev eth0").contains("ingress"));
+}
+
+#[test]
+fn an_ipvlan_is_refused_by_name() {
+    let link = |name: &str, kind| Link {
+        index: 2,
+        name: name.into(),
+        mac: "02:00:00:00:00:02".into(),
+        mtu: 1500,
+        kind,
+    };
+    let error = veths(&[link("eth0", Kind::Veth), link("eth1", Kind::IpVlan)]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "device eth1: an ipvlan can't be moved into a VM"
+    );
+}
+
+/// Plays the VM behind `tap`: gets a packet from `host`, and sends one back.
+fn talk(host: &Namespace, tap: Tap) {
+    let mut tap = File::from(tap.fd);
     let socket = host.socket("10.9.0.1:0");
     socket.send_to(b"to the VM", "10.9.0.2:9").unwrap();
 
@@ -239,6 +322,7 @@ fn the_vm_is_told_all_that_the_veth_has() {
         mac: "02:00:00:00:00:02".into(),
         mtu: 1400,
         addresses: vec!["10.9.0.2/24".into(), "fd00:9::2/64".into()],
+        device: String::new(),
     };
     assert_eq!(network.interfaces, [interface]);
     assert_eq!(network.taps.len(), 1);

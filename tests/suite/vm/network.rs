@@ -5,12 +5,11 @@ use harness::bundle::Bundle;
 use harness::stdio::Sum;
 use harness::{Test, peers, wait};
 use nix::sched::{CloneFlags, setns};
-use protos::task::{ExecProcessRequest, StateResponse};
+use protos::task::ExecProcessRequest;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread::{self, JoinHandle};
@@ -19,14 +18,14 @@ use std::thread::{self, JoinHandle};
 pub struct Namespace(String);
 
 impl Namespace {
-    fn new(test: &Test, suffix: &str) -> Self {
+    pub fn new(test: &Test, suffix: &str) -> Self {
         let this = Self(format!("{}{suffix}", test.namespace()));
         command(&format!("ip netns add {}", this.0));
         this.run("ip link set lo up");
         this
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         PathBuf::from("/run/netns").join(&self.0)
     }
 
@@ -46,6 +45,31 @@ impl Namespace {
 
     fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         self.spawn(work).join().expect("a thread in the namespace")
+    }
+
+    /// Gives the network namespace of process `pid` the device `name`, 10.9.`subnet`.2, whose other
+    /// end is here, 10.9.`subnet`.1.
+    pub fn give(&self, pid: u32, name: &str, subnet: u32) {
+        let mac = format!("02:00:00:00:{subnet:02x}:02");
+        self.run(&format!(
+            "ip link add w{subnet} type veth peer name {name} address {mac} mtu 1400"
+        ));
+        self.run(&format!("ip link set {name} netns {pid}"));
+        for words in [
+            format!("ip address add 10.9.{subnet}.2/24 dev {name}"),
+            format!("ip link set {name} up"),
+            format!("ip route replace default via 10.9.{subnet}.1"),
+        ] {
+            command(&format!("nsenter -t {pid} -n {words}"));
+        }
+        self.run(&format!("ip address add 10.9.{subnet}.1/24 dev w{subnet}"));
+        self.run(&format!("ip link set w{subnet} up"));
+    }
+
+    /// Asks `address` for an echo.
+    pub fn ping(&self, address: &str) {
+        let busybox = peers::rootfs().join("bin/busybox");
+        self.run(&format!("{} ping -c 1 -W 20 {address}", busybox.display()));
     }
 
     /// As it is, without what changes by itself.
@@ -137,27 +161,6 @@ fn answer_dns(socket: &UdpSocket) {
     }
 }
 
-/// Who makes a network once there is a task, as `ctr run --cni` does, makes it in `/proc/PID/ns/net`:
-/// that is the container's, or one with nothing in it, and never the host's.
-#[test]
-fn a_vms_process_is_never_in_the_hosts_network() {
-    crate::run(async |test| {
-        let (container, _world) = pair(test);
-        let own = test
-            .bundle("own")
-            .set("/linux/namespaces", namespaces(&container));
-        let (own, none) = (own.build(), test.bundle("none").build());
-        let network = |pid: u32| fs::metadata(format!("/proc/{pid}/ns/net")).unwrap().ino();
-        let pid = |state: StateResponse| state.pid;
-        let shim = own.running().await;
-        let there = network(pid(shim.state("own", "").await.unwrap()));
-        assert_eq!(there, fs::metadata(container.path()).unwrap().ino());
-        let shim = none.running().await;
-        let nowhere = network(pid(shim.state("none", "").await.unwrap()));
-        assert_ne!(nowhere, network(std::process::id()));
-    });
-}
-
 /// Addresses, routes and MTU of the namespace's; ping, TCP and DNS both ways; nothing is left
 /// after Delete, nor when shim and VM were killed.
 #[test]
@@ -234,8 +237,7 @@ fn a_vm_has_the_network_of_its_containers_namespace() {
         assert_eq!(&sender.join().expect("the sender"), b"hello\n");
 
         // To the VM.
-        let busybox = peers::rootfs().join("bin/busybox");
-        world.run(&format!("{} ping -c 1 -W 20 10.9.0.2", busybox.display()));
+        world.ping("10.9.0.2");
         shim.run(bundle.exec("echo", &["nc", "-l", "-p", "7002", "-e", "cat"]))
             .await;
         let reply = world.spawn(|| {

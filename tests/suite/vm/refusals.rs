@@ -19,10 +19,13 @@ fn wrong_requests_are_refused_by_name() {
             status
         };
         let hook = json!([{"path": "/bin/true"}]);
-        let bundle = test.bundle("hook").set("/hooks/prestart", hook).build();
+        let bundle = test
+            .bundle("hook")
+            .set("/hooks/createContainer", hook)
+            .build();
         let status = refusal("hook", bundle).await;
         assert_eq!(status.code, Code::Unimplemented);
-        assert!(status.message.contains("hooks.prestart"), "{status}");
+        assert!(status.message.contains("hooks.createContainer"), "{status}");
 
         let kernel = "io.dunnage.vm.kernel";
         let bundle = test

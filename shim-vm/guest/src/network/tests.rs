@@ -33,6 +33,7 @@ fn interface(addresses: &[&str]) -> Interface {
         mac: "02:00:00:00:00:02".into(),
         mtu: 1400,
         addresses: addresses.iter().map(|text| (*text).into()).collect(),
+        device: String::new(),
     }
 }
 
@@ -102,6 +103,22 @@ fn devices_get_what_the_host_says() {
             "{neighbours}"
         );
     }
+}
+
+/// As when the network has come after the device.
+#[test]
+fn a_device_in_store_becomes_the_interface() {
+    machine();
+    let eth0 = Interface {
+        mac: "02:00:00:00:00:07".into(),
+        device: "02:00:00:00:00:02".into(),
+        ..interface(&["10.9.0.2/24"])
+    };
+    apply(&[eth0], &[], &[]).unwrap();
+    let link = run("ip -o link show eth0");
+    assert!(link.contains("02:00:00:00:00:07"), "{link}");
+    assert!(link.contains("mtu 1400") && link.contains(",UP"), "{link}");
+    assert!(run("ip -o address show eth0").contains("10.9.0.2/24"));
 }
 
 #[test]
