@@ -25,6 +25,7 @@ pub mod bundle;
 pub mod calls;
 pub mod containerd;
 pub mod cri;
+pub mod docker;
 pub mod events;
 pub mod figures;
 pub mod leaks;

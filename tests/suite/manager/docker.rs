@@ -1,131 +1,14 @@
 //! dockerd, with our socket for containerd's.
 
-use harness::containerd::ctr::{Ctr, Output};
 use harness::containerd::release::Release;
-use harness::containerd::{capture::Capture, report};
+use harness::docker::{Bridge, Dockerd, Programs};
 use harness::manager::{self, Manager};
-use harness::peers;
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-
-/// Where the programs of one Docker Engine are.
-#[derive(Clone)]
-struct Programs {
-    dockerd: PathBuf,
-    docker: PathBuf,
-}
-
-impl Programs {
-    /// Debian 12's.
-    fn of_the_system() -> Option<Self> {
-        Self::at("/usr/sbin/dockerd".into(), "/usr/bin/docker".into())
-    }
-
-    /// The newest that tests/setup.sh found.
-    fn newest() -> Option<Self> {
-        let program = |peer: &str, name: &str| peers::peers().join(peer).join("bin").join(name);
-        Self::at(
-            program("docker", "dockerd"),
-            program("docker-cli", "docker"),
-        )
-    }
-
-    fn at(dockerd: PathBuf, docker: PathBuf) -> Option<Self> {
-        if dockerd.exists() && docker.exists() {
-            return Some(Self { dockerd, docker });
-        }
-        let name = dockerd.display();
-        report(&format!(
-            "{name} is MISSING (run tests/setup.sh): test not run"
-        ));
-        None
-    }
-}
-
-struct Dockerd {
-    programs: Programs,
-    dir: PathBuf,
-    process: Child,
-    log: Capture,
-}
-
-impl Dockerd {
-    fn start(programs: &Programs, manager: &Manager) -> Self {
-        let dir = manager.dir().join("docker");
-        fs::create_dir_all(&dir).expect("a directory");
-        fs::write(dir.join("daemon.json"), "{}").expect("daemon.json");
-        let path = |name: &str| dir.join(name).display().to_string();
-        let mut command = Command::new(&programs.dockerd);
-        command
-            .args([
-                "--config-file",
-                &path("daemon.json"),
-                "--storage-driver=vfs",
-            ])
-            .args(["--containerd", &manager.socket().display().to_string()])
-            .args(["--data-root", &path("data"), "--exec-root", &path("exec")])
-            .args([
-                "--pidfile",
-                &path("pid"),
-                "-H",
-                &format!("unix://{}", path("sock")),
-            ])
-            .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
-            .stdout(Stdio::null())
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut process = command.spawn().expect("dockerd");
-        let log = Capture::of(process.stderr.take().expect("piped"));
-        log.wait_for("dockerd to serve", |log| {
-            log.contains("API listen").then_some(())
-        });
-        Self {
-            programs: programs.clone(),
-            dir,
-            process,
-            log,
-        }
-    }
-
-    fn docker(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(&self.programs.docker);
-        command
-            .arg("-H")
-            .arg(format!("unix://{}/sock", self.dir.display()))
-            .args(args);
-        Ctr::spawn(command, Stdio::null()).finish()
-    }
-}
-
-impl Drop for Dockerd {
-    fn drop(&mut self) {
-        let _ = harness::wait::signal(self.process.id() as i32, libc::SIGTERM);
-        let _ = self.process.wait();
-        if std::thread::panicking() {
-            eprintln!("---- log of dockerd\n{}----", self.log.text());
-        }
-    }
-}
-
-/// `docker import` of the tests' root filesystem.
-fn import(manager: &Manager, dockerd: &Dockerd) {
-    let tar = manager.dir().join("rootfs.tar");
-    let tar = tar.display().to_string();
-    let made = Command::new("tar")
-        .arg("-C")
-        .arg(peers::rootfs())
-        .args(["-cf", &tar, "."])
-        .status();
-    assert!(made.expect("tar").success());
-    dockerd.docker(&["import", &tar, "busybox:test"]).ok();
-}
 
 /// What of Docker goes through us.
 fn the_scenario(manager: &mut Manager, programs: &Programs) {
-    let dockerd = Dockerd::start(programs, manager);
+    let dockerd = Dockerd::start(programs, manager, Bridge::None);
     let ok = |args: &[&str]| dockerd.docker(args).ok();
-    import(manager, &dockerd);
     let run = [
         "run",
         "--rm",
@@ -246,9 +129,8 @@ fn docker_restarts_what_its_policy_says_and_outlives_our_restarts() {
         return;
     };
     manager::on(|manager| {
-        let dockerd = Dockerd::start(&programs, manager);
+        let dockerd = Dockerd::start(&programs, manager, Bridge::None);
         let ok = |args: &[&str]| dockerd.docker(args).ok();
-        import(manager, &dockerd);
         let run = ["run", "-d", "--network=none"];
         let with = |more: &[&str]| ok(&[&run[..], more].concat());
         let words = ["busybox:test", "sh", "-c", "exit 4"];

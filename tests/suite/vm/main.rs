@@ -8,6 +8,7 @@ mod check;
 mod containerd;
 mod cycles;
 mod death;
+mod docker;
 mod files;
 mod hooks;
 mod image;
