@@ -1,10 +1,14 @@
 //! From the kernel's initial root to a machine that can run containers, and its end.
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::reboot::{RebootMode, reboot};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 /// The drivers that the image brings, in the order they load: a line `<driver> <path>` for each of
@@ -13,6 +17,8 @@ const MODULES: &str = "/usr/lib/modules/load";
 /// What the link to the host needs. Other drivers wait until somebody wants them: each costs a
 /// boot some of its time.
 const LINK: [&str; 2] = ["virtio_mmio", "virtio_console"];
+/// The OCI runtime, as the engine looks for it.
+const RUNTIME: &str = "/usr/bin/runc";
 /// Where the host's files are, if it shares any.
 pub const SHARE: &str = "/run/share";
 /// Where bundles are.
@@ -66,7 +72,7 @@ pub fn boot() -> Result<(), String> {
         ("/dev/stdout", "/proc/self/fd/1"),
         ("/dev/stderr", "/proc/self/fd/2"),
     ] {
-        let _ = std::os::unix::fs::symlink(target, link);
+        let _ = symlink(target, link);
     }
     for dir in [SHARE, BUNDLES] {
         fs::create_dir_all(dir).map_err(|e| format!("mkdir {dir}: {e}"))?;
@@ -74,7 +80,25 @@ pub fn boot() -> Result<(), String> {
     for driver in LINK {
         load(driver)?;
     }
+    seal_runtime().map_err(|e| format!("{RUNTIME}: {e}"))?;
     enable_controllers()
+}
+
+/// Moves the OCI runtime into a file that nobody can write to. Runtimes copy themselves into one, and
+/// execute themselves again from there, whenever they are run from any other (CVE-2019-5736).
+fn seal_runtime() -> io::Result<()> {
+    let program = fs::read(RUNTIME)?;
+    let writer = memfd_create(c"runc", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let mut writer = File::from(writer);
+    writer.write_all(&program)?;
+    fcntl(&writer, FcntlArg::F_ADD_SEALS(SealFlag::all()))?;
+    // What is open for writing can't be executed.
+    let sealed = File::open(format!("/proc/self/fd/{}", writer.as_raw_fd()))?;
+    for path in [fs::canonicalize(RUNTIME)?, RUNTIME.into()] {
+        let _ = fs::remove_file(path);
+    }
+    // Open for as long as there is this process, the first.
+    symlink(format!("/proc/1/fd/{}", sealed.into_raw_fd()), RUNTIME)
 }
 
 /// pivot_root(2), which OCI runtimes use, refuses the kernel's initial root; a bind mount of it,
