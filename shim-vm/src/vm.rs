@@ -20,7 +20,7 @@ use protos::mux::{Link, Stream};
 use protos::ttrpc::{CallError, Client, Context};
 use protos::{Code, Message, Status, service};
 use std::cell::Cell;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -132,6 +132,7 @@ impl Vm {
             let client = client(link.open()).map_err(|e| format!("link: {e}"))?;
             let request = ConfigureRequest {
                 share: SHARE_TAG.into(),
+                seed: seed().map_err(|e| format!("/dev/urandom: {e}"))?,
                 interfaces: network.interfaces,
                 routes: network.routes,
                 neighbours: network.neighbours,
@@ -294,6 +295,13 @@ impl Vm {
         self.share.close();
         clear(&self.dir, &self.network).await;
     }
+}
+
+/// Random bytes, as many as the guest's kernel takes at once.
+fn seed() -> io::Result<Vec<u8>> {
+    let mut seed = vec![0; 64];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
+    Ok(seed)
 }
 
 /// Removes the VM's place, and its way to the network.

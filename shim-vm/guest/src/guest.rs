@@ -1,7 +1,7 @@
 //! The Guest service: what the host asks of the machine itself.
 
 use crate::boot::{self, BUNDLES};
-use crate::network;
+use crate::{entropy, network};
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use protos::guest::{
@@ -37,6 +37,9 @@ impl Guest {
     fn configure(&self, request: &ConfigureRequest) -> Result<(), Status> {
         if request.debug {
             log::set_max_level(log::LevelFilter::Debug);
+        }
+        if !request.seed.is_empty() {
+            entropy::add(&request.seed).map_err(|e| failed(format!("random seed: {e}")))?;
         }
         if !request.hostname.is_empty() {
             nix::unistd::sethostname(&request.hostname)

@@ -13,6 +13,7 @@
 
 mod agent;
 mod boot;
+mod entropy;
 mod guest;
 mod network;
 mod port;

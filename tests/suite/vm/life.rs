@@ -12,7 +12,8 @@ fn container_lives_in_a_vm_from_create_to_delete() {
     crate::run(async |test| {
         let fifos = Fifos::new(test.dir().join("io"));
         let (mut out, mut err) = fifos.readers();
-        let script = "uname -r; id -u >&2; exec sleep 100000";
+        let script = "uname -r; cat /proc/sys/kernel/random/entropy_avail; \
+                      id -u >&2; exec sleep 100000";
         let bundle = test.bundle("c").sh(script).build();
         let shim = bundle.start().shim().await;
         let created = shim.create(bundle.create().output(&fifos)).await.unwrap();
@@ -29,6 +30,7 @@ fn container_lives_in_a_vm_from_create_to_delete() {
         let host = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let guest = out.line().await;
         assert!(!guest.is_empty() && guest != host.trim(), "kernel {guest}");
+        assert_eq!(out.line().await, "256", "nobody waits for random numbers");
         assert_eq!(err.line().await, "0");
 
         // Execs: exit codes, a signal, output of their own, twice the same id.
