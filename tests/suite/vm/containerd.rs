@@ -39,7 +39,8 @@ fn containers_run_in_vms(containerd: &mut Containerd) {
     let metrics = containerd.ctr(&["tasks", "metrics", "c2"]).ok();
     assert!(metrics.stdout.contains("pids.current"), "{metrics}");
     containerd.kill_task("SIGKILL", "c2");
-    let deleted = containerd.ctr(&["tasks", "delete", "c2"]).ok();
+    // Which waits for its end.
+    let deleted = containerd.ctr(&["tasks", "delete", "--force", "c2"]).ok();
     assert!(deleted.stderr.contains("exit code 137"), "{deleted}");
     containerd.ctr(&["containers", "delete", "c2"]).ok();
 }
