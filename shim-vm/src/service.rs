@@ -225,7 +225,8 @@ impl Service {
         context: &Context,
     ) -> Exit {
         if !process.runs.get() {
-            let waited = self.ask::<WaitResponse>(container, "Wait", request, context);
+            // Boxed: to most Waits it is room for nothing.
+            let waited = Box::pin(self.ask::<WaitResponse>(container, "Wait", request, context));
             if waited
                 .await
                 .is_ok_and(|exit| exit.exited_at == Some(Exit::NONE.at))
