@@ -74,10 +74,10 @@ impl Vm {
         let dir = purpose.dir.clone();
         place::make(&dir).map_err(|e| format!("mkdir {}: {e}", dir.display()))?;
         let console = Console::default();
-        let place = purpose.network.clone();
+        let network = purpose.network.clone();
         let booted = Self::boot_at(purpose, reaper, &console, tell).await;
         if booted.is_err() {
-            clear(&dir, &place).await;
+            clear(&dir, &network).await;
         }
         booted
     }
@@ -89,8 +89,8 @@ impl Vm {
         tell: impl FnMut(Event) + 'static,
     ) -> Result<Rc<Self>, String> {
         let (dir, config, context) = (purpose.dir, purpose.config, purpose.context);
-        let place = purpose.network.clone();
-        let network = aside(move || network::prepare(&place)).await;
+        let wanted = purpose.network.clone();
+        let network = aside(move || network::prepare(&wanted)).await;
         let network = network.map_err(|e| e.to_string())?;
         let share = Share::new(dir.join("share"), Rc::clone(reaper))?;
         let (files, socket) = files::start(&dir, share.dir(), console, reaper)?;

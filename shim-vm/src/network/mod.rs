@@ -84,8 +84,8 @@ const SPARE_MAC: &str = "02:64:75:6e:6e:00";
 ///
 /// # Errors
 /// Those of [`attach`].
-pub fn prepare(place: &Where) -> io::Result<Network> {
-    match place {
+pub fn prepare(wanted: &Where) -> io::Result<Network> {
+    match wanted {
         Where::Host => Ok(Network::default()),
         Where::Own => on_a_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
