@@ -60,6 +60,7 @@ pub fn serve(shim: &dyn Shim, flags: &Flags) -> Result<()> {
     shim_log::start(shim.name(), flags.debug);
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| Error::new(format!("become subreaper: {e}")))?;
+    crate::sys::run_first();
 
     let mut outcome = Ok(());
     let done = loop {

@@ -31,6 +31,26 @@ pub fn create_sched_core() -> io::Result<()> {
     }
 }
 
+/// Has this thread run before all others of the usual priority (nice(2)), so that calls are answered
+/// while OCI runtimes keep every processor busy. What it forks gets the usual priority again (sched(7),
+/// `SCHED_RESET_ON_FORK`), containers too. All stays as it is where somebody has chosen another
+/// priority or policy, which containers inherit as from Go's shim, or where this may not be.
+pub fn run_first() {
+    const USUAL: libc::c_int = 0;
+    const FIRST: libc::c_int = -20;
+    let param = libc::sched_param { sched_priority: 0 };
+    let policy = libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: takes numbers, and a struct that lives until the call returns; 0 is this thread.
+    unsafe {
+        if libc::sched_getscheduler(0) == libc::SCHED_OTHER
+            && libc::getpriority(libc::PRIO_PROCESS, 0) == USUAL
+            && libc::sched_setscheduler(0, policy, &raw const param) == 0
+        {
+            libc::setpriority(libc::PRIO_PROCESS, 0, FIRST);
+        }
+    }
+}
+
 /// Moves `fd` to `number`, closing what that named before.
 ///
 /// # Errors

@@ -195,10 +195,10 @@ impl Reaper {
     }
 }
 
-/// How many commands run at once: half as many again as there are processors, because an OCI
-/// runtime waits for the kernel now and then.
+/// How many commands run at once: twice as many as there are processors, because an OCI runtime waits
+/// for the kernel now and then.
 fn turns(processors: usize) -> usize {
-    processors + processors.div_ceil(2)
+    2 * processors
 }
 
 /// What there is to know of a child, without reaping it.

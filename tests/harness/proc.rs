@@ -13,6 +13,8 @@ pub struct Stat {
     pub ppid: i32,
     pub pgrp: i32,
     pub session: i32,
+    /// Of the first thread: -20 (runs first) to 19.
+    pub nice: i32,
     pub threads: usize,
 }
 
@@ -27,6 +29,7 @@ pub fn stat(pid: i32) -> Option<Stat> {
         ppid: fields.get(1)?.parse().ok()?,
         pgrp: fields.get(2)?.parse().ok()?,
         session: fields.get(3)?.parse().ok()?,
+        nice: fields.get(16)?.parse().ok()?,
         threads: fields.get(17)?.parse().ok()?,
     })
 }

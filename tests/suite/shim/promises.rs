@@ -3,7 +3,7 @@
 use harness::events::{Event, Kind};
 use harness::runtime::Runtime;
 use harness::stdio::{Fifos, Stdio};
-use harness::{Bundle, Shim, Test, peers, proc, vm_differs, wait};
+use harness::{Bundle, Shim, Test, differs, peers, proc, vm_differs, wait};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -76,6 +76,38 @@ fn idle_shim_does_not_wake_up() {
         while_it_idles.arg("3");
         wait::output(while_it_idles, None).await;
         assert_eq!(proc::wakeups(shim.pid()) - before, 0, "wakeups in 3 s");
+    });
+}
+
+/// The shim runs before what it starts, which has the usual priority; but if somebody has chosen
+/// another one for containerd, all have that.
+#[test]
+fn shim_runs_first_and_its_containers_do_not() {
+    const CAP_SYS_NICE: u32 = 23;
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let capabilities = u64::from_str_radix(capabilities.unwrap().trim(), 16).unwrap();
+    let may = capabilities & (1 << CAP_SYS_NICE) != 0;
+    let first = if differs("priority") || !may { 0 } else { -20 };
+    harness::run(async |test| {
+        for (chosen, shims) in [(0, first), (5, 5)] {
+            // What is started from here has the priority of this thread.
+            let mut renice = Command::new("renice");
+            let thread = nix::unistd::gettid().to_string();
+            renice.args([&chosen.to_string(), "-p", &thread]);
+            let output = wait::output(renice, None).await;
+            assert!(output.status.success(), "{output:?}");
+            let id = format!("at-{chosen}");
+            let bundle = test.bundle(&id).build();
+            let shim = bundle.running().await;
+            shim.run(bundle.exec("e", &["sleep", "100000"])).await;
+            let of = |pid: i32| proc::stat(pid).unwrap().nice;
+            assert_eq!(of(shim.pid()), shims, "the shim, where {chosen} is usual");
+            for exec in ["", "e"] {
+                let pid = shim.state(&id, exec).await.unwrap().pid;
+                assert_eq!(of(pid as i32), chosen, "{id} {exec}");
+            }
+        }
     });
 }
 
