@@ -22,7 +22,7 @@ export LC_ALL=C
 packages=(containerd runc containernetworking-plugins ca-certificates debian-archive-keyring
           strace iproute2 procps util-linux jq make gcc libc6-dev patchelf
           e2fsprogs fuse3 fuse-overlayfs docker.io
-          qemu-system-x86 lz4 zstd cpio binutils)
+          qemu-system-x86 lz4 zstd cpio binutils dpkg-dev)
 image=dunnage.test/busybox:latest
 pause_image=dunnage.test/pause:1
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg

@@ -10,9 +10,11 @@
 # needs, or our own of kernel.sh with every driver built in.  The same agent,
 # packages and kernel make the same image, to the byte.
 #
-#   AGENT   the static agent (target/<host>/release/dunnage-guest)
-#   CACHE   where packages and kernels are kept between builds (target/guest)
-#   OUT     where to put the image (target/dist/guest/<flavour>)
+#   AGENT          the static agent (target/<host>/release/dunnage-guest)
+#   GUEST_RUNTIME  the OCI runtime: Debian's package crun or runc; without it,
+#                  crun as crun.sh builds it, which runs containers sooner
+#   CACHE          where packages and kernels are kept between builds (target/guest)
+#   OUT            where to put the image (target/dist/guest/<flavour>)
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/../.."
@@ -21,16 +23,13 @@ export LC_ALL=C
 
 flavour=${1:?usage: image.sh distro|tuned}
 agent=${AGENT:?AGENT is not set: the path of the static agent}
+runtime=${GUEST_RUNTIME:-}
 cache=${CACHE:-target/guest}
 out=${OUT:-target/dist/guest/$flavour}
 
 # What a guest needs of the kernel: its link, its filesystems, its network.  In
 # Debian's kernel they are modules.
 drivers=(virtio_mmio virtio_console virtiofs overlay virtio_net erofs)
-
-# crun and the packages of the libraries it links.
-runtime_packages=(crun libc6 libsystemd0 libseccomp2 libcap2 libyajl2
-                  libgcrypt20 libgpg-error0 liblzma5 libzstd1 liblz4-1)
 
 say() { printf 'guest: %s\n' "$*"; }
 die() { printf 'guest: error: %s\n' "$*" >&2; exit 1; }
@@ -143,21 +142,15 @@ readelf -nW "$work/vmlinux" 2>/dev/null | grep '^ *Xen ' >/dev/null || die "kern
 
 # ----------------------------------------------------------------- runtime --
 
+program=$root/usr/bin/runc
 found=()
-for tree in $("$here/fetch.sh" "$cache" "${runtime_packages[@]}"); do
-    if [ -e "$tree/usr/bin/crun" ]; then
-        install -m755 "$tree/usr/bin/crun" "$root/usr/bin/crun"
-        ln -s crun "$root/usr/bin/runc"
-    fi
-    found+=("$tree")
-done
 # libraries <program>: copies what it links, and what that links.
 libraries() {
     local name file
     for name in $(objdump -p "$1" | sed -n 's/^ *NEEDED *//p'); do
         if [ -e "$root/usr/lib/$name" ] || [ -e "$root/usr/lib64/$name" ]; then continue; fi
         file=$(find "${found[@]}" -path "*lib/x86_64-linux-gnu/$name" | head -n 1)
-        [ -n "$file" ] || die "no package of the runtime has $name"
+        [ -n "$file" ] || die "no package of $runtime has $name"
         case $name in
             ld-linux-*) install -m755 "$(readlink -f "$file")" "$root/usr/lib64/$name" ;;
             *) install -m644 "$(readlink -f "$file")" "$root/usr/lib/$name" ;;
@@ -165,10 +158,29 @@ libraries() {
         libraries "$file"
     done
 }
-libraries "$root/usr/bin/crun"
-loader=$root/usr/lib64/ld-linux-x86-64.so.2
-runtime=$("$loader" --library-path "$root/usr/lib" "$root/usr/bin/crun" --version | sed -n 's/^crun version /crun /p')
-[ -n "$runtime" ] || die "crun does not run with the libraries of its image"
+case $runtime in
+    '')
+        "$here/crun.sh"
+        install -m755 "$cache/crun-static/crun" "$program"
+        ;;
+    crun | runc)
+        # With the packages of the libraries they link.
+        packages=(libc6 libseccomp2)
+        if [ "$runtime" = crun ]; then
+            packages+=(libsystemd0 libcap2 libyajl2 libgcrypt20 libgpg-error0 liblzma5 libzstd1 liblz4-1)
+        fi
+        mapfile -t found < <("$here/fetch.sh" "$cache" "$runtime" "${packages[@]}")
+        install -m755 "$(find "${found[0]}" -path "*bin/$runtime" -type f)" "$program"
+        libraries "$program"
+        ;;
+    *) die "no runtime $runtime: crun, runc, or none to build it" ;;
+esac
+loader=()
+if [ "${#found[@]}" -gt 0 ]; then
+    loader=("$root/usr/lib64/ld-linux-x86-64.so.2" --library-path "$root/usr/lib")
+fi
+version=$("${loader[@]}" "$program" --version | sed -nE 's/^(crun|runc) version /\1 /p')
+[ -n "$version" ] || die "$program does not run"
 
 # ------------------------------------------------------------------- image --
 
@@ -188,7 +200,7 @@ command_line_devices = $command_line_devices
 agent = "$agent_version"
 # Of which sources; the shim that was built of the same goes with it.
 agent_build = "$agent_build"
-runtime = "$runtime"
+runtime = "$version"
 drivers = [$(printf '"%s", ' "${drivers[@]}" | sed 's/, $//')]
 END
 find "$root" -exec touch -hd @0 {} +
@@ -197,10 +209,10 @@ find "$root" -exec touch -hd @0 {} +
 lz4 -lq -9 "$work/initrd.cpio" "$work/initrd"
 
 size=$(stat -c %s "$work/initrd")
-[ "$size" -le 6000000 ] || die "the initrd has $size bytes, more than 6 MB"
+[ -n "$runtime" ] || [ "$size" -le 6000000 ] || die "the initrd has $size bytes, more than 6 MB"
 for file in vmlinux initrd; do
     chmod 644 "$work/$file"
     cmp -s "$work/$file" "$out/$file" || mv "$work/$file" "$out/$file"
 done
 cmp -s "$root/etc/dunnage/guest.toml" "$out/guest.toml" || install -m644 "$root/etc/dunnage/guest.toml" "$out/guest.toml"
-say "$out: kernel $release, $runtime, initrd of $((size / 1024)) KiB"
+say "$out: kernel $release, $version, initrd of $((size / 1024)) KiB"

@@ -94,9 +94,7 @@ fn seal_runtime() -> io::Result<()> {
     fcntl(&writer, FcntlArg::F_ADD_SEALS(SealFlag::all()))?;
     // What is open for writing can't be executed.
     let sealed = File::open(format!("/proc/self/fd/{}", writer.as_raw_fd()))?;
-    for path in [fs::canonicalize(RUNTIME)?, RUNTIME.into()] {
-        let _ = fs::remove_file(path);
-    }
+    fs::remove_file(RUNTIME)?;
     // Open for as long as there is this process, the first.
     symlink(format!("/proc/1/fd/{}", sealed.into_raw_fd()), RUNTIME)
 }
