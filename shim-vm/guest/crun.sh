@@ -63,7 +63,7 @@ mkdir "$work/source"
 version=$(sed -n 's/^Version: //p' "$work"/source/crun_*.dsc | tail -n 1)
 tree=$(find "$work/source" -mindepth 1 -maxdepth 1 -type d)
 
-flags="-O2"
+flags="-Os -ffunction-sections -fdata-sections"
 mkdir "$work/lib"
 for dev in $("$here/fetch.sh" "$cache" "${libraries[@]}"); do
     flags+=" -I$dev/usr/include"
@@ -78,13 +78,17 @@ export CFLAGS="$flags -ffile-prefix-map=$work=." LDFLAGS="-L$work/lib" YAJL_CFLA
     ac_cv_search_gcry_check_version=no
 (
     cd "$tree"
-    quietly ./configure --disable-systemd --disable-bpf --disable-criu --disable-dl --enable-static --disable-shared
+    quietly ./configure --disable-systemd --disable-criu --disable-dl --enable-static --disable-shared
     # libtool keeps -static to itself.
-    quietly make -j"$jobs" LDFLAGS="$LDFLAGS -all-static"
+    quietly make -j"$jobs" LDFLAGS="$LDFLAGS -all-static -Wl,--gc-sections"
 )
 mkdir "$work/made"
 strip -s -o "$work/made/crun" "$tree/crun"
 "$work/made/crun" --version >"$work/log" || die "the crun that was built does not run"
+# What is not found when it is configured is left out without a word.
+for feature in CAP SECCOMP EBPF YAJL; do
+    grep -qw "+$feature" "$work/log" || die "the crun that was built has no $feature"
+done
 echo "$version" >"$work/made/VERSION"
 rm -rf "$made"
 mv "$work/made" "$made"

@@ -34,6 +34,7 @@ drivers=(virtio_mmio virtio_console virtiofs overlay virtio_net erofs)
 say() { printf 'guest: %s\n' "$*"; }
 die() { printf 'guest: error: %s\n' "$*" >&2; exit 1; }
 
+case $runtime in '' | crun | runc) ;; *) die "GUEST_RUNTIME=$runtime: must be crun, runc, or not set" ;; esac
 [ "$(uname -m)" = x86_64 ] || die "the guest image is for x86_64; this machine is $(uname -m)"
 for tool in lz4 cpio objcopy strip readelf od; do
     command -v "$tool" >/dev/null || die "$tool is missing: run tests/setup.sh"
@@ -163,7 +164,7 @@ case $runtime in
         "$here/crun.sh"
         install -m755 "$cache/crun-static/crun" "$program"
         ;;
-    crun | runc)
+    *)
         # With the packages of the libraries they link.
         packages=(libc6 libseccomp2)
         if [ "$runtime" = crun ]; then
@@ -173,7 +174,6 @@ case $runtime in
         install -m755 "$(find "${found[0]}" -path "*bin/$runtime" -type f)" "$program"
         libraries "$program"
         ;;
-    *) die "no runtime $runtime: crun, runc, or none to build it" ;;
 esac
 loader=()
 if [ "${#found[@]}" -gt 0 ]; then

@@ -151,6 +151,9 @@ impl Machine for Qemu {
             .args(&self.arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            // What is translated is kept on the heap, which grows fast (mallopt(3)).
+            .env("MALLOC_ARENA_MAX", "1")
+            .env("MALLOC_TOP_PAD_", (16 << 20).to_string())
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(writer.try_clone().map_err(at("pipe"))?)
@@ -251,6 +254,8 @@ fn basics(line: &mut Line, plan: &Plan) {
 fn append(accel: Accel, khz: u64) -> String {
     let mut words =
         String::from("console=ttyS0 quiet reboot=t panic=-1 noreplace-smp cryptomgr.notests");
+    // For the OCI runtime: the agent has mounted its program as one that can't be written to.
+    words.push_str(" _LIBCONTAINER_CLONED_BINARY=1");
     if accel != Accel::Kvm {
         words.push_str(&format!(" tsc=reliable tsc_early_khz={khz}"));
     }

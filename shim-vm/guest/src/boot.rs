@@ -1,13 +1,10 @@
 //! From the kernel's initial root to a machine that can run containers, and its end.
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::reboot::{RebootMode, reboot};
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -80,23 +77,19 @@ pub fn boot() -> Result<(), String> {
     for driver in LINK {
         load(driver)?;
     }
-    seal_runtime().map_err(|e| format!("{RUNTIME}: {e}"))?;
+    protect_runtime().map_err(|e| format!("{RUNTIME}: {e}"))?;
     enable_controllers()
 }
 
-/// Moves the OCI runtime into a file that nobody can write to. Runtimes copy themselves into one, and
-/// execute themselves again from there, whenever they are run from any other (CVE-2019-5736).
-fn seal_runtime() -> io::Result<()> {
-    let program = fs::read(RUNTIME)?;
-    let writer = memfd_create(c"runc", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-    let mut writer = File::from(writer);
-    writer.write_all(&program)?;
-    fcntl(&writer, FcntlArg::F_ADD_SEALS(SealFlag::all()))?;
-    // What is open for writing can't be executed.
-    let sealed = File::open(format!("/proc/self/fd/{}", writer.as_raw_fd()))?;
-    fs::remove_file(RUNTIME)?;
-    // Open for as long as there is this process, the first.
-    symlink(format!("/proc/1/fd/{}", sealed.into_raw_fd()), RUNTIME)
+/// Mounts the OCI runtime's program so that nobody can write to it. Runtimes copy themselves into a file
+/// that nobody can write to, and execute themselves again from there, whenever they are run from any
+/// other (CVE-2019-5736); that this is such a mount, the kernel's command line tells them: what the
+/// kernel does not know of it is the environment of all that runs here.
+fn protect_runtime() -> Result<(), Errno> {
+    let none = None::<&str>;
+    mount(Some(RUNTIME), RUNTIME, none, MsFlags::MS_BIND, none)?;
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(none, RUNTIME, none, flags, none)
 }
 
 /// pivot_root(2), which OCI runtimes use, refuses the kernel's initial root; a bind mount of it,

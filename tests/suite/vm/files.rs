@@ -109,9 +109,9 @@ fn a_second_container_of_the_group_joins_the_vm() {
             .annotation(group, "g")
             .mount(
                 json!({"destination": "/home", "type": "overlay", "source": "overlay",
-                          "options": ["lowerdir=/usr/lib:/usr/lib64"]}),
+                          "options": ["lowerdir=/usr/bin:/etc/dunnage"]}),
             )
-            .sh("ls /mnt; cd /home; ls ld-linux-x86-64.so.2 libc.so.6; exit 4")
+            .sh("ls /mnt; cd /home; ls guest.toml runc; exit 4")
             .build();
         let answer = second.start().answer().await;
         assert_eq!(answer.socket(), shim.socket());
@@ -124,7 +124,7 @@ fn a_second_container_of_the_group_joins_the_vm() {
         assert_eq!(shim.wait("b", "").await.unwrap().exit_status, 4);
         assert_eq!(
             out.text().await,
-            "ld-linux-x86-64.so.2\nlibc.so.6\n",
+            "guest.toml\nrunc\n",
             "/mnt of b is b's own, and empty"
         );
         shim.delete("b", "").await.unwrap();

@@ -13,9 +13,14 @@ fn made() -> PathBuf {
 }
 
 fn make(agent: &Path, to: &Path) -> Output {
+    make_with("", agent, to)
+}
+
+fn make_with(runtime: &str, agent: &Path, to: &Path) -> Output {
     let script = peers::workspace().join("shim-vm/guest/image.sh");
     let mut command = Command::new(script);
     command.arg("distro").env("AGENT", agent).env("OUT", to);
+    command.env("GUEST_RUNTIME", runtime);
     command.output().expect("image.sh")
 }
 
@@ -93,4 +98,31 @@ fn a_wrong_agent_makes_no_image() {
     fs::set_permissions(&dumb, fs::Permissions::from_mode(0o755)).unwrap();
     let said = refusal(&dumb);
     assert!(said.contains("--version failed"), "{said}");
+}
+
+/// An image with the distribution's runc runs a container; one with a runtime that nobody knows is
+/// not made.
+#[test]
+fn the_runtime_of_an_image_can_be_chosen() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    unpack(&made().join("initrd"), &tree);
+    let agent = tree.join("init");
+    let out = dir.path().join("distro");
+    let output = make_with("podman", &agent, &out);
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "guest: error: GUEST_RUNTIME=podman: must be crun, runc, or not set\n"
+    );
+    assert!(!out.exists());
+    let output = make_with("runc", &agent, &out);
+    assert!(output.status.success(), "{output:?}");
+    let facts = fs::read_to_string(out.join("guest.toml")).unwrap();
+    assert!(facts.contains("runtime = \"runc 1."), "{facts}");
+    let config = dir.path().join("shim-vm.toml");
+    fs::write(&config, "accel = \"tcg\"\nimage = \".\"\n").unwrap();
+    let mut check = Command::new(peers::vm_shim());
+    check.arg("check").env("DUNNAGE_VM_CONFIG", &config);
+    let output = check.output().expect("check");
+    assert!(output.status.success(), "{output:?}");
 }

@@ -4,6 +4,7 @@ use harness::events::Kind;
 use harness::stdio::{Fifos, Stdio};
 use harness::{Code, refused};
 use protos::task_types::Status as State;
+use serde_json::json;
 use std::fs;
 
 /// The whole of it, in one VM: another kernel, every call, each event once and in its order.
@@ -98,6 +99,42 @@ fn container_lives_in_a_vm_from_create_to_delete() {
             ]
         );
         shim.released().await;
+    });
+}
+
+/// Nobody in a VM can write to the OCI runtime (CVE-2019-5736), however privileged; and what tells the
+/// runtime so is not in its containers' environment.
+#[test]
+fn the_runtime_cannot_be_written_to() {
+    crate::run(async |test| {
+        let bundle = test.bundle("c").host_pid().build();
+        let fifos = Fifos::new(test.dir().join("io"));
+        let (mut out, mut err) = fifos.readers();
+        let shim = bundle.running().await;
+        let script = "env; echo end; exec 3>>/proc/1/root/usr/bin/runc";
+        let mut look = harness::bundle::process(test, &["sh", "-c", script]);
+        for set in ["bounding", "effective", "permitted"] {
+            let all = ["CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"];
+            look["capabilities"][set] = json!(all);
+        }
+        shim.run(bundle.exec_spec("e", &look).fifos(&fifos)).await;
+        let mut environment = Vec::new();
+        loop {
+            match out.line().await.as_str() {
+                "end" => break,
+                line => environment.push(line.to_owned()),
+            }
+        }
+        // The shell's own, and what every runtime adds.
+        let own = ["PWD=", "SHLVL=", "HOME="];
+        environment.retain(|line| !own.iter().any(|own| line.starts_with(own)));
+        environment.sort();
+        let mut wanted = look["env"].as_array().expect("env").clone();
+        wanted.sort_by_key(|line| line.to_string());
+        assert_eq!(json!(environment), json!(wanted));
+        let refused = err.line().await;
+        assert!(refused.ends_with("Read-only file system"), "{refused}");
+        shim.stopped().await;
     });
 }
 
