@@ -104,6 +104,7 @@ fn a_wrong_agent_makes_no_image() {
 /// not made.
 #[test]
 fn the_runtime_of_an_image_can_be_chosen() {
+    crate::prepare();
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
     unpack(&made().join("initrd"), &tree);
@@ -120,7 +121,11 @@ fn the_runtime_of_an_image_can_be_chosen() {
     let facts = fs::read_to_string(out.join("guest.toml")).unwrap();
     assert!(facts.contains("runtime = \"runc 1."), "{facts}");
     let config = dir.path().join("shim-vm.toml");
-    fs::write(&config, "accel = \"tcg\"\nimage = \".\"\n").unwrap();
+    fs::write(
+        &config,
+        "accel = \"tcg\"\nimage = \".\"\nstart_timeout = 120\n",
+    )
+    .unwrap();
     let mut check = Command::new(peers::vm_shim());
     check.arg("check").env("DUNNAGE_VM_CONFIG", &config);
     let output = check.output().expect("check");
