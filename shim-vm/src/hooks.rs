@@ -63,8 +63,14 @@ impl Hooks {
         let mut list = |kind: &str| {
             let list = all.remove(kind).unwrap_or_default();
             let parsed: Result<Option<Vec<Hook>>, _> = serde_json::from_value(list);
-            let parsed = parsed.map_err(|e| Refusal::Broken(format!("hooks.{kind}: {e}")))?;
-            Ok(parsed.unwrap_or_default())
+            let broken = |e: String| Refusal::Broken(format!("hooks.{kind}: {e}"));
+            let hooks = parsed.map_err(|e| broken(e.to_string()))?;
+            let hooks = hooks.unwrap_or_default();
+            let mut variables = hooks.iter().filter_map(|hook| hook.env.as_ref()).flatten();
+            match variables.find(|text| !text.contains('=')) {
+                Some(text) => Err(broken(format!("env {text:?}: must be NAME=value"))),
+                None => Ok(hooks),
+            }
         };
         let create = [list("prestart")?, list("createRuntime")?].concat();
         let (poststart, poststop) = (list("poststart")?, list("poststop")?);

@@ -329,6 +329,9 @@ mod tests {
         );
         let hooks = json!({"root": {}, "hooks": {"createContainer": [{"path": "/h"}]}});
         assert!(refused(hooks).starts_with("hooks.createContainer: not impl"));
+        let hooks = json!({"hooks": {"poststop": [{"path": "/x", "env": ["A=1", "B"]}]}});
+        let why = "config.json: hooks.poststop: env \"B\": must be NAME=value";
+        assert_eq!(refused(hooks), why);
         assert_eq!(refused(json!({})), "config.json: no root");
         assert!(translate("c", b"{", None).is_err());
         let (_, config) = translated(&json!({"root": {}, "linux": {"cgroupsPath": "/default/c1"}}));
