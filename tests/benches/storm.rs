@@ -10,35 +10,40 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Concurrent execs.
-const EXECS: [usize; 3] = [30, 100, 300];
-/// Containers created at once in one shim.
-const CONTAINERS: usize = 50;
-const ROUNDS: usize = 3;
+/// Concurrent execs, and how many rounds of so many.
+const EXECS: [(usize, usize); 3] = [(30, 7), (100, 7), (300, 3)];
+/// Containers created at once in one shim, and how many rounds of so many.
+const CONTAINERS: (usize, usize) = (50, 3);
 /// Who needs longer for one storm is not waited for, and is spared the greater ones.
-const ENOUGH: Duration = Duration::from_secs(20);
+const ENOUGH: Duration = Duration::from_secs(10);
 
 /// `{<contender>: {"30 execs": {seconds, gave_up, state_p99_ms, state_max_ms, failed}, …}}`; where
 /// nobody waited for the end, `seconds` is how long they did. The contenders take turns.
 pub fn measure(contenders: &[Contender]) -> Value {
     let mut all = Map::new();
-    for count in EXECS {
+    for (count, rounds) in EXECS {
         let name = format!("{count} execs");
-        turns(contenders, &mut all, &name, async |test, contender| {
-            execs(test, contender, count).await
-        });
+        turns(
+            contenders,
+            &mut all,
+            &name,
+            rounds,
+            async |test, contender| execs(test, contender, count).await,
+        );
     }
-    let name = format!("{CONTAINERS} containers");
-    turns(contenders, &mut all, &name, containers);
+    let (count, rounds) = CONTAINERS;
+    let name = format!("{count} containers");
+    turns(contenders, &mut all, &name, rounds, containers);
     all.into()
 }
 
-/// The storm `name` for each contender, three times by turns. Who gave up on a smaller one is spared
+/// The storm `name` for each contender, so many times by turns. Who gave up on a smaller one is spared
 /// the greater ones of its kind.
 fn turns(
     contenders: &[Contender],
     all: &mut Map<String, Value>,
     name: &str,
+    rounds: usize,
     storm: impl AsyncFn(&Test, &Contender) -> Storm,
 ) {
     let kind = name.split(' ').next_back();
@@ -51,7 +56,7 @@ fn turns(
     };
     let taking_part = contenders.iter().filter(|c| !is_spared(c));
     let mut tallies: Vec<_> = taking_part.map(|c| (c, Tally::default())).collect();
-    for _ in 0..crate::rounds(ROUNDS) {
+    for _ in 0..crate::rounds(rounds) {
         for (contender, tally) in &mut tallies {
             if !tally.gave_up {
                 let limit = Duration::from_secs(400);
@@ -200,7 +205,7 @@ async fn execs(test: &Test, contender: &Contender, count: usize) -> Storm {
 async fn containers(test: &Test, contender: &Contender) -> Storm {
     let pod = Pod::new(test, contender, "pod").await;
     let bundle = |n: usize| test.bundle(&format!("c{n}")).build();
-    let bundles: Vec<Bundle> = (0..CONTAINERS).map(bundle).collect();
+    let bundles: Vec<Bundle> = (0..CONTAINERS.0).map(bundle).collect();
     let (stop, states) = watch(&pod.shim, "pod");
     let one = |bundle: &Bundle| {
         let (shim, request) = (pod.shim.clone(), bundle.create());

@@ -6,7 +6,7 @@ mod table;
 
 use crate::sample::Sample;
 use harness::stdio::{Fifos, Stdio};
-use harness::{Test, peers, proc, test};
+use harness::{Bundle, Shim, Test, peers, proc, test};
 use protos::Message;
 use serde_json::{Map, Value, json};
 use std::fs;
@@ -21,10 +21,13 @@ const SIZES: [u64; 2] = [128, 256];
 const FLAVOURS: [&str; 2] = ["distro", "tuned"];
 /// The lines of `check` that tell a step.
 const STEPS: [&str; 6] = ["qemu", "kernel", "agent", "create", "first output", "all"];
+/// Of an exec in a VM that runs.
+const EXECS: usize = 3;
+const CALLS: [&str; 4] = ["Exec", "Start", "Wait", "Delete"];
 
-/// `{<flavour>: {bare, steps: {<step of check>}, shim, memory: {<MiB>: {rss, pss}}, own}}`, times
-/// in ms and memory in KiB: `shim` is from `start` to the first output, `own` the shim's private
-/// memory. Flavours, and what is measured of each, take turns. Without KVM, so that it is the same
+/// `{<flavour>: {bare, steps: {<step of check>}, shim, exec, calls: {<call of an exec>}, memory:
+/// {<MiB>: {rss, pss}}, own}}`, times in ms and memory in KiB: `shim` is from `start` to the first
+/// output, `exec` all calls of an exec, `own` the shim's private memory. Flavours, and what is measured of each, take turns. Without KVM, so that it is the same
 /// everywhere.
 pub fn measure() -> Value {
     let images = peers::workspace().join("target/dist/guest");
@@ -61,6 +64,8 @@ struct Flavour {
     bare: Sample,
     steps: [Sample; STEPS.len()],
     shim: Sample,
+    exec: Sample,
+    calls: [Sample; CALLS.len()],
     own: Sample,
     memory: Map<String, Value>,
 }
@@ -79,6 +84,8 @@ impl Flavour {
             bare: Sample::default(),
             steps: Default::default(),
             shim: Sample::default(),
+            exec: Sample::default(),
+            calls: Default::default(),
             own: Sample::default(),
             memory: Map::new(),
         }
@@ -117,7 +124,28 @@ impl Flavour {
         assert_eq!(out.line().await, "up");
         self.shim.time(begin.elapsed());
         self.own.push(proc::private_dirty(shim.pid()) as f64);
+        for n in 0..EXECS {
+            self.exec(&shim, &bundle, &format!("e{n}")).await;
+        }
         shim.stopped().await;
+    }
+
+    /// An exec of `true`: added, started, waited for and deleted.
+    async fn exec(&mut self, shim: &Shim, bundle: &Bundle, exec: &str) {
+        let id = &bundle.id;
+        let mut at = vec![Instant::now()];
+        shim.exec(bundle.exec(exec, &["true"])).await.expect("Exec");
+        at.push(Instant::now());
+        shim.start(id, exec).await.expect("Start");
+        at.push(Instant::now());
+        shim.wait(id, exec).await.expect("Wait");
+        at.push(Instant::now());
+        shim.delete(id, exec).await.expect("Delete");
+        at.push(Instant::now());
+        for (sample, pair) in self.calls.iter_mut().zip(at.windows(2)) {
+            sample.time(pair[1] - pair[0]);
+        }
+        self.exec.time(at[CALLS.len()] - at[0]);
     }
 
     /// What QEMU holds while a container sleeps in a VM of this size.
@@ -139,14 +167,18 @@ impl Flavour {
     }
 
     fn json(self) -> Value {
-        let steps = STEPS.iter().zip(&self.steps);
-        let steps: Map<String, Value> = steps
-            .map(|(step, sample)| ((*step).to_owned(), sample.json()))
-            .collect();
+        let named = |names: &[&str], samples: &[Sample]| -> Map<String, Value> {
+            let pairs = names.iter().zip(samples);
+            pairs
+                .map(|(name, sample)| ((*name).to_owned(), sample.json()))
+                .collect()
+        };
         json!({
             "bare": self.bare.json(),
-            "steps": steps,
+            "steps": named(&STEPS, &self.steps),
             "shim": self.shim.json(),
+            "exec": self.exec.json(),
+            "calls": named(&CALLS, &self.calls),
             "own": self.own.json(),
             "memory": self.memory,
         })

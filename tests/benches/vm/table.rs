@@ -1,6 +1,6 @@
 //! The figures of VMs as a table for README.md, and their goals.
 
-use super::{FLAVOURS, SIZES, STEPS};
+use super::{CALLS, FLAVOURS, SIZES, STEPS};
 use serde_json::Value;
 use std::fmt::Write as _;
 
@@ -67,6 +67,12 @@ pub fn table(results: &Value) -> String {
         0,
         &|of| median(of, "/shim"),
     );
+    row("exec cycle in a running VM", 0, &|of| median(of, "/exec"));
+    for call in CALLS {
+        row(&format!("… of it {call}"), 1, &|of| {
+            median(of, &format!("/calls/{call}"))
+        });
+    }
     row("shim's own memory, KiB (goal: 2048)", 0, &|of| {
         median(of, "/own")
     });
