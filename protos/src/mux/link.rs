@@ -28,6 +28,8 @@ pub struct Link {
     waiting: RefCell<HashMap<u32, Waiting>>,
     /// There is something to send.
     outgoing: Notify,
+    /// There was nothing left to send.
+    sent: Notify,
     accepted: Notify,
     closed: Cell<bool>,
     closing: Notify,
@@ -83,6 +85,7 @@ impl Link {
         loop {
             let bytes = self.streams.borrow_mut().outgoing();
             if bytes.is_empty() {
+                self.sent.notify_one();
                 self.outgoing.notified().await;
                 continue;
             }
@@ -100,6 +103,11 @@ impl Link {
                 return e;
             }
         }
+    }
+
+    /// Waits until all that was written is in the pipe; for one at a time.
+    pub async fn sent(&self) {
+        self.sent.notified().await;
     }
 
     /// Every stream is gone; what has come may still be read.

@@ -37,7 +37,25 @@ pub fn run(started_ms: u64) -> Result<(), String> {
 }
 
 async fn serve(started_ms: u64) -> Result<(), String> {
+    let port = Port::open()?;
+    let link = Link::new();
+    // The first that is sent.
+    let mut notices = link.first();
+    let hello = notice::Notice::Hello(hello(started_ms));
+    let said = say(&mut notices, hello).await;
+    said.map_err(|e| format!("hello: {e}"))?;
+    tokio::select! {
+        e = link.run(port.clone(), port) => Err(format!("the host is gone: {e}")),
+        ended = answer(&link, notices) => ended,
+    }
+}
+
+/// Once the host knows that we are here, gets ready for what it wants, and answers.
+async fn answer(link: &Rc<Link>, notices: Stream) -> Result<(), String> {
+    link.sent().await;
+
     let failed = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
+    crate::boot::finish()?;
     let reaper = Reaper::new().map_err(failed("reaper"))?;
     let outbox = Rc::new(Outbox::default());
     let engine = task::Service::new(NAMESPACE.into(), reaper, Rc::clone(&outbox));
@@ -48,23 +66,18 @@ async fn serve(started_ms: u64) -> Result<(), String> {
     let server = Server::new()
         .add(service::TASK_V3, tasks)
         .add(service::GUEST, Rc::clone(&guest) as _);
-
-    let port = Port::open()?;
-    let link = Link::new();
-    tokio::task::spawn_local(tell(link.first(), outbox, started_ms));
     tokio::select! {
-        e = link.run(port.clone(), port) => Err(format!("the host is gone: {e}")),
-        () = accept(&link, &parked) => Err("the link is closed".into()),
+        () = accept(link, &parked) => Err("the link is closed".into()),
+        e = tell(notices, outbox) => Err(format!("the host is gone: {e}")),
         e = server.serve(listener, Vec::new()) => Err(format!("serve: {e}")),
         e = engine.run() => Err(format!("reap: {e}")),
         () = guest.powered_off() => Ok(()),
     }
 }
 
-/// Tells the host that we are here, and then every event; without the host there is no more to do.
-async fn tell(mut stream: Stream, outbox: Rc<Outbox>, started_ms: u64) {
+fn hello(started_ms: u64) -> Hello {
     let kernel = nix::sys::utsname::uname();
-    let hello = Hello {
+    Hello {
         version: PROTOCOL,
         agent: crate::VERSION.into(),
         kernel: kernel
@@ -72,25 +85,27 @@ async fn tell(mut stream: Stream, outbox: Rc<Outbox>, started_ms: u64) {
             .unwrap_or_default(),
         uptime_ms: crate::boot::uptime_ms(),
         started_ms,
-    };
-    let mut notice = notice::Notice::Hello(hello);
+    }
+}
+
+async fn say(stream: &mut Stream, notice: notice::Notice) -> io::Result<()> {
+    let notice = Some(notice);
+    let bytes = Notice { notice }.encode_length_delimited_to_vec();
+    stream.write_all(&bytes).await
+}
+
+/// Tells the host every event; without the host there is no more to do.
+async fn tell(mut stream: Stream, outbox: Rc<Outbox>) -> io::Error {
     loop {
-        let notice_message = Notice {
-            notice: Some(notice),
-        };
-        if stream
-            .write_all(&notice_message.encode_length_delimited_to_vec())
-            .await
-            .is_err()
-        {
-            return;
-        }
         let (timestamp, event) = outbox.head().await;
         outbox.sent();
-        notice = notice::Notice::Event(Event {
+        let event = Event {
             timestamp: Some(timestamp),
             event: Some(event.envelope().1),
-        });
+        };
+        if let Err(e) = say(&mut stream, notice::Notice::Event(event)).await {
+            return e;
+        }
     }
 }
 

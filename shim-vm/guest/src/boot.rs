@@ -24,22 +24,27 @@ pub const BUNDLES: &str = "/run/bundles";
 const MEMORY: &str = "/run/shm";
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Source, target, type, flags, options.
+/// Source and type, target, flags, options.
+type Mount = (&'static str, &'static str, MsFlags, &'static str);
+const SAFE: MsFlags = MsFlags::MS_NOSUID
+    .union(MsFlags::MS_NODEV)
+    .union(MsFlags::MS_NOEXEC);
+/// Those that the link to the host needs.
+const MOUNTS: [Mount; 3] = [
+    ("proc", "/proc", SAFE, ""),
+    ("sysfs", "/sys", SAFE, ""),
+    ("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755"),
+];
+/// And those that containers need.
 #[rustfmt::skip]
-const MOUNTS: [(&str, &str, MsFlags, &str); 9] = {
-    const SAFE: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
-    [
-        ("proc", "/proc", SAFE, ""),
-        ("sysfs", "/sys", SAFE, ""),
-        ("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755"),
-        ("devpts", "/dev/pts", MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC), "mode=0620,gid=5,ptmxmode=0666"),
-        ("tmpfs", "/dev/shm", MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV), "mode=1777"),
-        ("mqueue", "/dev/mqueue", SAFE, ""),
-        ("tmpfs", "/run", MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV), "mode=0755"),
-        ("tmpfs", "/tmp", MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV), "mode=1777"),
-        ("cgroup2", CGROUPS, SAFE, "nsdelegate"),
-    ]
-};
+const MORE_MOUNTS: [Mount; 6] = [
+    ("devpts", "/dev/pts", MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC), "mode=0620,gid=5,ptmxmode=0666"),
+    ("tmpfs", "/dev/shm", MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV), "mode=1777"),
+    ("mqueue", "/dev/mqueue", SAFE, ""),
+    ("tmpfs", "/run", MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV), "mode=0755"),
+    ("tmpfs", "/tmp", MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV), "mode=1777"),
+    ("cgroup2", CGROUPS, SAFE, "nsdelegate"),
+];
 
 /// Milliseconds since the kernel started.
 pub fn uptime_ms() -> u64 {
@@ -48,21 +53,23 @@ pub fn uptime_ms() -> u64 {
     uptime.unsigned_abs()
 }
 
-/// Makes the machine ready for the agent.
+/// Makes the machine ready for the agent's link to the host.
 ///
 /// # Errors
 /// What could not be done; nothing works without it.
 pub fn boot() -> Result<(), String> {
     leave_initial_root().map_err(|e| format!("leave the initial root: {e}"))?;
-    for (kind, target, flags, options) in MOUNTS {
-        fs::create_dir_all(target).map_err(|e| format!("mkdir {target}: {e}"))?;
-        let options = Some(options).filter(|options| !options.is_empty());
-        match mount(Some(kind), target, Some(kind), flags, options) {
-            // A kernel need not have message queues.
-            Err(Errno::ENODEV) if kind == "mqueue" => {}
-            other => other.map_err(|e| format!("mount {kind} at {target}: {e}"))?,
-        }
-    }
+    mount_all(&MOUNTS)?;
+    LINK.into_iter().try_for_each(load)
+}
+
+/// Makes it ready for containers. The host knows of us by then: what it wants first is on its way
+/// meanwhile.
+///
+/// # Errors
+/// What could not be done; nothing works without it.
+pub fn finish() -> Result<(), String> {
+    mount_all(&MORE_MOUNTS)?;
     for (link, target) in [
         ("/dev/fd", "/proc/self/fd"),
         ("/dev/stdin", "/proc/self/fd/0"),
@@ -74,11 +81,21 @@ pub fn boot() -> Result<(), String> {
     for dir in [SHARE, BUNDLES] {
         fs::create_dir_all(dir).map_err(|e| format!("mkdir {dir}: {e}"))?;
     }
-    for driver in LINK {
-        load(driver)?;
-    }
     protect_runtime().map_err(|e| format!("{RUNTIME}: {e}"))?;
     enable_controllers()
+}
+
+fn mount_all(mounts: &[Mount]) -> Result<(), String> {
+    for &(kind, target, flags, options) in mounts {
+        fs::create_dir_all(target).map_err(|e| format!("mkdir {target}: {e}"))?;
+        let options = Some(options).filter(|options| !options.is_empty());
+        match mount(Some(kind), target, Some(kind), flags, options) {
+            // A kernel need not have message queues.
+            Err(Errno::ENODEV) if kind == "mqueue" => {}
+            other => other.map_err(|e| format!("mount {kind} at {target}: {e}"))?,
+        }
+    }
+    Ok(())
 }
 
 /// Mounts the OCI runtime's program so that nobody can write to it. Runtimes copy themselves into a file

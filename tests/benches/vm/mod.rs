@@ -15,7 +15,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 pub use table::table;
 
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 15;
 /// MiB of the VMs whose memory is looked at.
 const SIZES: [u64; 2] = [128, 256];
 const FLAVOURS: [&str; 2] = ["distro", "tuned"];
