@@ -4,7 +4,9 @@
 //! that instruction wrongly and some guests panic; `tsc_early_khz`, because without KVM and with
 //! ACPI there is no clock to calibrate by, and some boots hang; `tsc=reliable`, because a guest
 //! that waits for a processor takes its clock for broken, counts ticks, and falls behind by seconds
-//! in a minute; `force-legacy=false`, because vhost-user devices are virtio 1; `noreplace-smp` and
+//! in a minute; `init_on_alloc=1`, because without KVM QEMU goes on with what it has translated of a
+//! page that the file server has written to, which QEMU does not see: code of a file in a page where
+//! there was code before crashes, unless the guest writes to the page in between; `force-legacy=false`, because vhost-user devices are virtio 1; `noreplace-smp` and
 //! `cryptomgr.notests` save a third of the boot; the RTC stays, because a kernel waits seconds for
 //! a missing one.
 
@@ -257,7 +259,9 @@ fn append(accel: Accel, khz: u64) -> String {
     // For the OCI runtime: the agent has mounted its program as one that can't be written to.
     words.push_str(" _LIBCONTAINER_CLONED_BINARY=1");
     if accel != Accel::Kvm {
-        words.push_str(&format!(" tsc=reliable tsc_early_khz={khz}"));
+        words.push_str(&format!(
+            " init_on_alloc=1 tsc=reliable tsc_early_khz={khz}"
+        ));
     }
     words
 }
@@ -291,6 +295,7 @@ mod tests {
         for word in [
             "tsc_early_khz=2596096",
             "tsc=reliable",
+            "init_on_alloc=1",
             "noreplace-smp",
             "cryptomgr.notests",
             "panic=-1",
