@@ -3,10 +3,10 @@
 # Debian's source of crun: without what a guest has no use for (systemd, CRIU,
 # libgcrypt, plug-ins) and without libraries to link when it starts, which
 # without KVM is half of its time.  It takes half a minute and is kept until
-# crun-static is removed.
+# this script changes; for a newer source, remove crun-static.
 #
 #   crun      the program
-#   VERSION   the source package it was built of
+#   VERSION   the source package it was built of      script   and by what
 #
 #   CACHE   where packages and what was built of them are kept (target/guest)
 #   JOBS    how many compilers to run at a time (one for each processor)
@@ -27,7 +27,7 @@ die() { printf 'guest: error: %s\n' "$*" >&2; exit 1; }
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
 made=$cache/crun-static
-if [ -e "$made/VERSION" ]; then exit; fi
+if [ -e "$made/VERSION" ] && cmp -s "$made/script" "$here/crun.sh"; then exit; fi
 for tool in gcc make dpkg-source; do
     command -v "$tool" >/dev/null || die "$tool is missing: run tests/setup.sh"
 done
@@ -89,6 +89,7 @@ strip -s -o "$work/made/crun" "$tree/crun"
 for feature in CAP SECCOMP EBPF YAJL; do
     grep -qw "+$feature" "$work/log" || die "the crun that was built has no $feature"
 done
+cp "$here/crun.sh" "$work/made/script"
 echo "$version" >"$work/made/VERSION"
 rm -rf "$made"
 mv "$work/made" "$made"

@@ -4,7 +4,8 @@
 
 use crate::spec::Refusal;
 use protos::ttrpc::Context;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -35,9 +36,25 @@ pub struct Hook {
     #[serde(default)]
     args: Vec<String>,
     /// Without a list it has the shim's.
-    env: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "variables")]
+    env: Option<Vec<(String, String)>>,
     /// Seconds.
     timeout: Option<u64>,
+}
+
+/// A hook's environment, each text of it `NAME=value`.
+fn variables<'de, D: Deserializer<'de>>(
+    list: D,
+) -> Result<Option<Vec<(String, String)>>, D::Error> {
+    let list = Option::<Vec<String>>::deserialize(list)?;
+    let pair = |text: String| match text.split_once('=') {
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => Err(D::Error::custom(format!(
+            "env {text:?}: must be NAME=value"
+        ))),
+    };
+    list.map(|list| list.into_iter().map(pair).collect())
+        .transpose()
 }
 
 /// What hooks are told of their container, on stdin.
@@ -63,14 +80,8 @@ impl Hooks {
         let mut list = |kind: &str| {
             let list = all.remove(kind).unwrap_or_default();
             let parsed: Result<Option<Vec<Hook>>, _> = serde_json::from_value(list);
-            let broken = |e: String| Refusal::Broken(format!("hooks.{kind}: {e}"));
-            let hooks = parsed.map_err(|e| broken(e.to_string()))?;
-            let hooks = hooks.unwrap_or_default();
-            let mut variables = hooks.iter().filter_map(|hook| hook.env.as_ref()).flatten();
-            match variables.find(|text| !text.contains('=')) {
-                Some(text) => Err(broken(format!("env {text:?}: must be NAME=value"))),
-                None => Ok(hooks),
-            }
+            let parsed = parsed.map_err(|e| Refusal::Broken(format!("hooks.{kind}: {e}")))?;
+            Ok(parsed.unwrap_or_default())
         };
         let create = [list("prestart")?, list("createRuntime")?].concat();
         let (poststart, poststop) = (list("poststart")?, list("poststop")?);
@@ -126,8 +137,7 @@ pub async fn run(
         }
         command.args(words).current_dir(about.bundle);
         if let Some(env) = &hook.env {
-            let pairs = env.iter().filter_map(|text| text.split_once('='));
-            command.env_clear().envs(pairs);
+            command.env_clear().envs(env.iter().cloned());
         }
         let context = match hook.timeout {
             Some(seconds) => &context.at_most(Duration::from_secs(seconds)),

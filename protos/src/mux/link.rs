@@ -105,7 +105,7 @@ impl Link {
         }
     }
 
-    /// Waits until all that was written is in the pipe; for one at a time.
+    /// Waits until all that was written before [`Link::run`] is in the pipe; to be asked for once.
     pub async fn sent(&self) {
         self.sent.notified().await;
     }

@@ -27,8 +27,8 @@ const CALLS: [&str; 4] = ["Exec", "Start", "Wait", "Delete"];
 
 /// `{<flavour>: {bare, steps: {<step of check>}, shim, exec, calls: {<call of an exec>}, memory:
 /// {<MiB>: {rss, pss}}, own}}`, times in ms and memory in KiB: `shim` is from `start` to the first
-/// output, `exec` all calls of an exec, `own` the shim's private memory. Flavours, and what is measured of each, take turns. Without KVM, so that it is the same
-/// everywhere.
+/// output, `exec` all calls of an exec, `own` the shim's private memory. Flavours, and what is
+/// measured of each, take turns. Without KVM, so that it is the same everywhere.
 pub fn measure() -> Value {
     let images = peers::workspace().join("target/dist/guest");
     let there = |flavour: &&str| images.join(flavour).join("guest.toml").exists();
