@@ -127,6 +127,7 @@ case $flavour in
             done
         done
         command_line_devices=false
+        zeroes_file_pages=false
         ;;
     tuned)
         tree=$cache/kernel
@@ -135,6 +136,8 @@ case $flavour in
         kernel_version=$(cat "$tree/VERSION")
         cp "$tree/vmlinux" "$work/vmlinux"
         command_line_devices=true
+        zeroes_file_pages=false
+        if cmp -s "$tree/patch" "$here/kernel.patch"; then zeroes_file_pages=true; fi
         ;;
     *) die "no flavour $flavour: distro or tuned" ;;
 esac
@@ -197,6 +200,8 @@ kernel = "$release"
 kernel_package = "$kernel_version"
 # Whether it finds virtio-mmio devices by its command line, without ACPI.
 command_line_devices = $command_line_devices
+# Whether it zeroes the pages that a file server will write into (kernel.patch).
+zeroes_file_pages = $zeroes_file_pages
 agent = "$agent_version"
 # Of which sources; the shim that was built of the same goes with it.
 agent_build = "$agent_build"

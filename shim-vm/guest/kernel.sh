@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # kernel.sh: builds the kernel of the tuned guest image, target/guest/kernel,
-# out of Debian's linux-source and kernel.config.  It takes about nine minutes
-# of CPU time and is kept until the source or the configuration changes.
+# out of Debian's linux-source, kernel.config and kernel.patch.  It takes about
+# nine minutes of CPU time and is kept until one of them changes.
 #
 #   vmlinux   the kernel, unpacked, without symbols
 #   config    its whole configuration
@@ -24,7 +24,7 @@ die() { printf 'guest: error: %s\n' "$*" >&2; exit 1; }
 
 [ "$(uname -m)" = x86_64 ] || die "the guest kernel is for x86_64; this machine is $(uname -m)"
 missing=()
-for pair in gcc:gcc make:make flex:flex bison:bison bc:bc xz:xz-utils lz4:lz4 perl:perl; do
+for pair in gcc:gcc make:make flex:flex bison:bison bc:bc xz:xz-utils lz4:lz4 perl:perl patch:patch; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
 done
 # The linker's companion objtool reads ELF files.
@@ -36,7 +36,8 @@ cache=$(cd "$cache" && pwd)
 source=$("$here/fetch.sh" "$cache" "linux-source-$series")
 version=$(cat "$source/VERSION")
 made=$cache/kernel
-if [ "$(cat "$made/VERSION" 2>/dev/null)" = "$version" ] && cmp -s "$made/fragment" "$here/kernel.config"; then
+if [ "$(cat "$made/VERSION" 2>/dev/null)" = "$version" ] && cmp -s "$made/fragment" "$here/kernel.config" &&
+    cmp -s "$made/patch" "$here/kernel.patch"; then
     say "kernel $(cat "$made/RELEASE") is there"
     exit
 fi
@@ -49,6 +50,7 @@ trap 'exit 143' TERM
 say "unpacking linux-source-$series $version"
 tar -C "$work" -xf "$source/usr/src/linux-source-$series.tar.xz"
 tree=$work/linux-source-$series
+patch -s -p1 --fuzz=0 -d "$tree" <"$here/kernel.patch" || die "kernel.patch does not fit linux-source-$series $version"
 build=$work/build
 mkdir "$build"
 # Nothing of this build's time and place goes into it.
@@ -68,6 +70,7 @@ mkdir "$work/made"
 strip -s -o "$work/made/vmlinux" "$build/vmlinux"
 cp "$build/.config" "$work/made/config"
 cp "$here/kernel.config" "$work/made/fragment"
+cp "$here/kernel.patch" "$work/made/patch"
 make -s -C "$tree" O="$build" LOCALVERSION=-dunnage kernelrelease | tail -n 1 >"$work/made/RELEASE"
 echo "$version" >"$work/made/VERSION"
 rm -rf "$made"

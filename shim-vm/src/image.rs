@@ -14,8 +14,17 @@ const DRIVERS: [&str; 3] = ["virtio_mmio", "virtio_console", "virtiofs"];
 pub struct Image {
     pub kernel: PathBuf,
     pub initrd: PathBuf,
-    /// The kernel finds its devices by its command line, and needs no ACPI.
+    pub abilities: Abilities,
+}
+
+/// What not every kernel can; of one that comes without guest.toml nothing is known.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Abilities {
+    /// It finds its devices by its command line, and needs no ACPI.
     pub command_line_devices: bool,
+    /// It zeroes the pages that the file server will write into.
+    pub zeroes_file_pages: bool,
 }
 
 /// The agent that goes with this shim: its version, and its build.
@@ -27,8 +36,8 @@ struct Facts {
     agent: String,
     agent_build: String,
     drivers: Vec<String>,
-    #[serde(default)]
-    command_line_devices: bool,
+    #[serde(flatten)]
+    abilities: Abilities,
 }
 
 impl Image {
@@ -40,7 +49,7 @@ impl Image {
         let (kernel, initrd) = (&config.kernel, &config.initrd);
         let set = |path: &Path| path != Path::new("");
         if set(kernel) && set(initrd) {
-            return Self::of(kernel.clone(), initrd.clone(), false);
+            return Self::of(kernel.clone(), initrd.clone(), Abilities::default());
         }
         let found = directories(config)?.into_iter().find_map(|dir| {
             let flavour = |flavour: &&&str| dir.join(flavour).join("guest.toml").is_file();
@@ -63,18 +72,22 @@ impl Image {
                 dir.join(name)
             }
         };
-        let devices = facts.command_line_devices && !set(kernel);
-        Self::of(or(kernel, "vmlinux"), or(initrd, "initrd"), devices)
+        let abilities = if set(kernel) {
+            Abilities::default()
+        } else {
+            facts.abilities
+        };
+        Self::of(or(kernel, "vmlinux"), or(initrd, "initrd"), abilities)
     }
 
-    fn of(kernel: PathBuf, initrd: PathBuf, devices: bool) -> Result<Self, String> {
+    fn of(kernel: PathBuf, initrd: PathBuf, abilities: Abilities) -> Result<Self, String> {
         for path in [&kernel, &initrd] {
             std::fs::File::open(path).map_err(|e| format!("open {}: {e}", path.display()))?;
         }
         Ok(Self {
             kernel,
             initrd,
-            command_line_devices: devices,
+            abilities,
         })
     }
 }

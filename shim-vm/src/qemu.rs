@@ -4,15 +4,17 @@
 //! that instruction wrongly and some guests panic; `tsc_early_khz`, because without KVM and with
 //! ACPI there is no clock to calibrate by, and some boots hang; `tsc=reliable`, because a guest
 //! that waits for a processor takes its clock for broken, counts ticks, and falls behind by seconds
-//! in a minute; `init_on_alloc=1`, because without KVM QEMU goes on with what it has translated of a
-//! page that the file server has written to, which QEMU does not see: code of a file in a page where
-//! there was code before crashes, unless the guest writes to the page in between; `force-legacy=false`, because vhost-user devices are virtio 1; `noreplace-smp` and
-//! `cryptomgr.notests` save a third of the boot; the RTC stays, because a kernel waits seconds for
-//! a missing one.
+//! in a minute; `init_on_alloc=1`, for kernels that do not zero the pages that the file server will
+//! write into (kernel.patch says why they must, without KVM); `rootfstype=ramfs`, because files of a
+//! tmpfs have seals, and an OCI runtime takes a program that could be sealed and is not for one that
+//! can be written to; `force-legacy=false`, because vhost-user devices are virtio 1; `noreplace-smp`
+//! and `cryptomgr.notests` save a third of the boot; the RTC stays, because a kernel waits seconds
+//! for a missing one.
 
 use crate::child::Child;
 use crate::config::Accel;
 use crate::console::Console;
+use crate::image::Abilities;
 use crate::machine::{Machine, Plan, SHARE_TAG};
 use crate::sys;
 use command_fds::{CommandFdExt, FdMapping};
@@ -97,7 +99,7 @@ impl Machine for Qemu {
             "-initrd".to_owned(),
             format!("/proc/self/fd/{initrd}"),
             "-append".to_owned(),
-            append(plan.accel, host_khz()),
+            append(plan.accel, plan.image.abilities, host_khz()),
         ]);
         let console = line.fd(console);
         line.add([
@@ -212,7 +214,7 @@ impl Machine for Qemu {
 fn needs_acpi(plan: &Plan) -> bool {
     // Beside the networks: the serial port and the files.
     let devices = plan.taps.len() + 2;
-    let can = plan.image.command_line_devices && plan.accel != Accel::Kvm;
+    let can = plan.image.abilities.command_line_devices && plan.accel != Accel::Kvm;
     !can || plan.vcpus > 1 || devices > SLOTS_WITHOUT_ACPI
 }
 
@@ -253,15 +255,15 @@ fn basics(line: &mut Line, plan: &Plan) {
 }
 
 /// The kernel's command line.
-fn append(accel: Accel, khz: u64) -> String {
-    let mut words =
-        String::from("console=ttyS0 quiet reboot=t panic=-1 noreplace-smp cryptomgr.notests");
-    // For the OCI runtime: the agent has mounted its program as one that can't be written to.
-    words.push_str(" _LIBCONTAINER_CLONED_BINARY=1");
+fn append(accel: Accel, kernel: Abilities, khz: u64) -> String {
+    let mut words = String::from(
+        "console=ttyS0 quiet reboot=t panic=-1 noreplace-smp cryptomgr.notests rootfstype=ramfs",
+    );
     if accel != Accel::Kvm {
-        words.push_str(&format!(
-            " init_on_alloc=1 tsc=reliable tsc_early_khz={khz}"
-        ));
+        words.push_str(&format!(" tsc=reliable tsc_early_khz={khz}"));
+        if !kernel.zeroes_file_pages {
+            words.push_str(" init_on_alloc=1");
+        }
     }
     words
 }
@@ -291,7 +293,8 @@ mod tests {
     /// Contract guest.md §0: what keeps boots without KVM from hanging.
     #[test]
     fn the_command_lines_carry_what_was_learnt() {
-        let tcg = append(Accel::Tcg, 2_596_096);
+        let unknown = Abilities::default();
+        let tcg = append(Accel::Tcg, unknown, 2_596_096);
         for word in [
             "tsc_early_khz=2596096",
             "tsc=reliable",
@@ -299,10 +302,16 @@ mod tests {
             "noreplace-smp",
             "cryptomgr.notests",
             "panic=-1",
+            "rootfstype=ramfs",
         ] {
             assert!(tcg.split(' ').any(|has| has == word), "{word}: {tcg}");
         }
-        assert!(!append(Accel::Kvm, 1).contains("tsc"));
+        assert!(!append(Accel::Kvm, unknown, 1).contains("tsc"));
+        let ours = Abilities {
+            zeroes_file_pages: true,
+            ..unknown
+        };
+        assert!(!append(Accel::Tcg, ours, 1).contains("init_on_alloc"));
         assert!((100_000..=10_000_000).contains(&host_khz()));
     }
 }

@@ -98,10 +98,10 @@ fn mount_all(mounts: &[Mount]) -> Result<(), String> {
     Ok(())
 }
 
-/// Mounts the OCI runtime's program so that nobody can write to it. Runtimes copy themselves into a file
-/// that nobody can write to, and execute themselves again from there, whenever they are run from any
-/// other (CVE-2019-5736); that this is such a mount, the kernel's command line tells them: what the
-/// kernel does not know of it is the environment of all that runs here.
+/// Mounts the OCI runtime's program so that nobody can write to it. Whenever crun is run from any
+/// other, it copies itself into a file that nobody can write to, and executes itself again from there
+/// (CVE-2019-5736). The initial root must be a ramfs for that, as the kernel's command line says: of a
+/// file in a tmpfs crun looks at the seals only.
 fn protect_runtime() -> Result<(), Errno> {
     let none = None::<&str>;
     mount(Some(RUNTIME), RUNTIME, none, MsFlags::MS_BIND, none)?;

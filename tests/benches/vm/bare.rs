@@ -53,7 +53,7 @@ pub fn boot(image: &Path, initrd: &Path) -> Duration {
         .args([
             "-append",
             "console=ttyS0 quiet reboot=t panic=-1 noreplace-smp cryptomgr.notests \
-             init_on_alloc=1 tsc=reliable tsc_early_khz=2500000",
+             rootfstype=ramfs tsc=reliable tsc_early_khz=2500000",
         ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());

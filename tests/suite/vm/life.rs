@@ -102,8 +102,8 @@ fn container_lives_in_a_vm_from_create_to_delete() {
     });
 }
 
-/// Nobody in a VM can write to the OCI runtime (CVE-2019-5736), however privileged; and what tells the
-/// runtime so is not in its containers' environment.
+/// Nobody in a VM can write to the OCI runtime (CVE-2019-5736), however privileged; and it is not in a
+/// tmpfs, from which crun would copy itself whenever it is run.
 #[test]
 fn the_runtime_cannot_be_written_to() {
     crate::run(async |test| {
@@ -111,27 +111,14 @@ fn the_runtime_cannot_be_written_to() {
         let fifos = Fifos::new(test.dir().join("io"));
         let (mut out, mut err) = fifos.readers();
         let shim = bundle.running().await;
-        let script = "env; echo end; exec 3>>/proc/1/root/usr/bin/runc";
+        let script = "cd /proc/1/root/usr/bin; stat -f -c %T runc; exec 3>>runc";
         let mut look = harness::bundle::process(test, &["sh", "-c", script]);
         for set in ["bounding", "effective", "permitted"] {
             let all = ["CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"];
             look["capabilities"][set] = json!(all);
         }
         shim.run(bundle.exec_spec("e", &look).fifos(&fifos)).await;
-        let mut environment = Vec::new();
-        loop {
-            match out.line().await.as_str() {
-                "end" => break,
-                line => environment.push(line.to_owned()),
-            }
-        }
-        // The shell's own, and what every runtime adds.
-        let own = ["PWD=", "SHLVL=", "HOME="];
-        environment.retain(|line| !own.iter().any(|own| line.starts_with(own)));
-        environment.sort();
-        let mut wanted = look["env"].as_array().expect("env").clone();
-        wanted.sort_by_key(|line| line.to_string());
-        assert_eq!(json!(environment), json!(wanted));
+        assert_eq!(out.line().await, "ramfs");
         let refused = err.line().await;
         assert!(refused.ends_with("Read-only file system"), "{refused}");
         shim.stopped().await;

@@ -7,7 +7,7 @@ use harness::{peers, proc, program, wait};
 use std::fs;
 
 /// The containers `a` and `b` of a pod: one network, one /dev/shm, one volume in which a FIFO
-/// joins them, and an end for each.
+/// and a socket join them, and an end for each.
 fn containers_of_a_pod_share_a_vm(cri: &mut Cri) {
     program::copy(
         peers::shim(),
@@ -64,6 +64,17 @@ fn containers_of_a_pod_share_a_vm(cri: &mut Cri) {
         let read = told(&ids[1], &format!("cat /share/{name}"));
         assert_eq!(read, format!("through {name}\n"));
     }
+    // So does a socket.
+    let log = "ln -s /share/log /dev/log";
+    let send = format!(
+        "(until test -S /share/log; do usleep 10000; done; {log}; logger by socket) >/dev/null 2>&1 &"
+    );
+    told(&ids[1], &send);
+    let receive = format!(
+        "{log}; syslogd -n -O /share/messages & \
+         until grep -o 'by socket' /share/messages; do usleep 10000; done; kill $!"
+    );
+    assert!(told(&ids[0], &receive).ends_with("by socket\n"));
 
     cri.stop(&ids[0], 60);
     assert_eq!(cri.exited(&ids[0]).exit_code, 6);
