@@ -1,15 +1,9 @@
 //! What dies, dies whole: QEMU, the file server or the shim, killed without warning (V6, V8, V11).
 
-use harness::{Code, Shim, proc, refused, wait};
+use crate::child;
+use harness::{Code, Shim, refused, wait};
 use protos::task_types::Status as State;
 use std::fs;
-
-/// The shim's child whose command line says `word`.
-fn child(shim: &Shim, word: &str) -> i32 {
-    let says = |pid: &i32| proc::words(*pid, "cmdline").iter().any(|w| w == word);
-    let found = proc::children(shim.pid()).into_iter().find(says);
-    found.unwrap_or_else(|| panic!("no child of the shim says {word}"))
-}
 
 fn qemu(shim: &Shim) -> i32 {
     child(shim, "-no-user-config")

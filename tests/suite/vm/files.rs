@@ -138,3 +138,44 @@ fn a_second_container_of_the_group_joins_the_vm() {
         shim.delete("a", "").await.unwrap();
     });
 }
+
+/// Bytes that the process has read.
+fn bytes_read(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    let all = text.lines().find_map(|line| line.strip_prefix("rchar: "));
+    all.unwrap().parse().unwrap()
+}
+
+/// The guest keeps a program that it has read, once that has not changed for a while; and notices
+/// a change though size and modification time stay.
+#[test]
+fn a_program_is_read_anew_only_when_it_has_changed() {
+    crate::run(async |test| {
+        const KEPT: u64 = 64 << 10;
+        let program = test.share().join("busybox");
+        fs::copy(peers::rootfs().join("bin/busybox"), &program).unwrap();
+        let bundle = test.bundle("c").share().build();
+        let shim = bundle.running().await;
+        let files = crate::child(&shim, "fsd");
+        let run = async |exec: &str| {
+            let before = bytes_read(files);
+            shim.run(bundle.exec(exec, &["/mnt/busybox", "true"])).await;
+            let status = shim.wait("c", exec).await.unwrap().exit_status;
+            shim.delete("c", exec).await.unwrap();
+            (status, bytes_read(files) - before)
+        };
+        let (status, read) = run("first").await;
+        assert_eq!(status, 0);
+        assert!(read > KEPT, "{read} bytes");
+        while run("again").await.1 > KEPT {}
+
+        let times = fs::metadata(&program).unwrap();
+        let mut other = b"#!/bin/sh\nexit 4\n".to_vec();
+        other.resize(times.len() as usize, b'\n');
+        fs::write(&program, other).unwrap();
+        let changed = fs::File::options().write(true).open(&program).unwrap();
+        changed.set_modified(times.modified().unwrap()).unwrap();
+        assert_eq!(run("changed").await.0, 4);
+        shim.stopped().await;
+    });
+}

@@ -23,7 +23,7 @@ mod streams;
 
 use harness::bundle::Bundle;
 use harness::stdio::{Fifos, Stdio};
-use harness::{Shim, Test};
+use harness::{Shim, Test, proc};
 use protos::task::ExecProcessRequest;
 use std::env;
 use std::path::Path;
@@ -42,6 +42,13 @@ fn prepare() {
         config.is_some(),
         "DUNNAGE_VM_CONFIG is not set: tests/vm.toml would do"
     );
+}
+
+/// The shim's child whose command line says `word`.
+fn child(shim: &Shim, word: &str) -> i32 {
+    let says = |pid: &i32| proc::words(*pid, "cmdline").iter().any(|w| w == word);
+    let found = proc::children(shim.pid()).into_iter().find(says);
+    found.unwrap_or_else(|| panic!("no child of the shim says {word}"))
 }
 
 /// The guest image, where a shim in `<prefix>/bin` finds it without a configuration: then it also

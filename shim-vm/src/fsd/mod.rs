@@ -4,6 +4,9 @@
 //! that is its root, it has no network, and of root's powers only those over files. A user of the
 //! guest is that user in the share.
 
+mod programs;
+
+use programs::Programs;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -56,7 +59,7 @@ pub fn serve(dir: &str) -> Result<(), String> {
         ..Config::default()
     };
     let files = PassthroughFs::new(config).map_err(at("files"))?;
-    let backend = VhostUserFsBackendBuilder::default().build(files);
+    let backend = VhostUserFsBackendBuilder::default().build(Programs::new(files));
     let backend = Arc::new(backend.map_err(|e| format!("fsd: {e}"))?);
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let daemon = VhostUserDaemon::new("fsd".into(), backend, memory);
