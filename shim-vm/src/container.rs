@@ -57,6 +57,8 @@ pub struct Process {
     /// It has a pid.
     pub runs: Cell<bool>,
     exit: Cell<Option<Exit>>,
+    /// Its exit has been published.
+    told: Cell<bool>,
     /// It is deleted, and never ran.
     never: Cell<bool>,
     news: Notify,
@@ -72,6 +74,7 @@ impl Process {
             stdin_closed: Cell::new(false),
             runs: Cell::new(false),
             exit: Cell::new(None),
+            told: Cell::new(false),
             never: Cell::new(false),
             news: Notify::new(),
         })
@@ -97,8 +100,17 @@ impl Process {
         self.exit.get()
     }
 
-    pub fn exited(&self, exit: Exit) {
-        self.exit.set(Some(exit));
+    /// Waits until clients have read its output, as long as they do (contract I9).
+    pub async fn read_out(&self) {
+        let io = self.io.borrow().clone();
+        if let Some(io) = io {
+            io.read_out().await;
+        }
+    }
+
+    /// Its exit has been published.
+    pub fn told(&self) {
+        self.told.set(true);
         self.news.notify_waiters();
     }
 
@@ -120,10 +132,12 @@ impl Process {
         exit
     }
 
-    /// Waits for its exit.
+    /// Waits until its exit has been published.
     pub async fn ended(&self) -> Exit {
         loop {
-            if let Some(exit) = self.exit.get() {
+            if let Some(exit) = self.exit.get()
+                && self.told.get()
+            {
                 return exit;
             }
             if self.never.get() {
@@ -144,6 +158,33 @@ impl Process {
     }
 }
 
+/// What an init's exit waits for: it is the last.
+#[derive(Default)]
+pub struct Untold {
+    execs: Cell<usize>,
+    none: Notify,
+}
+
+impl Untold {
+    pub fn add(&self) {
+        self.execs.set(self.execs.get() + 1);
+    }
+
+    pub fn told(&self) {
+        self.execs.set(self.execs.get() - 1);
+        if self.execs.get() == 0 {
+            self.none.notify_waiters();
+        }
+    }
+
+    /// Waits until there is none.
+    pub async fn none(&self) {
+        while self.execs.get() > 0 {
+            self.none.notified().await;
+        }
+    }
+}
+
 pub struct Container {
     pub id: String,
     pub bundle: Bundle,
@@ -152,6 +193,8 @@ pub struct Container {
     pub vm: Rc<Vm>,
     pub init: Rc<Process>,
     pub execs: RefCell<BTreeMap<String, Rc<Process>>>,
+    /// Execs that have ended, and whose exit has not been published yet.
+    pub untold: Untold,
     /// Owner of the pipes.
     pub io_uid: u32,
     pub io_gid: u32,
@@ -223,6 +266,6 @@ impl Container {
         if let Err(e) = self.bundle.write_exit(exec, &record) {
             log::warn!("{}: {}: record of the exit: {e}", self.id, process.exec_id);
         }
-        process.exited(exit);
+        process.exit.set(Some(exit));
     }
 }

@@ -1,7 +1,7 @@
 //! The guest's events, rebuilt for the host: nothing of the guest's goes out but what happened to
 //! which container, and when.
 
-use crate::container::{Container, Exit};
+use crate::container::{Container, Exit, Process};
 use crate::service::Service;
 use protos::events as api;
 use protos::guest;
@@ -10,7 +10,7 @@ use task::event::Event;
 
 impl Service {
     /// An event of the guest's, in its order.
-    pub fn told(&self, event: &guest::Event) {
+    pub fn told(self: &Rc<Self>, event: &guest::Event) {
         let Some(event) = event.event.as_ref().and_then(Event::from_any) else {
             return log::warn!("an event of the guest's that is none of the Task API's");
         };
@@ -35,10 +35,10 @@ impl Service {
                 } else {
                     &exit.id
                 };
-                match self.exited(&container, exec_id, Exit { status, at }) {
-                    Some(event) => event,
-                    None => return log::warn!("{container_id}: exit of {exec_id:?}, unknown"),
-                }
+                return match container.process(exec_id) {
+                    Some(process) => self.exited(&container, &process, Exit { status, at }),
+                    None => log::warn!("{container_id}: exit of {exec_id:?}, unknown"),
+                };
             }
             Event::ExecAdded(e) => Event::ExecAdded(api::TaskExecAdded {
                 container_id,
@@ -63,36 +63,50 @@ impl Service {
         self.publish(ours);
     }
 
-    /// A process has ended; the event that tells.
-    fn exited(&self, container: &Rc<Container>, exec_id: &str, exit: Exit) -> Option<Event> {
-        let process = container.process(exec_id)?;
-        container.exited(&process, exit);
-        let id = if exec_id.is_empty() {
-            &container.id
-        } else {
-            exec_id
-        };
-        Some(Event::Exit(api::TaskExit {
-            container_id: container.id.clone(),
-            id: id.to_owned(),
-            pid: container.vm.pid(),
-            exit_status: exit.status,
-            exited_at: Some(exit.at),
-        }))
+    /// A process has ended: tells so once its output has been read, of init last.
+    fn exited(self: &Rc<Self>, container: &Rc<Container>, process: &Rc<Process>, exit: Exit) {
+        container.exited(process, exit);
+        let is_init = process.exec_id.is_empty();
+        if !is_init {
+            container.untold.add();
+        }
+        let (service, container) = (Rc::clone(self), Rc::clone(container));
+        let process = Rc::clone(process);
+        // What came before the exit is on its way to the client first.
+        tokio::task::spawn_local(async move {
+            process.read_out().await;
+            if is_init {
+                container.untold.none().await;
+            }
+            service.publish(Event::Exit(api::TaskExit {
+                container_id: container.id.clone(),
+                id: if is_init {
+                    &container.id
+                } else {
+                    &process.exec_id
+                }
+                .clone(),
+                pid: container.vm.pid(),
+                exit_status: exit.status,
+                exited_at: Some(exit.at),
+            }));
+            process.told();
+            if !is_init {
+                container.untold.told();
+            }
+        });
     }
 
     /// The container's VM is gone: so is every process that has not ended before, init last.
-    pub fn lost(&self, container: &Rc<Container>) {
+    pub fn lost(self: &Rc<Self>, container: &Rc<Container>) {
         if !container.created.get() {
             return; // its Create fails, and says so
         }
         let execs: Vec<_> = container.execs.borrow().values().cloned().collect();
         let execs = execs.iter().filter(|exec| exec.runs.get());
         for process in execs.chain([&container.init]) {
-            if process.exit().is_none()
-                && let Some(event) = self.exited(container, &process.exec_id, Exit::killed())
-            {
-                self.publish(event);
+            if process.exit().is_none() {
+                self.exited(container, process, Exit::killed());
             }
         }
     }

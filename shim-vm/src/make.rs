@@ -3,7 +3,7 @@
 
 use crate::accel;
 use crate::config::Config;
-use crate::container::{Container, Process};
+use crate::container::{Container, Process, Untold};
 use crate::image::Image;
 use crate::place;
 use crate::service::{Service, unimplemented, unknown};
@@ -99,6 +99,7 @@ impl Service {
             vm: Rc::clone(&vm),
             init: Rc::clone(&init),
             execs: RefCell::new(BTreeMap::new()),
+            untold: Untold::default(),
             io_uid: options.io_uid,
             io_gid: options.io_gid,
             hooks: translated.hooks,
@@ -192,7 +193,7 @@ impl Service {
         Ok(vm)
     }
 
-    fn vm_is_gone(&self, why: &str) {
+    fn vm_is_gone(self: &Rc<Self>, why: &str) {
         let containers: Vec<_> = self
             .containers
             .borrow()

@@ -161,8 +161,11 @@ impl Service {
                 Err(status) => return Err(status),
             }
         }
+        let exit = match process.exit() {
+            Some(_) => process.ended().await,
+            None => Exit::NONE,
+        };
         process.close().await;
-        let exit = process.exit().unwrap_or(Exit::NONE);
         process.deleted();
         if !is_init {
             container.execs.borrow_mut().remove(&request.exec_id);
