@@ -59,8 +59,7 @@ RUNC_1_3 = RUNTIME=$(PEERS)/runc-1.3/bin/runc
 CRUN = RUNTIME=$(PEERS)/crun/bin/crun
 WITH_RUNTIME = SHIM=$(abspath $(DIST)) PEERS=$(PEERS) $(CARGO) test --locked --workspace --test shim
 
-# And what of it with containers in VMs; each of the two tests at a time emulates a processor.
-VM_SELECTED := exits:: golden:: logger:: oom:: stats:: stdio:: task:: terminal::
+# And all of it with containers in VMs; each of the two tests at a time emulates a processor.
 WITH_VMS = SHIM=$(abspath $(VM_DIST)) $(VMS) PEERS=$(PEERS) $(CARGO) test --locked --workspace --test shim -- --test-threads=2
 
 .PHONY: test
@@ -68,7 +67,7 @@ test: setup build guest ## run all tests, as root
 	SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked --workspace --no-fail-fast
 	$(RUNC_1_3) $(WITH_RUNTIME) -- $(SELECTED)
 	$(CRUN) tests/cgroup-v1.sh env $(WITH_RUNTIME) -- $(SELECTED)
-	$(WITH_VMS) $(VM_SELECTED)
+	$(WITH_VMS)
 
 .PHONY: test-vm
 test-vm: setup build guest ## run the whole suite of the shim with containers in VMs

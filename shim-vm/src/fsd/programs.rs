@@ -53,7 +53,7 @@ impl State {
             changed: Duration::new(file.ctime, file.ctimensec),
         };
         let last = state.modified.max(state.changed);
-        (executable && last + SETTLED < now).then_some(state)
+        (executable && last.saturating_add(SETTLED) < now).then_some(state)
     }
 }
 
@@ -170,17 +170,18 @@ impl SerializableFileSystem for Programs {
 mod tests {
     use super::*;
 
+    const NOW: Duration = Duration::from_secs(1_000_000);
+
     /// A file of this mode, modified this many seconds before now.
     fn state(mode: u32, ago: u64) -> Option<State> {
-        let now = Duration::from_secs(1_000_000);
         let file = Attr {
             mode,
             size: 7,
-            mtime: now.as_secs() - ago,
-            ctime: now.as_secs() - ago,
+            mtime: NOW.as_secs() - ago,
+            ctime: NOW.as_secs() - ago,
             ..Attr::default()
         };
-        State::of(&file, now)
+        State::of(&file, NOW)
     }
 
     #[test]
@@ -196,6 +197,19 @@ mod tests {
             state(libc::S_IFREG | 0o755, 3),
         ] {
             assert_eq!(other, None);
+        }
+    }
+
+    /// A guest may say of a file what it likes.
+    #[test]
+    fn times_before_the_epoch_and_to_come_are_times() {
+        let file = |mtime| Attr {
+            mode: libc::S_IFREG | 0o755,
+            mtime,
+            ..Attr::default()
+        };
+        for mtime in [-1_i64 as u64, NOW.as_secs() + 60] {
+            assert_eq!(State::of(&file(mtime), NOW), None);
         }
     }
 }
