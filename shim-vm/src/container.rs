@@ -158,33 +158,6 @@ impl Process {
     }
 }
 
-/// What an init's exit waits for: it is the last.
-#[derive(Default)]
-pub struct Untold {
-    execs: Cell<usize>,
-    none: Notify,
-}
-
-impl Untold {
-    pub fn add(&self) {
-        self.execs.set(self.execs.get() + 1);
-    }
-
-    pub fn told(&self) {
-        self.execs.set(self.execs.get() - 1);
-        if self.execs.get() == 0 {
-            self.none.notify_waiters();
-        }
-    }
-
-    /// Waits until there is none.
-    pub async fn none(&self) {
-        while self.execs.get() > 0 {
-            self.none.notified().await;
-        }
-    }
-}
-
 pub struct Container {
     pub id: String,
     pub bundle: Bundle,
@@ -193,8 +166,6 @@ pub struct Container {
     pub vm: Rc<Vm>,
     pub init: Rc<Process>,
     pub execs: RefCell<BTreeMap<String, Rc<Process>>>,
-    /// Execs that have ended, and whose exit has not been published yet.
-    pub untold: Untold,
     /// Owner of the pipes.
     pub io_uid: u32,
     pub io_gid: u32,
@@ -210,6 +181,14 @@ impl Container {
             Some(Rc::clone(&self.init))
         } else {
             self.execs.borrow().get(exec_id).cloned()
+        }
+    }
+
+    /// Waits until the exit of every exec that has ended has been published.
+    pub async fn execs_told(&self) {
+        let execs: Vec<_> = self.execs.borrow().values().cloned().collect();
+        for exec in execs.iter().filter(|exec| exec.exit().is_some()) {
+            exec.ended().await;
         }
     }
 

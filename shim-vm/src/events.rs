@@ -67,16 +67,13 @@ impl Service {
     fn exited(self: &Rc<Self>, container: &Rc<Container>, process: &Rc<Process>, exit: Exit) {
         container.exited(process, exit);
         let is_init = process.exec_id.is_empty();
-        if !is_init {
-            container.untold.add();
-        }
         let (service, container) = (Rc::clone(self), Rc::clone(container));
         let process = Rc::clone(process);
         // What came before the exit is on its way to the client first.
         tokio::task::spawn_local(async move {
             process.read_out().await;
             if is_init {
-                container.untold.none().await;
+                container.execs_told().await;
             }
             service.publish(Event::Exit(api::TaskExit {
                 container_id: container.id.clone(),
@@ -91,9 +88,6 @@ impl Service {
                 exited_at: Some(exit.at),
             }));
             process.told();
-            if !is_init {
-                container.untold.told();
-            }
         });
     }
 

@@ -3,7 +3,7 @@
 
 use crate::accel;
 use crate::config::Config;
-use crate::container::{Container, Process, Untold};
+use crate::container::{Container, Process};
 use crate::image::Image;
 use crate::place;
 use crate::service::{Service, unimplemented, unknown};
@@ -99,7 +99,6 @@ impl Service {
             vm: Rc::clone(&vm),
             init: Rc::clone(&init),
             execs: RefCell::new(BTreeMap::new()),
-            untold: Untold::default(),
             io_uid: options.io_uid,
             io_gid: options.io_gid,
             hooks: translated.hooks,

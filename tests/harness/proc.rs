@@ -118,11 +118,20 @@ pub fn wakeups(pid: i32) -> u64 {
 /// Bytes that went through its memory: what its first thread read(2) and wrote(2), without what it
 /// spliced (proc(5), `rchar` and `wchar`; those of the whole process count its dead children's too).
 pub fn copied(pid: i32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/io")).unwrap_or_default();
+    io(&format!("{pid}/task/{pid}"), &["rchar", "wchar"])
+}
+
+/// Bytes that it has read(2), all of its threads.
+pub fn bytes_read(pid: i32) -> u64 {
+    io(&pid.to_string(), &["rchar"])
+}
+
+/// The sum of these counters of proc(5)'s `io`; 0 if the process or thread is gone.
+fn io(of: &str, counters: &[&str]) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{of}/io")).unwrap_or_default();
     let value = |line: &str| {
-        let value = line
-            .strip_prefix("rchar: ")
-            .or(line.strip_prefix("wchar: "))?;
+        let (name, value) = line.split_once(": ")?;
+        let value = counters.contains(&name).then_some(value)?;
         value.parse::<u64>().ok()
     };
     text.lines().filter_map(value).sum()

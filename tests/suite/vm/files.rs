@@ -139,13 +139,6 @@ fn a_second_container_of_the_group_joins_the_vm() {
     });
 }
 
-/// Bytes that the process has read.
-fn bytes_read(pid: i32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
-    let all = text.lines().find_map(|line| line.strip_prefix("rchar: "));
-    all.unwrap().parse().unwrap()
-}
-
 /// The guest keeps a program that it has read, once that has not changed for a while; and notices
 /// a change though size and modification time stay.
 #[test]
@@ -158,11 +151,11 @@ fn a_program_is_read_anew_only_when_it_has_changed() {
         let shim = bundle.running().await;
         let files = crate::child(&shim, "fsd");
         let run = async |exec: &str| {
-            let before = bytes_read(files);
+            let before = proc::bytes_read(files);
             shim.run(bundle.exec(exec, &["/mnt/busybox", "true"])).await;
             let status = shim.wait("c", exec).await.unwrap().exit_status;
             shim.delete("c", exec).await.unwrap();
-            (status, bytes_read(files) - before)
+            (status, proc::bytes_read(files) - before)
         };
         let (status, read) = run("first").await;
         assert_eq!(status, 0);
