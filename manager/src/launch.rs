@@ -85,7 +85,7 @@ impl Address {
                     .unwrap_or_else(ttrpc),
             });
         }
-        if let Ok(json) = serde_json::from_slice::<Self>(printed) {
+        if let Ok(json) = task::json::read::<Self>(printed) {
             return Some(json);
         }
         let text = std::str::from_utf8(printed).ok()?.trim();

@@ -36,7 +36,7 @@ pub struct Entry {
 /// Reads a line of either form.
 pub fn parse(line: &str) -> Option<Entry> {
     if line.starts_with('{') {
-        let object: serde_json::Value = serde_json::from_str(line).ok()?;
+        let object: serde_json::Value = task::json::read(line.as_bytes()).ok()?;
         return Some(Entry {
             time: object["time"].as_str()?.to_owned(),
             is_stderr: object["stream"] == "stderr",

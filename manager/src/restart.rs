@@ -187,7 +187,7 @@ async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Resu
 /// What its spec says.
 pub fn has_terminal(container: &Container) -> bool {
     let spec = container.spec.as_ref().map_or(&[][..], |spec| &spec.value);
-    let spec: serde_json::Value = serde_json::from_slice(spec).unwrap_or_default();
+    let spec: serde_json::Value = task::json::read_first(spec).unwrap_or_default();
     spec["process"]["terminal"] == true
 }
 

@@ -1,6 +1,7 @@
 //! Every file name in a bundle, and what its small files say (contract §1.6).
 
 use crate::error::{Error, Result};
+use crate::json;
 use crate::runtime::Options;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -133,8 +134,9 @@ impl Bundle {
         let path = self.path.join("options.json");
         let mut options = match read_if_there(&path)?.filter(|json| !json.is_empty()) {
             None => Options::default(),
-            Some(json) => serde_json::from_slice(&json)
-                .map_err(|e| Error::io("parse", &path)(io::Error::from(e)))?,
+            Some(json) => {
+                json::read(&json).map_err(|e| Error::io("parse", &path)(io::Error::from(e)))?
+            }
         };
         if let Some(name) = read_if_there(&self.path.join("runtime"))?
             && let Ok(name) = String::from_utf8(name)
@@ -171,7 +173,7 @@ impl Bundle {
         let Some(json) = read_if_there(&path)? else {
             return Ok(None);
         };
-        let record = serde_json::from_slice(&json);
+        let record = json::read(&json);
         record
             .map(Some)
             .map_err(|e| Error::io("parse", &path)(io::Error::from(e)))
@@ -189,7 +191,7 @@ impl Bundle {
     pub fn read_spec(&self) -> Result<Spec> {
         let path = self.path.join("config.json");
         let json = fs::read(&path).map_err(Error::io("open", &path))?;
-        serde_json::from_slice(&json).map_err(|e| Error::io("parse", &path)(io::Error::from(e)))
+        json::read_first(&json).map_err(|e| Error::io("parse", &path)(io::Error::from(e)))
     }
 
     fn write(&self, name: &str, content: &[u8]) -> Result<()> {
@@ -235,7 +237,8 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
 /// # Errors
 /// If the file is missing or holds no pid.
 pub fn read_pid(path: &Path) -> Result<u32> {
-    let text = fs::read_to_string(path).map_err(Error::io("open", path))?;
+    let text = fs::read(path).map_err(Error::io("open", path))?;
+    let text = String::from_utf8_lossy(&text);
     let pid = text
         .trim()
         .parse()
@@ -257,27 +260,30 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// A config.json, as far as a shim reads it (OCI runtime-spec config.md).
+/// A config.json, as far as a shim reads it (OCI runtime-spec config.md). As Go's shim, it insists
+/// on annotations that are texts; all else is the OCI runtime's to refuse.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Spec {
     pub annotations: Option<HashMap<String, String>>,
+    #[serde(deserialize_with = "json::lenient")]
     linux: Option<Linux>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Linux {
-    #[serde(rename = "cgroupsPath")]
+    #[serde(rename = "cgroupsPath", deserialize_with = "json::lenient")]
     cgroups_path: Option<String>,
+    #[serde(deserialize_with = "json::lenient")]
     namespaces: Option<Vec<Namespace>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct Namespace {
     #[serde(rename = "type")]
     kind: String,
-    #[serde(default)]
     path: String,
 }
 
@@ -310,7 +316,7 @@ mod tests {
     use super::*;
 
     fn spec(json: &str) -> Spec {
-        serde_json::from_str(json).unwrap()
+        json::read(json.as_bytes()).unwrap()
     }
 
     #[test]

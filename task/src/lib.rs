@@ -29,6 +29,7 @@ mod exits;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod handover;
+pub mod json;
 pub mod leftovers;
 pub mod outbox;
 pub mod peak;

@@ -116,7 +116,7 @@ fn read_bundle(bundle: &Path) -> Result<serde_json::Value, String> {
     let path = bundle.join("config.json");
     let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
     let json = std::fs::read(&path).map_err(|e| failed(&e))?;
-    let mut spec: serde_json::Value = serde_json::from_slice(&json).map_err(|e| failed(&e))?;
+    let mut spec: serde_json::Value = task::json::read_first(&json).map_err(|e| failed(&e))?;
     let bundle = bundle.canonicalize().map_err(|e| failed(&e))?;
     if let Some(root) = spec["root"]["path"].as_str() {
         spec["root"]["path"] = bundle.join(root).display().to_string().into();

@@ -6,6 +6,7 @@ use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::handover::{self, Kept};
+use crate::json;
 use crate::reaper::Reaper;
 use crate::runtime::{Console, Failure};
 use crate::service::Engine;
@@ -15,14 +16,15 @@ use crate::sys;
 use nix::errno::Errno;
 use protos::events::{TaskExecAdded, TaskExecStarted};
 use protos::ttrpc::Context;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::Value;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 
 const FAILED: &str = "OCI runtime exec failed";
 const SIGKILL: u32 = 9;
+/// The field of an OCI process that the request has its own word for.
+const TERMINAL: &str = "terminal";
 
 /// A further process of a container, and what it will run.
 pub struct Exec {
@@ -42,12 +44,10 @@ impl Exec {
             return Err(Error::InvalidArgument(format!("exec id {id:?}")));
         }
         let bad_spec = |e| Error::Refused(format!("spec of exec {id}: {e}"));
-        // The values as they are written: what is not ours to read is not ours to round.
-        let mut process: BTreeMap<String, Box<RawValue>> =
-            serde_json::from_slice(spec).map_err(bad_spec)?;
-        let terminal = to_raw_value(&paths.terminal).map_err(bad_spec)?;
-        process.insert("terminal".into(), terminal);
-        let spec = RefCell::new(serde_json::to_vec(&process).map_err(bad_spec)?);
+        let mut process = json::object(spec).map_err(bad_spec)?;
+        process.retain(|key, _| !key.eq_ignore_ascii_case(TERMINAL));
+        process.insert(TERMINAL.into(), paths.terminal.into());
+        let spec = RefCell::new(Value::Object(process).to_string().into_bytes());
         Ok(Self {
             process: Rc::new(Process::new(id.to_owned(), paths)),
             spec,
@@ -281,7 +281,6 @@ impl Container {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
 
     #[test]
     fn exec_ids_are_file_names() {
@@ -301,10 +300,30 @@ mod tests {
         };
         let spec = br#"{"terminal":false,"args":["sh"],"x":18446744073709551615,"y":1.845e294}"#;
         let exec = Exec::new("e", spec, paths).unwrap();
-        let text = String::from_utf8(exec.spec()).unwrap();
-        assert!(text.contains("\"y\":1.845e294"), "{text}");
-        let spec: Value = serde_json::from_str(&text).unwrap();
+        let spec: Value = json::read(&exec.spec()).unwrap();
         assert_eq!(spec["terminal"], true);
-        assert_eq!(spec["x"], u64::MAX);
+        assert_eq!(
+            (&spec["x"], &spec["y"]),
+            (&u64::MAX.into(), &1.845e294.into())
+        );
+    }
+
+    /// What Go's JSON takes is written so that no runtime has to: one written in C takes the first
+    /// of two, and no `null`.
+    #[test]
+    fn a_spec_is_what_go_makes_of_it() {
+        let spec = br#"{"Terminal":1,"args":["no"],"args":["sh"],"env":null,"user":{"uid":1},
+            "user":{"gid":2},"x":"\ud800"}"#;
+        let exec = Exec::new("e", spec, Paths::default()).unwrap();
+        let text = String::from_utf8(exec.spec()).unwrap();
+        let expected =
+            r#"{"args":["sh"],"terminal":false,"user":{"gid":2,"uid":1},"x":"REPLACED"}"#;
+        assert_eq!(text, expected.replace("REPLACED", "\u{fffd}"));
+        for bad in ["[]", "5", "{", "{}x"] {
+            assert!(
+                Exec::new("e", bad.as_bytes(), Paths::default()).is_err(),
+                "{bad}"
+            );
+        }
     }
 }

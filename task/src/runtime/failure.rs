@@ -1,6 +1,7 @@
 //! How a command of the OCI runtime failed: the only file that reads the runtime's English.
 
 use crate::error::{Error, words};
+use crate::json;
 use crate::reaper::ExitStatus;
 use protos::Status;
 use serde::Deserialize;
@@ -170,20 +171,19 @@ impl LogMark {
         file.seek(SeekFrom::Start(self.length.max(end.saturating_sub(MOST))))?;
         let mut text = Vec::new();
         file.take(MOST).read_to_end(&mut text)?;
-        Ok(last_error(&String::from_utf8_lossy(&text)))
+        Ok(last_error(&text))
     }
 }
 
-fn last_error(log: &str) -> Option<String> {
-    #[derive(Deserialize)]
+fn last_error(log: &[u8]) -> Option<String> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
     struct Line {
         level: String,
         msg: String,
     }
-    let lines = log
-        .lines()
-        .rev()
-        .filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    let lines = log.split(|&byte| byte == b'\n').rev();
+    let lines = lines.filter_map(|line| json::read::<Line>(line).ok());
     let mut errors = lines.filter(|line| line.level == "error");
     errors.next().map(|line| line.msg.trim().to_owned())
 }
@@ -196,8 +196,8 @@ mod tests {
     fn the_last_error_of_the_log_counts() {
         let log = "{\"level\":\"error\",\"msg\":\"first\"}\nnoise\n\
                    {\"level\":\"error\",\"msg\":\"last \"}\n{\"level\":\"info\",\"msg\":\"x\"}\n";
-        assert_eq!(last_error(log).as_deref(), Some("last"));
-        assert_eq!(last_error("{\"level\":\"warning\",\"msg\":\"w\"}"), None);
+        assert_eq!(last_error(log.as_bytes()).as_deref(), Some("last"));
+        assert_eq!(last_error(b"{\"level\":\"warning\",\"msg\":\"w\"}"), None);
     }
 
     #[test]

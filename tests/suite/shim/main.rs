@@ -9,6 +9,7 @@ mod faults;
 mod go_bugs;
 mod golden;
 mod group;
+mod json;
 mod last_exit;
 mod logger;
 mod mounts;
