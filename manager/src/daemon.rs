@@ -14,7 +14,7 @@ use crate::{logger, notify, renewal, sys};
 use nix::sys::signal::Signal;
 use protos::ttrpc::Server;
 use std::cell::{Cell, RefCell};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use task::reaper::Reaper;
@@ -153,13 +153,12 @@ fn open(
 
 /// Made once, with the kernel's help.
 fn uuid(path: &Path) -> io::Result<String> {
-    if let Ok(uuid) = std::fs::read_to_string(path)
+    if let Ok(uuid) = task::proc::text(path)
         && !uuid.trim().is_empty()
     {
         return Ok(uuid.trim().to_owned());
     }
-    let mut uuid = String::new();
-    std::fs::File::open("/proc/sys/kernel/random/uuid")?.read_to_string(&mut uuid)?;
+    let uuid = task::proc::text("/proc/sys/kernel/random/uuid")?;
     std::fs::write(path, &uuid)?;
     Ok(uuid.trim().to_owned())
 }

@@ -18,7 +18,6 @@ mod manager;
 mod metrics;
 mod names;
 mod notify;
-mod proc;
 mod publish;
 mod recover;
 mod renewal;

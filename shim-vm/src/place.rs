@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use task::proc::started;
 use task::sys;
 use tokio::io::Interest;
 
@@ -103,12 +104,6 @@ async fn gone(pidfd: OwnedFd) -> io::Result<()> {
         Ok(ready) => ready.map(drop),
         Err(_) => Err(io::Error::other("a process of the VM can't be killed")),
     }
-}
-
-fn started(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(19)?.parse().ok()
 }
 
 #[cfg(test)]

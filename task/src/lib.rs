@@ -33,6 +33,7 @@ pub mod json;
 pub mod leftovers;
 pub mod outbox;
 pub mod peak;
+pub mod proc;
 mod process;
 pub mod reaper;
 pub mod rootfs;

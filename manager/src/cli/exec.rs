@@ -48,7 +48,7 @@ async fn try_exec(client: &Client, args: &Exec) -> Result<u8, String> {
     let exec = format!(
         "e{}-{}",
         std::process::id(),
-        crate::proc::start_time(std::process::id()).unwrap_or(0)
+        task::proc::started(std::process::id()).unwrap_or(0)
     );
     let stdio = match args.detach {
         true => Stdio::of(String::new(), String::new(), String::new()),
