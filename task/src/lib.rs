@@ -29,10 +29,12 @@ mod exits;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod handover;
+pub mod inherited;
 pub mod json;
 pub mod leftovers;
 pub mod outbox;
 pub mod peak;
+mod printable;
 pub mod proc;
 mod process;
 pub mod reaper;
@@ -45,4 +47,5 @@ pub mod stdio;
 pub mod sys;
 
 pub use error::{Error, Result};
+pub use printable::printable;
 pub use service::Service;
