@@ -57,7 +57,7 @@ pub(super) fn start_connection(
     for call in moved.into_iter().flat_map(|moved| moved.calls) {
         let deadline = call
             .timeout
-            .map(|left| Instant::now() + Duration::from_nanos(left));
+            .and_then(|left| Instant::now().checked_add(Duration::from_nanos(left)));
         let waiting = Waiting {
             service: call.service,
             method: call.method,
@@ -89,7 +89,8 @@ impl Connection {
         keep: &mut impl FnMut(BorrowedFd<'_>, MovedConnection) -> io::Result<()>,
     ) -> io::Result<()> {
         let now = Instant::now();
-        let left = |deadline: Instant| deadline.saturating_duration_since(now).as_nanos() as u64;
+        let left = |deadline: Instant| deadline.saturating_duration_since(now).as_nanos();
+        let left = |deadline| u64::try_from(left(deadline)).unwrap_or(u64::MAX);
         let calls = self.waiting.borrow();
         let calls = calls.iter().map(|(&stream, call)| MovedCall {
             stream,
@@ -180,7 +181,8 @@ impl Connection {
             service: envelope.service,
             method: envelope.method,
             payload: envelope.payload,
-            deadline: timeout.map(|nanos| Instant::now() + Duration::from_nanos(nanos)),
+            deadline: timeout
+                .and_then(|nanos| Instant::now().checked_add(Duration::from_nanos(nanos))),
         };
         start_call(call, frame.stream, false, services, self, shared)
     }
