@@ -10,7 +10,7 @@ use crate::ledger::Ledger;
 use crate::manager::Manager;
 use crate::sockets::{Kept, Sockets};
 use crate::store::{Store, make_dir};
-use crate::{logger, notify, renewal, sys};
+use crate::{incoming, logger, notify, renewal, sys};
 use nix::sys::signal::Signal;
 use protos::ttrpc::Server;
 use std::cell::{Cell, RefCell};
@@ -21,7 +21,6 @@ use task::reaper::Reaper;
 use task::signals::Signals;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnixListenerStream;
 
 /// Why the daemon ended.
 enum End {
@@ -87,7 +86,8 @@ async fn serve(config: Rc<Config>, file: Option<&Path>, sockets: Sockets) -> Res
     let (api, jobs) = Api::new();
     let requests = tokio::task::spawn_local(api::serve(Rc::clone(&manager), jobs));
     let grpc = tonic::transport::Server::builder()
-        .serve_with_incoming(Router::new(api), UnixListenerStream::new(sockets.grpc));
+        .max_concurrent_streams(incoming::CALLS)
+        .serve_with_incoming(Router::new(api), incoming::accept(sockets.grpc));
     let grpc = tokio::task::spawn_local(grpc);
     log::info!("serves {}", config.grpc.address.display());
     notify::ready();

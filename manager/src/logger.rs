@@ -32,7 +32,11 @@ impl Log for Logger {
         let level = record.level().as_str().to_lowercase();
         let message = record.args().to_string();
         let line = match self.0 {
-            Format::Text => format!("{time} {level:5} {message}\n"),
+            // One line an event, whatever others said.
+            Format::Text => {
+                let message = task::printable(&message).replace('\n', "\\n");
+                format!("{time} {level:5} {message}\n")
+            }
             Format::Json => {
                 let json = serde_json::json!({"time": time, "level": level, "msg": message});
                 format!("{json}\n")

@@ -8,6 +8,7 @@ mod daemon;
 mod exchange;
 mod failure;
 mod filter;
+mod incoming;
 mod intake;
 mod journal;
 mod launch;
@@ -48,5 +49,7 @@ const REVISION: &str = match option_env!("DUNNAGE_REVISION") {
 };
 
 fn main() -> std::process::ExitCode {
+    // Without /proc nothing will work, and whatever is tried says so.
+    let _ = task::inherited::keep_from_children();
     cli::run()
 }

@@ -41,7 +41,10 @@ fn copy(receiver: &Receiver) {
     let mut buffer = [0; 4096];
     for _ in 0..TURN {
         match receiver.try_read(&mut buffer) {
-            Ok(n @ 1..) => drop(std::io::stderr().write_all(&buffer[..n])),
+            Ok(n @ 1..) => {
+                let text = String::from_utf8_lossy(&buffer[..n]);
+                let _ = std::io::stderr().write_all(task::printable(&text).as_bytes());
+            }
             _ => return,
         }
     }

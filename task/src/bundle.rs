@@ -134,9 +134,7 @@ impl Bundle {
         let path = self.path.join("options.json");
         let mut options = match read_if_there(&path)?.filter(|json| !json.is_empty()) {
             None => Options::default(),
-            Some(json) => {
-                json::read(&json).map_err(|e| Error::io("parse", &path)(io::Error::from(e)))?
-            }
+            Some(json) => json::read(&json).map_err(|e| Error::io("parse", &path)(e.into()))?,
         };
         if let Some(name) = read_if_there(&self.path.join("runtime"))?
             && let Ok(name) = String::from_utf8(name)
@@ -173,10 +171,8 @@ impl Bundle {
         let Some(json) = read_if_there(&path)? else {
             return Ok(None);
         };
-        let record = json::read(&json);
-        record
-            .map(Some)
-            .map_err(|e| Error::io("parse", &path)(io::Error::from(e)))
+        let record = json::read(&json).map(Some);
+        record.map_err(|e| Error::io("parse", &path)(e.into()))
     }
 
     /// Forgets the exit of an exec that is deleted.

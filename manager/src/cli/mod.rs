@@ -291,7 +291,7 @@ impl Args {
 
 fn complain(text: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "dunnage: {text}");
+    let _ = writeln!(std::io::stderr(), "dunnage: {}", task::printable(text));
 }
 
 #[cfg(test)]

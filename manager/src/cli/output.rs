@@ -9,8 +9,9 @@ use std::io::{self, Write};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Writes a line; nobody reads on if it fails.
+/// Writes a line; nobody reads on if it fails. What is in it may be others': it moves no cursor.
 pub fn line(text: &str) -> Result<(), String> {
+    let text = task::printable(text);
     let mut out = io::stdout().lock();
     let written = out
         .write_all(text.as_bytes())
@@ -22,6 +23,12 @@ pub fn line(text: &str) -> Result<(), String> {
 
 /// Rows under a head, in columns.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> Result<(), String> {
+    // A cell is on one line, and as wide as it is shown.
+    let shown = |cell: &String| task::printable(&cell.replace(['\n', '\t'], " ")).into_owned();
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(shown).collect())
+        .collect();
     let width = |column: usize| {
         let cells = rows
             .iter()
@@ -71,8 +78,10 @@ pub fn time(at: Option<Timestamp>) -> String {
 /// A text that names it.
 pub fn parse_time(text: &str) -> Result<Timestamp, String> {
     if let Ok(crate::config::Span(ago)) = text.parse() {
-        let then = OffsetDateTime::now_utc() - ago;
-        return Ok(timestamp(then));
+        // Longer ago than there are dates is at the beginning.
+        let ago = time::Duration::try_from(ago).ok();
+        let then = ago.and_then(|ago| OffsetDateTime::now_utc().checked_sub(ago));
+        return Ok(timestamp(then.unwrap_or(OffsetDateTime::UNIX_EPOCH)));
     }
     OffsetDateTime::parse(text, &Rfc3339)
         .map(timestamp)
@@ -156,6 +165,13 @@ mod tests {
         let ago = parse_time("1h").unwrap().seconds;
         assert!((OffsetDateTime::now_utc().unix_timestamp() - ago - 3600).abs() < 5);
         assert!(parse_time("yesterday").is_err());
+        for long in [
+            "99999999999h",
+            "18446744073709551615h",
+            "18446744073709551615ms",
+        ] {
+            assert_eq!(parse_time(long), Ok(Timestamp::default()), "{long}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod api;
 mod client;
 mod docker;
 mod group;
+mod input;
 mod journal;
 mod metrics;
 mod names;
