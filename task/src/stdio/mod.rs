@@ -6,6 +6,7 @@ mod copy;
 mod ends;
 mod fifo;
 mod flood;
+pub mod line;
 mod logger;
 mod pipe;
 mod unread;
