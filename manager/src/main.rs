@@ -21,6 +21,7 @@ mod notify;
 mod proc;
 mod publish;
 mod recover;
+mod removal;
 mod renewal;
 mod restart;
 mod shim;

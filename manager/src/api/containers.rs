@@ -7,7 +7,7 @@ use crate::filter::{Fields, Filters};
 use crate::ledger::Origin;
 use crate::manager::Manager;
 use crate::names::{check_id, check_label};
-use protos::events::{ContainerCreate, ContainerDelete, ContainerUpdate, container_create};
+use protos::events::{ContainerCreate, ContainerUpdate, container_create};
 use protos::services::containers::v1::*;
 use protos::{FieldMask, any};
 use std::rc::Rc;
@@ -233,12 +233,7 @@ async fn delete(
     request: DeleteContainerRequest,
 ) -> Result<(), Failure> {
     check_id(&request.id)?;
-    manager.store.delete_container(&namespace, &request.id)?;
-    let event = any::pack(&ContainerDelete { id: request.id });
-    manager
-        .intake
-        .publish(&namespace, "/containers/delete", event, Origin::State);
-    Ok(())
+    crate::removal::forget(&manager, &namespace, &request.id)
 }
 
 #[cfg(test)]

@@ -129,14 +129,13 @@ pub async fn exits(
 }
 
 /// Waits for each, and prints its status; of what is deleted the journal knows it.
-pub async fn wait(client: &Client, namespace: &str, ids: &[String]) -> Result<u8, String> {
-    let mut last = 0;
+pub async fn wait(client: &Client, namespace: &str, ids: &[String]) -> Result<(), String> {
     for id in ids {
         let request = client.request(WaitRequest {
             container_id: id.clone(),
             exec_id: String::new(),
         });
-        last = match client.tasks().wait(request).await {
+        let status = match client.tasks().wait(request).await {
             Ok(exit) => exit.into_inner().exit_status,
             Err(e) if e.code() == tonic::Code::NotFound => {
                 let exits = known_exits(client, namespace, Some(id)).await?;
@@ -145,7 +144,7 @@ pub async fn wait(client: &Client, namespace: &str, ids: &[String]) -> Result<u8
             }
             Err(e) => return Err(said(e)),
         };
-        line(&last.to_string())?;
+        line(&status.to_string())?;
     }
-    Ok(u8::try_from(last).unwrap_or(u8::MAX))
+    Ok(())
 }

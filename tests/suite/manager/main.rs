@@ -3,10 +3,14 @@
 mod api;
 mod client;
 mod docker;
+mod exec;
+mod flags;
 mod group;
 mod journal;
+mod logs;
 mod metrics;
 mod names;
+mod pipes;
 mod promises;
 mod publish;
 mod recovery;
