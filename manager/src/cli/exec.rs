@@ -1,8 +1,9 @@
 //! `exec`: one more process in a container.
 
 use super::client::Client;
-use super::process::ProcessWishes;
+use super::process::{ProcessWishes, list};
 use super::run::{said, start_process};
+use super::spec::PATH;
 use super::stdio::Stdio;
 use super::watch::{Unheard, Watch, signals};
 use clap::Args;
@@ -46,6 +47,14 @@ async fn process(client: &Client, args: &Exec) -> Result<Value, String> {
     }
     let changed = args.wishes.change(&mut process, args.tty, &args.command);
     changed.map_err(|e| failed(&e))?;
+    if let Some(process) = process.as_object_mut() {
+        let env = list(process, "env").map_err(|e| failed(&e))?;
+        // One that names its programs by their paths need not have it, but who types a name does.
+        let mut texts = env.iter().filter_map(Value::as_str);
+        if !texts.any(|variable| variable.starts_with("PATH=")) {
+            env.insert(0, PATH.into());
+        }
+    }
     Ok(process)
 }
 
@@ -87,7 +96,7 @@ pub async fn exec(client: &Client, args: &Exec) -> Result<u8, String> {
         terminal: args.tty,
         unheard: Unheard::Ends,
     };
-    let code = watch.from_its_start(signals, copying).await;
+    let code = watch.start(signals, copying).await;
     let request = client.request(DeleteProcessRequest {
         container_id: args.id.clone(),
         exec_id: exec,

@@ -277,7 +277,7 @@ pub async fn run(
             Unheard::Stays
         },
     };
-    let code = watch.from_its_start(signals, copying).await;
+    let code = watch.start(signals, copying).await;
     // A task that is still there keeps its record.
     if delete(client, &create.id).await && (args.rm || code.is_err()) {
         remove(client, &create.id).await;
@@ -375,5 +375,5 @@ pub async fn attach(client: &Client, id: &str) -> Result<u8, String> {
         terminal: state.terminal,
         unheard: Unheard::Stays,
     };
-    watch.to_its_end(signals()?, stdio.copy()).await
+    watch.attach(signals()?, stdio.copy()).await
 }

@@ -54,11 +54,11 @@ pub struct Watch<'a> {
 type Waiting<'a> = Pin<Box<dyn Future<Output = Result<Response<WaitResponse>, Status>> + 'a>>;
 
 impl Watch<'_> {
-    /// Starts the process, and watches it as [`Watch::to_its_end`] does.
+    /// Starts the process, and watches it as [`Watch::attach`] does.
     ///
     /// # Errors
     /// A text, if it could not be started, or its end is not told.
-    pub async fn from_its_start(&self, signals: Signals, copying: Copying) -> Result<u8, String> {
+    pub async fn start(&self, signals: Signals, copying: Copying) -> Result<u8, String> {
         let mut tasks = self.client.tasks();
         // First, so that the end cannot be missed.
         let waiting = Box::pin(tasks.wait(self.wait_request()));
@@ -71,7 +71,7 @@ impl Watch<'_> {
     ///
     /// # Errors
     /// A text, if its end is not told.
-    pub async fn to_its_end(&self, signals: Signals, copying: Copying) -> Result<u8, String> {
+    pub async fn attach(&self, signals: Signals, copying: Copying) -> Result<u8, String> {
         let mut tasks = self.client.tasks();
         let waiting = Box::pin(tasks.wait(self.wait_request()));
         self.pass_on(waiting, signals, copying).await
