@@ -1,6 +1,8 @@
 //! Every file name in a bundle, and what its small files say (contract §1.6).
 
 use crate::error::{Error, Result};
+pub use crate::foreign::read_pid;
+use crate::foreign::{SMALL, SPEC, read_whole};
 use crate::runtime::Options;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -131,12 +133,12 @@ impl Bundle {
     /// If options.json is there and does not parse, or a file can't be read.
     pub fn read_options(&self) -> Result<Options> {
         let path = self.path.join("options.json");
-        let mut options = match read_if_there(&path)?.filter(|json| !json.is_empty()) {
+        let mut options = match read_if_there(&path, SPEC)?.filter(|json| !json.is_empty()) {
             None => Options::default(),
             Some(json) => serde_json::from_slice(&json)
                 .map_err(|e| Error::io("parse", &path)(io::Error::from(e)))?,
         };
-        if let Some(name) = read_if_there(&self.path.join("runtime"))?
+        if let Some(name) = read_if_there(&self.path.join("runtime"), SMALL)?
             && let Ok(name) = String::from_utf8(name)
             && !name.is_empty()
         {
@@ -168,7 +170,7 @@ impl Bundle {
     /// If the record is there and can't be read.
     pub fn read_exit(&self, exec: Option<&str>) -> Result<Option<ExitRecord>> {
         let path = self.exit_record(exec);
-        let Some(json) = read_if_there(&path)? else {
+        let Some(json) = read_if_there(&path, SMALL)? else {
             return Ok(None);
         };
         let record = serde_json::from_slice(&json);
@@ -188,7 +190,7 @@ impl Bundle {
     /// If config.json is missing, unreadable or not an OCI spec.
     pub fn read_spec(&self) -> Result<Spec> {
         let path = self.path.join("config.json");
-        let json = fs::read(&path).map_err(Error::io("open", &path))?;
+        let json = read_whole(&path, SPEC).map_err(Error::io("open", &path))?;
         serde_json::from_slice(&json).map_err(|e| Error::io("parse", &path)(io::Error::from(e)))
     }
 
@@ -230,27 +232,13 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     io::Write::write_all(&mut file, content)
 }
 
-/// The pid in a file that the OCI runtime wrote.
-///
-/// # Errors
-/// If the file is missing or holds no pid.
-pub fn read_pid(path: &Path) -> Result<u32> {
-    let text = fs::read_to_string(path).map_err(Error::io("open", path))?;
-    let pid = text
-        .trim()
-        .parse()
-        .ok()
-        .filter(|&pid| pid > 0 && pid <= i32::MAX.cast_unsigned());
-    pid.ok_or_else(|| Error::Refused(format!("{}: {text:?} is no pid", path.display())))
-}
-
 /// When a file was written, to a tick of the kernel's clock; `None` if it is gone.
 pub fn written_at(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).and_then(|file| file.modified()).ok()
 }
 
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+fn read_if_there(path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
+    match read_whole(path, most) {
         Ok(content) => Ok(Some(content)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("open", path)(e)),
@@ -373,25 +361,24 @@ mod tests {
         );
     }
 
+    /// Whoever wrote it: a file without an end is refused, not read.
     #[test]
-    fn a_pid_file_holds_a_pid() {
+    fn files_of_others_are_read_to_a_bound() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("init.pid");
-        assert!(
-            read_pid(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("init.pid")
-        );
-        for (text, pid) in [
-            ("17", Some(17)),
-            ("17\n", Some(17)),
-            ("0", None),
-            ("-1", None),
-            ("", None),
-        ] {
-            fs::write(&path, text).unwrap();
-            assert_eq!(read_pid(&path).ok(), pid, "{text:?}");
+        let bundle = Bundle::new(dir.path());
+        fs::create_dir(dir.path().join("exits")).unwrap();
+        for name in ["init.pid", "options.json", "exits/init.json", "config.json"] {
+            let file = fs::File::create(dir.path().join(name)).unwrap();
+            file.set_len(1 << 40).unwrap();
+        }
+        let said = [
+            read_pid(&bundle.init_pid()).map(drop),
+            bundle.read_options().map(drop),
+            bundle.read_exit(None).map(drop),
+            bundle.read_spec().map(drop),
+        ];
+        for said in said.map(|said| said.unwrap_err().to_string()) {
+            assert!(said.contains("longer than"), "{said}");
         }
     }
 }

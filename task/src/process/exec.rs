@@ -10,7 +10,7 @@ use crate::reaper::Reaper;
 use crate::runtime::{Console, Failure};
 use crate::service::Engine;
 use crate::state::{Request, State};
-use crate::stdio::{self, Io, Paths};
+use crate::stdio::{self, Io, Paths, check_lengths};
 use crate::sys;
 use nix::errno::Errno;
 use protos::events::{TaskExecAdded, TaskExecStarted};
@@ -23,6 +23,10 @@ use std::rc::Rc;
 
 const FAILED: &str = "OCI runtime exec failed";
 const SIGKILL: u32 = 9;
+/// What the execs of a container may take together, and what one takes beside its texts, in bytes:
+/// some 8,000 of them.
+const MOST: usize = 8 << 20;
+const EXEC: usize = 1 << 10;
 
 /// A further process of a container, and what it will run.
 pub struct Exec {
@@ -41,6 +45,7 @@ impl Exec {
         if id.is_empty() || id.contains('/') || id.starts_with('.') {
             return Err(Error::InvalidArgument(format!("exec id {id:?}")));
         }
+        check_lengths(id, &paths)?;
         let bad_spec = |e| Error::Refused(format!("spec of exec {id}: {e}"));
         // The values as they are written: what is not ours to read is not ours to round.
         let mut process: BTreeMap<String, Box<RawValue>> =
@@ -72,6 +77,12 @@ impl Exec {
         let process = Rc::new(Process::take_over(id, exec.process, reaper)?);
         let spec = RefCell::new(exec.spec);
         Ok(Self { process, spec })
+    }
+
+    /// What it takes as long as it is not deleted, in bytes.
+    fn size(&self) -> usize {
+        let process = &self.process;
+        EXEC + process.id.len() + process.paths.length() + self.spec.borrow().len()
     }
 
     #[cfg(any(test, fuzzing))]
@@ -114,6 +125,11 @@ impl Container {
         }
         self.init.state.get().init_allows(Request::Exec)?;
         let exec = Rc::new(Exec::new(id, spec, paths)?);
+        let there: usize = self.execs.borrow().values().map(|exec| exec.size()).sum();
+        if there + exec.size() > MOST {
+            let text = format!("execs that are not deleted take {there} bytes, {MOST} is the most");
+            return Err(Error::Exhausted(text));
+        }
         self.execs.borrow_mut().insert(id.to_owned(), exec);
         let event = TaskExecAdded {
             container_id: self.id.clone(),

@@ -322,6 +322,8 @@ impl Runtime {
             .env_remove("NOTIFY_SOCKET");
         let mark = LogMark::new(log);
         let done = command::run(&self.reaper, command, streams, context).await;
-        done.map_err(|failure| failure.with_log(&mark))
+        let done = done.map_err(|failure| failure.with_log(&mark));
+        mark.keep_small();
+        done
     }
 }

@@ -7,6 +7,7 @@ mod ends;
 mod fifo;
 mod flood;
 mod logger;
+mod paths;
 mod pipe;
 mod unread;
 
@@ -20,9 +21,9 @@ use console::Console;
 use copy::Copies;
 use ends::{Sink, Source};
 use logger::Logger;
+pub use paths::{Paths, check_lengths};
 use pipe::Owner;
 use protos::ttrpc::Context;
-use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
@@ -31,15 +32,6 @@ use std::path::Path;
 use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
-
-/// What a client asked for, as it asked.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Paths {
-    pub stdin: String,
-    pub stdout: String,
-    pub stderr: String,
-    pub terminal: bool,
-}
 
 /// Whose streams these are; loggers and error messages want to know.
 pub struct Of<'a> {
