@@ -131,6 +131,7 @@ fn open(
     let dir = config.journal_dir();
     let limits = Limits {
         records: config.journal.max_records,
+        bytes: config.journal.max_size,
         age: config.journal.max_age.0,
         durable: config.journal.place == Place::Disk,
     };

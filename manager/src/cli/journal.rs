@@ -51,8 +51,19 @@ pub async fn events(client: &Client, args: &Events, json: bool) -> Result<(), St
     }
     let until = args.until.as_deref().map(output::parse_time).transpose()?;
     let order = |time: Timestamp| (time.seconds, time.nanos);
-    let mut entries = read(client, request).await?;
-    while let Some(entry) = entries.message().await.map_err(said)? {
+    let mut entries = read(client, request.clone()).await?;
+    loop {
+        let entry = match entries.message().await {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return Ok(()),
+            // The daemon waits for no slow reader; the journal has what came meanwhile.
+            Err(e) if e.code() == tonic::Code::ResourceExhausted => {
+                entries = read(client, request.clone()).await?;
+                continue;
+            }
+            Err(e) => return Err(said(e)),
+        };
+        request.since = entry.seq + 1;
         let envelope = entry.envelope.unwrap_or_default();
         if let (Some(until), Some(at)) = (until, envelope.timestamp)
             && order(at) > order(until)
@@ -74,7 +85,6 @@ pub async fn events(client: &Client, args: &Events, json: bool) -> Result<(), St
             ))?;
         }
     }
-    Ok(())
 }
 
 /// Every exit that the journal has, of one container or of all.
