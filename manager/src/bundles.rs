@@ -22,6 +22,7 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use task::bundle::ExitRecord;
+use task::foreign::{SMALL, read_whole};
 use task::reaper::Reaper;
 
 pub struct Bundles {
@@ -203,16 +204,16 @@ impl Bundle {
 
     /// How the shim is reached, by whichever record of it is there.
     pub fn address(&self) -> Option<Address> {
-        if let Ok(json) = fs::read(self.path.join("bootstrap.json"))
+        if let Ok(json) = read_whole(&self.path.join("bootstrap.json"), SMALL)
             && let Ok(address) = serde_json::from_slice(&json)
         {
             return Some(address);
         }
-        let printed = fs::read(self.start_out()).unwrap_or_default();
+        let printed = read_whole(&self.start_out(), SMALL).unwrap_or_default();
         if let Ok(address) = Address::parse(&printed) {
             return Some(address);
         }
-        Address::parse(&fs::read(self.path.join("address")).ok()?).ok()
+        Address::parse(&read_whole(&self.path.join("address"), SMALL).ok()?).ok()
     }
 
     /// Notes that the shim has deleted the task, and with what status.
