@@ -1,9 +1,8 @@
 //! CRC-32C (Castagnoli), the checksum of a record, also of many overlapping stretches at once.
 
 const POLYNOMIAL: u32 = 0x82f6_3b78;
-/// The polynomial 1, and x to the 8: what one byte more multiplies by.
+/// The polynomial 1.
 const ONE: u32 = 1 << 31;
-const BYTE: u32 = 1 << 23;
 
 const TABLE: [u32; 256] = {
     let mut table = [0; 256];
@@ -29,15 +28,14 @@ const fn times_x(crc: u32) -> u32 {
     }
 }
 
-/// The product of two polynomials, as CRCs hold them: the lowest power in the highest bit.
+/// The product of two polynomials, as CRCs hold them: the lowest power in the highest bit. Without
+/// branches: nobody could foretell them.
 fn times(mut a: u32, mut b: u32) -> u32 {
     let mut product = 0;
-    while a != 0 {
-        if a & ONE != 0 {
-            product ^= b;
-        }
+    for _ in 0..u32::BITS {
+        product ^= b & 0u32.wrapping_sub(a >> 31);
         a <<= 1;
-        b = times_x(b);
+        b = (b >> 1) ^ (POLYNOMIAL & 0u32.wrapping_sub(b & 1));
     }
     product
 }
@@ -63,27 +61,23 @@ pub struct Stretches<'a> {
     bytes: &'a [u8],
     /// The states, from 0 on, before every [`Stretches::STEP`]th byte.
     states: Vec<u32>,
-    /// Powers of x: those of 0 to 4095 bytes, and of so many times 4096.
-    powers: [Vec<u32>; 2],
+    /// What so many bytes more multiply by.
+    powers: Vec<u32>,
 }
 
 impl<'a> Stretches<'a> {
     /// Between two states that are kept.
-    const STEP: usize = 32;
-    const LOW: usize = 4096;
+    const STEP: usize = 8;
 
-    pub fn new(bytes: &'a [u8]) -> Self {
+    /// For stretches of at most `longest` bytes.
+    pub fn new(bytes: &'a [u8], longest: usize) -> Self {
         let mut states = vec![0];
         for chunk in bytes.chunks(Self::STEP) {
             states.extend(states.last().map(|&state| update(state, chunk)));
         }
-        let powers = |of: u32, count: usize| {
-            let next = move |&power: &u32| Some(times(power, of));
-            std::iter::successors(Some(ONE), next).take(count).collect()
-        };
-        let low: Vec<u32> = powers(BYTE, Self::LOW);
-        let whole = low.last().map_or(ONE, |&last| times(last, BYTE));
-        let powers = [low, powers(whole, bytes.len() / Self::LOW + 1)];
+        let next = |&power: &u32| Some(update(power, &[0]));
+        let powers = std::iter::successors(Some(ONE), next);
+        let powers = powers.take(longest.min(bytes.len()) + 1).collect();
         Self {
             bytes,
             states,
@@ -91,11 +85,9 @@ impl<'a> Stretches<'a> {
         }
     }
 
-    /// What [`crc32c`] says of `from..to`, which must be in the bytes.
+    /// What [`crc32c`] says of `from..to`, which must be in the bytes and not too long.
     pub fn crc32c(&self, from: usize, to: usize) -> u32 {
-        let length = to - from;
-        let [low, high] = &self.powers;
-        let power = times(low[length % Self::LOW], high[length / Self::LOW]);
+        let power = self.powers[to - from];
         !(self.state(to) ^ times(self.state(from) ^ !0, power))
     }
 
@@ -135,7 +127,7 @@ mod tests {
     #[test]
     fn any_stretch_has_the_checksum_that_it_has_alone() {
         let bytes: Vec<u8> = (0..9000u32).map(|n| (n * n / 7) as u8).collect();
-        let stretches = Stretches::new(&bytes);
+        let stretches = Stretches::new(&bytes, 9000);
         for from in [0, 1, 31, 32, 33, 100, 4095, 4096, 8999, 9000] {
             for to in (from..=9000).step_by(61).chain([9000]) {
                 assert_eq!(
