@@ -4,6 +4,8 @@
     reason = "this file is the list of exceptions; each has its reason"
 )]
 
+pub mod wait;
+
 use nix::errno::Errno;
 use nix::unistd::ForkResult;
 use std::ffi::CString;

@@ -26,6 +26,9 @@ fn exit_status_is_the_code_or_128_plus_the_signal() {
             ("term", "kill -TERM $$", 143),
             ("kill", "kill -KILL $$", 137),
             ("segv", "kill -SEGV $$", 139),
+            // Real-time signals have numbers and no names.
+            ("rt3", "kill -37 $$", 165),
+            ("rtmax", "kill -64 $$", 192),
         ];
         for (id, script, status) in cases {
             let pid = shim.run(bundle.exec_sh(id, script)).await;
@@ -45,6 +48,59 @@ fn exit_status_is_the_code_or_128_plus_the_signal() {
             let got = (deleted.pid, deleted.exit_status, deleted.exited_at);
             assert_eq!(got, (pid, status, event.exited_at));
         }
+    });
+}
+
+/// X1, X2: no end is lost among others that are reaped in the same go, whatever signal a process
+/// dies of: 32 to 64 have no names. Init's own end is the last of them.
+#[test]
+fn ends_by_every_signal_are_told_when_reaped_at_once() {
+    harness::run_unless_vm_differs("one-process", async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        // The first process of a pid namespace dies of no signal but SIGKILL.
+        let beside = test.bundle("beside").host_pid().build();
+        shim.create(beside.create()).await.unwrap();
+        shim.start("beside", "").await.unwrap();
+        let mut ends = Vec::new();
+        for signal in [9, 32, 33, 34, 37, 50, 64, 9] {
+            let id = format!("e{}", ends.len());
+            let pid = shim.run(bundle.exec(&id, &["sleep", "600"])).await;
+            ends.push(("c", id, pid as i32, signal));
+        }
+        for (id, signal) in [("c", 9), ("beside", 63)] {
+            ends.push((id, id.to_owned(), shim.init(id).await, signal));
+        }
+        wait::signal(shim.pid(), libc::SIGSTOP).unwrap();
+        for (_, _, pid, signal) in &ends {
+            wait::signal(*pid, *signal).unwrap();
+        }
+        for (_, id, pid, _) in &ends {
+            // Init of a pid namespace lasts until the last of the others is reaped.
+            if id != "c" {
+                wait::ended(*pid).await;
+            }
+        }
+        wait::signal(shim.pid(), libc::SIGCONT).unwrap();
+        for (container, id, pid, signal) in ends {
+            let exit = test.events().exit(container, &id).await;
+            let expected = 128 + signal as u32;
+            assert_eq!((exit.pid as i32, exit.exit_status), (pid, expected), "{id}");
+        }
+    });
+}
+
+/// T50: every signal that the kernel has can be sent, to init as to an exec.
+#[test]
+fn real_time_signals_are_sent_like_any_other() {
+    harness::run(async |test| {
+        let bundle = test.bundle("c").host_pid().build();
+        let shim = bundle.running().await;
+        shim.run(bundle.exec("e", &["sleep", "600"])).await;
+        shim.kill("c", "e", 34, false).await.unwrap();
+        assert_eq!(test.events().exit("c", "e").await.exit_status, 162);
+        shim.kill("c", "", 64, false).await.unwrap();
+        assert_eq!(test.events().exit("c", "c").await.exit_status, 192);
     });
 }
 
