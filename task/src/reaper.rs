@@ -104,7 +104,7 @@ impl Reaper {
     /// # Errors
     /// From fork(2) or exec(2).
     pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        sys::unblock_signals(command);
+        sys::start_afresh(command);
         Ok(self.adopt(command.spawn()?.id()))
     }
 
@@ -119,7 +119,7 @@ impl Reaper {
         if program.is_absolute() {
             access(program, AccessFlags::X_OK)?;
         }
-        sys::unblock_signals(command);
+        sys::start_afresh(command);
         let (pid, why) = sys::fork(command)?;
         Ok((self.adopt(pid), NotExecuted(why)))
     }
