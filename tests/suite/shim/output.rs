@@ -213,3 +213,33 @@ fn failures_leave_no_fds() {
         shim.released().await;
     });
 }
+
+/// I16: what the OCI runtime says of its own failure is the caller's to hear, and no output of the
+/// container's: `docker exec` would show it twice, and a container that never ran would have a log.
+#[test]
+fn a_runtimes_complaint_is_no_output_of_the_container() {
+    harness::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let file = test.dir().join("never-ran.log");
+        let log = format!("file://{}", file.display());
+        let broken = test.bundle("broken").args(&["/nonexistent"]).build();
+        let refusal = refused(shim.create(broken.create().stdio("", &log, &log)).await);
+        assert!(refusal.message.contains("/nonexistent"), "{refusal:?}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "");
+
+        let fifos = Fifos::new(test.dir().join("io"));
+        let (out, err) = fifos.readers();
+        let request = bundle.exec("e", &["/nonexistent"]).output(&fifos);
+        shim.exec(request).await.unwrap();
+        let refusal = refused(shim.start("c", "e").await);
+        assert!(refusal.message.contains("/nonexistent"), "{refusal:?}");
+        shim.delete("c", "e").await.unwrap();
+        // A fence: the loop has looked at all that there was to read.
+        shim.run(bundle.exec("fence", &["true"])).await;
+        for stream in [out, err] {
+            let said = stream.now().unwrap_or_default();
+            assert_eq!(String::from_utf8_lossy(&said), "");
+        }
+    });
+}
