@@ -269,8 +269,8 @@ impl Container {
         if process.exit().is_some() {
             process.wait(context).await?;
         }
-        process.close_io().await;
-        let _ = std::fs::remove_file(self.bundle.exec_pid(&process.id));
+        process.close_io(&self.id).await;
+        let _ = std::fs::remove_file(self.bundle.pid(&process.id));
         self.bundle.remove_exit(&process.id);
         process.deleted();
         self.execs.borrow_mut().remove(&process.id);

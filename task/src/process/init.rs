@@ -193,7 +193,7 @@ impl Container {
         init.state.get().init_allows(Request::Delete)?;
         let stopped = init.exit().is_some();
         if stopped {
-            init.close_io().await;
+            init.close_io(&self.id).await;
         }
         remove.await?;
         if !stopped && init.pid.get() != 0 {
@@ -208,7 +208,7 @@ impl Container {
                     init.pid.get()
                 );
             }
-            init.close_io().await;
+            init.close_io(&self.id).await;
         }
         unmount.await?;
         init.deleted();

@@ -19,8 +19,10 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 
-/// How long Delete waits for output that somebody still may write (T60, T62).
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long Delete waits for the end of the output, which somebody may hold open whom the process
+/// has left behind; and how often, while the process's own is on its way to a slow reader (T60, T62).
+const DRAIN: Duration = Duration::from_secs(2);
+const DRAINS: u32 = 5;
 
 pub struct Process {
     /// The exec id; the container id for init.
@@ -166,11 +168,21 @@ impl Process {
         Ok(new)
     }
 
-    /// Lets the output arrive, within [`DRAIN`], and closes the streams.
-    async fn close_io(&self) {
+    /// Lets the output arrive, within [`DRAIN`] or a few of them, and closes the streams.
+    async fn close_io(&self, container: &str) {
         let Some(io) = self.io.take() else { return };
-        if tokio::time::timeout(DRAIN, io.drained()).await.is_err() {
-            log::warn!("{}: output still open 10 s after the exit, closed", self.id);
+        for n in 1..=DRAINS {
+            if tokio::time::timeout(DRAIN, io.drained()).await.is_ok() {
+                break;
+            }
+            if n == DRAINS || io.has_own_output() {
+                let after = n * DRAIN;
+                log::warn!(
+                    "{container}: {}: output still open, closed after {after:?}",
+                    self.id
+                );
+                break;
+            }
         }
         io.close().await;
     }

@@ -294,6 +294,7 @@ impl Io {
 
     /// The process has exited: what a terminal still holds is the last of its output.
     pub fn process_exited(&self) {
+        self.output.process_exited();
         if let Some(console) = &*self.console.borrow() {
             console.process_exited();
         }
@@ -316,6 +317,11 @@ impl Io {
         if let Some(logger) = logger {
             logger.finished().await;
         }
+    }
+
+    /// True if all that is not drained yet is output of those that the process has left behind.
+    pub fn has_own_output(&self) -> bool {
+        self.logger.borrow().is_none() && self.output.have_own()
     }
 
     /// Describes the streams for another process image.
