@@ -70,9 +70,9 @@ impl Container {
             failure.oci(what)
         });
         let made = match made.await {
-            Ok(io) => read_pid(&self.bundle.init_pid())
+            Ok(io) => read_pid(&self.bundle.pid(&init.id))
                 .map(|pid| {
-                    let written = written_at(&self.bundle.init_pid());
+                    let written = written_at(&self.bundle.pid(&init.id));
                     init.made_at.set(written.map(Into::into));
                     init.made(pid, io);
                 })

@@ -2,9 +2,11 @@
 
 pub mod exec;
 mod exit;
+mod id;
 pub mod init;
 
 pub use exit::Exit;
+pub use id::ProcessId;
 
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
@@ -25,8 +27,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 const DRAINS: u32 = 5;
 
 pub struct Process {
-    /// The exec id; the container id for init.
-    pub id: String,
+    pub id: ProcessId,
     pub paths: Paths,
     pub state: Cell<State>,
     /// 0 until there is one.
@@ -41,7 +42,7 @@ pub struct Process {
 }
 
 impl Process {
-    pub fn new(id: String, paths: Paths) -> Self {
+    pub fn new(id: ProcessId, paths: Paths) -> Self {
         Self {
             id,
             paths,
@@ -151,7 +152,7 @@ impl Process {
     ///
     /// # Errors
     /// If an fd is not what it is said to be.
-    pub fn take_over(id: String, process: handover::Process, reaper: &Reaper) -> Result<Self> {
+    pub fn take_over(id: ProcessId, process: handover::Process, reaper: &Reaper) -> Result<Self> {
         let new = Self::new(id, process.paths);
         new.state.set(process.state);
         new.pid.set(process.pid);

@@ -2,7 +2,7 @@
 
 use harness::events::{Event, Kind};
 use harness::runtime::Runtime;
-use harness::{proc, refused, runtime_differs, vm_differs, wait};
+use harness::{Code, Status as Refusal, differs, proc, refused, runtime_differs, vm_differs, wait};
 use protos::task_types::Status as State;
 use serde_json::json;
 use std::fs;
@@ -349,5 +349,53 @@ fn wait_may_come_before_start_and_after_exit() {
         for _ in 0..3 {
             assert_eq!(shim.wait("c", "e").await.unwrap(), first);
         }
+    });
+}
+
+/// X2, D4: an exec may be called `init`, and is none: neither its pid nor its exit are taken for
+/// those of the container.
+#[test]
+fn an_exec_called_init_is_not_init() {
+    harness::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let pid_file = || fs::read_to_string(bundle.file("init.pid")).unwrap_or_default();
+        let before = pid_file();
+        shim.run(bundle.exec_sh("init", "exit 3")).await;
+        assert_eq!(test.events().exit("c", "init").await.exit_status, 3);
+        assert_eq!(shim.wait("c", "init").await.unwrap().exit_status, 3);
+        assert_eq!(shim.state("c", "").await.unwrap().status(), State::Running);
+        let of_pids = differs("exec-named-init");
+        assert!(of_pids || pid_file() == before);
+        assert!(!bundle.file("exits/init.json").exists());
+        assert_eq!(shim.delete("c", "init").await.unwrap().exit_status, 3);
+        assert!(of_pids || pid_file() == before);
+        assert_eq!(test.events().exits("c", "c"), 0);
+        shim.kill("c", "", libc::SIGKILL, false).await.unwrap();
+        assert_eq!(test.events().exit("c", "c").await.exit_status, 137);
+        let deleted = shim.delete("c", "").await.unwrap();
+        assert_eq!(deleted.exit_status, 137);
+    });
+}
+
+/// X2: an event has one id for init and for execs, and init's is the container's: whoever hears of
+/// an exec of that name would take its end for the container's.
+#[test]
+fn an_exec_cannot_have_its_containers_id() {
+    harness::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let added = shim.exec(bundle.exec("c", &["true"])).await;
+        if differs("exec-named-as-container") {
+            return added.unwrap();
+        }
+        let expected = Refusal::new(Code::AlreadyExists, "id c: already exists");
+        assert_eq!(refused(added), expected);
+        assert_eq!(refused(shim.state("c", "c").await).code, Code::NotFound);
+        // Another container's is as good as any.
+        shim.run(bundle.exec_sh("d", "exit 4")).await;
+        assert_eq!(test.events().exit("c", "d").await.exit_status, 4);
+        assert_eq!(test.events().exits("c", "c"), 0);
+        assert_eq!(shim.state("c", "").await.unwrap().status(), State::Running);
     });
 }
