@@ -221,6 +221,9 @@ impl Runtime {
     ) -> Result<(), Failure> {
         let mut args: Vec<&OsStr> = vec!["checkpoint".as_ref(), "--image-path".as_ref()];
         args.extend([image.as_os_str(), "--work-path".as_ref(), work.as_os_str()]);
+        if !options.parent_path.is_empty() {
+            args.extend(["--parent-path".as_ref(), OsStr::new(&options.parent_path)]);
+        }
         let switches = [
             (options.open_tcp, "--tcp-established"),
             (options.external_unix_sockets, "--ext-unix-sk"),
