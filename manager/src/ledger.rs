@@ -10,7 +10,7 @@
 mod envelope;
 mod room;
 
-pub use envelope::{container_of, exec_of};
+pub use envelope::container_of;
 
 use crate::journal::{Record, Started};
 use crate::names::MAX_ID;
@@ -19,6 +19,7 @@ use protos::events::{TaskCreate, TaskDelete, TaskExecStarted, TaskExit, TaskStar
 use protos::types::Envelope;
 use protos::{Any, Timestamp, any, topic};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use task::ProcessId;
 
 /// How many deleted containers, and deleted execs, are remembered: to know late duplicates of
 /// their events, and an exec's exit that comes after its deletion.
@@ -163,7 +164,7 @@ impl Ledger {
                     return Verdict::Take;
                 };
                 let key = (envelope.namespace.clone(), exit.container_id.clone());
-                let process = self.process(&key, exec_of(&exit.container_id, &exit.id));
+                let process = self.process(&key, process_of(&exit).exec_id());
                 match process
                     .filter(|p| p.pid == exit.pid)
                     .and_then(|p| p.exit.as_ref())
@@ -180,7 +181,7 @@ impl Ledger {
                 let Some(mut delete) = decode::<TaskDelete>(event) else {
                     return Verdict::Take;
                 };
-                if !exec_of(&delete.container_id, &delete.id).is_empty() {
+                if ProcessId::in_event(&delete.container_id, &delete.id) != ProcessId::Init {
                     return Verdict::Take;
                 }
                 let key = (envelope.namespace.clone(), delete.container_id.clone());
@@ -255,7 +256,7 @@ impl Ledger {
             }
             topic::TASK_EXIT => {
                 if let Some(event) = decode::<TaskExit>(event) {
-                    let exec = exec_of(&event.container_id, &event.id).to_owned();
+                    let exec = process_of(&event).exec_id().to_owned();
                     if !self.has_room(&key(event.container_id.clone()), &exec) {
                         return;
                     }
@@ -274,7 +275,7 @@ impl Ledger {
             }
             topic::TASK_DELETE => {
                 if let Some(event) = decode::<TaskDelete>(event)
-                    && exec_of(&event.container_id, &event.id).is_empty()
+                    && ProcessId::in_event(&event.container_id, &event.id) == ProcessId::Init
                 {
                     self.delete(key(event.container_id));
                 }
@@ -394,6 +395,11 @@ impl Ledger {
             self.gone(&oldest.0, facts.processes.len());
         }
     }
+}
+
+/// Whose exit it is.
+pub fn process_of(exit: &TaskExit) -> ProcessId {
+    ProcessId::in_event(&exit.container_id, &exit.id)
 }
 
 #[cfg(test)]
