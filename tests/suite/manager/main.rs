@@ -7,6 +7,7 @@ mod exec;
 mod flags;
 mod group;
 mod journal;
+mod limits;
 mod logs;
 mod metrics;
 mod names;
