@@ -344,15 +344,11 @@ mod tests {
             exited_at: (1, 2),
         };
         bundle.write_exit(&init, &record).unwrap();
-        bundle
-            .write_exit(
-                &exec,
-                &ExitRecord {
-                    pid: 8,
-                    ..record.clone()
-                },
-            )
-            .unwrap();
+        let other = ExitRecord {
+            pid: 8,
+            ..record.clone()
+        };
+        bundle.write_exit(&exec, &other).unwrap();
         assert_eq!(bundle.read_exit(&init).unwrap(), Some(record));
         bundle.remove_exit(&exec);
         assert_eq!(bundle.read_exit(&exec).unwrap(), None);
