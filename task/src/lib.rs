@@ -26,6 +26,7 @@ mod containers;
 pub mod error;
 pub mod event;
 mod exits;
+pub mod foreign;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod handover;
@@ -37,6 +38,7 @@ pub mod peak;
 mod printable;
 pub mod proc;
 mod process;
+pub mod quota;
 pub mod reaper;
 pub mod rootfs;
 pub mod runtime;
@@ -48,4 +50,5 @@ pub mod sys;
 
 pub use error::{Error, Result};
 pub use printable::printable;
+pub use process::ProcessId;
 pub use service::Service;

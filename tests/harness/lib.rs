@@ -25,6 +25,7 @@ pub mod bundle;
 pub mod calls;
 pub mod containerd;
 pub mod cri;
+pub mod disk;
 pub mod docker;
 pub mod events;
 pub mod figures;

@@ -1,24 +1,51 @@
 //! What the client prints: tables for people, one JSON object a line for programs.
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protos::events::*;
 use protos::task_types::Status;
 use protos::types::Envelope;
 use protos::{Any, Timestamp, any};
 use serde_json::{Value, json};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::oneshot;
 
-/// Writes a line; nobody reads on if it fails. What is in it may be others': it moves no cursor.
+/// Writes a line to stdout, as [`write()`] does. What is in it may be others': it moves no cursor.
 pub fn line(text: &str) -> Result<(), String> {
-    let text = task::printable(text);
-    let mut out = io::stdout().lock();
-    let written = out
-        .write_all(text.as_bytes())
-        .and_then(|()| out.write_all(b"\n"));
-    written
-        .and_then(|()| out.flush())
-        .map_err(|e| format!("stdout: {e}"))
+    write(&mut io::stdout().lock(), format!("{}\n", task::printable(text)).as_bytes())
+}
+
+/// Writes to stdout or stderr. If nobody reads it any more, we end as other programs do: at once,
+/// silently, of SIGPIPE.
+///
+/// # Errors
+/// A text, if it fails for another reason.
+pub fn write(to: &mut impl Write, bytes: &[u8]) -> Result<(), String> {
+    match to.write_all(bytes).and_then(|()| to.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => crate::sys::end_by_sigpipe(),
+        written => written.map_err(|e| format!("output: {e}")),
+    }
+}
+
+/// Does what only watches, until nobody reads our stdout any more: `| head` may have seen enough
+/// long before there is more to write.
+pub async fn while_read<T>(watching: impl Future<Output = T>) -> T {
+    let (gone, reader_gone) = oneshot::channel();
+    std::thread::spawn(move || {
+        let stdout = io::stdout();
+        // Errors and hang-ups are told unasked; a file has neither.
+        let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+        while let Err(Errno::EINTR) | Ok(0) = poll(&mut fds, PollTimeout::NONE) {}
+        let _ = gone.send(());
+    });
+    tokio::select! {
+        biased;
+        done = watching => done,
+        Ok(()) = reader_gone => crate::sys::end_by_sigpipe(),
+    }
 }
 
 /// Rows under a head, in columns.

@@ -1,6 +1,7 @@
 //! The two ends of a stream: where bytes come from and where they go.
 
 use super::console::Master;
+use super::line;
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
 use crate::sys;
@@ -47,11 +48,15 @@ impl Source {
     }
 }
 
-/// Where bytes go. One that fails is written to no more: what comes after is read and forgotten,
-/// because a full disk or a dead logger must not block or kill the container (U12).
+/// Where bytes go. What cannot be written is read and forgotten, because a full disk or a dead logger
+/// must not block or kill the container (U12). A pipe that fails is written to no more; a file is
+/// tried again with all that comes, for a disk is not full for ever.
 pub struct Sink {
     target: Target,
+    /// The last write failed.
     broken: Cell<bool>,
+    /// Somebody was told: a disk that is full now and then must not fill the log.
+    told: Cell<bool>,
 }
 
 enum Target {
@@ -85,8 +90,11 @@ impl Sink {
     }
 
     fn to(target: Target) -> Self {
-        let broken = Cell::new(false);
-        Self { target, broken }
+        Self {
+            target,
+            broken: Cell::new(false),
+            told: Cell::new(false),
+        }
     }
 
     /// The fd to wait for, if writing may have to wait.
@@ -116,11 +124,11 @@ impl Sink {
 
     /// Writes what fits without waiting, and tells how much that was.
     pub fn write_some(&self, bytes: &[u8]) -> usize {
-        if self.broken.get() {
+        if self.broken.get() && !matches!(self.target, Target::File(_)) {
             return bytes.len();
         }
         let written = match &self.target {
-            Target::File(file) => (&*file).write_all(bytes).map(|()| bytes.len()),
+            Target::File(file) => self.append(file, bytes),
             Target::Pipe { writer: fd, .. } => write(fd.get_ref(), bytes).map_err(io::Error::from),
             Target::Console(fd) => write(fd.get_ref(), bytes).map_err(io::Error::from),
         };
@@ -134,14 +142,24 @@ impl Sink {
         }
     }
 
-    /// Writes to it no more.
+    /// After a failure, what is written begins a line of its own: the one before may be torn.
+    fn append(&self, mut file: &File, bytes: &[u8]) -> io::Result<usize> {
+        if self.broken.get() && !line::is_whole(file)? {
+            file.write_all(b"\n")?;
+        }
+        let written = file.write(bytes)?;
+        self.broken.set(false);
+        Ok(written)
+    }
+
+    /// Writes to it no more, if it is no file.
     pub fn give_up(&self, error: &io::Error) {
         self.broken.set(true);
         // A process may well close its stdin; only then is the pipe broken for good reason.
         if error.kind() == io::ErrorKind::BrokenPipe {
             log::debug!("a stream's reader is gone");
-        } else {
-            log::warn!("a stream can't be written, its rest is lost: {error}");
+        } else if !self.told.replace(true) {
+            log::warn!("a stream can't be written, what comes is lost: {error}");
         }
     }
 

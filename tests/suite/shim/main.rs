@@ -11,6 +11,7 @@ mod golden;
 mod group;
 mod json;
 mod last_exit;
+mod limits;
 mod logger;
 mod mounts;
 mod mounts_more;

@@ -1,12 +1,14 @@
 //! Where output goes and how much of it: files, large streams, slow readers, failures (I2, I5,
 //! I9, I16).
 
+use harness::disk::Disk;
 use harness::stdio::{Fifos, Stdio, Sum};
 use harness::{Code, differs, refused, wait};
 use protos::runc::Options;
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 /// I5: an existing file that is no FIFO is appended to.
 #[test]
@@ -63,6 +65,48 @@ fn file_scheme_makes_directories_and_appends() {
             (mode(file.as_path()), mode(file.parent().unwrap())),
             (0o644, 0o755)
         );
+        shim.released().await;
+    });
+}
+
+/// U12: a disk that is full for a while neither stops the process nor ends the log, and what was
+/// cut off then spoils no other line (containerd's issue 12462).
+#[test]
+fn a_log_goes_on_when_a_full_disk_has_room_again() {
+    const LINE: &str = "0123456789abcdef";
+    harness::run(async |test| {
+        if differs("full-disk") {
+            return;
+        }
+        let disk = Disk::half_full(test.dir().join("disk"), 64 << 10);
+        let bundle = test.bundle("c").share().build();
+        let shim = bundle.running().await;
+        let fifos = Fifos::new(test.dir().join("io"));
+        let file = disk.path().join("log");
+        let name = format!("file://{}", file.display());
+        let script = format!("yes {LINE} | head -c 204000; touch /mnt/done; read go; echo $go");
+        let stdin = fifos.stdin.name();
+        shim.run(bundle.exec_sh("e", &script).stdio(&stdin, &name, &name))
+            .await;
+        wait::exists(&test.share().join("done")).await;
+        let size = || fs::metadata(&file).map_or(0, |file| file.len());
+        assert!(size() <= 32 << 10);
+        disk.make_room();
+        let mut writer = fifos.stdin.writer().await;
+        writer.write(b"after\n").await;
+        wait::until("the log's end", || {
+            let text = fs::read_to_string(&file).unwrap();
+            let ended = text.ends_with("\nafter\n");
+            ended.then_some(()).ok_or(text)
+        })
+        .await;
+        let text = fs::read_to_string(&file).unwrap();
+        let torn = text.lines().filter(|line| *line != LINE).count();
+        // What was cut off, and the end of a line whose begin was lost.
+        assert!(torn <= 3, "{text}");
+        drop(writer);
+        shim.wait("c", "e").await.unwrap();
+        shim.delete("c", "e").await.unwrap();
         shim.released().await;
     });
 }
@@ -156,29 +200,29 @@ fn delete_waits_for_the_reader() {
     });
 }
 
-/// T62: but not for ever: a child that keeps stdout open delays Delete by ten seconds at most.
+/// T62: but not for ever: a child that keeps stdout open, and says nothing more or more and more,
+/// delays Delete by two seconds, once all that the process itself had said is through.
 #[test]
 fn delete_gives_up_on_a_held_stdout() {
     harness::run(async |test| {
         let bundle = test.bundle("c").build();
         let shim = bundle.running().await;
-        let fifos = Fifos::new(test.dir().join("io"));
-        let (mut out, _err) = fifos.readers();
-        shim.run(
-            bundle
-                .exec_sh("e", "sleep 100000 & echo done")
-                .output(&fifos),
-        )
-        .await;
-        assert_eq!(out.line().await, "done");
-        assert_eq!(test.events().exit("c", "e").await.exit_status, 0);
-        let deleted = wait::within(
-            std::time::Duration::from_secs(15),
-            "Delete",
-            shim.delete("c", "e"),
-        );
-        assert_eq!(deleted.await.unwrap().exit_status, 0);
-        assert_eq!(refused(shim.state("c", "e").await).code, Code::NotFound);
+        for (id, script) in [
+            ("silent", "sleep 100000 & echo done"),
+            ("floods", "echo done; yes &"),
+        ] {
+            let fifos = Fifos::new(test.dir().join(id));
+            let (mut out, _err) = fifos.readers();
+            shim.run(bundle.exec_sh(id, script).output(&fifos)).await;
+            assert_eq!(out.line().await, "done");
+            let reading = tokio::task::spawn_local(async move { out.sum().await });
+            assert_eq!(test.events().exit("c", id).await.exit_status, 0);
+            let limit = Duration::from_secs(6);
+            let deleted = wait::within(limit, "Delete", shim.delete("c", id));
+            assert_eq!(deleted.await.unwrap().exit_status, 0);
+            assert_eq!(refused(shim.state("c", id).await).code, Code::NotFound);
+            reading.await.unwrap();
+        }
     });
 }
 
@@ -211,5 +255,35 @@ fn failures_leave_no_fds() {
             return;
         }
         shim.released().await;
+    });
+}
+
+/// I16: what the OCI runtime says of its own failure is the caller's to hear, and no output of the
+/// container's: `docker exec` would show it twice, and a container that never ran would have a log.
+#[test]
+fn a_runtimes_complaint_is_no_output_of_the_container() {
+    harness::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let file = test.dir().join("never-ran.log");
+        let log = format!("file://{}", file.display());
+        let broken = test.bundle("broken").args(&["/nonexistent"]).build();
+        let refusal = refused(shim.create(broken.create().stdio("", &log, &log)).await);
+        assert!(refusal.message.contains("/nonexistent"), "{refusal:?}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "");
+
+        let fifos = Fifos::new(test.dir().join("io"));
+        let (out, err) = fifos.readers();
+        let request = bundle.exec("e", &["/nonexistent"]).output(&fifos);
+        shim.exec(request).await.unwrap();
+        let refusal = refused(shim.start("c", "e").await);
+        assert!(refusal.message.contains("/nonexistent"), "{refusal:?}");
+        shim.delete("c", "e").await.unwrap();
+        // A fence: the loop has looked at all that there was to read.
+        shim.run(bundle.exec("fence", &["true"])).await;
+        for stream in [out, err] {
+            let said = stream.now().unwrap_or_default();
+            assert_eq!(String::from_utf8_lossy(&said), "");
+        }
     });
 }

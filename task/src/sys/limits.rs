@@ -1,0 +1,61 @@
+//! The limit on open files (getrlimit(2), RLIMIT_NOFILE): ours is raised as far as may be, and what
+//! we start has the one that we were started with.
+//!
+//! systemd gives every service 1,024 files, and as many as it wants if it asks: the low one is for
+//! programs that still use select(2). A daemon of ours does not, and has several files open for
+//! each process of a container's. A container's programs, loggers and hooks may.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The soft limit that we were started with, once ours is another.
+static GIVEN: OnceLock<libc::rlim_t> = OnceLock::new();
+
+/// Raises the soft limit of this process to the hard one; without the right to it stays as it is.
+pub fn raise_open_files() {
+    match set_soft(libc::RLIM_INFINITY) {
+        Ok(given) => drop(GIVEN.set(given)),
+        Err(e) => log::warn!("the limit on open files stays as it is: {e}"),
+    }
+}
+
+/// Sets the limit that we were started with again, for a program that is to take our place.
+///
+/// # Errors
+/// From setrlimit(2).
+pub fn restore_open_files() -> io::Result<()> {
+    GIVEN
+        .get()
+        .map_or(Ok(()), |given| set_soft(*given).map(drop))
+}
+
+/// Has `command`'s process start with the limit that we were started with.
+pub fn give_open_files(command: &mut Command) {
+    if GIVEN.get().is_some() {
+        // SAFETY: between fork and exec only getrlimit and setrlimit run, which are no more than
+        // system calls.
+        unsafe { command.pre_exec(restore_open_files) };
+    }
+}
+
+/// Sets the soft limit, to the hard one at most, which others may have changed meanwhile; gives the
+/// soft limit before.
+fn set_soft(soft: libc::rlim_t) -> io::Result<libc::rlim_t> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the call writes one rlimit, which lives until it returns.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let before = limit.rlim_cur;
+    limit.rlim_cur = soft.min(limit.rlim_max);
+    // SAFETY: the call reads one rlimit, which lives until it returns.
+    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } {
+        0 => Ok(before),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
