@@ -24,8 +24,10 @@ pub fn die_with_parent(command: &mut Command) {
     unsafe {
         command.pre_exec(move || {
             nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-            // Whose parent is dead by now will not be told any more.
-            if nix::unistd::getppid() != parent {
+            // Whose parent is dead by now will not be told any more. In a pid namespace of its own
+            // it has none that it could name: it must find out by what it is connected to.
+            let now = nix::unistd::getppid();
+            if now != parent && now.as_raw() != 0 {
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
             Ok(())
@@ -283,6 +285,26 @@ pub fn map_mount(mount: BorrowedFd, user_namespace: BorrowedFd, below: bool) -> 
         propagation: 0,
         userns_fd: user_namespace.as_raw_fd() as u64,
     };
+    set_mount_attributes(mount, &attr, below)
+}
+
+/// Sets `flags` (`MOUNT_ATTR_*`) of `mount`, and clears none (mount_setattr(2)); with `below` also
+/// of what is mounted below. `ENOSYS` before Linux 5.12.
+pub fn restrict_mount(mount: BorrowedFd, flags: u64, below: bool) -> nix::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: flags,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    set_mount_attributes(mount, &attr, below)
+}
+
+fn set_mount_attributes(
+    mount: BorrowedFd,
+    attr: &libc::mount_attr,
+    below: bool,
+) -> nix::Result<()> {
     let below = if below { libc::AT_RECURSIVE } else { 0 };
     let flags = libc::AT_EMPTY_PATH | below;
     let (fd, empty) = (mount.as_raw_fd(), c"".as_ptr());
@@ -293,26 +315,26 @@ pub fn map_mount(mount: BorrowedFd, user_namespace: BorrowedFd, below: bool) -> 
             fd,
             empty,
             flags,
-            &raw const attr,
-            size_of_val(&attr),
+            &raw const *attr,
+            size_of_val(attr),
         )
     };
     Errno::result(done).map(drop)
 }
 
-/// Mounts the unattached `mount` at `target` (move_mount(2)).
-pub fn attach_mount(mount: BorrowedFd, target: &Path) -> nix::Result<()> {
-    let target = c_path(target)?;
-    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_SYMLINKS;
-    let (fd, empty) = (mount.as_raw_fd(), c"".as_ptr());
-    // SAFETY: the call reads two texts that live until it returns.
+/// Mounts `mount`, the root of a mount that is attached nowhere or elsewhere, on what `target` is
+/// (move_mount(2)): no name is looked up.
+pub fn attach_mount(mount: BorrowedFd, target: BorrowedFd) -> nix::Result<()> {
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+    let empty = c"".as_ptr();
+    // SAFETY: the call reads two empty texts that live until it returns.
     let done = unsafe {
         libc::syscall(
             libc::SYS_move_mount,
-            fd,
+            mount.as_raw_fd(),
             empty,
-            libc::AT_FDCWD,
-            target.as_ptr(),
+            target.as_raw_fd(),
+            empty,
             flags,
         )
     };
