@@ -82,6 +82,7 @@ struct Key {
     /// There may be another file of this name by now.
     file: Identity,
     readonly: bool,
+    follows: bool,
 }
 
 struct Shared {
@@ -193,6 +194,7 @@ impl Share {
             source: path.clone(),
             file: source.identity,
             readonly: volume.readonly,
+            follows: volume.follows,
         };
         let (number, mounted) = self.use_volume(id, key);
         let name = number.to_string();
@@ -285,6 +287,9 @@ impl Share {
         let shown = shown.await;
         // The topmost mount has moved; what it covered is of no use.
         say(&stage, place.clear(&stage));
+        if shown.is_err() {
+            say(name, dir.clear(name));
+        }
         shown
     }
 

@@ -147,7 +147,7 @@ mod tests {
             let is = fields.next()? == point.to_str().unwrap();
             is.then(|| fields.next().unwrap().to_owned())
         };
-        table.lines().filter_map(at).last().unwrap_or_default()
+        table.lines().filter_map(at).next_back().unwrap_or_default()
     }
 
     #[test]
