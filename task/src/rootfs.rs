@@ -20,7 +20,7 @@ mod unmount;
 pub use hidden::{Hidden, followed};
 pub use options::Refusal;
 
-use crate::error::words;
+use crate::error::{of_call, words};
 use crate::reaper::Reaper;
 use crate::runtime::Failure;
 use nix::errno::Errno;
@@ -54,14 +54,14 @@ pub enum MountError {
     #[error(
         "mount source: {source_path:?}, target: {target:?}, fstype: {kind}, \
          options: {options:?}: {}",
-        words(&(*errno).into())
+        words(error)
     )]
     Mount {
         kind: String,
         source_path: String,
         target: PathBuf,
         options: String,
-        errno: Errno,
+        error: io::Error,
     },
     #[error(
         "mount source: {source_path:?}, target: {target:?}, fstype: {kind}: \
@@ -84,8 +84,8 @@ pub enum MountError {
         target: String,
         error: io::Error,
     },
-    #[error("unmount {path:?}: {}", words(&(*errno).into()))]
-    Unmount { path: PathBuf, errno: Errno },
+    #[error("unmount {path:?}: {}", words(error))]
+    Unmount { path: PathBuf, error: io::Error },
     #[error("what is mounted at {path:?}: {}", words(error))]
     Lookup { path: PathBuf, error: io::Error },
     #[error("mount thread: {0}")]
@@ -287,8 +287,8 @@ impl Job {
             kind: self.one.r#type.clone(),
             source_path: self.one.source.clone(),
             target: target.to_owned(),
+            error: of_call(errno),
             options: self.one.options.join(","),
-            errno,
         }
     }
 
@@ -318,7 +318,7 @@ impl Job {
     ) -> Result<OwnedFd, MountError> {
         let failed = |doing, path: &Path| {
             let path = path.to_owned();
-            move |errno: Errno| self.prepare(doing, &path, &self.rootfs, errno.into())
+            move |errno: Errno| self.prepare(doing, &path, &self.rootfs, of_call(errno))
         };
         idmap::hide_this_thread().map_err(failed("make a mount namespace for", &self.rootfs))?;
         // Only now: what is open in another mount namespace can't be mounted on.
