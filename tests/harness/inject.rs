@@ -71,7 +71,7 @@ impl Injected {
                 Arg::Text(text) => CString::new(*text).expect("a text").into_bytes_with_nul(),
                 Arg::Bytes(bytes) => bytes.to_vec(),
             };
-            place -= (bytes.len() as u64 + 15) / 16 * 16;
+            place -= (bytes.len() as u64).next_multiple_of(16);
             *value = place;
             for (at, word) in (place..).step_by(8).zip(bytes.chunks(8)) {
                 let mut whole = [0; 8];
