@@ -8,6 +8,7 @@
 //! ```
 
 mod accel;
+mod bpf;
 mod calls;
 mod check;
 mod child;
@@ -27,9 +28,12 @@ mod network;
 mod notices;
 mod overhead;
 mod place;
+mod points;
 mod qemu;
 mod service;
 mod share;
+mod skeleton;
+mod source;
 mod spec;
 mod start;
 mod streams;

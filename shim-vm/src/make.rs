@@ -44,7 +44,7 @@ impl Service {
         let config = bundle.path().join("config.json");
         let config =
             fs::read(&config).map_err(|e| failed(format!("open {}: {e}", config.display())))?;
-        let translated =
+        let mut translated =
             translate(&id, &config, self.anchor.get()).map_err(|refusal| match refusal {
                 refusal @ Refusal::Broken(_) => failed(refusal.to_string()),
                 refusal @ Refusal::Unimplemented(_) => {
@@ -55,9 +55,9 @@ impl Service {
         let vm = vm.map_err(failed)?;
 
         let root = bundle.path().join(&translated.root);
-        let share = &vm.share;
+        let (share, points) = (&vm.share, translated.points.take());
         let shared = share
-            .add_rootfs(&id, request.rootfs.clone(), &root, context)
+            .add_rootfs(&id, request.rootfs.clone(), &root, points, context)
             .await;
         shared.map_err(|e| unknown(&format!("failed to mount rootfs component: {e}")))?;
         let (mut sources, mut shared_memory, mut volumes) = (Vec::new(), Vec::new(), Vec::new());
@@ -68,9 +68,9 @@ impl Service {
                 shared_memory.push(memory);
                 path
             } else {
-                let added = share.add_volume(&id, source, volume.readonly, context);
-                let path = added.await.map_err(failed)?;
-                volumes.extend(source.is_dir().then(|| path.clone()));
+                let added = share.add_volume(&id, volume, context).await;
+                let (path, is_dir) = added.map_err(failed)?;
+                volumes.extend(is_dir.then(|| path.clone()));
                 path
             };
             log::debug!("{id}: {} is {path}", source.display());

@@ -1,6 +1,8 @@
 //! The directory of one VM in /run, and who its processes are: what `delete` finds when the shim
 //! is gone.
 
+use crate::skeleton::Skeleton;
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -49,10 +51,21 @@ pub fn make_run() -> io::Result<()> {
 /// # Errors
 /// If it can't be made.
 pub fn make(dir: &Path) -> io::Result<()> {
-    let _ = fs::remove_dir_all(dir);
     make_run()?;
+    remove(dir)?;
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(dir)
+}
+
+/// Removes it, and what is directly in it: what is mounted there is unmounted, and no directory is
+/// emptied. Nothing may be there.
+fn remove(dir: &Path) -> io::Result<()> {
+    let emptied = match Skeleton::open(dir) {
+        Ok(inside) => inside.clear_all(),
+        Err(Errno::ENOENT) => return Ok(()),
+        Err(errno) => Err(errno.into()),
+    };
+    emptied.and_then(|()| fs::remove_dir(dir))
 }
 
 /// A process that is not mistaken for another that has its pid later.
@@ -107,10 +120,7 @@ pub async fn clear(dir: &Path) -> io::Result<Option<PathBuf>> {
         sys::pidfd_kill(&pidfd)?;
         gone(pidfd).await?;
     }
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(record.netns),
-    }
+    remove(dir).map(|()| record.netns)
 }
 
 /// Waits until the process has ended.

@@ -92,7 +92,7 @@ impl Vm {
         let wanted = purpose.network.clone();
         let network = aside(move || network::prepare(&wanted)).await;
         let network = network.map_err(|e| e.to_string())?;
-        let share = Share::new(dir.join("share"), Rc::clone(reaper))?;
+        let share = Share::new(&dir, Rc::clone(reaper))?;
         let (files, socket) = files::start(&dir, share.dir(), console, reaper)?;
         let deadline = config.deadline(purpose.accel);
         let plan = Plan {

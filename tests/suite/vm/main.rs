@@ -10,6 +10,8 @@ mod cycles;
 mod death;
 mod docker;
 mod files;
+#[cfg(target_arch = "x86_64")]
+mod fsd;
 mod hooks;
 mod image;
 mod late;
@@ -19,6 +21,7 @@ mod network;
 mod pods;
 mod refusals;
 mod rules;
+mod share;
 mod streams;
 
 use harness::bundle::Bundle;
