@@ -1,6 +1,6 @@
 //! What is done to an exec process: add, start, kill, delete.
 
-use super::{Exit, Process};
+use super::{Exit, Process, ProcessId};
 use crate::bundle::{read_pid, write_private, written_at};
 use crate::container::Container;
 use crate::error::{Error, Result};
@@ -49,7 +49,7 @@ impl Exec {
         process.insert("terminal".into(), terminal);
         let spec = RefCell::new(serde_json::to_vec(&process).map_err(bad_spec)?);
         Ok(Self {
-            process: Rc::new(Process::new(id.to_owned(), paths)),
+            process: Rc::new(Process::new(ProcessId::Exec(id.to_owned()), paths)),
             spec,
         })
     }
@@ -69,9 +69,14 @@ impl Exec {
     /// # Errors
     /// If an fd is not what it is said to be.
     pub fn take_over(id: String, exec: handover::Exec, reaper: &Reaper) -> Result<Self> {
-        let process = Rc::new(Process::take_over(id, exec.process, reaper)?);
+        let process = Process::take_over(ProcessId::Exec(id), exec.process, reaper)?;
+        let process = Rc::new(process);
         let spec = RefCell::new(exec.spec);
         Ok(Self { process, spec })
+    }
+
+    fn id(&self) -> &str {
+        self.process.id.exec_id()
     }
 
     #[cfg(any(test, fuzzing))]
@@ -109,7 +114,9 @@ impl Container {
         spec: &[u8],
         paths: Paths,
     ) -> Result<()> {
-        if self.execs.borrow().contains_key(id) {
+        // Init's exit goes by the container's id: an exec of that name would end the container for
+        // whoever hears of events.
+        if id == self.id || self.execs.borrow().contains_key(id) {
             return Err(Error::AlreadyExists(format!("id {id}")));
         }
         self.init.state.get().init_allows(Request::Exec)?;
@@ -168,7 +175,7 @@ impl Container {
                 process.state.set(State::Running);
                 engine.outbox.push(Event::ExecStarted(TaskExecStarted {
                     container_id: self.id.clone(),
-                    exec_id: process.id.clone(),
+                    exec_id: exec.id().to_owned(),
                     pid,
                 }));
                 engine.track(pid, self, process);
@@ -217,22 +224,22 @@ impl Container {
         let process = &exec.process;
         let of = stdio::Of {
             namespace: &engine.namespace,
-            process: &process.id,
+            process: exec.id(),
             bundle: &self.bundle,
             io_uid: self.options.io_uid,
             io_gid: self.options.io_gid,
         };
         let (streams, prepared) =
             stdio::prepare(&process.paths, of, &engine.reaper, context).await?;
-        let pid_file = self.bundle.exec_pid(&process.id);
+        let pid_file = self.bundle.pid(&process.id);
         let _ = std::fs::remove_file(&pid_file);
-        let spec = self.bundle.exec_spec(&process.id);
+        let spec = self.bundle.exec_spec(exec.id());
         write_private(&spec, &exec.spec.take()).map_err(Error::io("write", &spec))?;
         let socket = prepared.console_socket().map(ToOwned::to_owned);
         let console = Console(socket.as_deref());
         let run = self
             .runtime
-            .exec(&self.id, &process.id, console, streams, context);
+            .exec(&self.id, exec.id(), console, streams, context);
         let made = prepared
             .connect(run, |failure: Failure| failure.oci(FAILED))
             .await;
@@ -269,11 +276,11 @@ impl Container {
         if process.exit().is_some() {
             process.wait(context).await?;
         }
-        process.close_io().await;
-        let _ = std::fs::remove_file(self.bundle.exec_pid(&process.id));
+        process.close_io(&self.id).await;
+        let _ = std::fs::remove_file(self.bundle.pid(&process.id));
         self.bundle.remove_exit(&process.id);
         process.deleted();
-        self.execs.borrow_mut().remove(&process.id);
+        self.execs.borrow_mut().remove(exec.id());
         Ok(process.exit().unwrap_or(Exit::NONE))
     }
 }
