@@ -1,15 +1,16 @@
 //! QEMU's machine `microvm`: its command line, and its process.
 //!
-//! What the options are for, where it is not plain: `-cx16`, because QEMU 7.2 without KVM runs
-//! that instruction wrongly and some guests panic; `tsc_early_khz`, because without KVM and with
-//! ACPI there is no clock to calibrate by, and some boots hang; `tsc=reliable`, because a guest
-//! that waits for a processor takes its clock for broken, counts ticks, and falls behind by seconds
-//! in a minute; `init_on_alloc=1`, for kernels that do not zero the pages that the file server will
-//! write into (kernel.patch says why they must, without KVM); `rootfstype=ramfs`, because files of a
-//! tmpfs have seals, and an OCI runtime takes a program that could be sealed and is not for one that
-//! can be written to; `force-legacy=false`, because vhost-user devices are virtio 1; `noreplace-smp`
-//! and `cryptomgr.notests` save a third of the boot; the RTC stays, because a kernel waits seconds
-//! for a missing one.
+//! What the options are for, where it is not plain: `-cx16`, because QEMU 7.2 without KVM runs that
+//! instruction wrongly and some guests panic; `tsc_early_khz`, because without KVM and with ACPI
+//! there is no clock to calibrate by, and some boots hang; `tsc=reliable`, because a guest that
+//! waits for a processor takes its clock for broken, counts ticks, and falls behind by seconds in a
+//! minute; `init_on_alloc=1`, for kernels that do not zero the pages that the file server will
+//! write into (kernel.patch says why they must, without KVM); `dump=off`, because a guest's memory
+//! is nobody's to keep; `-L`, because QEMU can't see where it is; `rootfstype=ramfs`, because files
+//! of a tmpfs have seals, and an OCI runtime takes a program that could be sealed and is not for
+//! one that can be written to; `force-legacy=false`, because vhost-user devices are virtio 1;
+//! `noreplace-smp` and `cryptomgr.notests` save a third of the boot; the RTC stays, because a
+//! kernel waits seconds for a missing one.
 
 use crate::child::Child;
 use crate::config::Accel;
