@@ -1,6 +1,7 @@
 //! The calls that are the guest's to do: asked of it, and answered without what is only its own.
 
 use crate::container::Container;
+use crate::limits::Limits;
 use crate::overhead;
 use crate::service::{Empty, Result, Service, not_found, unimplemented, unknown};
 use protos::task::*;
@@ -63,7 +64,12 @@ impl Service {
             resources: request.resources,
             ..Default::default()
         };
-        self.pass(&container, "Update", &asked, context).await
+        self.pass(&container, "Update", &asked, context).await?;
+        // What the guest takes the host need not understand: a limit that is none changes nothing.
+        let resources = asked.resources.map(|any| any.value).unwrap_or_default();
+        let limits = Limits::of(&serde_json::from_slice(&resources).unwrap_or_default());
+        let set = container.vm.pod.update(&container.id, &limits).await;
+        set.map_err(|why| unknown(&format!("limits of the VM: {why}")))
     }
 
     pub(crate) async fn resize_pty(

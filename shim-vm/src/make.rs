@@ -10,6 +10,7 @@ use crate::service::{Service, unimplemented, unknown};
 use crate::spec::{Anchor, Refusal, Translated, translate};
 use crate::streams::Ends;
 use crate::vm::{Purpose, Vm};
+use protos::events::TaskOom;
 use protos::guest::{ConfigureRequest, PutBundleRequest, PutBundleResponse};
 use protos::task::{CreateTaskRequest, CreateTaskResponse};
 use protos::ttrpc::Context;
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::rc::Rc;
 use task::bundle::{Bundle, write_private};
+use task::event::Event;
 use task::runtime::Options;
 use task::stdio::Paths;
 
@@ -53,6 +55,7 @@ impl Service {
             })?;
         let vm = self.vm_for(&id, &translated, context).await;
         let vm = vm.map_err(failed)?;
+        vm.pod.set(&translated.place).await.map_err(failed)?;
 
         let root = bundle.path().join(&translated.root);
         let (share, points) = (&vm.share, translated.points.take());
@@ -166,6 +169,7 @@ impl Service {
             image,
             accel,
             network: spec.network.clone(),
+            place: spec.place.clone(),
             guest: ConfigureRequest {
                 hostname: id.chars().take(63).collect(),
                 sysctls: spec.sysctls.clone(),
@@ -184,7 +188,21 @@ impl Service {
         self.vm.replace(Some(Rc::clone(&vm)));
         let (watching, watched) = (Rc::downgrade(self), Rc::clone(&vm));
         tokio::task::spawn_local(async move {
-            let why = watched.gone().await;
+            let tell = || {
+                if let Some(service) = watching.upgrade() {
+                    service.vm_had_oom();
+                }
+            };
+            let why = loop {
+                tokio::select! {
+                    () = watched.pod.oom() => tell(),
+                    why = watched.gone() => break why,
+                }
+            };
+            // TaskOOM comes before TaskExit (V10).
+            if watched.pod.had_oom() {
+                tell();
+            }
             if let Some(service) = watching.upgrade() {
                 service.vm_is_gone(&why);
             }
@@ -192,14 +210,23 @@ impl Service {
         Ok(vm)
     }
 
+    /// The kernel has killed one of the VM's processes: that is every container's loss.
+    fn vm_had_oom(&self) {
+        for container in self.all() {
+            if container.created.get() && container.init.exit().is_none() {
+                let container_id = container.id.clone();
+                self.publish(Event::Oom(TaskOom { container_id }));
+            }
+        }
+    }
+
+    fn all(&self) -> Vec<Rc<Container>> {
+        let containers = self.containers.borrow();
+        containers.values().flatten().cloned().collect()
+    }
+
     fn vm_is_gone(self: &Rc<Self>, why: &str) {
-        let containers: Vec<_> = self
-            .containers
-            .borrow()
-            .values()
-            .flatten()
-            .cloned()
-            .collect();
+        let containers = self.all();
         // With containers that have ended, it was to end.
         if containers.iter().any(|of| of.init.exit().is_none()) {
             log::error!("{why}");
@@ -224,6 +251,9 @@ impl Service {
                     && !container.created.get()
                 {
                     self.undo_create(container).await;
+                }
+                if let Err(why) = vm.pod.remove(id).await {
+                    log::warn!("{id}: limits of the VM: {why}");
                 }
             } else {
                 vm.power_off().await;

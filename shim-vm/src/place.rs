@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use task::cgroup::Remains;
 use task::proc::started;
 use task::sys;
 use tokio::io::Interest;
@@ -81,26 +82,37 @@ struct Process {
 struct Record {
     processes: Vec<Process>,
     netns: Option<PathBuf>,
+    #[serde(default)]
+    cgroup: Option<PathBuf>,
 }
 
-/// Writes down who the VM's processes are.
+/// What a VM has of the host's, beside its processes.
+#[derive(Clone, Debug, Default)]
+pub struct Holds {
+    pub netns: Option<PathBuf>,
+    /// As for [`Remains::find`].
+    pub cgroup: Option<PathBuf>,
+}
+
+/// Writes down who the VM's processes are, and what it holds.
 ///
 /// # Errors
 /// If it can't be written.
-pub fn record(dir: &Path, pids: &[u32], netns: Option<&Path>) -> io::Result<()> {
+pub fn record(dir: &Path, pids: &[u32], holds: &Holds) -> io::Result<()> {
     let known = |&pid: &u32| {
         let started = started(pid)?;
         Some(Process { pid, started })
     };
     let record = Record {
         processes: pids.iter().filter_map(known).collect(),
-        netns: netns.map(Path::to_owned),
+        netns: holds.netns.clone(),
+        cgroup: holds.cgroup.clone(),
     };
     task::bundle::write_private(&dir.join(PROCESSES), &serde_json::to_vec(&record)?)
 }
 
 /// Ends what is left of the VM at `dir`, and waits until it is gone; the network namespace that
-/// it was connected to comes back. Nothing may be there.
+/// it was connected to comes back, its cgroup is removed. Nothing may be there.
 ///
 /// # Errors
 /// If something resists.
@@ -119,6 +131,14 @@ pub async fn clear(dir: &Path) -> io::Result<Option<PathBuf>> {
         }
         sys::pidfd_kill(&pidfd)?;
         gone(pidfd).await?;
+    }
+    if let Some(cgroup) = &record.cgroup
+        && !Remains::find(cgroup, &[]).remove_empty().await
+    {
+        log::warn!(
+            "cgroup {}: somebody else is in it, it stays",
+            cgroup.display()
+        );
     }
     remove(dir).map(|()| record.netns)
 }
@@ -145,7 +165,11 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        record(&vm, &[ours.id()], Some(Path::new("/n"))).unwrap();
+        let holds = Holds {
+            netns: Some("/n".into()),
+            cgroup: None,
+        };
+        record(&vm, &[ours.id()], &holds).unwrap();
         let json = fs::read_to_string(vm.join(PROCESSES)).unwrap();
         let other = started(ours.id()).unwrap() + 1;
         let mut wrong: Record = serde_json::from_str(&json).unwrap();

@@ -6,6 +6,7 @@
 
 use crate::config::Wanted;
 use crate::hooks::Hooks;
+use crate::limits::Place;
 use crate::network::Where;
 use crate::points::{self, Point};
 use crate::share::guest_rootfs;
@@ -45,6 +46,8 @@ pub struct Translated {
     pub sysctls: HashMap<String, String>,
     pub hooks: Hooks,
     pub wanted: Wanted,
+    /// On the host.
+    pub place: Place,
 }
 
 impl Translated {
@@ -101,6 +104,7 @@ pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Tran
     let network = namespaces(&mut spec, anchor)?;
     let sysctls = network_sysctls(&mut spec);
     let wanted = wanted(&spec);
+    let place = Place::of(&spec, id);
     for (part, label) in [
         ("process", "apparmorProfile"),
         ("process", "selinuxLabel"),
@@ -122,6 +126,7 @@ pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Tran
         sysctls,
         hooks,
         wanted,
+        place,
     })
 }
 

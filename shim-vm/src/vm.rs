@@ -10,11 +10,14 @@ use crate::child::Child;
 use crate::config::{Accel, Config};
 use crate::console::Console;
 use crate::image::Image;
+use crate::limits::Place;
 use crate::machine::{Machine, Plan, SHARE_TAG};
 use crate::network::{self, Where};
+use crate::place::Holds;
+use crate::pod::Pod;
 use crate::qemu::Qemu;
 use crate::share::Share;
-use crate::{clock, files, notices, place};
+use crate::{clock, files, notices, place, program, users};
 use protos::guest::{ConfigureRequest, Empty, Event, Hello};
 use protos::mux::{Link, Stream};
 use protos::ttrpc::{CallError, Client, Context};
@@ -42,6 +45,8 @@ pub struct Purpose<'a> {
     pub image: Image,
     pub accel: Accel,
     pub network: Where,
+    /// The host's cgroup.
+    pub place: Place,
     pub guest: ConfigureRequest,
 }
 
@@ -51,6 +56,7 @@ pub struct Vm {
     link: Rc<Link>,
     client: Client,
     pub share: Share,
+    pub pod: Pod,
     pub hello: Hello,
     /// How long after QEMU's start its hello came.
     pub heard_after: Duration,
@@ -89,6 +95,15 @@ impl Vm {
         tell: impl FnMut(Event) + 'static,
     ) -> Result<Rc<Self>, String> {
         let (dir, config, context) = (purpose.dir, purpose.config, purpose.context);
+        let holds = Holds {
+            netns: purpose.network.path().map(Path::to_owned),
+            cgroup: purpose.place.cgroup.clone(),
+        };
+        let program = program::find(&config.qemu, reaper).await?;
+        let user = users::take(config.first_user, config.users)?;
+        // Before there is any of it.
+        place::record(&dir, &[], &holds).map_err(|e| e.to_string())?;
+        let pod = Pod::make(&purpose.place, config.overhead()).await?;
         let wanted = purpose.network.clone();
         let network = aside(move || network::prepare(&wanted)).await;
         let network = network.map_err(|e| e.to_string())?;
@@ -102,7 +117,8 @@ impl Vm {
             accel: purpose.accel,
             memory: config.memory,
             vcpus: config.vcpus,
-            program: config.qemu.clone(),
+            program,
+            user,
             files: Some(socket),
             taps: network.taps,
             netns: network.namespace,
@@ -112,22 +128,25 @@ impl Vm {
             let started = Instant::now();
             let socket = machine.boot(reaper)?;
             let pids = [machine.pid(), files.pid];
-            place::record(&dir, &pids, purpose.network.path()).map_err(|e| e.to_string())?;
+            place::record(&dir, &pids, &holds).map_err(|e| e.to_string())?;
             let link = connect(socket).map_err(|e| format!("link: {e}"))?;
             let mut notices = link.first();
-            let hello = tokio::select! {
-                hello = notices::hello(&mut notices) => hello,
-                status = machine.wait() => Err(format!("QEMU ended: {status}")),
-                status = files.wait() => Err(format!("the file server ended: {status}")),
-                why = context.cancelled() => {
-                    machine.kill();
-                    Err(why.message)
+            let hello = async {
+                tokio::select! {
+                    hello = notices::hello(&mut notices) => hello,
+                    status = machine.wait() => Err(format!("QEMU ended: {status}")),
+                    status = files.wait() => Err(format!("the file server ended: {status}")),
+                    why = context.cancelled() => {
+                        machine.kill();
+                        Err(why.message)
+                    }
+                    () = tokio::time::sleep(deadline) => {
+                        machine.kill();
+                        Err(format!("the guest said nothing within {} s", deadline.as_secs()))
+                    }
                 }
-                () = tokio::time::sleep(deadline) => {
-                    machine.kill();
-                    Err(format!("the guest said nothing within {} s", deadline.as_secs()))
-                }
-            }?;
+            };
+            let (hello, ()) = tokio::try_join!(hello, pod.join(pids))?;
             let heard_after = started.elapsed();
             let client = client(link.open()).map_err(|e| format!("link: {e}"))?;
             let request = ConfigureRequest {
@@ -144,6 +163,7 @@ impl Vm {
                 .map_err(|e| format!("set up the guest: {e}"))?;
             let set = clock::set(&client).await;
             set.map_err(|e| format!("set the guest's clock: {e}"))?;
+            pod.up().await?;
             Ok::<_, String>((link, notices, hello, heard_after, client))
         };
         let up = up.await;
@@ -183,6 +203,7 @@ impl Vm {
             link,
             client,
             share,
+            pod,
             hello,
             heard_after,
             dir,
