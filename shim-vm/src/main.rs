@@ -8,6 +8,7 @@
 //! ```
 
 mod accel;
+mod boot;
 mod calls;
 mod check;
 mod child;
@@ -21,12 +22,14 @@ mod files;
 mod fsd;
 mod hooks;
 mod image;
+mod link;
 mod machine;
 mod make;
 mod network;
 mod notices;
 mod overhead;
 mod place;
+mod promises;
 mod qemu;
 mod service;
 mod share;
@@ -35,6 +38,7 @@ mod start;
 mod streams;
 mod sys;
 mod vm;
+mod word;
 
 use protos::Any;
 use protos::task::DeleteResponse;

@@ -11,6 +11,7 @@ mod death;
 mod docker;
 mod files;
 mod hooks;
+mod hostile;
 mod image;
 mod late;
 mod life;
