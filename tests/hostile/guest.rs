@@ -1,6 +1,6 @@
 //! What an honest guest would do, as far as its host can see.
 
-use crate::wire::{Call, Wire};
+use crate::wire::{Call, END, Wire};
 use crate::{exit, machine};
 use protos::guest::{
     Empty, Event, Notice, PutBundleRequest, PutBundleResponse, TimeResponse, notice,
@@ -20,6 +20,8 @@ const SIGKILL: u32 = 9;
 pub struct Guest {
     /// The link's stream that the last container's init writes to.
     pub stdout: u32,
+    /// And its stderr.
+    stderr: u32,
     /// Execs that run.
     execs: Vec<String>,
     /// The status of each container that has ended.
@@ -52,7 +54,16 @@ fn ended(wire: &mut Wire, guest: &mut Guest, id: &str, status: u32) {
             exit(wire, id, &exec, KILLED, machine::now());
         }
         exit(wire, id, id, status, machine::now());
+        for stream in [guest.stdout, guest.stderr].into_iter().filter(|&n| n > 0) {
+            wire.frame(stream, END, b"");
+        }
     }
+}
+
+/// 0 for none.
+fn stream_of(name: &str) -> u32 {
+    let number = name.strip_prefix("stream://");
+    number.and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 pub fn start_of(call: &Call) -> StartRequest {
@@ -75,8 +86,8 @@ pub fn honest(wire: &mut Wire, guest: &mut Guest, call: &Call) {
         }
         "Create" => {
             let create: CreateTaskRequest = asked(call);
-            let stream = create.stdout.strip_prefix("stream://");
-            guest.stdout = stream.and_then(|n| n.parse().ok()).unwrap_or(0);
+            guest.stdout = stream_of(&create.stdout);
+            guest.stderr = stream_of(&create.stderr);
             let container_id = create.id;
             event(
                 wire,

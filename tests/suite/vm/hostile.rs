@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// How long the guest may owe what it must do.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long what the host has promised may take: the guest's time, the end of a VM, and a slow machine.
-const PROMISED: Duration = Duration::from_secs(20);
+const PROMISED: Duration = Duration::from_secs(30);
 /// KiB that a shim may ever have, its own program included.
 const MEMORY: u64 = 16 << 10;
 /// Bytes that it may log of one VM.
