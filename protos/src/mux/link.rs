@@ -82,17 +82,7 @@ impl Link {
                 Ok(n) => n,
                 Err(e) => return e,
             };
-            let received = self.streams.borrow_mut().receive(&buffer[..n]);
-            let touched = self.streams.borrow_mut().touched();
-            let mut waiting = self.waiting.borrow_mut();
-            for stream in touched {
-                if let Some(waiting) = waiting.remove(&stream) {
-                    waiting.wake();
-                }
-            }
-            drop(waiting);
-            self.accepted.notify_one();
-            if let Err(Violation(why)) = received {
+            if let Err(Violation(why)) = self.take(&buffer[..n]) {
                 return io::Error::new(io::ErrorKind::InvalidData, why);
             }
             if n == buffer.len() {
@@ -100,6 +90,20 @@ impl Link {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// Takes what came, and wakes whoever waits for it.
+    fn take(&self, bytes: &[u8]) -> Result<(), Violation> {
+        let received = self.streams.borrow_mut().receive(bytes);
+        let touched = self.streams.borrow_mut().touched();
+        let mut waiting = self.waiting.borrow_mut();
+        for stream in touched {
+            if let Some(waiting) = waiting.remove(&stream) {
+                waiting.wake();
+            }
+        }
+        self.accepted.notify_one();
+        received
     }
 
     async fn send(&self, mut writer: impl AsyncWrite + Unpin) -> io::Error {

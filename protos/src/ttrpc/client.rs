@@ -69,7 +69,7 @@ impl Pending {
     /// # Errors
     /// If there was no such call.
     fn take(&self, stream: u32) -> Result<Option<oneshot::Sender<wire::Response>>, String> {
-        if stream % 2 == 0 || stream / 2 >= self.made.get() {
+        if stream.is_multiple_of(2) || stream / 2 >= self.made.get() {
             return Err(format!("an answer on stream {stream}, to no call"));
         }
         Ok(self.waiting.borrow_mut().remove(&stream))

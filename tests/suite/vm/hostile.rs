@@ -112,7 +112,7 @@ struct Attacked<'a> {
 impl<'a> Attacked<'a> {
     async fn new(test: &'a Test, mode: &str, settings: &str) -> Self {
         let (bundle, shim, fifos) =
-            shim(test, mode, &format!("start_timeout = 120\n{settings}")).await;
+            shim(test, mode, &format!("start_timeout = 70\n{settings}")).await;
         for mut out in <[Reader; 2]>::from(fifos.readers()) {
             tokio::task::spawn_local(async move { out.sum().await });
         }
