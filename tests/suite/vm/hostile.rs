@@ -330,7 +330,7 @@ fn is_borne(mode: &str) {
 fn dies(mode: &str) {
     crate::run(async |test| {
         let attacked = Attacked::new(test, mode, "").await;
-        attacked.ends(137, "QEMU ended").await;
+        attacked.ends(137, "VM of c: ").await;
     });
 }
 
