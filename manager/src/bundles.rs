@@ -21,7 +21,9 @@ use serde::Deserialize;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use task::ProcessId;
 use task::bundle::ExitRecord;
+use task::foreign::{SMALL, read_whole};
 use task::reaper::Reaper;
 
 pub struct Bundles {
@@ -203,16 +205,16 @@ impl Bundle {
 
     /// How the shim is reached, by whichever record of it is there.
     pub fn address(&self) -> Option<Address> {
-        if let Ok(json) = fs::read(self.path.join("bootstrap.json"))
+        if let Ok(json) = read_whole(&self.path.join("bootstrap.json"), SMALL)
             && let Ok(address) = serde_json::from_slice(&json)
         {
             return Some(address);
         }
-        let printed = fs::read(self.start_out()).unwrap_or_default();
+        let printed = read_whole(&self.start_out(), SMALL).unwrap_or_default();
         if let Ok(address) = Address::parse(&printed) {
             return Some(address);
         }
-        Address::parse(&fs::read(self.path.join("address")).ok()?).ok()
+        Address::parse(&read_whole(&self.path.join("address"), SMALL).ok()?).ok()
     }
 
     /// Notes that the shim has deleted the task, and with what status.
@@ -229,8 +231,7 @@ impl Bundle {
 
     /// The shim's own record of how a process ended, init's for an empty name.
     pub fn exit_record(&self, exec: &str) -> Option<ExitRecord> {
-        let exec = Some(exec).filter(|exec| !exec.is_empty());
-        match task::bundle::Bundle::new(&self.path).read_exit(exec) {
+        match self.of_shim().read_exit(&ProcessId::in_request(exec)) {
             Ok(record) => record,
             Err(e) => {
                 log::warn!("{}/{}: {e}", self.namespace, self.id);
@@ -240,7 +241,12 @@ impl Bundle {
     }
 
     pub fn init_pid(&self) -> Option<u32> {
-        task::bundle::read_pid(&self.path.join("init.pid")).ok()
+        task::bundle::read_pid(&self.of_shim().pid(&ProcessId::Init)).ok()
+    }
+
+    /// The bundle as its shim knows it.
+    fn of_shim(&self) -> task::bundle::Bundle {
+        task::bundle::Bundle::new(&self.path)
     }
 
     /// Unmounts what is mounted in it and removes it.

@@ -39,6 +39,7 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), String> {
     // The sockets first: their numbers are known only until something else is opened.
     let sockets = Sockets::inherited();
     logger::start(&config);
+    task::sys::limits::raise_open_files();
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(Default::default());
@@ -131,6 +132,7 @@ fn open(
     let dir = config.journal_dir();
     let limits = Limits {
         records: config.journal.max_records,
+        bytes: config.journal.max_size,
         age: config.journal.max_age.0,
         durable: config.journal.place == Place::Disk,
     };

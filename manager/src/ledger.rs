@@ -8,15 +8,18 @@
 //! over live events, so a restart knows what the process before it knew.
 
 mod envelope;
+mod room;
 
-pub use envelope::{container_of, exec_of};
+pub use envelope::container_of;
 
 use crate::journal::{Record, Started};
+use crate::names::MAX_ID;
 use envelope::{decode, print_of};
 use protos::events::{TaskCreate, TaskDelete, TaskExecStarted, TaskExit, TaskStart};
 use protos::types::Envelope;
 use protos::{Any, Timestamp, any, topic};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use task::ProcessId;
 
 /// How many deleted containers, and deleted execs, are remembered: to know late duplicates of
 /// their events, and an exec's exit that comes after its deletion.
@@ -122,6 +125,8 @@ pub struct Ledger {
     deleted: VecDeque<Key>,
     /// With their pids.
     deleted_execs: VecDeque<(Key, String, u32)>,
+    /// How many processes of each namespace there are.
+    known: HashMap<String, usize>,
 }
 
 impl Ledger {
@@ -159,7 +164,7 @@ impl Ledger {
                     return Verdict::Take;
                 };
                 let key = (envelope.namespace.clone(), exit.container_id.clone());
-                let process = self.process(&key, exec_of(&exit.container_id, &exit.id));
+                let process = self.process(&key, process_of(&exit).exec_id());
                 match process
                     .filter(|p| p.pid == exit.pid)
                     .and_then(|p| p.exit.as_ref())
@@ -176,7 +181,7 @@ impl Ledger {
                 let Some(mut delete) = decode::<TaskDelete>(event) else {
                     return Verdict::Take;
                 };
-                if !exec_of(&delete.container_id, &delete.id).is_empty() {
+                if ProcessId::in_event(&delete.container_id, &delete.id) != ProcessId::Init {
                     return Verdict::Take;
                 }
                 let key = (envelope.namespace.clone(), delete.container_id.clone());
@@ -218,6 +223,9 @@ impl Ledger {
             return;
         };
         let key = |container: String| (envelope.namespace.clone(), container);
+        if container_of(envelope).is_some_and(|id| id.len() > MAX_ID) {
+            return;
+        }
         self.learn(seq, envelope, event);
         if let Some(facts) = container_of(envelope).and_then(|of| self.containers.get_mut(&key(of)))
         {
@@ -248,7 +256,10 @@ impl Ledger {
             }
             topic::TASK_EXIT => {
                 if let Some(event) = decode::<TaskExit>(event) {
-                    let exec = exec_of(&event.container_id, &event.id).to_owned();
+                    let exec = process_of(&event).exec_id().to_owned();
+                    if !self.has_room(&key(event.container_id.clone()), &exec) {
+                        return;
+                    }
                     let facts = self.containers.entry(key(event.container_id)).or_default();
                     let process = facts.processes.entry(exec).or_default();
                     if process.pid != event.pid {
@@ -264,7 +275,7 @@ impl Ledger {
             }
             topic::TASK_DELETE => {
                 if let Some(event) = decode::<TaskDelete>(event)
-                    && exec_of(&event.container_id, &event.id).is_empty()
+                    && ProcessId::in_event(&event.container_id, &event.id) == ProcessId::Init
                 {
                     self.delete(key(event.container_id));
                 }
@@ -320,16 +331,26 @@ impl Ledger {
     }
 
     fn create(&mut self, key: Key, pid: u32) {
+        if !self.has_room(&key, "") {
+            return;
+        }
         let facts = self.containers.entry(key.clone()).or_default();
         if facts.deleted || facts.init().is_some_and(|init| init.pid != pid) {
+            let execs = facts.processes.keys().filter(|exec| !exec.is_empty());
+            let execs = execs.count();
             *facts = Facts::default();
             self.deleted.retain(|deleted| *deleted != key);
+            self.gone(&key.0, execs);
         }
+        let facts = self.containers.entry(key).or_default();
         facts.created = true;
         facts.processes.entry(String::new()).or_default().pid = pid;
     }
 
     fn start(&mut self, key: Key, exec: String, pid: u32, start_time: u64) {
+        if !self.has_room(&key, &exec) {
+            return;
+        }
         let facts = self.containers.entry(key).or_default();
         let process = facts.processes.entry(exec).or_default();
         if process.pid != pid {
@@ -357,6 +378,7 @@ impl Ledger {
                 .is_some_and(|p| p.deleted && p.pid == pid)
         {
             facts.processes.remove(&exec);
+            self.gone(&key.0, 1);
         }
     }
 
@@ -368,10 +390,16 @@ impl Ledger {
         self.deleted.push_back(key);
         if self.deleted.len() > REMEMBERED
             && let Some(oldest) = self.deleted.pop_front()
+            && let Some(facts) = self.containers.remove(&oldest)
         {
-            self.containers.remove(&oldest);
+            self.gone(&oldest.0, facts.processes.len());
         }
     }
+}
+
+/// Whose exit it is.
+pub fn process_of(exit: &TaskExit) -> ProcessId {
+    ProcessId::in_event(&exit.container_id, &exit.id)
 }
 
 #[cfg(test)]

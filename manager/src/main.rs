@@ -27,6 +27,7 @@ mod shim;
 mod shim_log;
 mod sockets;
 mod store;
+mod subscription;
 mod supervise;
 mod sys;
 mod tasks;

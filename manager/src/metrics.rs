@@ -118,6 +118,7 @@ async fn text(manager: &Rc<Manager>) -> String {
         ("dunnage_events_received_total", counters.received.get()),
         ("dunnage_events_duplicate_total", counters.duplicates.get()),
         ("dunnage_events_conflicting_total", counters.conflicts.get()),
+        ("dunnage_subscribers_behind_total", exchange.behind.get()),
         ("dunnage_events_delivered_total", exchange.delivered.get()),
         ("dunnage_events_replayed_total", exchange.replayed.get()),
         ("dunnage_oom_total", counters.ooms.get()),

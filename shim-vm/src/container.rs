@@ -12,6 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
+use task::ProcessId;
 use task::bundle::{Bundle, ExitRecord};
 use task::event::NEVER;
 use task::reaper::Reaper;
@@ -298,8 +299,8 @@ impl Container {
             exit_status: exit.status,
             exited_at: (exit.at.seconds, exit.at.nanos),
         };
-        let exec = Some(process.exec_id.as_str()).filter(|id| !id.is_empty());
-        if let Err(e) = self.bundle.write_exit(exec, &record) {
+        let id = ProcessId::in_request(&process.exec_id);
+        if let Err(e) = self.bundle.write_exit(&id, &record) {
             log::warn!("{}: {}: record of the exit: {e}", self.id, process.exec_id);
         }
         process.exit.set(Some(exit));

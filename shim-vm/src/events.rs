@@ -7,6 +7,7 @@ use crate::word;
 use protos::events as api;
 use protos::guest;
 use std::rc::Rc;
+use task::ProcessId;
 use task::event::Event;
 
 /// What a guest may tell without being asked, such as an OOM: so often at once, and a second after
@@ -47,10 +48,10 @@ impl Service {
                 Event::Start(api::TaskStart { container_id, pid })
             }
             Event::Exit(exit) => {
-                // Init's id is the container's.
-                let process = match exit.id == container.id {
-                    true => Rc::clone(init),
-                    false => exec(&exit.id)?,
+                let process = ProcessId::in_event(&container.id, &exit.id);
+                let process = match process.exec_id() {
+                    "" => Rc::clone(init),
+                    exec_id => exec(exec_id)?,
                 };
                 if process.exit().is_some() {
                     return Err(format!("{id}: a second exit of {:?}", process.exec_id));

@@ -110,7 +110,7 @@ impl Service {
             self.connect(&container, &init, ends, context).await?;
         }
         // Who `delete` says it was, if this shim does not live to.
-        let pid = container.bundle.init_pid();
+        let pid = container.bundle.pid(&task::ProcessId::Init);
         write_private(&pid, vm.pid().to_string().as_bytes())
             .map_err(|e| failed(format!("write {}: {e}", pid.display())))?;
         // From here on the guest may tell of it.

@@ -1,6 +1,9 @@
 //! Every file name in a bundle, and what its small files say (contract §1.6).
 
 use crate::error::{Error, Result};
+pub use crate::foreign::read_pid;
+use crate::foreign::{SMALL, SPEC, read_whole};
+use crate::process::ProcessId;
 use crate::runtime::Options;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -50,12 +53,14 @@ impl Bundle {
         self.path.join(format!("{exec}.log.json"))
     }
 
-    pub fn init_pid(&self) -> PathBuf {
-        self.path.join("init.pid")
-    }
-
-    pub fn exec_pid(&self, exec: &str) -> PathBuf {
-        self.path.join(format!("{exec}.pid"))
+    /// Where the OCI runtime writes a process's pid, by Go's names. One that an exec can't have
+    /// is that of an exec called init.
+    pub fn pid(&self, process: &ProcessId) -> PathBuf {
+        match process {
+            ProcessId::Init => self.path.join("init.pid"),
+            ProcessId::Exec(exec) if exec == "init" => self.path.join(".init.pid"),
+            ProcessId::Exec(exec) => self.path.join(format!("{exec}.pid")),
+        }
     }
 
     /// The OCI process of an exec, while the OCI runtime reads it.
@@ -63,11 +68,11 @@ impl Bundle {
         self.path.join(format!("{exec}.process.json"))
     }
 
-    /// How a process ended, for `delete` and for a manager that was away; `None` is init.
-    fn exit_record(&self, exec: Option<&str>) -> PathBuf {
-        let name = match exec {
-            None => "init.json".to_owned(),
-            Some(exec) => format!("exec-{exec}.json"),
+    /// How a process ended, for `delete` and for a manager that was away.
+    fn exit_record(&self, process: &ProcessId) -> PathBuf {
+        let name = match process {
+            ProcessId::Init => "init.json".to_owned(),
+            ProcessId::Exec(exec) => format!("exec-{exec}.json"),
         };
         self.path.join("exits").join(name)
     }
@@ -131,12 +136,12 @@ impl Bundle {
     /// If options.json is there and does not parse, or a file can't be read.
     pub fn read_options(&self) -> Result<Options> {
         let path = self.path.join("options.json");
-        let mut options = match read_if_there(&path)?.filter(|json| !json.is_empty()) {
+        let mut options = match read_if_there(&path, SPEC)?.filter(|json| !json.is_empty()) {
             None => Options::default(),
             Some(json) => serde_json::from_slice(&json)
                 .map_err(|e| Error::io("parse", &path)(io::Error::from(e)))?,
         };
-        if let Some(name) = read_if_there(&self.path.join("runtime"))?
+        if let Some(name) = read_if_there(&self.path.join("runtime"), SMALL)?
             && let Ok(name) = String::from_utf8(name)
             && !name.is_empty()
         {
@@ -149,8 +154,8 @@ impl Bundle {
     ///
     /// # Errors
     /// If the record can't be written; the bundle may be gone.
-    pub fn write_exit(&self, exec: Option<&str>, record: &ExitRecord) -> Result<()> {
-        let path = self.exit_record(exec);
+    pub fn write_exit(&self, process: &ProcessId, record: &ExitRecord) -> Result<()> {
+        let path = self.exit_record(process);
         let failed = |e| Error::io("write", &path)(e);
         if let Some(dir) = path.parent() {
             match fs::DirBuilder::new().mode(0o700).create(dir) {
@@ -166,9 +171,9 @@ impl Bundle {
     ///
     /// # Errors
     /// If the record is there and can't be read.
-    pub fn read_exit(&self, exec: Option<&str>) -> Result<Option<ExitRecord>> {
-        let path = self.exit_record(exec);
-        let Some(json) = read_if_there(&path)? else {
+    pub fn read_exit(&self, process: &ProcessId) -> Result<Option<ExitRecord>> {
+        let path = self.exit_record(process);
+        let Some(json) = read_if_there(&path, SMALL)? else {
             return Ok(None);
         };
         let record = serde_json::from_slice(&json);
@@ -177,9 +182,9 @@ impl Bundle {
             .map_err(|e| Error::io("parse", &path)(io::Error::from(e)))
     }
 
-    /// Forgets the exit of an exec that is deleted.
-    pub fn remove_exit(&self, exec: &str) {
-        let _ = fs::remove_file(self.exit_record(Some(exec)));
+    /// Forgets the exit of a process that is deleted.
+    pub fn remove_exit(&self, process: &ProcessId) {
+        let _ = fs::remove_file(self.exit_record(process));
     }
 
     /// The parts of config.json that a shim looks at.
@@ -188,7 +193,7 @@ impl Bundle {
     /// If config.json is missing, unreadable or not an OCI spec.
     pub fn read_spec(&self) -> Result<Spec> {
         let path = self.path.join("config.json");
-        let json = fs::read(&path).map_err(Error::io("open", &path))?;
+        let json = read_whole(&path, SPEC).map_err(Error::io("open", &path))?;
         serde_json::from_slice(&json).map_err(|e| Error::io("parse", &path)(io::Error::from(e)))
     }
 
@@ -230,27 +235,13 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     io::Write::write_all(&mut file, content)
 }
 
-/// The pid in a file that the OCI runtime wrote.
-///
-/// # Errors
-/// If the file is missing or holds no pid.
-pub fn read_pid(path: &Path) -> Result<u32> {
-    let text = fs::read_to_string(path).map_err(Error::io("open", path))?;
-    let pid = text
-        .trim()
-        .parse()
-        .ok()
-        .filter(|&pid| pid > 0 && pid <= i32::MAX.cast_unsigned());
-    pid.ok_or_else(|| Error::Refused(format!("{}: {text:?} is no pid", path.display())))
-}
-
 /// When a file was written, to a tick of the kernel's clock; `None` if it is gone.
 pub fn written_at(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).and_then(|file| file.modified()).ok()
 }
 
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+fn read_if_there(path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
+    match read_whole(path, most) {
         Ok(content) => Ok(Some(content)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("open", path)(e)),
@@ -344,54 +335,55 @@ mod tests {
     fn exit_records_come_back_and_may_be_missing() {
         let dir = tempfile::tempdir().unwrap();
         let bundle = Bundle::new(dir.path());
-        assert_eq!(bundle.read_exit(None).unwrap(), None);
+        let (init, exec) = (ProcessId::Init, ProcessId::Exec("init".into()));
+        assert_ne!(bundle.pid(&init), bundle.pid(&exec));
+        assert_eq!(bundle.read_exit(&init).unwrap(), None);
         let record = ExitRecord {
             pid: 7,
             exit_status: 137,
             exited_at: (1, 2),
         };
-        bundle.write_exit(None, &record).unwrap();
+        bundle.write_exit(&init, &record).unwrap();
         bundle
             .write_exit(
-                Some("init"),
+                &exec,
                 &ExitRecord {
                     pid: 8,
                     ..record.clone()
                 },
             )
             .unwrap();
-        assert_eq!(bundle.read_exit(None).unwrap(), Some(record));
-        bundle.remove_exit("init");
-        assert_eq!(bundle.read_exit(Some("init")).unwrap(), None);
+        assert_eq!(bundle.read_exit(&init).unwrap(), Some(record));
+        bundle.remove_exit(&exec);
+        assert_eq!(bundle.read_exit(&exec).unwrap(), None);
         fs::write(dir.path().join("exits/init.json"), "{").unwrap();
         assert!(
             bundle
-                .read_exit(None)
+                .read_exit(&init)
                 .unwrap_err()
                 .to_string()
                 .contains("init.json")
         );
     }
 
+    /// Whoever wrote it: a file without an end is refused, not read.
     #[test]
-    fn a_pid_file_holds_a_pid() {
+    fn files_of_others_are_read_to_a_bound() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("init.pid");
-        assert!(
-            read_pid(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("init.pid")
-        );
-        for (text, pid) in [
-            ("17", Some(17)),
-            ("17\n", Some(17)),
-            ("0", None),
-            ("-1", None),
-            ("", None),
-        ] {
-            fs::write(&path, text).unwrap();
-            assert_eq!(read_pid(&path).ok(), pid, "{text:?}");
+        let bundle = Bundle::new(dir.path());
+        fs::create_dir(dir.path().join("exits")).unwrap();
+        for name in ["init.pid", "options.json", "exits/init.json", "config.json"] {
+            let file = fs::File::create(dir.path().join(name)).unwrap();
+            file.set_len(1 << 40).unwrap();
+        }
+        let said = [
+            read_pid(&bundle.pid(&ProcessId::Init)).map(drop),
+            bundle.read_options().map(drop),
+            bundle.read_exit(&ProcessId::Init).map(drop),
+            bundle.read_spec().map(drop),
+        ];
+        for said in said.map(|said| said.unwrap_err().to_string()) {
+            assert!(said.contains("longer than"), "{said}");
         }
     }
 }

@@ -6,13 +6,13 @@ use crate::error::{Error, Result};
 use crate::exits::LastExit;
 use crate::handover::{self, Kept};
 use crate::process::exec::Exec;
-use crate::process::{Exit, Process};
+use crate::process::{Exit, Process, ProcessId};
 use crate::reaper::Reaper;
 use crate::rootfs;
 use crate::runtime::{Checkpoint, Options, Runtime};
 use crate::service::Engine;
 use crate::state::State;
-use crate::stdio::Paths;
+use crate::stdio::{Paths, check_lengths};
 use protos::task::{CreateTaskRequest, StateResponse};
 use protos::task_types::ProcessInfo;
 use protos::ttrpc::Context;
@@ -60,6 +60,7 @@ impl Container {
             stderr: request.stderr.clone(),
             terminal: request.terminal,
         };
+        check_lengths(&request.id, &paths)?;
         let checkpoint = (!request.checkpoint.is_empty()).then(|| Checkpoint {
             image: request.checkpoint.clone(),
             parent: request.parent_checkpoint.clone(),
@@ -68,7 +69,7 @@ impl Container {
         let container = Rc::new(Self {
             id: request.id.clone(),
             runtime: Runtime::new(reaper, &options, &engine.namespace, bundle.clone()),
-            init: Rc::new(Process::new(request.id.clone(), paths)),
+            init: Rc::new(Process::new(ProcessId::Init, paths)),
             execs: RefCell::default(),
             last_exit: LastExit::default(),
             starting_execs: Cell::default(),
@@ -187,7 +188,7 @@ impl Container {
             &engine.namespace,
             bundle.clone(),
         );
-        let init = Rc::new(Process::take_over(id.clone(), container.init, reaper)?);
+        let init = Rc::new(Process::take_over(ProcessId::Init, container.init, reaper)?);
         let mut execs = HashMap::new();
         for (id, exec) in container.execs {
             execs.insert(id.clone(), Rc::new(Exec::take_over(id, exec, reaper)?));
@@ -242,8 +243,7 @@ impl Container {
             exit_status: exit.status,
             exited_at: (exit.at.seconds, exit.at.nanos),
         };
-        let exec = (process.id != self.id).then_some(process.id.as_str());
-        if let Err(e) = self.bundle.write_exit(exec, &record) {
+        if let Err(e) = self.bundle.write_exit(&process.id, &record) {
             log::warn!("{}: {}: record of the exit: {e}", self.id, process.id);
         }
     }
@@ -278,7 +278,7 @@ impl Container {
         let exit = process.exit().unwrap_or(Exit::NONE);
         let paths = process.paths.clone();
         StateResponse {
-            id: process.id.clone(),
+            id: process.id.name(&self.id).to_owned(),
             bundle: self.bundle.path().to_string_lossy().into_owned(),
             pid: process.pid.get(),
             status: state.status().into(),
@@ -319,7 +319,7 @@ impl Container {
         let execs = self.execs.borrow();
         let info = |pid| {
             let exec = execs.values().find(|exec| exec.process.pid.get() == pid)?;
-            let exec_id = exec.process.id.clone();
+            let exec_id = exec.process.id.exec_id().to_owned();
             Some(any::pack(&runc::ProcessDetails { exec_id }))
         };
         pids.into_iter()
@@ -361,7 +361,7 @@ impl Container {
         Rc::new(Self {
             id: id.to_owned(),
             runtime: Runtime::new(reaper, &options, &engine.namespace, bundle.clone()),
-            init: Rc::new(Process::new(id.to_owned(), Paths::default())),
+            init: Rc::new(Process::new(ProcessId::Init, Paths::default())),
             execs: RefCell::default(),
             last_exit: LastExit::default(),
             own_pid_namespace,

@@ -18,6 +18,9 @@ pub enum Error {
     FailedPrecondition(String),
     #[error("{0}: invalid argument")]
     InvalidArgument(String),
+    /// A bound is reached: see docs/limits.md.
+    #[error("{0}: resource exhausted")]
+    Exhausted(String),
     /// The state does not allow it, or the OCI runtime said no; code Unknown, as Go's shim has it.
     #[error("{0}")]
     Refused(String),
@@ -49,12 +52,25 @@ pub fn words(error: &io::Error) -> String {
     let Some(number) = error.raw_os_error() else {
         return error.to_string();
     };
-    let text = Errno::from_raw(number).desc();
+    let text = match Errno::from_raw(number) {
+        // As Go has it: the number, which the caller can look up.
+        Errno::UnknownErrno => return format!("errno {number}"),
+        known => known.desc(),
+    };
     let mut chars = text.chars();
     chars
         .next()
         .map(|first| first.to_lowercase().chain(chars).collect())
         .unwrap_or_default()
+}
+
+/// The error of the system call that has just failed with `errno`: nix forgets the number of one
+/// that it has no name for, such as the ENOTSUPP (524) of a file system.
+pub fn of_call(errno: Errno) -> io::Error {
+    match errno {
+        Errno::UnknownErrno => io::Error::last_os_error(),
+        known => known.into(),
+    }
 }
 
 impl From<Error> for Status {
@@ -64,6 +80,7 @@ impl From<Error> for Status {
             Error::AlreadyExists(_) => Code::AlreadyExists,
             Error::FailedPrecondition(_) => Code::FailedPrecondition,
             Error::InvalidArgument(_) => Code::InvalidArgument,
+            Error::Exhausted(_) => Code::ResourceExhausted,
             Error::Refused(_) | Error::Io { .. } => Code::Unknown,
             Error::GivenUp(status) => return status.clone(),
         };
@@ -81,5 +98,8 @@ mod tests {
         assert_eq!(error.to_string(), "open /x: no such file or directory");
         let error = Error::io("parse", "/x")(io::Error::other("no JSON"));
         assert_eq!(error.to_string(), "parse /x: no JSON");
+        // ENOTSUPP, as network file systems give it, has a number only.
+        let error = Error::io("mkdir", "/x")(io::Error::from_raw_os_error(524));
+        assert_eq!(error.to_string(), "mkdir /x: errno 524");
     }
 }

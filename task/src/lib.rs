@@ -26,6 +26,7 @@ mod containers;
 pub mod error;
 pub mod event;
 mod exits;
+pub mod foreign;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod handover;
@@ -33,6 +34,7 @@ pub mod leftovers;
 pub mod outbox;
 pub mod peak;
 mod process;
+pub mod quota;
 pub mod reaper;
 pub mod rootfs;
 pub mod runtime;
@@ -43,4 +45,5 @@ pub mod stdio;
 pub mod sys;
 
 pub use error::{Error, Result};
+pub use process::ProcessId;
 pub use service::Service;

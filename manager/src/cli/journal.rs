@@ -3,11 +3,13 @@
 use super::client::Client;
 use super::output::{self, line};
 use super::run::said;
+use crate::ledger::process_of;
 use clap::Args;
 use protos::events::TaskExit;
 use protos::services::dunnage::v1::{Entry, ReadRequest};
 use protos::services::tasks::v1::WaitRequest;
 use protos::{Timestamp, any};
+use task::ProcessId;
 use tonic::Streaming;
 
 #[derive(Debug, Args)]
@@ -51,8 +53,19 @@ pub async fn events(client: &Client, args: &Events, json: bool) -> Result<(), St
     }
     let until = args.until.as_deref().map(output::parse_time).transpose()?;
     let order = |time: Timestamp| (time.seconds, time.nanos);
-    let mut entries = read(client, request).await?;
-    while let Some(entry) = entries.message().await.map_err(said)? {
+    let mut entries = read(client, request.clone()).await?;
+    loop {
+        let entry = match entries.message().await {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return Ok(()),
+            // The daemon waits for no slow reader; the journal has what came meanwhile.
+            Err(e) if e.code() == tonic::Code::ResourceExhausted => {
+                entries = read(client, request.clone()).await?;
+                continue;
+            }
+            Err(e) => return Err(said(e)),
+        };
+        request.since = entry.seq + 1;
         let envelope = entry.envelope.unwrap_or_default();
         if let (Some(until), Some(at)) = (until, envelope.timestamp)
             && order(at) > order(until)
@@ -74,7 +87,6 @@ pub async fn events(client: &Client, args: &Events, json: bool) -> Result<(), St
             ))?;
         }
     }
-    Ok(())
 }
 
 /// Every exit that the journal has, of one container or of all.
@@ -113,7 +125,7 @@ pub async fn exits(
 ) -> Result<(), String> {
     let exits = known_exits(client, namespace, id).await?;
     let rows = exits.into_iter().map(|(entry, exit)| {
-        let exec = crate::ledger::exec_of(&exit.container_id, &exit.id).to_owned();
+        let exec = process_of(&exit).exec_id().to_owned();
         vec![
             entry.seq.to_string(),
             exit.container_id,
@@ -140,7 +152,9 @@ pub async fn wait(client: &Client, namespace: &str, ids: &[String]) -> Result<u8
             Ok(exit) => exit.into_inner().exit_status,
             Err(e) if e.code() == tonic::Code::NotFound => {
                 let exits = known_exits(client, namespace, Some(id)).await?;
-                let mut of_init = exits.into_iter().filter(|(_, exit)| exit.id == *id);
+                let mut of_init = exits
+                    .into_iter()
+                    .filter(|(_, exit)| process_of(exit) == ProcessId::Init);
                 of_init.next_back().ok_or_else(|| said(e))?.1.exit_status
             }
             Err(e) => return Err(said(e)),

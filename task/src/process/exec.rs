@@ -1,6 +1,6 @@
 //! What is done to an exec process: add, start, kill, delete.
 
-use super::{Exit, Process};
+use super::{Exit, Process, ProcessId};
 use crate::bundle::{read_pid, write_private, written_at};
 use crate::container::Container;
 use crate::error::{Error, Result};
@@ -10,7 +10,7 @@ use crate::reaper::Reaper;
 use crate::runtime::{Console, Failure};
 use crate::service::Engine;
 use crate::state::{Request, State};
-use crate::stdio::{self, Io, Paths};
+use crate::stdio::{self, Io, Paths, check_lengths};
 use crate::sys;
 use nix::errno::Errno;
 use protos::events::{TaskExecAdded, TaskExecStarted};
@@ -23,6 +23,10 @@ use std::rc::Rc;
 
 const FAILED: &str = "OCI runtime exec failed";
 const SIGKILL: u32 = 9;
+/// What the execs of a container may take together, and what one takes beside its texts, in bytes:
+/// some 8,000 of them.
+const MOST: usize = 8 << 20;
+const EXEC: usize = 1 << 10;
 
 /// A further process of a container, and what it will run.
 pub struct Exec {
@@ -41,6 +45,7 @@ impl Exec {
         if id.is_empty() || id.contains('/') || id.starts_with('.') {
             return Err(Error::InvalidArgument(format!("exec id {id:?}")));
         }
+        check_lengths(id, &paths)?;
         let bad_spec = |e| Error::Refused(format!("spec of exec {id}: {e}"));
         // The values as they are written: what is not ours to read is not ours to round.
         let mut process: BTreeMap<String, Box<RawValue>> =
@@ -49,7 +54,7 @@ impl Exec {
         process.insert("terminal".into(), terminal);
         let spec = RefCell::new(serde_json::to_vec(&process).map_err(bad_spec)?);
         Ok(Self {
-            process: Rc::new(Process::new(id.to_owned(), paths)),
+            process: Rc::new(Process::new(ProcessId::Exec(id.to_owned()), paths)),
             spec,
         })
     }
@@ -69,9 +74,20 @@ impl Exec {
     /// # Errors
     /// If an fd is not what it is said to be.
     pub fn take_over(id: String, exec: handover::Exec, reaper: &Reaper) -> Result<Self> {
-        let process = Rc::new(Process::take_over(id, exec.process, reaper)?);
+        let process = Process::take_over(ProcessId::Exec(id), exec.process, reaper)?;
+        let process = Rc::new(process);
         let spec = RefCell::new(exec.spec);
         Ok(Self { process, spec })
+    }
+
+    /// What it takes as long as it is not deleted, in bytes.
+    fn size(&self) -> usize {
+        let process = &self.process;
+        EXEC + self.id().len() + process.paths.length() + self.spec.borrow().len()
+    }
+
+    fn id(&self) -> &str {
+        self.process.id.exec_id()
     }
 
     #[cfg(any(test, fuzzing))]
@@ -109,11 +125,18 @@ impl Container {
         spec: &[u8],
         paths: Paths,
     ) -> Result<()> {
-        if self.execs.borrow().contains_key(id) {
+        // Init's exit goes by the container's id: an exec of that name would end the container for
+        // whoever hears of events.
+        if id == self.id || self.execs.borrow().contains_key(id) {
             return Err(Error::AlreadyExists(format!("id {id}")));
         }
         self.init.state.get().init_allows(Request::Exec)?;
         let exec = Rc::new(Exec::new(id, spec, paths)?);
+        let there: usize = self.execs.borrow().values().map(|exec| exec.size()).sum();
+        if there + exec.size() > MOST {
+            let text = format!("execs that are not deleted take {there} bytes, {MOST} is the most");
+            return Err(Error::Exhausted(text));
+        }
         self.execs.borrow_mut().insert(id.to_owned(), exec);
         let event = TaskExecAdded {
             container_id: self.id.clone(),
@@ -168,7 +191,7 @@ impl Container {
                 process.state.set(State::Running);
                 engine.outbox.push(Event::ExecStarted(TaskExecStarted {
                     container_id: self.id.clone(),
-                    exec_id: process.id.clone(),
+                    exec_id: exec.id().to_owned(),
                     pid,
                 }));
                 engine.track(pid, self, process);
@@ -217,22 +240,22 @@ impl Container {
         let process = &exec.process;
         let of = stdio::Of {
             namespace: &engine.namespace,
-            process: &process.id,
+            process: exec.id(),
             bundle: &self.bundle,
             io_uid: self.options.io_uid,
             io_gid: self.options.io_gid,
         };
         let (streams, prepared) =
             stdio::prepare(&process.paths, of, &engine.reaper, context).await?;
-        let pid_file = self.bundle.exec_pid(&process.id);
+        let pid_file = self.bundle.pid(&process.id);
         let _ = std::fs::remove_file(&pid_file);
-        let spec = self.bundle.exec_spec(&process.id);
+        let spec = self.bundle.exec_spec(exec.id());
         write_private(&spec, &exec.spec.take()).map_err(Error::io("write", &spec))?;
         let socket = prepared.console_socket().map(ToOwned::to_owned);
         let console = Console(socket.as_deref());
         let run = self
             .runtime
-            .exec(&self.id, &process.id, console, streams, context);
+            .exec(&self.id, exec.id(), console, streams, context);
         let made = prepared
             .connect(run, |failure: Failure| failure.oci(FAILED))
             .await;
@@ -269,11 +292,11 @@ impl Container {
         if process.exit().is_some() {
             process.wait(context).await?;
         }
-        process.close_io().await;
-        let _ = std::fs::remove_file(self.bundle.exec_pid(&process.id));
+        process.close_io(&self.id).await;
+        let _ = std::fs::remove_file(self.bundle.pid(&process.id));
         self.bundle.remove_exit(&process.id);
         process.deleted();
-        self.execs.borrow_mut().remove(&process.id);
+        self.execs.borrow_mut().remove(exec.id());
         Ok(process.exit().unwrap_or(Exit::NONE))
     }
 }

@@ -70,9 +70,9 @@ impl Container {
             failure.oci(what)
         });
         let made = match made.await {
-            Ok(io) => read_pid(&self.bundle.init_pid())
+            Ok(io) => read_pid(&self.bundle.pid(&init.id))
                 .map(|pid| {
-                    let written = written_at(&self.bundle.init_pid());
+                    let written = written_at(&self.bundle.pid(&init.id));
                     init.made_at.set(written.map(Into::into));
                     init.made(pid, io);
                 })
@@ -193,7 +193,7 @@ impl Container {
         init.state.get().init_allows(Request::Delete)?;
         let stopped = init.exit().is_some();
         if stopped {
-            init.close_io().await;
+            init.close_io(&self.id).await;
         }
         remove.await?;
         if !stopped && init.pid.get() != 0 {
@@ -208,7 +208,7 @@ impl Container {
                     init.pid.get()
                 );
             }
-            init.close_io().await;
+            init.close_io(&self.id).await;
         }
         unmount.await?;
         init.deleted();

@@ -4,7 +4,7 @@ use crate::error::{Error, words};
 use crate::reaper::ExitStatus;
 use protos::Status;
 use serde::Deserialize;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -146,6 +146,9 @@ impl std::fmt::Display for Failure {
     }
 }
 
+/// How much of a runtime's log is read, and how long it may be after a command, in bytes.
+const MOST: u64 = 1 << 20;
+
 /// How long a runtime's log was before a command, so that what the command adds can be told.
 #[derive(Debug)]
 pub struct LogMark {
@@ -162,9 +165,20 @@ impl LogMark {
         }
     }
 
+    /// After the command, and after [`Failure::with_log`]: a log that has grown too long begins anew.
+    pub fn keep_small(&self) {
+        let length = self.path.metadata().map_or(0, |metadata| metadata.len());
+        if length > MOST {
+            log::warn!("{}: {length} bytes, emptied", self.path.display());
+            let file = OpenOptions::new().write(true).open(&self.path);
+            if let Err(e) = file.and_then(|file| file.set_len(0)) {
+                log::error!("{}: {e}", self.path.display());
+            }
+        }
+    }
+
     /// The message of the last error logged since; lines that are not JSON are passed over.
     fn last_error(&self) -> io::Result<Option<String>> {
-        const MOST: u64 = 1 << 20;
         let mut file = File::open(&self.path)?;
         let end = file.metadata()?.len();
         file.seek(SeekFrom::Start(self.length.max(end.saturating_sub(MOST))))?;
@@ -211,6 +225,22 @@ mod tests {
             std::fs::read_to_string(&path).unwrap() + "{\"level\":\"error\",\"msg\":\"new\"}";
         std::fs::write(&path, both).unwrap();
         assert_eq!(mark.last_error().unwrap().as_deref(), Some("new"));
+    }
+
+    #[test]
+    fn a_log_of_any_length_is_read_to_a_bound_and_kept_small() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.json");
+        std::fs::write(&path, "").unwrap();
+        let mark = LogMark::new(&path);
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(1 << 40).unwrap();
+        assert_eq!(mark.last_error().unwrap(), None);
+        mark.keep_small();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+        std::fs::write(&path, "{\"level\":\"error\",\"msg\":\"new\"}").unwrap();
+        LogMark::new(&path).keep_small();
+        assert_ne!(std::fs::metadata(&path).unwrap().len(), 0);
     }
 
     /// T11, word for word.

@@ -5,6 +5,7 @@ mod client;
 mod docker;
 mod group;
 mod journal;
+mod limits;
 mod metrics;
 mod names;
 mod promises;

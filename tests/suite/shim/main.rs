@@ -10,6 +10,7 @@ mod go_bugs;
 mod golden;
 mod group;
 mod last_exit;
+mod limits;
 mod logger;
 mod mounts;
 mod mounts_more;
