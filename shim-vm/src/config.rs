@@ -51,6 +51,9 @@ pub struct Config {
     pub qemu: PathBuf,
     /// Seconds from the start of QEMU to the agent's hello; 0: 10 with KVM, 30 with TCG.
     pub start_timeout: u64,
+    /// Seconds that the guest may take to show init's exit after SIGKILL, or to answer a Delete; then
+    /// its VM is killed.
+    pub kill_timeout: u64,
     /// The guest's console goes to the shim's log.
     pub debug_console: bool,
     /// The annotations that count.
@@ -79,6 +82,7 @@ impl Default for Config {
             initrd: PathBuf::new(),
             qemu: "qemu-system-x86_64".into(),
             start_timeout: 0,
+            kill_timeout: 10,
             debug_console: false,
             annotations: ALLOWED.map(str::to_owned).into(),
             max_memory: 0,
@@ -231,6 +235,11 @@ impl Config {
             _ => return Err("there is no such setting".into()),
         }
         Ok(())
+    }
+
+    /// How long the guest may owe what it must do.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(self.kill_timeout.max(1))
     }
 
     /// How long a boot may take.

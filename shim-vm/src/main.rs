@@ -8,6 +8,7 @@
 //! ```
 
 mod accel;
+mod boot;
 mod bpf;
 mod calls;
 mod check;
@@ -25,6 +26,7 @@ mod hooks;
 mod image;
 mod jail;
 mod limits;
+mod link;
 mod machine;
 mod make;
 mod network;
@@ -34,6 +36,7 @@ mod place;
 mod pod;
 mod points;
 mod program;
+mod promises;
 mod qemu;
 mod remembered;
 mod service;
@@ -46,6 +49,7 @@ mod streams;
 mod sys;
 mod users;
 mod vm;
+mod word;
 
 use protos::Any;
 use protos::task::DeleteResponse;

@@ -2,22 +2,24 @@
 //! its streams, and then the guest's part.
 
 use crate::accel;
+use crate::boot::Purpose;
 use crate::config::Config;
-use crate::container::{Container, Process};
+use crate::container::{CLOSE, Container, Process};
 use crate::image::Image;
 use crate::place;
 use crate::service::{Service, unimplemented, unknown};
 use crate::spec::{Anchor, Refusal, Translated, translate};
 use crate::streams::Ends;
-use crate::vm::{Purpose, Vm};
+use crate::vm::Vm;
 use protos::events::TaskOom;
 use protos::guest::{ConfigureRequest, PutBundleRequest, PutBundleResponse};
-use protos::task::{CreateTaskRequest, CreateTaskResponse};
+use protos::task::{CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse};
 use protos::ttrpc::Context;
 use protos::{Code, Status, any, runc, service};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
+use std::pin::pin;
 use std::rc::Rc;
 use task::bundle::{Bundle, write_private};
 use task::event::Event;
@@ -106,6 +108,7 @@ impl Service {
             io_gid: options.io_gid,
             hooks: translated.hooks,
             created: Cell::new(false),
+            forgotten: Cell::new(false),
         });
         if let Some(ends) = init.ends.take() {
             self.connect(&container, &init, ends, context).await?;
@@ -136,13 +139,39 @@ impl Service {
             })),
             ..Default::default()
         };
-        let made: CreateTaskResponse = vm.ask(service::TASK_V3, "Create", &asked, context).await?;
-        container.created.set(true);
+        let made = self.create_in(&container, &asked, context).await?;
         if self.anchor.get().is_none() {
             let (host, guest) = (vm.pid(), made.pid);
             self.anchor.set(Some(Anchor { host, guest }));
         }
         Ok(container)
+    }
+
+    /// Has the guest make it. What the guest has begun it ends, and so this waits for that also when
+    /// nobody waits for this any more: what came of it must be undone.
+    async fn create_in(
+        &self,
+        container: &Container,
+        request: &CreateTaskRequest,
+        context: &Context,
+    ) -> Result<CreateTaskResponse, Status> {
+        let (vm, whole) = (&container.vm, Context::background());
+        let made = async {
+            let made = vm.ask(service::TASK_V3, "Create", request, &whole).await?;
+            // It is told before the answer.
+            let created = container.init.until(|_| container.created.get());
+            let what = format!("the creation of {}", container.id);
+            vm.in_time(&what, vm.patience, created).await;
+            self.alive(container).map(|()| made)
+        };
+        let mut made = pin!(made);
+        let why = tokio::select! {
+            made = &mut made => return made,
+            why = context.cancelled() => why,
+        };
+        let what = format!("the answer of Create of {}", container.id);
+        vm.in_time(&what, vm.patience, made).await;
+        Err(why)
     }
 
     /// The VM; booted, if this is its first container.
@@ -179,10 +208,9 @@ impl Service {
             config,
         };
         let telling = Rc::downgrade(self);
-        let tell = move |event| {
-            if let Some(service) = telling.upgrade() {
-                service.told(&event);
-            }
+        let tell = move |event| match telling.upgrade() {
+            Some(service) => service.told(&event),
+            None => Ok(()),
         };
         let vm = Vm::boot(purpose, &self.reaper, tell).await?;
         self.vm.replace(Some(Rc::clone(&vm)));
@@ -204,7 +232,7 @@ impl Service {
                 tell();
             }
             if let Some(service) = watching.upgrade() {
-                service.vm_is_gone(&why);
+                service.vm_is_gone(&watched, &why);
             }
         });
         Ok(vm)
@@ -225,19 +253,21 @@ impl Service {
         containers.values().flatten().cloned().collect()
     }
 
-    fn vm_is_gone(self: &Rc<Self>, why: &str) {
+    fn vm_is_gone(self: &Rc<Self>, vm: &Vm, why: &str) {
         let containers = self.all();
         // With containers that have ended, it was to end.
-        if containers.iter().any(|of| of.init.exit().is_none()) {
-            log::error!("{why}");
+        if vm.doom.is_told() || containers.iter().any(|of| of.init.exit().is_none()) {
+            let ids: Vec<&str> = containers.iter().map(|of| of.id.as_str()).collect();
+            log::error!("VM of {}: {why}", ids.join(", "));
         }
         for container in containers {
             self.lost(&container);
         }
     }
 
-    /// Takes the host's part of a container away, and with the last one the VM.
-    pub(crate) async fn unmake(self: &Rc<Self>, id: &str) {
+    /// Takes the host's part of a container away, and with the last one the VM. `undo`: the guest may
+    /// have its part still.
+    pub(crate) async fn unmake(self: &Rc<Self>, id: &str, undo: bool) {
         let container = self.known(id);
         if let Some(container) = &container {
             container.init.close().await;
@@ -247,10 +277,8 @@ impl Service {
             let _turn = self.turn.lock().await;
             let others = self.containers.borrow().len() > 1;
             if others {
-                if let Some(container) = &container
-                    && !container.created.get()
-                {
-                    self.undo_create(container).await;
+                if let Some(container) = container.filter(|of| undo && of.created.get()) {
+                    self.undo_create(&container).await;
                 }
                 if let Err(why) = vm.pod.remove(id).await {
                     log::warn!("{id}: limits of the VM: {why}");
@@ -265,20 +293,25 @@ impl Service {
         self.forget(id);
     }
 
-    /// The guest may have gone on with a Create that nobody waits for.
+    /// The guest has made a container that nobody waits for.
     async fn undo_create(&self, container: &Container) {
-        let context = Context::background();
-        let id = container.id.clone();
-        let request = protos::task::DeleteRequest {
-            id,
+        let vm = &container.vm;
+        let request = DeleteRequest {
+            id: container.id.clone(),
             ..Default::default()
         };
-        let gone: Result<protos::task::DeleteResponse, Status> = container
-            .vm
-            .ask(service::TASK_V3, "Delete", &request, &context)
-            .await;
-        if let Err(status) = gone {
-            log::debug!("{}: delete after failed create: {status}", container.id);
+        container.init.deleting.set(true);
+        let deleted = async {
+            let whole = Context::background();
+            let deleted = vm.ask::<DeleteResponse>(service::TASK_V3, "Delete", &request, &whole);
+            deleted.await?;
+            container.init.until(|_| container.forgotten.get()).await;
+            Ok::<_, Status>(())
+        };
+        let what = format!("the end of {}, which was not made", container.id);
+        let deleted = vm.in_time(&what, vm.patience + CLOSE, deleted).await;
+        if let Some(Err(status)) = deleted {
+            vm.doom.end(format!("{what}: {status}"));
         }
     }
 

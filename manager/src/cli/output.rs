@@ -15,7 +15,10 @@ use tokio::sync::oneshot;
 
 /// Writes a line to stdout, as [`write()`] does. What is in it may be others': it moves no cursor.
 pub fn line(text: &str) -> Result<(), String> {
-    write(&mut io::stdout().lock(), format!("{}\n", task::printable(text)).as_bytes())
+    write(
+        &mut io::stdout().lock(),
+        format!("{}\n", task::printable(text)).as_bytes(),
+    )
 }
 
 /// Writes to stdout or stderr. If nobody reads it any more, we end as other programs do: at once,

@@ -13,6 +13,7 @@ mod files;
 #[cfg(target_arch = "x86_64")]
 mod fsd;
 mod hooks;
+mod hostile;
 mod image;
 mod jail;
 mod late;
