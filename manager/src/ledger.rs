@@ -10,7 +10,7 @@
 mod envelope;
 mod room;
 
-pub use envelope::container_of;
+pub use envelope::{container_of, process_of};
 
 use crate::journal::{Record, Started};
 use crate::names::MAX_ID;
@@ -395,11 +395,6 @@ impl Ledger {
             self.gone(&oldest.0, facts.processes.len());
         }
     }
-}
-
-/// Whose exit it is.
-pub fn process_of(exit: &TaskExit) -> ProcessId {
-    ProcessId::in_event(&exit.container_id, &exit.id)
 }
 
 #[cfg(test)]

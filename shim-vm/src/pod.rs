@@ -265,7 +265,7 @@ fn inherit_cpus(dir: &Path) -> io::Result<()> {
     }
     let above = dir.parent().unwrap_or(dir);
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        if let Ok(list) = fs::read_to_string(above.join(name)) {
+        if let Ok(list) = task::proc::text(above.join(name)) {
             write(&dir.join(name), list.trim())?;
         }
     }
