@@ -328,6 +328,7 @@ needs=(
     'test   docker.io                  dockerd'
     'test   docker-cli|docker.io       docker'
     'test   shellcheck                 shellcheck'
+    'test   g++                        g++'
     'test   debian-archive-keyring     keyring'
 )
 
