@@ -626,7 +626,7 @@ fi
 version_of() {
     local path=$2 version
     version=$(dpkg-query -W -f '${Version}' "$1" 2>/dev/null) &&
-        dpkg-query -L "$1" 2>/dev/null | grep -qxF "$path" || version=''
+        dpkg-query -L "$1" 2>/dev/null | grep -xF "$path" >/dev/null || version=''
     [ -n "$version" ] || version=$("$path" --version | grep -oE '[0-9]+\.[0-9]+\.[0-9][^ ,]*' | head -n 1)
     echo "${version:-0.0}"
 }
