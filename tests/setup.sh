@@ -643,10 +643,12 @@ own() {
 go_shim() {
     local path
     type -P -a containerd-shim-runc-v2 | while read -r path; do
-        if "$path" -v 2>/dev/null | grep -q 'Go version'; then
-            echo "go-shim $(version_of containerd "$path") ${path%/*}"
-            break
-        fi
+        case $("$path" -v 2>/dev/null) in
+            *'Go version'*)
+                echo "go-shim $(version_of containerd "$path") ${path%/*}"
+                break
+                ;;
+        esac
     done
 }
 
