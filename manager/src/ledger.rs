@@ -25,8 +25,7 @@ use task::ProcessId;
 /// their events, and an exec's exit that comes after its deletion.
 const REMEMBERED: usize = 256;
 
-/// How many of a container's events a shim may send again: ours sends one after the other, Go's
-/// may have some on their way.
+/// How many events of a container a shim may send again: Go's may have some on their way.
 const SENT_AGAIN: usize = 8;
 
 /// Namespace and container.
