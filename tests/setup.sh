@@ -233,7 +233,7 @@ put() {
     done
     if [ "$package" = qemu-system-x86 ]; then
         # It looks for what it needs where it would be beside its own directory.
-        unpack "$tree.all" "$conf" qemu-system-data seabios || return 1
+        unpack "$tree.all" "$conf" qemu-system-common qemu-system-data seabios || return 1
         quietly mkdir -p "$tree/share" "$tree/lib" || return 1
         for data in "$tree.all"/usr/share/{qemu,seabios}; do
             quietly cp -a -t "$tree/share" "$data" || return 1
@@ -667,7 +667,9 @@ cmp -s "$peers/.versions" "$peers/versions" || cp "$peers/.versions" "$peers/ver
 rm "$peers/.versions"
 
 # Without KVM, so that they are the same everywhere.
-qemu=$(type -P qemu-system-x86_64 || :)
+# The file itself, not a link to it.
+qemu=$(readlink -f "$(type -P qemu-system-x86_64 || echo /dev/null)")
+[ "$qemu" != /dev/null ] || qemu=
 cat >"$peers/.vm.toml" <<END
 accel = "tcg"
 image = "$PWD/target/dist/guest"
