@@ -30,8 +30,10 @@ fn sources() -> Vec<PathBuf> {
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(&dir).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() && !path.ends_with("target") {
-                dirs.push(path);
+            if path.is_dir() {
+                // What is built, and what is generated.
+                let ours = !path.ends_with("target") && !path.ends_with("generated");
+                dirs.extend(ours.then_some(path));
             } else if path.extension().is_some_and(|e| e == "rs") {
                 found.push(path);
             }
