@@ -1,7 +1,10 @@
 //! Every file name in a bundle, and what its small files say (contract §1.6).
+//!
+//! A bundle may lie on a disk: a loop does what is here that touches files aside.
 
 use crate::error::{Error, Result};
 use crate::runtime::Options;
+use protos::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs;
@@ -72,9 +75,9 @@ impl Bundle {
         self.path.join("exits").join(name)
     }
 
-    /// Where the OCI runtime sends the pty of a process, while it starts.
-    pub fn console_socket(&self, process: &str) -> PathBuf {
-        self.path.join(format!("{process}.pty"))
+    /// Where the OCI runtime sends the pty of a process, while it starts; each has its number.
+    pub fn console_socket(&self, process: &str, number: u32) -> PathBuf {
+        self.path.join(format!("{process}.{number}.pty"))
     }
 
     /// Removes what a start that was cut off has left: sockets for ptys, specs of execs.
@@ -242,6 +245,15 @@ pub fn read_pid(path: &Path) -> Result<u32> {
         .ok()
         .filter(|&pid| pid > 0 && pid <= i32::MAX.cast_unsigned());
     pid.ok_or_else(|| Error::Refused(format!("{}: {text:?} is no pid", path.display())))
+}
+
+/// The pid in a file that the OCI runtime wrote, and when it did; see [`read_pid`], [`written_at`].
+///
+/// # Errors
+/// If the file is missing or holds no pid.
+pub fn read_made(path: &Path) -> Result<(u32, Option<Timestamp>)> {
+    let pid = read_pid(path)?;
+    Ok((pid, written_at(path).map(Into::into)))
 }
 
 /// When a file was written, to a tick of the kernel's clock; `None` if it is gone.

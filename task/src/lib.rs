@@ -19,6 +19,7 @@
 //!  exec   created ──start──> running ──exit──> stopped          (created, stopped) ──delete──> gone
 //! ```
 
+pub mod aside;
 pub mod bundle;
 pub mod cgroup;
 pub mod container;

@@ -16,11 +16,10 @@ use crate::sys;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{AccessFlags, Pid, access};
+use nix::unistd::Pid;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
@@ -101,7 +100,8 @@ impl Child {
 pub struct NotExecuted(io::PipeReader);
 
 impl NotExecuted {
-    /// The error of exec(2), if it was that with which a child has ended.
+    /// The error of exec(2), if there was one: to be asked once the child has ended, or has shown
+    /// that it executes the program.
     pub fn error(mut self) -> Option<io::Error> {
         let mut number = [0; 4];
         let read = self.0.read_exact(&mut number);
@@ -145,12 +145,8 @@ impl Reaper {
     /// ended.
     ///
     /// # Errors
-    /// From fork(2); from access(2) for a program with an absolute path.
+    /// From fork(2).
     pub fn fork(&self, command: &mut Command) -> io::Result<(Child, NotExecuted)> {
-        let program = Path::new(command.get_program());
-        if program.is_absolute() {
-            access(program, AccessFlags::X_OK)?;
-        }
         sys::unblock_signals(command);
         let (pid, why) = sys::fork(command)?;
         Ok((self.adopt(pid), NotExecuted(why)))

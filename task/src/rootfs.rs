@@ -17,6 +17,7 @@ mod unmount;
 
 pub use options::Refusal;
 
+use crate::aside;
 use crate::error::words;
 use crate::reaper::Reaper;
 use crate::runtime::Failure;
@@ -28,13 +29,9 @@ use nix::unistd::{SysconfVar, chdir, sysconf};
 use options::{Arguments, Plan};
 use protos::ttrpc::Context;
 use protos::types::Mount;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::{io, thread};
-use tokio::sync::oneshot;
-
-/// What the mount threads' stacks may grow to, in bytes; they need a fraction of it.
-const STACK: usize = 256 * 1024;
 
 /// The flags of a mount that a user namespace may not clear, as statvfs(3) and mount(2) call them.
 #[rustfmt::skip]
@@ -97,7 +94,7 @@ pub enum MountError {
     #[error("what is mounted at {path:?}: {}", words(error))]
     Lookup { path: PathBuf, error: io::Error },
     #[error("mount thread: {0}")]
-    Thread(io::Error),
+    Thread(#[from] io::Error),
 }
 
 /// The data and the directory that options make, for the fuzzer.
@@ -181,22 +178,11 @@ pub async fn unmount_recursive(reaper: &Reaper, path: PathBuf) -> Result<(), Mou
     on_thread(move || unmount::each(unmount::below(&again)?.1)).await
 }
 
-/// Runs `work` on a thread of its own; an error if there can be none.
+/// Mounting changes what belongs to its thread.
 async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, MountError> + Send + 'static,
 ) -> Result<T, MountError> {
-    let (done, result) = oneshot::channel();
-    thread::Builder::new()
-        .name("mount".to_owned())
-        .stack_size(STACK)
-        .spawn(move || {
-            // Nobody may be waiting any more.
-            let _ = done.send(work());
-        })
-        .map_err(MountError::Thread)?;
-    result
-        .await
-        .unwrap_or_else(|gone| Err(MountError::Thread(io::Error::other(gone))))
+    aside::alone(work).await
 }
 
 fn refused(one: Mount, refusal: Refusal) -> MountError {

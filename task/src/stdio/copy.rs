@@ -2,20 +2,24 @@
 //!
 //! Little at a time goes through a buffer that lives for one step only; when a page or more comes at
 //! once, the bytes are spliced from pipe to pipe instead and never enter our memory. Whenever a copy
-//! waits, what it has read and not yet written is in its `pending`, and nowhere else.
+//! waits, what it has read and not yet written is in its `pending`, and nowhere else; but what is for
+//! a file is with the thread that writes it, and no more is read until that is done.
 
 use super::console::Master;
 use super::ends::{Sink, Source, is_passing};
 use super::flood::{Flood, PAGE, splice_flood};
 use super::unread;
+use crate::aside;
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
 use crate::sys;
 use nix::unistd::read;
 use std::cell::{Cell, RefCell};
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -216,6 +220,10 @@ impl Copy {
 
     async fn write_pending(&self) -> io::Result<()> {
         while !self.pending.borrow().is_empty() {
+            if let Some(file) = self.sink.as_file() {
+                self.write_file(Arc::clone(file)).await;
+                continue;
+            }
             let ready = match self.sink.fd() {
                 Some(fd) => Some(fd.writable().await?),
                 None => None,
@@ -227,6 +235,14 @@ impl Copy {
             }
         }
         Ok(())
+    }
+
+    async fn write_file(&self, file: Arc<File>) {
+        aside::may_begin().await;
+        let bytes = self.pending.take();
+        if let Err(e) = aside::run(move || (&*file).write_all(&bytes)).await {
+            self.sink.give_up(&e);
+        }
     }
 
     /// Reads what is there, as far as it fits. A terminal gives 4 KiB at once and may have more; an
