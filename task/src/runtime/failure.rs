@@ -154,12 +154,9 @@ pub struct LogMark {
 }
 
 impl LogMark {
-    pub fn new(path: &Path) -> Self {
+    pub fn new(path: PathBuf) -> Self {
         let length = path.metadata().map_or(0, |metadata| metadata.len());
-        Self {
-            path: path.to_owned(),
-            length,
-        }
+        Self { path, length }
     }
 
     /// The message of the last error logged since; lines that are not JSON are passed over.
@@ -205,7 +202,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.json");
         std::fs::write(&path, "{\"level\":\"error\",\"msg\":\"old\"}\n").unwrap();
-        let mark = LogMark::new(&path);
+        let mark = LogMark::new(path.clone());
         assert_eq!(mark.last_error().unwrap(), None);
         let both =
             std::fs::read_to_string(&path).unwrap() + "{\"level\":\"error\",\"msg\":\"new\"}";
@@ -218,7 +215,7 @@ mod tests {
     fn a_missing_runtime_is_named_as_go_names_it() {
         let not_found = io::Error::from_raw_os_error(libc::ENOENT);
         let failure = Failure::not_spawned("no-runc", &not_found);
-        let failure = failure.with_log(&LogMark::new(Path::new("/nonexistent/log.json")));
+        let failure = failure.with_log(&LogMark::new("/nonexistent/log.json".into()));
         assert_eq!(
             failure.oci("OCI runtime create failed").to_string(),
             "OCI runtime create failed: unable to retrieve OCI runtime error \

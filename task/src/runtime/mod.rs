@@ -9,6 +9,7 @@ pub(crate) use command::run;
 pub use failure::Failure;
 pub use options::{DEFAULT_ROOT, Options};
 
+use crate::aside;
 use crate::bundle::Bundle;
 use crate::reaper::Reaper;
 use failure::LogMark;
@@ -136,7 +137,7 @@ impl Runtime {
         // Execs run at once, so each has a log of its own; with it gone nothing is left behind.
         let log = self.bundle.exec_log(exec);
         let result = self.run_logged(&log, &args, streams, context).await;
-        let _ = std::fs::remove_file(log);
+        aside::run(move || drop(std::fs::remove_file(log))).await;
         result.map(drop)
     }
 
@@ -320,8 +321,11 @@ impl Runtime {
             .args(args)
             .current_dir(self.bundle.path())
             .env_remove("NOTIFY_SOCKET");
-        let mark = LogMark::new(log);
-        let done = command::run(&self.reaper, command, streams, context).await;
-        done.map_err(|failure| failure.with_log(&mark))
+        let log = log.to_owned();
+        let mark = aside::run(move || LogMark::new(log)).await;
+        match command::run(&self.reaper, command, streams, context).await {
+            Err(failure) => Err(aside::run(move || failure.with_log(&mark)).await),
+            done => done,
+        }
     }
 }

@@ -9,6 +9,7 @@
 //! Pids are few and used again as soon as they are free, as the kernel may do it.
 
 use super::*;
+use crate::aside;
 use crate::process::exec::Exec;
 use crate::reaper::ExitStatus;
 use crate::stdio::Io;
@@ -377,13 +378,14 @@ impl World {
 
     /// Lets every job and every task of the engine go as far as it can.
     async fn settle(&mut self) {
-        let mut context = std::task::Context::from_waker(Waker::noop());
-        for _ in 0..2 {
+        loop {
+            let mut context = std::task::Context::from_waker(Waker::noop());
             let poll = |job: &mut Job| job.as_mut().poll(&mut context) == Poll::Pending;
             self.jobs.retain_mut(poll);
-            if !self.own_pid_namespace {
-                tokio::task::yield_now().await;
+            if self.service.engine.is_settled() && aside::is_done() {
+                return;
             }
+            tokio::task::yield_now().await;
         }
     }
 
@@ -433,16 +435,6 @@ impl World {
             self.settle().await;
             self.check_now();
         }
-        // Without a pid namespace of its own, what kills the rest of a container is a command
-        // that really runs, and fails.
-        let killing = |id: &&str| {
-            let container = self.service.containers.find(id);
-            container.is_ok_and(|container| container.last_exit.is_killing())
-        };
-        while ["a", "b"].iter().any(killing) {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
-        self.settle().await;
     }
 
     /// A client deletes what is there.
