@@ -10,6 +10,7 @@
 //!  ├── figures  what Stats says, of either version of cgroups
 //!  ├── stdio    the client's ends of a container's FIFOs and terminals
 //!  ├── runtime  OCI runtimes that wait, fail or tell, in front of the real one
+//!  ├── disk     file systems that can be made to stand still
 //!  └── leaks    what the test left on the machine
 //! wait: deadlines     program: scripts and binaries to execute     proc: /proc     ledger: known differences from containerd's shim
 //! pid_namespace: pids that the test chooses
@@ -25,6 +26,7 @@ pub mod bundle;
 pub mod calls;
 pub mod containerd;
 pub mod cri;
+pub mod disk;
 pub mod docker;
 pub mod events;
 pub mod figures;
