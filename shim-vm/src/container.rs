@@ -12,11 +12,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
+use task::aside;
 use task::bundle::{Bundle, ExitRecord};
 use task::event::NEVER;
 use task::reaper::Reaper;
 use task::stdio::{Io, Paths};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 
 /// How long output may take to arrive after an exit, for Wait.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -78,6 +79,11 @@ impl Process {
             never: Cell::new(false),
             news: Notify::new(),
         })
+    }
+
+    /// It has ended; who waits for that hears it when it is [`Process::told`].
+    pub fn exited(&self, exit: Exit) {
+        self.exit.set(Some(exit));
     }
 
     /// Its streams are connected.
@@ -172,6 +178,8 @@ pub struct Container {
     pub hooks: Hooks,
     /// The guest has made it.
     pub created: Cell<bool>,
+    /// Exits are recorded one after the other: a burst of them is no burst of threads.
+    pub recording: Mutex<()>,
 }
 
 impl Container {
@@ -234,17 +242,19 @@ impl Container {
         }
     }
 
-    /// A process has ended: remembers it, also where it outlives this process.
-    pub fn exited(&self, process: &Process, exit: Exit) {
+    /// A process has ended, with the exit that it has: writes it down where it outlives this one.
+    pub async fn record(&self, process: &Process, exit: Exit) {
         let record = ExitRecord {
             pid: self.vm.pid(),
             exit_status: exit.status,
             exited_at: (exit.at.seconds, exit.at.nanos),
         };
-        let exec = Some(process.exec_id.as_str()).filter(|id| !id.is_empty());
-        if let Err(e) = self.bundle.write_exit(exec, &record) {
+        let exec = Some(process.exec_id.clone()).filter(|id| !id.is_empty());
+        let bundle = self.bundle.clone();
+        let _turn = self.recording.lock().await;
+        let written = aside::run(move || bundle.write_exit(exec.as_deref(), &record));
+        if let Err(e) = written.await {
             log::warn!("{}: {}: record of the exit: {e}", self.id, process.exec_id);
         }
-        process.exit.set(Some(exit));
     }
 }

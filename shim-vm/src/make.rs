@@ -18,9 +18,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
 use std::rc::Rc;
+use task::aside;
 use task::bundle::{Bundle, write_private};
 use task::runtime::Options;
 use task::stdio::Paths;
+use tokio::sync::Mutex;
 
 const FAILED: &str = "OCI runtime create failed";
 
@@ -39,11 +41,14 @@ impl Service {
             return Err(unimplemented("restore of a container in a VM"));
         }
         let id = request.id.clone();
-        let options = Options::from_any(request.options.as_ref())?;
         let bundle = Bundle::new(&request.bundle);
-        let config = bundle.path().join("config.json");
-        let config =
-            fs::read(&config).map_err(|e| failed(format!("open {}: {e}", config.display())))?;
+        let (config, options) = (bundle.path().join("config.json"), request.options.clone());
+        let read = aside::run(move || {
+            let json = fs::read(&config).map_err(|e| format!("open {}: {e}", config.display()));
+            (Options::from_any(options.as_ref()), json)
+        });
+        let (options, config) = read.await;
+        let (options, config) = (options?, config.map_err(failed)?);
         let translated =
             translate(&id, &config, self.anchor.get()).map_err(|refusal| match refusal {
                 refusal @ Refusal::Broken(_) => failed(refusal.to_string()),
@@ -64,13 +69,13 @@ impl Service {
         for volume in &translated.volumes {
             let source = &volume.source;
             let path = if volume.memory {
-                let (memory, path) = share.add_memory(source);
+                let (memory, path) = share.add_memory(source).await;
                 shared_memory.push(memory);
                 path
             } else {
                 let added = share.add_volume(&id, source, volume.readonly, context);
-                let path = added.await.map_err(failed)?;
-                volumes.extend(source.is_dir().then(|| path.clone()));
+                let (path, is_dir) = added.await.map_err(failed)?;
+                volumes.extend(is_dir.then(|| path.clone()));
                 path
             };
             log::debug!("{id}: {} is {path}", source.display());
@@ -103,14 +108,18 @@ impl Service {
             io_gid: options.io_gid,
             hooks: translated.hooks,
             created: Cell::new(false),
+            recording: Mutex::default(),
         });
         if let Some(ends) = init.ends.take() {
             self.connect(&container, &init, ends, context).await?;
         }
         // Who `delete` says it was, if this shim does not live to.
-        let pid = container.bundle.init_pid();
-        write_private(&pid, vm.pid().to_string().as_bytes())
-            .map_err(|e| failed(format!("write {}: {e}", pid.display())))?;
+        let (file, pid) = (container.bundle.init_pid(), vm.pid().to_string());
+        let written = aside::run(move || {
+            write_private(&file, pid.as_bytes())
+                .map_err(|e| format!("write {}: {e}", file.display()))
+        });
+        written.await.map_err(failed)?;
         // From here on the guest may tell of it.
         self.containers
             .borrow_mut()
@@ -156,8 +165,12 @@ impl Service {
             }
             return Ok(Rc::clone(vm));
         }
-        let config = Config::load()?.wanted(&spec.wanted)?;
-        let image = Image::find(&config)?;
+        let wanted = spec.wanted.clone();
+        let found = aside::run(move || {
+            let config = Config::load()?.wanted(&wanted)?;
+            Image::find(&config).map(|image| (config, image))
+        });
+        let (config, image) = found.await?;
         let accel = accel::choose(&config, &image, &self.reaper).await;
         let purpose = Purpose {
             context,
@@ -230,7 +243,7 @@ impl Service {
                 self.vm.replace(None);
                 self.anchor.set(None);
             }
-            vm.share.remove(id);
+            vm.share.remove(id).await;
         }
         self.forget(id);
     }

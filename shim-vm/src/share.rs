@@ -18,12 +18,13 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use protos::guest::SharedMemory;
 use protos::ttrpc::Context;
 use protos::types::Mount;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use task::aside;
 use task::reaper::Reaper;
 use task::rootfs;
 use tokio::sync::OnceCell;
@@ -43,6 +44,8 @@ pub struct Share {
     /// Where something is mounted, by container, in order.
     mounted: RefCell<HashMap<String, Vec<PathBuf>>>,
     volumes: RefCell<BTreeMap<usize, Volume>>,
+    /// How many there have been: the place of one that goes is nobody else's.
+    numbers: Cell<usize>,
     /// Directories of the host's whose memory the guest has instead.
     memory: RefCell<Vec<PathBuf>>,
 }
@@ -90,6 +93,7 @@ impl Share {
             reaper,
             mounted: RefCell::default(),
             volumes: RefCell::default(),
+            numbers: Cell::default(),
             memory: RefCell::default(),
         })
     }
@@ -123,7 +127,8 @@ impl Share {
         Ok(())
     }
 
-    /// Shows the guest a volume of container `id`, a directory or a file; its path there.
+    /// Shows the guest a volume of container `id`, a directory or a file; its path there, and
+    /// whether it is a directory.
     ///
     /// # Errors
     /// If it is neither, or can't be mounted.
@@ -133,9 +138,11 @@ impl Share {
         source: &Path,
         readonly: bool,
         context: &Context,
-    ) -> Result<String, String> {
+    ) -> Result<(String, bool), String> {
         let failed = |e: &dyn std::fmt::Display| format!("mount source {}: {e}", source.display());
-        let found = fs::metadata(source).map_err(|e| failed(&e))?;
+        let wanted = source.to_owned();
+        let found = aside::run(move || fs::metadata(wanted)).await;
+        let found = found.map_err(|e| failed(&e))?;
         if !found.is_dir() && !found.is_file() {
             return Err(failed(
                 &"neither a directory nor a file: a VM can't share it",
@@ -160,7 +167,7 @@ impl Share {
             self.mount(target.clone(), mounts, context).await
         };
         mounted.get_or_try_init(mount).await?;
-        Ok(format!("{IN_GUEST}/{VOLUMES}/{number}/v"))
+        Ok((format!("{IN_GUEST}/{VOLUMES}/{number}/v"), found.is_dir()))
     }
 
     /// The volume's number, and whether it is mounted; it stays until `id` is removed.
@@ -170,7 +177,8 @@ impl Share {
             volume.users.push(id.to_owned());
             return (*number, Rc::clone(&volume.mounted));
         }
-        let number = volumes.last_key_value().map_or(0, |(last, _)| last + 1);
+        let number = self.numbers.get();
+        self.numbers.set(number + 1);
         let mounted = Rc::new(OnceCell::new());
         let volume = Volume {
             key,
@@ -183,7 +191,9 @@ impl Share {
 
     /// Memory of the guest's for what is memory of the host's at `source`, one for all containers
     /// that name it, and its path there.
-    pub fn add_memory(&self, source: &Path) -> (SharedMemory, String) {
+    pub async fn add_memory(&self, source: &Path) -> (SharedMemory, String) {
+        let wanted = source.to_owned();
+        let size = aside::run(move || size_of_tmpfs(&wanted)).await;
         let mut all = self.memory.borrow_mut();
         let known = all.iter().position(|known| known == source);
         let number = known.unwrap_or_else(|| {
@@ -192,7 +202,7 @@ impl Share {
         });
         let name = number.to_string();
         let path = format!("{MEMORY_IN_GUEST}/{name}");
-        let size = size_of_tmpfs(source).unwrap_or(MEMORY);
+        let size = size.unwrap_or(MEMORY);
         (SharedMemory { name, size }, path)
     }
 
@@ -208,25 +218,35 @@ impl Share {
 
     /// Takes the container's files out of the share. What the guest still has open of them stays
     /// until it lets go.
-    pub fn remove(&self, id: &str) {
-        let mounted = self.mounted.borrow_mut().remove(id).unwrap_or_default();
-        mounted.iter().rev().for_each(|target| unmount(target));
-        let _ = fs::remove_dir_all(self.dir.join(id));
+    pub async fn remove(&self, id: &str) {
+        let mut mounted = self.mounted.borrow_mut().remove(id).unwrap_or_default();
+        let mut places = vec![self.dir.join(id)];
         self.volumes.borrow_mut().retain(|number, volume| {
             volume.users.retain(|user| user != id);
             let used = !volume.users.is_empty();
             if !used {
                 let place = self.dir.join(VOLUMES).join(number.to_string());
-                unmount(&place.join("v"));
-                let _ = fs::remove_dir_all(place);
+                mounted.insert(0, place.join("v"));
+                places.push(place);
             }
             used
         });
+        aside::run(move || {
+            mounted.iter().rev().for_each(|target| unmount(target));
+            for place in places {
+                let _ = fs::remove_dir_all(place);
+            }
+        })
+        .await;
     }
 
     /// Takes the whole share away; the VM is gone.
-    pub fn close(&self) {
-        let _ = umount2(&self.dir, MntFlags::MNT_DETACH);
+    pub async fn close(&self) {
+        let dir = self.dir.clone();
+        aside::run(move || {
+            let _ = umount2(&dir, MntFlags::MNT_DETACH);
+        })
+        .await;
     }
 }
 

@@ -24,9 +24,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use task::aside;
 use task::reaper::Reaper;
 use tokio::net::UnixStream;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 /// How long the guest may take to write back and end.
 const POWER_OFF: Duration = Duration::from_secs(5);
@@ -90,7 +91,7 @@ impl Vm {
     ) -> Result<Rc<Self>, String> {
         let (dir, config, context) = (purpose.dir, purpose.config, purpose.context);
         let wanted = purpose.network.clone();
-        let network = aside(move || network::prepare(&wanted)).await;
+        let network = aside::alone(move || network::prepare(&wanted)).await;
         let network = network.map_err(|e| e.to_string())?;
         let share = Share::new(dir.join("share"), Rc::clone(reaper))?;
         let (files, socket) = files::start(&dir, share.dir(), console, reaper)?;
@@ -162,7 +163,7 @@ impl Vm {
                     machine.wait().await;
                 }
                 files.wait().await;
-                share.close();
+                share.close().await;
                 // Its last words may be on their way.
                 let read = async { tokio::join!(console.read_to_end(), machine.said_all()) };
                 let _ = tokio::time::timeout(DYING, read).await;
@@ -226,7 +227,7 @@ impl Vm {
             return Ok(());
         }
         let netns = PathBuf::from(format!("/proc/{}/ns/net", self.pid()));
-        let network = aside(move || network::join(&netns)).await;
+        let network = aside::alone(move || network::join(&netns)).await;
         let Some(network) = network.map_err(|e| e.to_string())? else {
             return Ok(());
         };
@@ -292,7 +293,7 @@ impl Vm {
         }
         self.machine.kill();
         self.gone().await;
-        self.share.close();
+        self.share.close().await;
         clear(&self.dir, &self.network).await;
     }
 }
@@ -310,24 +311,10 @@ async fn clear(dir: &Path, network: &Where) {
         log::error!("{}: {e}", dir.display());
     }
     if let Some(netns) = network.path().map(Path::to_owned)
-        && let Err(e) = aside(move || network::detach(&netns)).await
+        && let Err(e) = aside::alone(move || network::detach(&netns)).await
     {
         log::error!("network: {e}");
     }
-}
-
-/// Runs `work`, which may block, on a thread of its own.
-pub async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let (done, result) = oneshot::channel();
-    std::thread::Builder::new().spawn(move || {
-        // Nobody may be waiting any more.
-        let _ = done.send(work());
-    })?;
-    result
-        .await
-        .unwrap_or_else(|gone| Err(io::Error::other(gone)))
 }
 
 /// Speaks over the guest's serial port.
