@@ -3,6 +3,7 @@
 use super::Intake;
 use std::fs::File;
 use std::rc::Rc;
+use task::aside;
 
 impl Intake {
     /// Waits until what was written is on disk, if it has to be. One sync serves all who wait
@@ -31,10 +32,9 @@ impl Intake {
             let mut journal = self.journal.borrow_mut();
             (journal.last(), journal.take_unsynced())
         };
-        // fdatasync(2) takes milliseconds, and a thread of its own.
-        let synced =
-            tokio::task::spawn_blocking(move || files?.iter().try_for_each(File::sync_data));
-        if let Ok(Err(e)) = synced.await {
+        // fdatasync(2) takes milliseconds, or for ever.
+        let synced = aside::run(move || files?.iter().try_for_each(File::sync_data));
+        if let Err(e) = synced.await {
             log::error!("journal: sync: {e}");
         }
         self.is_syncing.set(false);
