@@ -16,12 +16,16 @@ VM_DIST := target/dist/$(VM_NAME)
 MANAGER := target/dist/dunnage
 GUEST := target/dist/guest
 PEERS := $(abspath $(or $(DUNNAGE_PEERS),target/peers))
-GO_SHIM ?= /usr/bin/$(NAME)
+# What tests/setup.sh had to unpack because apt could not install it.
+export PATH := $(PEERS)/bin:$(PATH)
+# 3: something can't be had; what needs it says so itself.
+SETUP = tests/setup.sh $(1) || [ $$? = 3 ]
+GO_SHIM ?= $(shell sed -n 's/^go-shim [^ ]* //p' $(PEERS)/versions 2>/dev/null)/$(NAME)
 # The package of the black-box suite: it takes the shim to test from SHIM and
 # the containerds, runtimes and images to test it with from PEERS.
 SUITE ?= tests
 # And that of VMs from SHIM_VM, with this configuration.
-VMS = SHIM_VM=$(abspath $(VM_DIST)) DUNNAGE_VM_CONFIG=$(abspath tests/vm.toml)
+VMS = SHIM_VM=$(abspath $(VM_DIST)) DUNNAGE_VM_CONFIG=$(PEERS)/vm.toml
 
 # One file without libraries or relocations.  With --target these flags are for
 # the shipped code only, in a directory of its own: neither build scripts nor
@@ -42,16 +46,20 @@ help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
 
 .PHONY: setup
-setup: ## get what building and testing need (Debian 12, as root)
-	@tests/setup.sh
+setup: ## get what building and testing need (Debian 12 or 13, as root)
+	@$(call SETUP)
 
 .PHONY: build
 build: ## make the shims and dunnage in target/dist, static release builds
-	DUNNAGE_REVISION=$(REVISION) RUSTFLAGS='$(strip $(RUSTFLAGS) $(STATIC))' $(CARGO) build --release --locked --target $(HOST) -p shim-runc -p shim-vm -p guest -p manager
-	@mkdir -p $(dir $(DIST))
-	@cmp -s $(BUILT)/$(NAME) $(DIST) || install -m755 $(BUILT)/$(NAME) $(DIST)
-	@cmp -s $(BUILT)/$(VM_NAME) $(VM_DIST) || install -m755 $(BUILT)/$(VM_NAME) $(VM_DIST)
-	@cmp -s $(BUILT)/dunnage $(MANAGER) || install -m755 $(BUILT)/dunnage $(MANAGER)
+	$(call BUILD,shim-runc shim-vm guest manager)
+	$(call PUT,$(NAME))
+	$(call PUT,$(VM_NAME))
+	$(call PUT,dunnage)
+
+# BUILD <packages>; PUT <program>: into target/dist, if it is another.
+BUILD = DUNNAGE_REVISION=$(REVISION) RUSTFLAGS='$(strip $(RUSTFLAGS) $(STATIC))' \
+	$(CARGO) build --release --locked --target $(HOST) $(addprefix -p ,$(1))
+PUT = @mkdir -p target/dist && { cmp -s $(BUILT)/$(1) target/dist/$(1) || install -m755 $(BUILT)/$(1) target/dist/$(1); }
 
 # What of the suite is tried with the other OCI runtimes in `make test`.
 SELECTED := checkpoint:: failures:: golden:: oom:: stats:: task:: terminal::
@@ -62,12 +70,18 @@ WITH_RUNTIME = SHIM=$(abspath $(DIST)) PEERS=$(PEERS) $(CARGO) test --locked --w
 # And all of it with containers in VMs; each of the two tests at a time emulates a processor.
 WITH_VMS = SHIM=$(abspath $(VM_DIST)) $(VMS) PEERS=$(PEERS) $(CARGO) test --locked --workspace --test shim -- --test-threads=2
 
+# The VM suite, for another QEMU; and what of it is tried with the newest in `make test`.
+VM_SUITE = SHIM=$(abspath $(DIST)) SHIM_VM=$(abspath $(VM_DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) \
+	$(CARGO) test --locked --workspace --test vm
+VM_SELECTED := check:: containerd:: death:: files:: life:: network:: streams::
+
 .PHONY: test
 test: setup build guest ## run all tests, as root
 	SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked --workspace --no-fail-fast
 	$(RUNC_1_3) $(WITH_RUNTIME) -- $(SELECTED)
 	$(CRUN) tests/cgroup-v1.sh env $(WITH_RUNTIME) -- $(SELECTED)
 	$(WITH_VMS)
+	PEERS=$(PEERS) tests/with-qemu.sh newest env $(VM_SUITE) -- $(VM_SELECTED)
 
 .PHONY: test-vm
 test-vm: setup build guest ## run the whole suite of the shim with containers in VMs
@@ -99,6 +113,8 @@ kernel: ## build a kernel for it that boots in half the time; takes minutes, the
 soak: setup build guest ## sweeps and load that take minutes, as root; they print their figures
 	SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked -p $(SUITE) --features soak \
 		--test soak -- --nocapture --test-threads=1
+	for version in 7.2 10.0 11; do PEERS=$(PEERS) tests/with-qemu.sh $$version env $(VM_SUITE) || exit; done
+	tests/roots.sh
 	SWEEP=full SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) \
 		$(CARGO) test --locked -p $(SUITE) --test manager sweep -- --nocapture
 
@@ -116,15 +132,30 @@ bench: setup build guest $(RUST_SHIM)/version ## measure side by side, as root; 
 		$(CARGO) bench --locked -p $(SUITE) --bench bench
 
 .PHONY: lint
-lint: ## check the format, and clippy's opinion
+lint: ## check the format, clippy's and shellcheck's opinion, and the crates that are used
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
+	shellcheck .ci/run $$(git ls-files '*.sh')
+	tests/deny.sh bans licenses sources
+
+.PHONY: fuzz
+fuzz: ## give each fuzz target RUNS inputs (20000), with the stable compiler
+	tests/fuzz.sh
 
 .PHONY: demo
-demo: setup build guest ## show the shim at work, and its size beside the Go shim's
+demo: ## show the shim at work, then dunnage, then a VM; each is built when its turn comes
+	@$(call SETUP,build demo)
+	$(call BUILD,shim-runc)
+	$(call PUT,$(NAME))
 	@tests/demo.sh
+	$(call BUILD,manager)
+	$(call PUT,dunnage)
 	@tests/demo-manager.sh
-	@tests/demo-vm.sh
+	@$(call SETUP,build demo vm)
+	$(call BUILD,shim-vm guest)
+	$(call PUT,$(VM_NAME))
+	$(MAKE) guest
+	@DUNNAGE_VM_CONFIG=$(PEERS)/vm.toml tests/demo-vm.sh
 
 # Builds only if nothing is built yet, so that `sudo make install` needs no Rust.
 $(DIST) $(VM_DIST) $(MANAGER):

@@ -32,6 +32,7 @@ up
 show run --rm --rootfs "$rootfs" hello sh -c 'echo "hello from pid $$"; exit 3'
 show run -d --rootfs "$rootfs" -v "$dir:/mnt" web sh -c 'echo serving; until [ -e /mnt/stop ]; do sleep 0.1; done; exit 7'
 show ls
+# shellcheck disable=SC2016 # the container's shell expands it
 show exec web sh -c 'echo "inside as $(id -u)"'
 show stats --no-stream
 show logs web

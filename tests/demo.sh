@@ -17,7 +17,9 @@ peers=${DUNNAGE_PEERS:-target/peers}
 peers=$(realpath -m "$peers")
 shim=$(realpath -m "${SHIM:-target/dist/containerd-shim-runc-v2}")
 go_shim=${CONTAINERD:+$peers/$CONTAINERD}
-go_shim=${go_shim:-/usr}/bin/containerd-shim-runc-v2
+go_shim=${go_shim:+$go_shim/bin}
+[ -n "$go_shim" ] || go_shim=$(sed -n 's/^go-shim [^ ]* //p' "$peers/versions" 2>/dev/null)
+go_shim+=/containerd-shim-runc-v2
 image=dunnage.test/busybox:latest
 more=10 # further shims to measure
 

@@ -1,16 +1,23 @@
 #!/usr/bin/env bash
-# Brings a Debian 12 machine with Rust to the point where the project builds
-# and its tests run.  Safe to run again and again: it does only what is missing
-# and says one line for each thing it does.
+# setup.sh [build] [demo] [vm] [test]: brings a machine with Debian 12 or 13 and
+# Rust to the point where the project builds, where its demo runs, with VMs, and
+# where its tests run; without words, all of it.  Safe to run again and again: it
+# does only what is missing and says one line for each thing it does.
 #
-#  * installs the Debian packages below (no service is started);
-#  * unpacks newer containerds and other runtimes of Debian under target/peers,
-#    never over the system's own:
-#        <name>/bin        the programs
-#        versions          lines "name version directory-of-the-programs"
-#  * makes a busybox root filesystem, target/peers/rootfs, and of it an OCI
-#    image for `ctr images import`, target/peers/busybox.tar;
-#  * makes the image of a pod's first container, target/peers/pause.tar.
+# A program that is in PATH and works is taken, whatever its version.  Else apt
+# installs it, if that removes and downgrades nothing (no service is started).
+# Else it is unpacked, with the libraries it needs, below target/peers:
+#
+#   bin               the programs that this machine could not be given otherwise
+#   <name>/bin        newer containerds, runtimes and QEMUs of Debian, to test with
+#   versions          lines "name version directory-of-the-programs"
+#   vm.toml           what the VMs of tests and demo run with
+#   rootfs            a busybox root filesystem, and the images made of it for
+#   busybox.tar       `ctr images import`
+#   pause.tar         the image of a pod's first container
+#
+# Exit status: 0, all is there; 3, something cannot be had, and only what needs
+# it will refuse to run; 1, nothing can be done with this machine.
 #
 # DUNNAGE_PEERS=dir  is used in place of target/peers.
 # To fetch the peers anew, remove target/peers first.
@@ -19,10 +26,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 umask 022
 export LC_ALL=C
 
-packages=(containerd runc containernetworking-plugins ca-certificates debian-archive-keyring
-          strace iproute2 procps util-linux jq make gcc libc6-dev patchelf
-          e2fsprogs fuse3 fuse-overlayfs docker.io
-          qemu-system-x86 lz4 zstd cpio binutils dpkg-dev)
 image=dunnage.test/busybox:latest
 pause_image=dunnage.test/pause:1
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -30,19 +33,27 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 
+# wanted <word>: whether this run is to care for what that needs.
+words=${*:-build demo vm test}
+wanted() { case " $words " in *" $1 "*) ;; *) return 1 ;; esac }
+for word in $words; do
+    case $word in build | demo | vm | test) ;; *) die "$word: neither build, demo, vm nor test" ;; esac
+done
+
 for tool in cargo rustc; do
     command -v "$tool" >/dev/null || die "$tool is missing: install Rust first (https://rustup.rs)"
 done
-for tool in apt-get apt-cache dpkg-query dpkg-deb; do
-    command -v "$tool" >/dev/null || die "$tool is missing: this script is for Debian 12"
+for tool in apt-get apt-cache dpkg-deb; do
+    command -v "$tool" >/dev/null || die "$tool is missing: this script is for Debian"
 done
 
 peers=${DUNNAGE_PEERS:-target/peers}
-mkdir -p "$peers"
+mkdir -p "$peers" || die "$peers: cannot be made"
 peers=$(cd "$peers" && pwd)
 [ -w "$peers" ] || die "$peers: cannot write there"
 exec 9>"$peers/.lock"
 flock 9 # two runs at a time would trip over each other
+rm -rf "$peers"/.work.* # of a run that was killed
 
 work='' policy=''
 tidy() {
@@ -59,48 +70,40 @@ scratch() {
     if [ -z "$work" ]; then work=$(mktemp -d "$peers/.work.XXXXXX"); fi
 }
 
-# quietly <command...>: shows what the command said only if it fails.
+# quietly <command...>: keeps what the command said, which why() shortens.
 quietly() {
     scratch
-    "$@" >"$work/log" 2>&1 </dev/null && return
-    cat "$work/log" >&2
-    return 1
+    "$@" >"$work/log" 2>&1 </dev/null
 }
+
+# The line of what failed last that tells most.
+why() {
+    local line
+    line=$(grep -E '^(E|Err|dpkg-deb: error|tar|cp|mv|.*No space left)' "$work/log" | tail -n 1)
+    [ -n "$line" ] || line=$(tail -n 1 "$work/log")
+    echo "${line:-it said nothing}"
+}
+
+need_root() { [ "$(id -u)" = 0 ] || die "$1 and only root can do that"; }
 
 updated=''
 system_update() {
     if [ -n "$updated" ]; then return; fi
-    [ "$(id -u)" = 0 ] || die "apt-get update must run as root"
+    need_root "the lists of Debian's packages must be fetched (apt-get update)"
     say "apt-get update"
-    quietly apt-get -q update || die "apt-get update failed"
+    quietly apt-get -q -o APT::Update::Error-Mode=any update ||
+        say "apt-get update: $(why); going on with the lists that are there"
     updated=yes
 }
 
-# ---------------------------------------------------------------- packages --
+# What could not be had, and why.
+absent=()
+lacks() {
+    say "not to be had: $1: $2"
+    absent+=("$1")
+}
 
-missing=()
-mapfile -t present < <(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${packages[@]}" 2>/dev/null |
-    sed -n 's/^installed //p')
-for package in "${packages[@]}"; do
-    case " ${present[*]} " in *" $package "*) ;; *) missing+=("$package") ;; esac
-done
-if [ "${#missing[@]}" -gt 0 ]; then
-    [ "$(id -u)" = 0 ] || die "these Debian packages are missing and only root can install them: ${missing[*]}"
-    system_update
-    say "installing ${missing[*]}"
-    # Debian asks this file before a package starts its service; 101 is "no".
-    if [ ! -e /usr/sbin/policy-rc.d ]; then
-        policy=/usr/sbin/policy-rc.d
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
-        chmod 755 "$policy"
-    fi
-    quietly env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends --no-remove \
-        -o DPkg::Lock::Timeout=120 install "${missing[@]}" ||
-        die "apt-get could not install: ${missing[*]}"
-    if [ -n "$policy" ]; then rm -f "$policy"; policy=''; fi
-fi
-
-# ------------------------------------------------------------------- peers --
+# ------------------------------------------------------------------ unpack --
 
 # The mirror this machine's apt takes Debian itself from, whichever way its
 # sources are written.
@@ -118,15 +121,16 @@ suite_apt() {
     conf=$work/$suite/apt.conf
     if [ -e "$work/$suite/failed" ]; then return 1; fi
     if [ -e "$conf" ]; then return; fi
-    mkdir -p "$work/$suite"/{state/lists/partial,cache/archives/partial}
-    touch "$work/$suite/status"
     url=$(mirror)
     if [ -z "$url" ]; then
         system_update
         url=$(mirror)
     fi
-    [ -n "$url" ] || die "no Debian mirror in this machine's apt sources, or it cannot be reached"
-    [ -r "$keyring" ] || die "$keyring is missing"
+    [ -n "$url" ] || die "no mirror of Debian in this machine's apt sources, or it cannot be reached"
+    if [ ! -r "$keyring" ]; then obtain_package debian-archive-keyring; fi
+    [ -r "$keyring" ] || die "$keyring is missing: install debian-archive-keyring"
+    mkdir -p "$work/$suite"/{state/lists/partial,cache/archives/partial}
+    touch "$work/$suite/status"
     echo "deb [signed-by=$keyring arch=$(dpkg --print-architecture) targets=Packages] $url $suite main" \
         >"$work/$suite/sources.list"
     cat >"$conf" <<END
@@ -143,66 +147,129 @@ APT::Sandbox::User "root";
 END
     say "reading the package list of Debian $suite"
     if ! quietly apt-get -q -c "$conf" -o APT::Update::Error-Mode=any update; then
+        say "Debian $suite: $(why)"
         touch "$work/$suite/failed"
         return 1
     fi
+}
+
+# This machine's own apt, of which nothing counts as installed.  Sets conf.
+own_apt() {
+    scratch
+    conf=$work/own.conf
+    if [ -e "$conf" ]; then return; fi
+    touch "$work/status"
+    printf 'Dir::State::status "%s";\nAPT::Sandbox::User "root";\n' "$work/status" >"$conf"
 }
 
 # unpack <directory> <apt configuration> <package...>
 unpack() {
     local to=$1 conf=$2 deb
     shift 2
-    mkdir -p "$to" "$to.debs"
+    mkdir -p "$to" "$to.debs" || return 1
     (cd "$to.debs" && quietly apt-get -q -c "$conf" download "$@") || return 1
-    for deb in "$to.debs"/*.deb; do dpkg-deb -x "$deb" "$to"; done
+    for deb in "$to.debs"/*.deb; do quietly dpkg-deb -x "$deb" "$to" || return 1; done
     rm -rf "$to.debs"
 }
 
-# runs <bin directory>: whether every program in it can be executed here.
-runs() {
+# program_runs <program>: whether it can be executed here.
+program_runs() {
+    case ${1##*/} in
+        containerd-shim*) "$1" -v ;;
+        mkfs.* | fusermount3 | ip | ps) "$1" -V ;;
+        bridge | host-local | loopback) CNI_COMMAND=VERSION "$1" ;;
+        *) "$1" --version ;;
+    esac >/dev/null 2>&1 </dev/null
+}
+
+# all_run <bin directory>: whether every program in it can be executed here.
+all_run() {
     local program
     [ -d "$1" ] || return 1
-    for program in "$1"/*; do
-        case $program in
-            */containerd-shim*) "$program" -v ;;
-            *) "$program" --version ;;
-        esac >/dev/null 2>&1 </dev/null || return 1
-    done
+    for program in "$1"/*; do program_runs "$program" || return 1; done
 }
 
-# own_libraries <peer's final directory> <tree> <apt configuration> <package>:
-# for programs that want a newer libc than this machine's: gives them a
-# directory of libraries and, written into the programs, its absolute path.
+# own_libraries <final directory> <tree> <apt configuration> <package>: for
+# programs that want other libraries than this machine's: gives them a directory
+# of libraries and, written into the programs, its absolute path.
 # (LD_LIBRARY_PATH would not do: these programs execute themselves anew through
-# /proc/self/exe, and the newer libc wants its own dynamic loader.)
+# /proc/self/exe, and a newer libc wants its own dynamic loader.)
 own_libraries() {
-    local final=$1 tree=$2 conf=$3 package=$4 libs program
-    mapfile -t libs < <(apt-cache -c "$conf" depends --recurse --important "$package" | grep '^lib' | sort -u)
+    local final=$1 tree=$2 conf=$3 package=$4 libs library program
+    obtain_package patchelf
+    # What apt would install on a machine that has nothing.
+    quietly apt-get -q -s -c "$conf" --no-install-recommends install "$package" || return 1
+    mapfile -t libs < <(sed -n 's/^Inst \(lib[^ ]*\) .*/\1/p' "$work/log" | sort -u)
     [ "${#libs[@]}" -gt 0 ] || return 1
     unpack "$tree.libs" "$conf" "${libs[@]}" || return 1
-    mkdir -p "$tree/lib"
-    find "$tree.libs" -path '*/lib*/*-linux-*/*.so*' ! -path '*/gconv/*' -exec cp -a -t "$tree/lib" {} +
+    mkdir -p "$tree/lib" || return 1
+    # One by one: two packages may have the same library.
+    while read -r library; do
+        quietly cp -a --remove-destination -t "$tree/lib" "$library" || return 1
+    done < <(find "$tree.libs" -path '*/lib*/*-linux-*/*.so*' ! -path '*/gconv/*' ! -type d)
     rm -rf "$tree.libs"
     for program in "$tree"/bin/*; do
-        patchelf --set-interpreter "$final/lib/$(basename "$(patchelf --print-interpreter "$program")")" \
-            --force-rpath --set-rpath "$final/lib" "$program"
+        quietly patchelf \
+            --set-interpreter "$final/lib/$(basename "$(patchelf --print-interpreter "$program")")" \
+            --force-rpath --set-rpath "$final/lib" "$program" || return 1
     done
 }
 
-absent=()
+# put <name> <package> <version> <apt configuration> <program...>: unpacks these
+# programs of the package into $peers/<name>/bin.
+put() {
+    local name=$1 package=$2 version=$3 conf=$4 tree data program
+    shift 4
+    tree=$work/$name
+    unpack "$tree.all" "$conf" "$package" || return 1
+    mkdir -p "$tree/bin" || return 1
+    for program in "$@"; do
+        find "$tree.all" -type f -perm -100 \( -path "*bin/$program" -o -path "*/libexec/$program" -o \
+            -path "*/cni/$program" \) -exec cp -t "$tree/bin" {} +
+        if [ ! -x "$tree/bin/$program" ]; then
+            echo "$package $version has no program $program" >"$work/log"
+            return 1
+        fi
+    done
+    if [ "$package" = qemu-system-x86 ]; then
+        # It looks for what it needs where it would be beside its own directory.
+        unpack "$tree.all" "$conf" qemu-system-data seabios || return 1
+        mkdir -p "$tree/share" "$tree/lib" || return 1
+        for data in "$tree.all"/usr/share/{qemu,seabios}; do
+            quietly cp -a -t "$tree/share" "$data" || return 1
+        done
+        for data in "$tree.all"/usr/lib/*-linux-*/qemu; do # its modules
+            [ -d "$data" ] || continue
+            mkdir -p "$tree/${data#"$tree.all/usr/"}" || return 1
+            quietly cp -a -T "$data" "$tree/${data#"$tree.all/usr/"}" || return 1
+        done
+    fi
+    rm -rf "$tree.all"
+    if ! all_run "$tree/bin"; then
+        own_libraries "$peers/$name" "$tree" "$conf" "$package" || return 1
+    fi
+    echo "$version" >"$tree/VERSION" || return 1
+    rm -rf "${peers:?}/$name"
+    mv "$tree" "$peers/$name" || return 1
+    if ! all_run "$peers/$name/bin"; then
+        rm -rf "${peers:?}/$name"
+        echo "$package $version does not run on this machine" >"$work/log"
+        return 1
+    fi
+}
 
 # peer <name> <package> <version pattern> <programs> <suite...>: takes the
 # package from the first suite that has such a version.
 peer() {
-    local name=$1 package=$2 pattern=$3 programs=$4 suite version program seen=
+    local name=$1 package=$2 pattern=$3 programs=$4 suite version seen=
     shift 4
     if [ -e "$peers/$name/VERSION" ]; then
-        if runs "$peers/$name/bin"; then return; fi
+        if all_run "$peers/$name/bin"; then return; fi
         rm -rf "${peers:?}/$name"
     fi
     for suite in "$@"; do
         if ! suite_apt "$suite"; then
-            seen+=" ($suite: unreachable)"
+            seen+=" ($suite: cannot be read)"
             continue
         fi
         version=$(apt-cache -c "$conf" show --no-all-versions "$package" 2>/dev/null | sed -n 's/^Version: //p')
@@ -212,54 +279,236 @@ peer() {
             continue
         fi
         say "peer $name: unpacking $package $version from suite $suite"
-        local tree=$work/$name
-        if ! unpack "$tree.all" "$conf" "$package"; then
-            seen+=" ($suite: no download)"
-            continue
-        fi
-        mkdir -p "$tree/bin"
-        for program in $programs; do
-            find "$tree.all" -path "*bin/$program" -type f -perm -100 -exec cp -t "$tree/bin" {} +
-            [ -x "$tree/bin/$program" ] || die "peer $name: $package $version has no program $program"
-        done
-        rm -rf "$tree.all"
-        if ! runs "$tree/bin"; then
-            own_libraries "$peers/$name" "$tree" "$conf" "$package" ||
-                die "peer $name: cannot get the libraries of $package $version"
-        fi
-        echo "$version" >"$tree/VERSION"
-        mv "$tree" "$peers/$name"
-        runs "$peers/$name/bin" || {
-            rm -rf "${peers:?}/$name"
-            die "peer $name: $package $version does not run on this machine"
-        }
-        return
+        # shellcheck disable=SC2086 # several programs
+        if put "$name" "$package" "$version" "$conf" $programs; then return; fi
+        seen+=" ($suite: $(why))"
+        rm -rf "${work:?}/$name" "$work/$name".*
     done
-    say "peer $name: not available from suite ${*}$seen"
-    absent+=("$name")
+    lacks "$name" "no $package $pattern from suite ${*}$seen"
 }
+
+# ---------------------------------------------------------------- programs --
+
+# Programs that had to be unpacked are found first; a program that this machine
+# was given since is found again, because the links are made anew.
+rm -rf "${peers:?}/bin"
+mkdir -p "$peers/bin"
+PATH=$peers/bin:$PATH
+# Where Debian has programs that not every user's PATH has.
+for dir in /usr/local/sbin /usr/sbin /sbin; do
+    case :$PATH: in *":$dir:"*) ;; *) PATH+=:$dir ;; esac
+done
+export PATH
+
+# What is needed for what, whose package has it, and which programs it is.  Of
+# packages that are alternatives the first that apt knows.
+needs=(
+    'build  make                       make'
+    'build  gcc                        gcc'
+    'build  libc6-dev                  static-libc'
+    'build  ca-certificates            certificates'
+    'demo   containerd                 containerd ctr containerd-shim-runc-v2'
+    'demo   runc                       runc'
+    'demo   util-linux                 unshare setpriv mount flock'
+    'demo   procps                     ps'
+    'vm     qemu-system-x86            qemu-system-x86_64'
+    'vm     lz4                        lz4'
+    'vm     zstd                       zstd'
+    'vm     cpio                       cpio'
+    'vm     binutils                   objcopy readelf strip'
+    'vm     dpkg-dev                   dpkg-source'
+    'vm     xz-utils                   xz'
+    'test   containernetworking-plugins cni-plugins'
+    'test   strace                     strace'
+    'test   iproute2                   ip'
+    'test   jq                         jq'
+    'test   e2fsprogs                  mkfs.ext4'
+    'test   fuse3                      fusermount3'
+    'test   fuse-overlayfs             fuse-overlayfs'
+    'test   docker.io                  dockerd'
+    'test   docker-cli|docker.io       docker'
+    'test   shellcheck                 shellcheck'
+    'test   debian-archive-keyring     keyring'
+)
+
+# works <program>: whether it is there and can be used.
+works() {
+    local path
+    case $1 in
+        static-libc)
+            scratch
+            echo 'int main(void) { return 0; }' >"$work/main.c"
+            gcc -static -o "$work/main" "$work/main.c" >/dev/null 2>&1
+            ;;
+        certificates) [ -s /etc/ssl/certs/ca-certificates.crt ] ;;
+        keyring) [ -r "$keyring" ] ;;
+        cni-plugins) program_runs /usr/lib/cni/bridge || program_runs /opt/cni/bin/bridge ||
+            program_runs "$peers/own-containernetworking-plugins/bin/bridge" ;;
+        *) path=$(type -P "$1") && program_runs "$path" ;;
+    esac
+}
+
+# all_work <program...>
+all_work() {
+    local program
+    for program in "$@"; do works "$program" || return 1; done
+}
+
+# apt_can <package...>: whether apt would install them and take nothing away.
+apt_can() {
+    quietly apt-get -q -s --no-install-recommends --no-remove install "$@" || return 1
+    # Without --allow-downgrades apt refuses those when it is told yes; -s does not ask.
+    ! grep -q DOWNGRADED "$work/log"
+}
+
+# Why not.
+apt_would() {
+    local gone
+    quietly apt-get -q -s --no-install-recommends install "$@" || { why; return; }
+    gone=$(sed -n 's/^Remv \([^ ]*\).*/\1/p' "$work/log" | paste -s -d ' ')
+    if [ -n "$gone" ]; then
+        echo "apt would remove $gone"
+    else
+        echo "apt would downgrade $(sed -n '/DOWNGRADED/,/^[^ ]/s/^ *//p' "$work/log" | tail -n +2 | paste -s -d ' ')"
+    fi
+}
+
+# apt_install <package...>: no service is started by it.
+apt_install() {
+    say "installing $*"
+    # Debian asks this file before a package starts its service; 101 is "no".
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        policy=/usr/sbin/policy-rc.d
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    local done=yes
+    quietly env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends --no-remove \
+        -o DPkg::Lock::Timeout=120 install "$@" || done=''
+    if [ -n "$policy" ]; then rm -f "$policy"; policy=''; fi
+    [ -n "$done" ]
+}
+
+# known <packages, with | between alternatives>: the first that apt knows.
+known() {
+    local package
+    for package in ${1//|/ }; do
+        if [ -n "$(apt-cache show --no-all-versions "$package" 2>/dev/null)" ]; then
+            echo "$package"
+            return
+        fi
+    done
+    echo "${1%%|*}"
+}
+
+# obtain_package <package>: a tool of this script's own.
+obtain_package() {
+    if [ "$1" = patchelf ] && works patchelf; then return; fi
+    need_root "$1 must be installed,"
+    system_update
+    apt_install "$1" || die "$1: $(why)"
+}
+
+# unpack_need <package> <program...>: for what apt cannot install here.
+unpack_need() {
+    local package=$1 name=own-$1 version program
+    shift
+    own_apt
+    version=$(apt-cache -c "$conf" show --no-all-versions "$package" 2>/dev/null | sed -n 's/^Version: //p' | head -n 1)
+    if [ -z "$version" ]; then
+        echo "apt knows no package $package" >"$work/log"
+        return 1
+    fi
+    # The peers below have QEMUs by their versions; this may be one of them.
+    if [ "$package" = qemu-system-x86 ]; then name=qemu-$(sed -E 's/^[0-9]+:([0-9]+\.[0-9]+).*/\1/' <<<"$version"); fi
+    if [ "$(cat "$peers/$name/VERSION" 2>/dev/null)" != "$version" ] || ! all_run "$peers/$name/bin"; then
+        say "$package: unpacking $version with its libraries"
+        [ "$1" != cni-plugins ] || set -- bridge host-local loopback portmap
+        put "$name" "$package" "$version" "$conf" "$@" || return 1
+    fi
+    # Their directory is configured; in PATH one would hide iproute2's bridge.
+    [ "$package" != containernetworking-plugins ] || return 0
+    for program in "$peers/$name"/bin/*; do ln -sfn "$program" "$peers/bin/${program##*/}"; done
+}
+
+obtain() {
+    local need word packages programs package missing=() install=() unpackable=() there=''
+    for need in "${needs[@]}"; do
+        read -r word packages programs <<<"$need"
+        wanted "$word" || continue
+        # shellcheck disable=SC2086 # several programs
+        if all_work $programs; then there+=" ${programs%% *}"; else missing+=("$need"); fi
+    done
+    if [ -n "$there" ]; then say "there already:$there"; fi
+    if [ "${#missing[@]}" = 0 ]; then return; fi
+    need_root "missing: $(printf '%s\n' "${missing[@]}" | awk '{ printf "%s%s", n++ ? " " : "", $3 }'),"
+    system_update
+    for need in "${missing[@]}"; do
+        read -r word packages programs <<<"$need"
+        package=$(known "$packages")
+        if apt_can "$package"; then
+            case " ${install[*]-} " in *" $package "*) ;; *) install+=("$package") ;; esac
+        else
+            unpackable+=("$need")
+        fi
+    done
+    if [ "${#install[@]}" -gt 0 ]; then
+        # What can be had one by one may not go together.
+        if ! apt_can "${install[@]}" || ! apt_install "${install[@]}"; then
+            say "together they can't be installed: $(why)"
+            for package in "${install[@]}"; do
+                if apt_can "$package"; then apt_install "$package" || say "$package: $(why)"; fi
+            done
+        fi
+    fi
+    for need in "${missing[@]}"; do
+        read -r word packages programs <<<"$need"
+        package=$(known "$packages")
+        # shellcheck disable=SC2086 # several programs
+        if all_work $programs; then continue; fi
+        say "$package: not by apt: $(apt_would "$package")"
+        # shellcheck disable=SC2086 # several programs
+        if ! unpack_need "$package" $programs || ! all_work $programs; then
+            lacks "${programs%% *}" "$(why)"
+        fi
+    done
+}
+obtain
+for tool in make gcc static-libc certificates; do
+    if wanted build && ! works "$tool"; then die "nothing can be built here without $tool"; fi
+done
+
+# ------------------------------------------------------------------- peers --
 
 # Debian's sid moves on: it may have later versions than the names say; the
 # file `versions` has the truth.
-peer containerd-1.7 containerd '1.7.*' 'containerd ctr containerd-shim-runc-v2' trixie
-peer containerd-2.1 containerd '2.*' 'containerd ctr containerd-shim-runc-v2' sid
-peer runc-1.3 runc '1.[3-9].*' runc trixie sid
-peer crun crun '*.*' crun trixie sid
-# Debian 12's own, 3.17, does not know the vDSO of newer kernels.
-peer criu criu '[4-9].*' criu trixie sid
-# Beside the docker.io of this machine, the newest that runs here.
-peer docker docker.io '2[6-9].*' dockerd sid trixie
-peer docker-cli docker-cli '2[6-9].*' docker sid trixie
+if wanted test; then
+    peer containerd-1.7 containerd '1.7.*' 'containerd ctr containerd-shim-runc-v2' trixie
+    peer containerd-2.1 containerd '2.*' 'containerd ctr containerd-shim-runc-v2' sid
+    peer runc-1.3 runc '1.[3-9].*' runc trixie sid
+    peer crun crun '*.*' crun trixie sid
+    # Debian 12's own, 3.17, does not know the vDSO of newer kernels.
+    peer criu criu '[4-9].*' criu trixie sid
+    # Beside the docker.io of this machine, the newest that runs here.
+    peer docker docker.io '2[6-9].*' dockerd sid trixie
+    peer docker-cli docker-cli '2[6-9].*' docker sid trixie
+    if [ "$(uname -m)" = x86_64 ]; then
+        # What serves files to the VM that the tests themselves run in.
+        peer virtiofsd virtiofsd '1.*' virtiofsd trixie sid
+        peer qemu-7.2 qemu-system-x86 '1:7.2*' qemu-system-x86_64 bookworm
+        peer qemu-10.0 qemu-system-x86 '1:10.*' qemu-system-x86_64 trixie
+        peer qemu-11 qemu-system-x86 '1:1[1-9]*' qemu-system-x86_64 sid
+    fi
+fi
 
 # ------------------------------------------------- root filesystem, image --
 
 # Not installed but unpacked: the package conflicts with Debian's usual busybox.
-if [ ! -e "$peers/rootfs/bin/busybox" ]; then
-    scratch
+if [ ! -e "$peers/rootfs/bin/busybox" ] && (wanted demo || wanted vm || wanted test); then
+    own_apt
     [ -n "$(apt-cache show busybox-static 2>/dev/null)" ] || system_update
     say "making the busybox root filesystem"
-    echo 'APT::Sandbox::User "root";' >"$work/apt.conf"
-    unpack "$work/busybox" "$work/apt.conf" busybox-static || die "cannot download busybox-static"
+    unpack "$work/busybox" "$conf" busybox-static || die "busybox-static: $(why)"
     root=$work/rootfs
     mkdir -p "$root"/{bin,dev,etc,home,mnt,proc,root,run,sys,tmp,usr,var/tmp}
     chmod 700 "$root/root"
@@ -339,7 +588,7 @@ make_image() {
     mv "$work/image.tar" "$tar"
 }
 
-if [ ! -e "$peers/busybox.tar" ]; then
+if [ -e "$peers/rootfs" ] && [ ! -e "$peers/busybox.tar" ]; then
     scratch
     make_image "$image" "$peers/rootfs" \
         '{"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],"Cmd":["sh"],"WorkingDir":"/"}' \
@@ -348,7 +597,7 @@ fi
 
 # The first container of a pod holds its namespaces: it only waits, and reaps
 # whoever is orphaned in a pid namespace of the whole pod.
-if [ ! -e "$peers/pause.tar" ]; then
+if wanted test && [ ! -e "$peers/pause.tar" ]; then
     scratch
     mkdir -p "$work/pause"
     cat >"$work/pause.c" <<'END'
@@ -372,26 +621,62 @@ fi
 
 # ---------------------------------------------------------------- versions --
 
-# The system's own are called by their first two numbers: containerd-1.6.
-own() {
-    local version
-    version=$(dpkg-query -W -f '${Version}' "$1")
-    printf '%s-%s %s %s\n' "$1" "$(cut -d. -f1,2 <<<"$version")" "$version" "$(dirname "$(command -v "$1")")"
+# version_of <package> <program>: as Debian counts, else as it says itself.
+version_of() {
+    local path=$2 version
+    version=$(dpkg-query -W -f '${Version}' "$1" 2>/dev/null) &&
+        dpkg-query -L "$1" 2>/dev/null | grep -qxF "$path" || version=''
+    [ -n "$version" ] || version=$("$path" --version | grep -oE '[0-9]+\.[0-9]+\.[0-9][^ ,]*' | head -n 1)
+    echo "${version:-0.0}"
 }
+
+# The machine's own are called by their first two numbers: containerd-1.6.
+own() {
+    local path version
+    path=$(type -P "$1") || return 0
+    version=$(version_of "$1" "$path")
+    printf '%s-%s %s %s\n' "$1" "$(cut -d. -f1,2 <<<"$version")" "$version" "$(dirname "$path")"
+}
+
+# containerd's own shim, whoever else is in PATH under its name.
+go_shim() {
+    local path
+    type -P -a containerd-shim-runc-v2 | while read -r path; do
+        if "$path" -v 2>/dev/null | grep -q 'Go version'; then
+            echo "go-shim $(version_of containerd "$path") ${path%/*}"
+            break
+        fi
+    done
+}
+
+# The first of a name counts.
 {
-    PATH=/usr/sbin:/usr/bin:/sbin:/bin
     own containerd
     own runc
-    for name in containerd-1.7 containerd-2.1 runc-1.3 crun criu docker docker-cli; do
+    go_shim
+    for name in containerd-1.7 containerd-2.1 runc-1.3 crun criu docker docker-cli qemu-7.2 qemu-10.0 qemu-11; do
         if [ -e "$peers/$name/VERSION" ]; then
             echo "$name $(cat "$peers/$name/VERSION") $peers/$name/bin"
         fi
     done
-} | sort >"$peers/.versions"
+} | awk '!seen[$1]++' | sort >"$peers/.versions"
 cmp -s "$peers/.versions" "$peers/versions" || cp "$peers/.versions" "$peers/versions"
 rm "$peers/.versions"
 
+# Without KVM, so that they are the same everywhere.
+qemu=$(type -P qemu-system-x86_64 || :)
+cat >"$peers/.vm.toml" <<END
+accel = "tcg"
+image = "$PWD/target/dist/guest"
+start_timeout = 120
+qemu = "${qemu:-qemu-system-x86_64}"
+END
+cmp -s "$peers/.vm.toml" "$peers/vm.toml" || cp "$peers/.vm.toml" "$peers/vm.toml"
+rm "$peers/.vm.toml"
+
 say "ready: $(awk '{ printf "%s%s %s", (NR > 1 ? ", " : ""), $1, $2 }' "$peers/versions")"
-case " ${absent[*]-} " in
-    *" containerd-2"*) if [ "${CI:-}" = true ]; then die "no containerd 2 to test with"; fi ;;
-esac
+if [ "${#absent[@]}" -gt 0 ]; then
+    say "not to be had: ${absent[*]}; what needs it will say so"
+    if [ "${CI:-}" = true ]; then die "all of it is needed in CI"; fi
+    exit 3
+fi

@@ -21,6 +21,7 @@ use serde::Deserialize;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use task::ProcessId;
 use task::bundle::ExitRecord;
 use task::reaper::Reaper;
 
@@ -229,8 +230,7 @@ impl Bundle {
 
     /// The shim's own record of how a process ended, init's for an empty name.
     pub fn exit_record(&self, exec: &str) -> Option<ExitRecord> {
-        let exec = Some(exec).filter(|exec| !exec.is_empty());
-        match task::bundle::Bundle::new(&self.path).read_exit(exec) {
+        match self.of_shim().read_exit(&ProcessId::in_request(exec)) {
             Ok(record) => record,
             Err(e) => {
                 log::warn!("{}/{}: {e}", self.namespace, self.id);
@@ -240,7 +240,12 @@ impl Bundle {
     }
 
     pub fn init_pid(&self) -> Option<u32> {
-        task::bundle::read_pid(&self.path.join("init.pid")).ok()
+        task::bundle::read_pid(&self.of_shim().pid(&ProcessId::Init)).ok()
+    }
+
+    /// The bundle as its shim knows it.
+    fn of_shim(&self) -> task::bundle::Bundle {
+        task::bundle::Bundle::new(&self.path)
     }
 
     /// Unmounts what is mounted in it and removes it.

@@ -9,7 +9,7 @@
 
 mod envelope;
 
-pub use envelope::{container_of, exec_of};
+pub use envelope::container_of;
 
 use crate::journal::{Record, Started};
 use envelope::{decode, print_of};
@@ -17,6 +17,7 @@ use protos::events::{TaskCreate, TaskDelete, TaskExecStarted, TaskExit, TaskStar
 use protos::types::Envelope;
 use protos::{Any, Timestamp, any, topic};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use task::ProcessId;
 
 /// How many deleted containers, and deleted execs, are remembered: to know late duplicates of
 /// their events, and an exec's exit that comes after its deletion.
@@ -159,7 +160,7 @@ impl Ledger {
                     return Verdict::Take;
                 };
                 let key = (envelope.namespace.clone(), exit.container_id.clone());
-                let process = self.process(&key, exec_of(&exit.container_id, &exit.id));
+                let process = self.process(&key, process_of(&exit).exec_id());
                 match process
                     .filter(|p| p.pid == exit.pid)
                     .and_then(|p| p.exit.as_ref())
@@ -176,7 +177,7 @@ impl Ledger {
                 let Some(mut delete) = decode::<TaskDelete>(event) else {
                     return Verdict::Take;
                 };
-                if !exec_of(&delete.container_id, &delete.id).is_empty() {
+                if ProcessId::in_event(&delete.container_id, &delete.id) != ProcessId::Init {
                     return Verdict::Take;
                 }
                 let key = (envelope.namespace.clone(), delete.container_id.clone());
@@ -248,7 +249,7 @@ impl Ledger {
             }
             topic::TASK_EXIT => {
                 if let Some(event) = decode::<TaskExit>(event) {
-                    let exec = exec_of(&event.container_id, &event.id).to_owned();
+                    let exec = process_of(&event).exec_id().to_owned();
                     let facts = self.containers.entry(key(event.container_id)).or_default();
                     let process = facts.processes.entry(exec).or_default();
                     if process.pid != event.pid {
@@ -264,7 +265,7 @@ impl Ledger {
             }
             topic::TASK_DELETE => {
                 if let Some(event) = decode::<TaskDelete>(event)
-                    && exec_of(&event.container_id, &event.id).is_empty()
+                    && ProcessId::in_event(&event.container_id, &event.id) == ProcessId::Init
                 {
                     self.delete(key(event.container_id));
                 }
@@ -372,6 +373,11 @@ impl Ledger {
             self.containers.remove(&oldest);
         }
     }
+}
+
+/// Whose exit it is.
+pub fn process_of(exit: &TaskExit) -> ProcessId {
+    ProcessId::in_event(&exit.container_id, &exit.id)
 }
 
 #[cfg(test)]

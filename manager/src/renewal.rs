@@ -75,6 +75,7 @@ pub fn execute(sockets: &Kept) -> io::Error {
     if let Err(e) = sockets.pass_on(&mut command) {
         return e;
     }
+    task::sys::limits::give_open_files(&mut command);
     // exec(2) keeps the mask, and a blocked SIGCHLD is what the new one wants anyway.
     command.exec()
 }

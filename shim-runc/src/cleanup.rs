@@ -5,6 +5,7 @@ use protos::task::DeleteResponse;
 use protos::ttrpc::Context;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
+use task::ProcessId;
 use task::bundle::{Bundle, read_pid};
 use task::leftovers::Leftovers;
 use task::reaper::Reaper;
@@ -47,7 +48,7 @@ pub async fn cleanup(
     let unmounted = rootfs::unmount_recursive(&reaper, bundle.rootfs()).await;
     unmounted.map_err(|e| shim::Error::new(format!("failed to cleanup rootfs mount: {e}")))?;
     // A shim that saw the exit has written it down; otherwise we have just killed it.
-    if let Some(exit) = bundle.read_exit(None)? {
+    if let Some(exit) = bundle.read_exit(&ProcessId::Init)? {
         let (seconds, nanos) = exit.exited_at;
         return Ok(DeleteResponse {
             pid: exit.pid,
@@ -56,7 +57,7 @@ pub async fn cleanup(
         });
     }
     Ok(DeleteResponse {
-        pid: read_pid(&bundle.init_pid()).unwrap_or(NO_PID),
+        pid: read_pid(&bundle.pid(&ProcessId::Init)).unwrap_or(NO_PID),
         exit_status: KILLED,
         exited_at: Some(SystemTime::now().into()),
     })

@@ -77,7 +77,7 @@ unpack_kernel() {
 # depends <module file>: what it must be loaded after.
 depends() {
     objcopy -O binary -j .modinfo "$1" /dev/stdout | tr '\0' '\n' |
-        sed -n 's/^depends=//p; s/^softdep=pre: //p' | tr ', ' '\n\n' | sed '/^$/d; s/-/_/g'
+        sed -n 's/^depends=//p; s/^softdep=pre: //p' | tr -s ', ' '\n' | sed '/^$/d; s/-/_/g'
 }
 
 declare -A file_of taken

@@ -7,6 +7,7 @@ use protos::Timestamp;
 use protos::task::DeleteResponse;
 use std::rc::Rc;
 use std::time::SystemTime;
+use task::ProcessId;
 use task::aside;
 use task::bundle::{Bundle, read_pid};
 use task::reaper::Reaper;
@@ -35,7 +36,7 @@ pub async fn cleanup(
         detached.map_err(|e| shim::Error::io("take the network from", &netns, e))?;
     }
     run_poststop(id, bundle, &reaper).await;
-    if let Some(exit) = bundle.read_exit(None)? {
+    if let Some(exit) = bundle.read_exit(&ProcessId::Init)? {
         let (seconds, nanos) = exit.exited_at;
         return Ok(DeleteResponse {
             pid: exit.pid,
@@ -44,7 +45,7 @@ pub async fn cleanup(
         });
     }
     Ok(DeleteResponse {
-        pid: read_pid(&bundle.init_pid()).unwrap_or(NO_PID),
+        pid: read_pid(&bundle.pid(&ProcessId::Init)).unwrap_or(NO_PID),
         exit_status: KILLED,
         exited_at: Some(SystemTime::now().into()),
     })
@@ -52,7 +53,7 @@ pub async fn cleanup(
 
 /// The hooks that a shim would have run after Delete, of a container that got as far.
 async fn run_poststop(id: &str, bundle: &Bundle, reaper: &Reaper) {
-    if !bundle.init_pid().exists() {
+    if !bundle.pid(&ProcessId::Init).exists() {
         return;
     }
     let config = std::fs::read(bundle.path().join("config.json"));

@@ -12,6 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
+use task::ProcessId;
 use task::aside;
 use task::bundle::{Bundle, ExitRecord};
 use task::event::NEVER;
@@ -249,10 +250,10 @@ impl Container {
             exit_status: exit.status,
             exited_at: (exit.at.seconds, exit.at.nanos),
         };
-        let exec = Some(process.exec_id.clone()).filter(|id| !id.is_empty());
+        let id = ProcessId::in_request(&process.exec_id);
         let bundle = self.bundle.clone();
         let _turn = self.recording.lock().await;
-        let written = aside::run(move || bundle.write_exit(exec.as_deref(), &record));
+        let written = aside::run(move || bundle.write_exit(&id, &record));
         if let Err(e) = written.await {
             log::warn!("{}: {}: record of the exit: {e}", self.id, process.exec_id);
         }

@@ -6,6 +6,7 @@ use crate::service::Service;
 use protos::events as api;
 use protos::guest;
 use std::rc::Rc;
+use task::ProcessId;
 use task::event::Event;
 
 impl Service {
@@ -29,12 +30,8 @@ impl Service {
             Event::Exit(exit) => {
                 let at = exit.exited_at.unwrap_or_else(task::event::now);
                 let status = exit.exit_status;
-                // Init's id is the container's.
-                let exec_id = if exit.id == container.id {
-                    ""
-                } else {
-                    &exit.id
-                };
+                let id = ProcessId::in_event(&container.id, &exit.id);
+                let exec_id = id.exec_id();
                 return match container.process(exec_id) {
                     Some(process) => self.exited(&container, &process, Exit { status, at }),
                     None => log::warn!("{container_id}: exit of {exec_id:?}, unknown"),

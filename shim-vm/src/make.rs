@@ -114,7 +114,10 @@ impl Service {
             self.connect(&container, &init, ends, context).await?;
         }
         // Who `delete` says it was, if this shim does not live to.
-        let (file, pid) = (container.bundle.init_pid(), vm.pid().to_string());
+        let (file, pid) = (
+            container.bundle.pid(&task::ProcessId::Init),
+            vm.pid().to_string(),
+        );
         let written = aside::run(move || {
             write_private(&file, pid.as_bytes())
                 .map_err(|e| format!("write {}: {e}", file.display()))

@@ -62,6 +62,7 @@ pub fn serve(shim: &dyn Shim, flags: &Flags) -> Result<()> {
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| Error::new(format!("become subreaper: {e}")))?;
     crate::sys::run_first();
+    sys::limits::raise_open_files();
 
     let mut outcome = Ok(());
     let done = loop {

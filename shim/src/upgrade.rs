@@ -270,8 +270,11 @@ fn try_become(
     survive(memory.as_fd(), true)?;
     let env: std::result::Result<Vec<_>, _> = environment().map(CString::new).collect();
     let env = env.map_err(|e| Error::new(e.to_string()))?;
-    // The blocked signals do not change on the way.
+    // The blocked signals do not change on the way; the limit on open files is raised anew, by
+    // whoever knows how.
+    task::sys::limits::restore_open_files().map_err(failed)?;
     let why = nix::unistd::execve(&args[0], &args, &env).map_err(|e| failed(e.into()));
+    task::sys::limits::raise_open_files();
     survive(listener.as_fd(), false)?;
     why
 }

@@ -3,6 +3,7 @@
 //! A bundle may lie on a disk: a loop does what is here that touches files aside.
 
 use crate::error::{Error, Result};
+use crate::process::ProcessId;
 use crate::runtime::Options;
 use protos::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -53,12 +54,14 @@ impl Bundle {
         self.path.join(format!("{exec}.log.json"))
     }
 
-    pub fn init_pid(&self) -> PathBuf {
-        self.path.join("init.pid")
-    }
-
-    pub fn exec_pid(&self, exec: &str) -> PathBuf {
-        self.path.join(format!("{exec}.pid"))
+    /// Where the OCI runtime writes a process's pid, by Go's names. One that an exec can't have
+    /// is that of an exec called init.
+    pub fn pid(&self, process: &ProcessId) -> PathBuf {
+        match process {
+            ProcessId::Init => self.path.join("init.pid"),
+            ProcessId::Exec(exec) if exec == "init" => self.path.join(".init.pid"),
+            ProcessId::Exec(exec) => self.path.join(format!("{exec}.pid")),
+        }
     }
 
     /// The OCI process of an exec, while the OCI runtime reads it.
@@ -66,11 +69,11 @@ impl Bundle {
         self.path.join(format!("{exec}.process.json"))
     }
 
-    /// How a process ended, for `delete` and for a manager that was away; `None` is init.
-    fn exit_record(&self, exec: Option<&str>) -> PathBuf {
-        let name = match exec {
-            None => "init.json".to_owned(),
-            Some(exec) => format!("exec-{exec}.json"),
+    /// How a process ended, for `delete` and for a manager that was away.
+    fn exit_record(&self, process: &ProcessId) -> PathBuf {
+        let name = match process {
+            ProcessId::Init => "init.json".to_owned(),
+            ProcessId::Exec(exec) => format!("exec-{exec}.json"),
         };
         self.path.join("exits").join(name)
     }
@@ -152,8 +155,8 @@ impl Bundle {
     ///
     /// # Errors
     /// If the record can't be written; the bundle may be gone.
-    pub fn write_exit(&self, exec: Option<&str>, record: &ExitRecord) -> Result<()> {
-        let path = self.exit_record(exec);
+    pub fn write_exit(&self, process: &ProcessId, record: &ExitRecord) -> Result<()> {
+        let path = self.exit_record(process);
         let failed = |e| Error::io("write", &path)(e);
         if let Some(dir) = path.parent() {
             match fs::DirBuilder::new().mode(0o700).create(dir) {
@@ -169,8 +172,8 @@ impl Bundle {
     ///
     /// # Errors
     /// If the record is there and can't be read.
-    pub fn read_exit(&self, exec: Option<&str>) -> Result<Option<ExitRecord>> {
-        let path = self.exit_record(exec);
+    pub fn read_exit(&self, process: &ProcessId) -> Result<Option<ExitRecord>> {
+        let path = self.exit_record(process);
         let Some(json) = read_if_there(&path)? else {
             return Ok(None);
         };
@@ -180,9 +183,9 @@ impl Bundle {
             .map_err(|e| Error::io("parse", &path)(io::Error::from(e)))
     }
 
-    /// Forgets the exit of an exec that is deleted.
-    pub fn remove_exit(&self, exec: &str) {
-        let _ = fs::remove_file(self.exit_record(Some(exec)));
+    /// Forgets the exit of a process that is deleted.
+    pub fn remove_exit(&self, process: &ProcessId) {
+        let _ = fs::remove_file(self.exit_record(process));
     }
 
     /// The parts of config.json that a shim looks at.
@@ -356,29 +359,31 @@ mod tests {
     fn exit_records_come_back_and_may_be_missing() {
         let dir = tempfile::tempdir().unwrap();
         let bundle = Bundle::new(dir.path());
-        assert_eq!(bundle.read_exit(None).unwrap(), None);
+        let (init, exec) = (ProcessId::Init, ProcessId::Exec("init".into()));
+        assert_ne!(bundle.pid(&init), bundle.pid(&exec));
+        assert_eq!(bundle.read_exit(&init).unwrap(), None);
         let record = ExitRecord {
             pid: 7,
             exit_status: 137,
             exited_at: (1, 2),
         };
-        bundle.write_exit(None, &record).unwrap();
+        bundle.write_exit(&init, &record).unwrap();
         bundle
             .write_exit(
-                Some("init"),
+                &exec,
                 &ExitRecord {
                     pid: 8,
                     ..record.clone()
                 },
             )
             .unwrap();
-        assert_eq!(bundle.read_exit(None).unwrap(), Some(record));
-        bundle.remove_exit("init");
-        assert_eq!(bundle.read_exit(Some("init")).unwrap(), None);
+        assert_eq!(bundle.read_exit(&init).unwrap(), Some(record));
+        bundle.remove_exit(&exec);
+        assert_eq!(bundle.read_exit(&exec).unwrap(), None);
         fs::write(dir.path().join("exits/init.json"), "{").unwrap();
         assert!(
             bundle
-                .read_exit(None)
+                .read_exit(&init)
                 .unwrap_err()
                 .to_string()
                 .contains("init.json")

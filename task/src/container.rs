@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::exits::LastExit;
 use crate::handover::{self, Kept};
 use crate::process::exec::Exec;
-use crate::process::{Exit, Process};
+use crate::process::{Exit, Process, ProcessId};
 use crate::reaper::Reaper;
 use crate::rootfs;
 use crate::runtime::{Checkpoint, Options, Runtime};
@@ -88,7 +88,7 @@ impl Container {
         let container = Rc::new(Self {
             id: request.id.clone(),
             runtime: Runtime::new(reaper, &options, &engine.namespace, bundle.clone()),
-            init: Rc::new(Process::new(request.id.clone(), paths)),
+            init: Rc::new(Process::new(ProcessId::Init, paths)),
             execs: RefCell::default(),
             last_exit: LastExit::default(),
             starting_execs: Cell::default(),
@@ -199,7 +199,7 @@ impl Container {
             &engine.namespace,
             bundle.clone(),
         );
-        let init = Rc::new(Process::take_over(id.clone(), container.init, reaper)?);
+        let init = Rc::new(Process::take_over(ProcessId::Init, container.init, reaper)?);
         let mut execs = HashMap::new();
         for (id, exec) in container.execs {
             execs.insert(id.clone(), Rc::new(Exec::take_over(id, exec, reaper)?));
@@ -255,10 +255,9 @@ impl Container {
             exit_status: exit.status,
             exited_at: (exit.at.seconds, exit.at.nanos),
         };
-        let exec = (process.id != self.id).then(|| process.id.clone());
-        let bundle = self.bundle.clone();
+        let (bundle, id) = (self.bundle.clone(), process.id.clone());
         let _turn = self.recording.lock().await;
-        let written = aside::run(move || bundle.write_exit(exec.as_deref(), &record));
+        let written = aside::run(move || bundle.write_exit(&id, &record));
         if let Err(e) = written.await {
             log::warn!("{}: {}: record of the exit: {e}", self.id, process.id);
         }
@@ -294,7 +293,7 @@ impl Container {
         let exit = process.exit().unwrap_or(Exit::NONE);
         let paths = process.paths.clone();
         StateResponse {
-            id: process.id.clone(),
+            id: process.id.name(&self.id).to_owned(),
             bundle: self.bundle.path().to_string_lossy().into_owned(),
             pid: process.pid.get(),
             status: state.status().into(),
@@ -335,7 +334,7 @@ impl Container {
         let execs = self.execs.borrow();
         let info = |pid| {
             let exec = execs.values().find(|exec| exec.process.pid.get() == pid)?;
-            let exec_id = exec.process.id.clone();
+            let exec_id = exec.process.id.exec_id().to_owned();
             Some(any::pack(&runc::ProcessDetails { exec_id }))
         };
         pids.into_iter()
@@ -377,7 +376,7 @@ impl Container {
         Rc::new(Self {
             id: id.to_owned(),
             runtime: Runtime::new(reaper, &options, &engine.namespace, bundle.clone()),
-            init: Rc::new(Process::new(id.to_owned(), Paths::default())),
+            init: Rc::new(Process::new(ProcessId::Init, Paths::default())),
             execs: RefCell::default(),
             last_exit: LastExit::default(),
             recording: Mutex::default(),

@@ -49,12 +49,25 @@ pub fn words(error: &io::Error) -> String {
     let Some(number) = error.raw_os_error() else {
         return error.to_string();
     };
-    let text = Errno::from_raw(number).desc();
+    let text = match Errno::from_raw(number) {
+        // As Go has it: the number, which the caller can look up.
+        Errno::UnknownErrno => return format!("errno {number}"),
+        known => known.desc(),
+    };
     let mut chars = text.chars();
     chars
         .next()
         .map(|first| first.to_lowercase().chain(chars).collect())
         .unwrap_or_default()
+}
+
+/// The error of the system call that has just failed with `errno`: nix forgets the number of one
+/// that it has no name for, such as the ENOTSUPP (524) of a file system.
+pub fn of_call(errno: Errno) -> io::Error {
+    match errno {
+        Errno::UnknownErrno => io::Error::last_os_error(),
+        known => known.into(),
+    }
 }
 
 impl From<Error> for Status {
@@ -81,5 +94,8 @@ mod tests {
         assert_eq!(error.to_string(), "open /x: no such file or directory");
         let error = Error::io("parse", "/x")(io::Error::other("no JSON"));
         assert_eq!(error.to_string(), "parse /x: no JSON");
+        // ENOTSUPP, as network file systems give it, has a number only.
+        let error = Error::io("mkdir", "/x")(io::Error::from_raw_os_error(524));
+        assert_eq!(error.to_string(), "mkdir /x: errno 524");
     }
 }

@@ -261,7 +261,7 @@ impl Engine {
         process.told();
         self.outbox.push(Event::Exit(TaskExit {
             container_id: container.id.clone(),
-            id: process.id.clone(),
+            id: process.id.name(&container.id).to_owned(),
             pid: process.pid.get(),
             exit_status: exit.status,
             exited_at: Some(exit.at),

@@ -3,6 +3,7 @@
 
 use crate::bundle::{Bundle, read_pid, written_at};
 use crate::cgroup::{Remains, path_of};
+use crate::process::ProcessId;
 use crate::runtime::Options;
 use crate::sys;
 use nix::time::{ClockId, clock_gettime};
@@ -58,7 +59,7 @@ impl Leftovers {
 /// Kills the process in init.pid, if it is still the one that was meant: made after the bundle
 /// and before the file was written. Whoever has the pid now, instead of it, is younger.
 fn kill_init(bundle: &Bundle) {
-    let file = bundle.init_pid();
+    let file = bundle.pid(&ProcessId::Init);
     let Ok(pid) = read_pid(&file) else { return };
     let Ok(process) = sys::pidfd(pid) else { return };
     let born = started(pid);

@@ -44,4 +44,5 @@ pub mod stdio;
 pub mod sys;
 
 pub use error::{Error, Result};
+pub use process::ProcessId;
 pub use service::Service;

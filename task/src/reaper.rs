@@ -11,11 +11,11 @@
 //! comes with its pid alone, before or after the pidfd does. Where the parent is somebody else,
 //! `pidfd_open(2)` and the time of the start tell processes apart (`leftovers`).
 
+pub use crate::sys::wait::ExitStatus;
+
 use crate::signals::Signals;
 use crate::sys;
-use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -29,38 +29,6 @@ pub struct Reaper {
     sigchld: Signals,
     claims: RefCell<HashMap<u32, oneshot::Sender<ExitStatus>>>,
     turns: Semaphore,
-}
-
-/// How a child ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExitStatus {
-    Code(u8),
-    Signal(Signal),
-}
-
-impl ExitStatus {
-    pub fn success(self) -> bool {
-        self == Self::Code(0)
-    }
-
-    /// The shell's number: the code, or 128 plus the signal (X1).
-    pub fn number(self) -> u32 {
-        match self {
-            Self::Code(code) => code.into(),
-            Self::Signal(signal) => 128 + signal as u32,
-        }
-    }
-}
-
-impl std::fmt::Display for ExitStatus {
-    /// As Go's `os.ProcessState` writes it.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Code(code) => write!(f, "exit status {code}"),
-            Self::Signal(Signal::SIGKILL) => f.write_str("signal: killed"),
-            Self::Signal(signal) => write!(f, "signal: {signal}"),
-        }
-    }
 }
 
 /// A command that runs. Dropping it leaves it running; its exit is then nobody's business.
@@ -136,7 +104,7 @@ impl Reaper {
     /// # Errors
     /// From fork(2) or exec(2).
     pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        sys::unblock_signals(command);
+        sys::start_afresh(command);
         Ok(self.adopt(command.spawn()?.id()))
     }
 
@@ -147,7 +115,7 @@ impl Reaper {
     /// # Errors
     /// From fork(2).
     pub fn fork(&self, command: &mut Command) -> io::Result<(Child, NotExecuted)> {
-        sys::unblock_signals(command);
+        sys::start_afresh(command);
         let (pid, why) = sys::fork(command)?;
         Ok((self.adopt(pid), NotExecuted(why)))
     }
@@ -163,13 +131,13 @@ impl Reaper {
     /// True if `pid` is a child of this process now, ended or not. One that was reaped is not: its
     /// number may be somebody else's.
     pub fn is_child(pid: u32) -> bool {
-        look(pid).is_ok()
+        sys::wait::has_ended(pid).is_ok()
     }
 
     /// True if `pid` is a child of this process that has not ended: until this loop reaps it,
     /// nobody else can have its number.
     pub fn runs(pid: u32) -> bool {
-        look(pid) == Ok(WaitStatus::StillAlive)
+        sys::wait::has_ended(pid) == Ok(false)
     }
 
     /// Reaps for ever, and tells `unclaimed` of every child that nobody spawned here.
@@ -197,28 +165,9 @@ fn turns(processors: usize) -> usize {
     2 * processors
 }
 
-/// What there is to know of a child, without reaping it.
-fn look(pid: u32) -> nix::Result<WaitStatus> {
-    let flags =
-        WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
-    waitid(Id::Pid(Pid::from_raw(pid.cast_signed())), flags)
-}
-
 fn next_zombie() -> Option<(u32, ExitStatus)> {
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
-            Ok(WaitStatus::Exited(pid, code)) => {
-                return Some((pid.as_raw().cast_unsigned(), ExitStatus::Code(code as u8)));
-            }
-            Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                return Some((pid.as_raw().cast_unsigned(), ExitStatus::Signal(signal)));
-            }
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(e) => {
-                log::error!("waitpid: {e}");
-                return None;
-            }
-        }
-    }
+    sys::wait::reap().unwrap_or_else(|e| {
+        log::error!("waitpid: {e}");
+        None
+    })
 }

@@ -18,7 +18,7 @@ mod unmount;
 pub use options::Refusal;
 
 use crate::aside;
-use crate::error::words;
+use crate::error::{of_call, words};
 use crate::reaper::Reaper;
 use crate::runtime::Failure;
 use nix::errno::Errno;
@@ -59,14 +59,14 @@ pub enum MountError {
     #[error(
         "mount source: {source_path:?}, target: {target:?}, fstype: {kind}, \
          options: {options:?}: {}",
-        words(&(*errno).into())
+        words(error)
     )]
     Mount {
         kind: String,
         source_path: String,
         target: PathBuf,
         options: String,
-        errno: Errno,
+        error: io::Error,
     },
     #[error(
         "mount source: {source_path:?}, target: {target:?}, fstype: {kind}: \
@@ -89,8 +89,8 @@ pub enum MountError {
         target: String,
         error: io::Error,
     },
-    #[error("unmount {path:?}: {}", words(&(*errno).into()))]
-    Unmount { path: PathBuf, errno: Errno },
+    #[error("unmount {path:?}: {}", words(error))]
+    Unmount { path: PathBuf, error: io::Error },
     #[error("what is mounted at {path:?}: {}", words(error))]
     Lookup { path: PathBuf, error: io::Error },
     #[error("mount thread: {0}")]
@@ -280,8 +280,8 @@ impl Job {
             kind: self.one.r#type.clone(),
             source_path: self.one.source.clone(),
             target: target.to_owned(),
+            error: of_call(errno),
             options: self.one.options.join(","),
-            errno,
         }
     }
 
@@ -312,7 +312,7 @@ impl Job {
     ) -> Result<OwnedFd, MountError> {
         let failed = |doing, path: &Path| {
             let path = path.to_owned();
-            move |errno: Errno| self.prepare(doing, &path, target, errno.into())
+            move |errno: Errno| self.prepare(doing, &path, target, of_call(errno))
         };
         idmap::hide_this_thread().map_err(failed("make a mount namespace for", target))?;
         for dir in &ids.lower {
@@ -349,11 +349,11 @@ impl Job {
             let data = Some(how.data.as_str()).filter(|data| !data.is_empty());
             mount(Some(source), target, Some(kind), how.flags, data).map_err(failed)?;
         }
-        if readonly_bind && let Err(errno) = make_readonly(target, how.flags) {
+        if readonly_bind && let Err(error) = make_readonly(target, how.flags).map_err(failed) {
             if !remount {
                 unmount::each(vec![target.to_owned()])?;
             }
-            return Err(failed(errno));
+            return Err(error);
         }
         Ok(())
     }

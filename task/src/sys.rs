@@ -4,6 +4,9 @@
     reason = "this file is the list of exceptions; each has its reason"
 )]
 
+pub mod limits;
+pub mod wait;
+
 use nix::errno::Errno;
 use nix::unistd::ForkResult;
 use std::ffi::CString;
@@ -57,9 +60,10 @@ pub fn fork(command: &mut Command) -> io::Result<(u32, io::PipeReader)> {
     }
 }
 
-/// Gives `command`'s process the signal mask of a fresh process: ours blocks what we wait for, and
-/// a container must not inherit that.
-pub fn unblock_signals(command: &mut Command) {
+/// Gives `command`'s process what a fresh process has, for a container inherits it: ours blocks the
+/// signals that we wait for, and has another limit on open files.
+pub fn start_afresh(command: &mut Command) {
+    limits::give_open_files(command);
     // SAFETY: between fork and exec only sigprocmask runs, which is async-signal-safe.
     unsafe {
         command.pre_exec(|| Ok(nix::sys::signal::SigSet::empty().thread_set_mask()?));

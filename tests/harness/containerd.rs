@@ -245,8 +245,9 @@ impl Containerd {
         let network = self.network.as_ref().map(AsRawFd::as_raw_fd);
         let bin = self.release.bin.display();
         let path = format!(
-            "{}/bin:{bin}:/usr/sbin:/usr/bin:/sbin:/bin",
-            self.dir.display()
+            "{}/bin:{bin}:{}",
+            self.dir.display(),
+            peers::path().display()
         );
         let mut command = Command::new(self.release.bin.join(program));
         command

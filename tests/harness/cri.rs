@@ -54,7 +54,7 @@ disable_apparmor = true
 restrict_oom_score_adj = true
 netns_mounts_under_state_dir = true
 [plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "/usr/lib/cni"
+bin_dir = "PLUGINS"
 conf_dir = "DIR/cni"
 [plugins."io.containerd.grpc.v1.cri".containerd]
 snapshotter = "SNAPSHOTTER"

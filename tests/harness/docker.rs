@@ -20,9 +20,10 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Debian 12's.
+    /// This machine's: Debian 12's is 20.10.
     pub fn of_the_system() -> Option<Self> {
-        Self::at("/usr/sbin/dockerd".into(), "/usr/bin/docker".into())
+        let program = |name| peers::program(name).unwrap_or_else(|| PathBuf::from(name));
+        Self::at(program("dockerd"), program("docker"))
     }
 
     /// The newest that tests/setup.sh found.

@@ -130,7 +130,7 @@ impl Manager {
     }
 
     fn environment(&self, mut command: Command) -> Command {
-        let path = format!("{}/bin:/usr/sbin:/usr/bin:/sbin:/bin", self.dir.display());
+        let path = format!("{}/bin:{}", self.dir.display(), peers::path().display());
         command
             .env_clear()
             .env("PATH", path)

@@ -1,5 +1,6 @@
 //! Where the programs and files are that the tests need: the shim, its peers, a root filesystem.
 
+use std::ffi::OsString;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -75,15 +76,54 @@ pub fn shim_type() -> &'static str {
     }
 }
 
-/// Debian's Go shim, where it is installed.
+/// containerd's own shim, where this machine has it.
 pub fn go_shim() -> Option<&'static Path> {
-    let path = Path::new("/usr/bin/containerd-shim-runc-v2");
-    path.exists().then_some(path)
+    static GO_SHIM: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+        let (_, bin) = version("go-shim")?;
+        let path = bin.join("containerd-shim-runc-v2");
+        path.exists().then_some(path)
+    });
+    GO_SHIM.as_deref()
 }
 
 /// The directory that tests/setup.sh fills: `PEERS`, else target/peers.
 pub fn peers() -> PathBuf {
     env::var_os("PEERS").map_or_else(|| workspace().join("target/peers"), PathBuf::from)
+}
+
+/// The line of `versions` that tests/setup.sh wrote for `name`: the version, and the directory of
+/// the programs.
+pub fn version(name: &str) -> Option<(String, PathBuf)> {
+    let versions = fs::read_to_string(peers().join("versions")).unwrap_or_default();
+    versions.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next()? == name).then_some(())?;
+        Some((words.next()?.to_owned(), PathBuf::from(words.next()?)))
+    })
+}
+
+/// Where programs are looked for: what tests/setup.sh had to unpack for this machine, then PATH.
+pub fn path() -> OsString {
+    let inherited = env::var_os("PATH").unwrap_or_default();
+    let dirs = [peers().join("bin")].into_iter();
+    env::join_paths(dirs.chain(env::split_paths(&inherited))).expect("PATH")
+}
+
+/// The program `name` of this machine.
+pub fn program(name: &str) -> Option<PathBuf> {
+    env::split_paths(&path())
+        .map(|dir| dir.join(name))
+        .find(|p| p.exists())
+}
+
+/// The directory of the CNI plugins.
+pub fn cni() -> PathBuf {
+    let unpacked = peers().join("own-containernetworking-plugins/bin");
+    let dirs = ["/usr/lib/cni".into(), "/opt/cni/bin".into(), unpacked];
+    let found = dirs
+        .into_iter()
+        .find(|dir: &PathBuf| dir.join("bridge").exists());
+    found.expect("CNI plugins: tests/setup.sh installs them")
 }
 
 /// The real OCI runtime, which shims know as `runc`: `RUNTIME`, else the one in PATH.
@@ -94,11 +134,7 @@ pub fn runc() -> &'static Path {
             assert!(chosen.exists(), "no runtime at {}", chosen.display());
             return chosen;
         }
-        let path = env::var_os("PATH").unwrap_or_default();
-        let found = env::split_paths(&path)
-            .map(|dir| dir.join("runc"))
-            .find(|p| p.exists());
-        found.expect("runc in PATH")
+        program("runc").expect("runc in PATH")
     });
     &RUNC
 }

@@ -181,7 +181,7 @@ impl Test {
 
     /// The PATH of the test's shims.
     pub fn path(&self) -> OsString {
-        let others = env::var_os("PATH").unwrap_or_default();
+        let others = peers::path();
         let dirs = [self.dir().join("bin")].into_iter();
         env::join_paths(dirs.chain(env::split_paths(&others))).expect("PATH")
     }

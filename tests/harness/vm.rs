@@ -60,10 +60,10 @@ static OUTPUT: LazyLock<String> = LazyLock::new(|| {
     let initrd = initrd(dir.path());
     let socket = dir.path().join("fs.sock");
     // Whoever is in QEMU's place at the other end of the socket ends it, too.
-    let mut virtiofsd = Command::new("/usr/lib/qemu/virtiofsd")
+    let mut virtiofsd = Command::new(peers::peers().join("virtiofsd/bin/virtiofsd"))
         .arg(format!("--socket-path={}", socket.display()))
-        .args(["-f", "-o", "source=/", "-o", "sandbox=chroot"])
-        .args(["-o", "cache=always", "-o", "log_level=err"])
+        .args(["--shared-dir=/", "--sandbox=chroot", "--announce-submounts"])
+        .args(["--cache=always", "--log-level=error"])
         // It complains of how QEMU ends.
         .stderr(Stdio::null())
         .spawn()
@@ -76,7 +76,7 @@ static OUTPUT: LazyLock<String> = LazyLock::new(|| {
     let mut qemu = Command::new("setpriv");
     qemu.args(["--pdeathsig", "TERM", "timeout", "--signal=KILL"])
         .arg(LIMIT.as_secs().to_string())
-        .arg("qemu-system-x86_64")
+        .arg(peers::program("qemu-system-x86_64").expect("QEMU in PATH"))
         .args(["-M", "microvm,acpi=on,memory-backend=memory"])
         // The other two keep QEMU 7.2's emulation from a panic of the guest, and from a hang.
         .args(["-accel", "tcg", "-cpu", "qemu64,-cx16", "-m", "1024"])

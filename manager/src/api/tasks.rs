@@ -3,7 +3,7 @@
 use super::metrics::metrics;
 use super::process::{get, list, wait};
 use super::service;
-use crate::failure::{Failure, invalid, unimplemented};
+use crate::failure::{Failure, exists, invalid, unimplemented};
 use crate::manager::Manager;
 use crate::names::check_id;
 use crate::tasks::Task;
@@ -133,6 +133,10 @@ async fn exec(
         return Err(invalid("exec id cannot be empty"));
     }
     check_id(&request.exec_id)?;
+    // Its exit could not be told from init's, whatever shim it has.
+    if request.exec_id == request.container_id {
+        return Err(exists(format!("id {}", request.exec_id)));
+    }
     let task = find(&manager, &namespace, &request.container_id)?;
     let ask = shim::ExecProcessRequest {
         id: request.container_id,

@@ -17,7 +17,11 @@ use std::time::Duration;
 /// What the shims take resources as.
 const RESOURCES: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
-/// The number of a signal: 9, KILL or SIGKILL.
+/// The first and the last real-time signal, as the C library counts them (signal(7)).
+const RTMIN: u32 = 34;
+const RTMAX: u32 = 64;
+
+/// The number of a signal: 9, KILL or SIGKILL; RTMIN+3, RTMAX-2.
 ///
 /// # Errors
 /// A text that names it.
@@ -26,14 +30,31 @@ pub fn signal(text: &str) -> Result<u32, String> {
         return Ok(number);
     }
     let name = text.to_uppercase();
-    let name = if name.starts_with("SIG") {
-        name
-    } else {
-        format!("SIG{name}")
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    let known = || {
+        Some(
+            format!("SIG{name}")
+                .parse::<nix::sys::signal::Signal>()
+                .ok()? as u32,
+        )
     };
-    let signal: nix::sys::signal::Signal =
-        name.parse().map_err(|_| format!("{text:?} is no signal"))?;
-    Ok(signal as u32)
+    real_time(name)
+        .or_else(known)
+        .ok_or_else(|| format!("{text:?} is no signal"))
+}
+
+/// A real-time signal is named by how far it is from the first or the last.
+fn real_time(name: &str) -> Option<u32> {
+    let far = |rest: &str, sign: char| match rest {
+        "" => Some(0),
+        rest => rest.strip_prefix(sign)?.parse::<u32>().ok(),
+    };
+    let number = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
+        (Some(rest), _) => RTMIN.checked_add(far(rest, '+')?),
+        (_, Some(rest)) => RTMAX.checked_sub(far(rest, '-')?),
+        _ => None,
+    };
+    number.filter(|number| (RTMIN..=RTMAX).contains(number))
 }
 
 pub async fn kill(client: &Client, id: &str, number: u32, all: bool) -> Result<(), String> {

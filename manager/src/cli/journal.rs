@@ -3,11 +3,13 @@
 use super::client::Client;
 use super::output::{self, line};
 use super::run::said;
+use crate::ledger::process_of;
 use clap::Args;
 use protos::events::TaskExit;
 use protos::services::dunnage::v1::{Entry, ReadRequest};
 use protos::services::tasks::v1::WaitRequest;
 use protos::{Timestamp, any};
+use task::ProcessId;
 use tonic::Streaming;
 
 #[derive(Debug, Args)]
@@ -113,7 +115,7 @@ pub async fn exits(
 ) -> Result<(), String> {
     let exits = known_exits(client, namespace, id).await?;
     let rows = exits.into_iter().map(|(entry, exit)| {
-        let exec = crate::ledger::exec_of(&exit.container_id, &exit.id).to_owned();
+        let exec = process_of(&exit).exec_id().to_owned();
         vec![
             entry.seq.to_string(),
             exit.container_id,
@@ -140,7 +142,9 @@ pub async fn wait(client: &Client, namespace: &str, ids: &[String]) -> Result<u8
             Ok(exit) => exit.into_inner().exit_status,
             Err(e) if e.code() == tonic::Code::NotFound => {
                 let exits = known_exits(client, namespace, Some(id)).await?;
-                let mut of_init = exits.into_iter().filter(|(_, exit)| exit.id == *id);
+                let mut of_init = exits
+                    .into_iter()
+                    .filter(|(_, exit)| process_of(exit) == ProcessId::Init);
                 of_init.next_back().ok_or_else(|| said(e))?.1.exit_status
             }
             Err(e) => return Err(said(e)),

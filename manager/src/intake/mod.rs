@@ -17,12 +17,13 @@ use crate::exchange::{Entry, Exchange};
 use crate::failure::{Failure, unavailable};
 use crate::filter::Filters;
 use crate::journal::{Journal, Record};
-use crate::ledger::{Exit, Key, Ledger, Origin, Verdict, container_of, exec_of};
+use crate::ledger::{Exit, Key, Ledger, Origin, Verdict, container_of, process_of};
 use protos::events::{TaskDelete, TaskExit};
 use protos::types::Envelope;
 use protos::{Any, Code, Timestamp, any, topic};
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use task::ProcessId;
 use tokio::sync::{Notify, mpsc, watch};
 use unwritten::Unwritten;
 
@@ -306,7 +307,7 @@ impl Intake {
     fn tell_exit(&self, envelope: &Envelope) {
         let exit = envelope.event.as_ref().and_then(any::unpack::<TaskExit>);
         if let Some(Ok(exit)) = exit
-            && exec_of(&exit.container_id, &exit.id).is_empty()
+            && process_of(&exit) == ProcessId::Init
         {
             let key = (envelope.namespace.clone(), exit.container_id);
             if let Some(exit) = self.exit(&key, "") {

@@ -15,11 +15,6 @@ pub fn print_of(envelope: &Envelope) -> u64 {
     hasher.finish()
 }
 
-/// The exec that an event's `id` means; init's exit carries the container's own id, or none.
-pub fn exec_of<'a>(container: &str, id: &'a str) -> &'a str {
-    if id == container { "" } else { id }
-}
-
 /// The container that a task's event tells of.
 pub fn container_of(envelope: &Envelope) -> Option<String> {
     /// Every task event has its container's id as field 1.

@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::resource::{Resource, setrlimit};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
@@ -23,6 +24,10 @@ pub const BUNDLES: &str = "/run/bundles";
 /// Where memory is that containers share.
 const MEMORY: &str = "/run/shm";
 const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// The files that a process may have open, unless it asks for more, and if it does: systemd's
+/// numbers. The kernel's own, for its first process, are those of a small machine.
+const FILES: (u64, u64) = (1024, 524_288);
 
 /// Source and type, target, flags, options.
 type Mount = (&'static str, &'static str, MsFlags, &'static str);
@@ -82,6 +87,8 @@ pub fn finish() -> Result<(), String> {
         fs::create_dir_all(dir).map_err(|e| format!("mkdir {dir}: {e}"))?;
     }
     protect_runtime().map_err(|e| format!("{RUNTIME}: {e}"))?;
+    setrlimit(Resource::RLIMIT_NOFILE, FILES.0, FILES.1).map_err(|e| format!("limits: {e}"))?;
+    task::sys::limits::raise_open_files();
     enable_controllers()
 }
 

@@ -20,6 +20,25 @@ pub(super) enum Place {
     },
 }
 
+impl Place {
+    /// If a directory of it is gone, the same place where all of them are.
+    pub fn gone(&self) -> Option<Self> {
+        /// No cgroup can have this name.
+        const NOWHERE: &str = "\n";
+        match self {
+            Self::V1(Dirs(dirs)) => {
+                dirs.iter().find(|(_, dir)| !dir.exists())?;
+                let gone = dirs.iter().map(|(name, dir)| (*name, dir.join(NOWHERE)));
+                Some(Self::V1(Dirs(gone.collect())))
+            }
+            Self::V2 { root, dir } => (!dir.exists()).then(|| Self::V2 {
+                root: root.clone(),
+                dir: dir.clone(),
+            }),
+        }
+    }
+}
+
 /// The directory of each version 1 controller that the container has.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Dirs(pub Vec<(&'static str, PathBuf)>);
@@ -89,24 +108,27 @@ pub(super) fn own(mount: &Mount, cgroups: &[u8]) -> Option<PathBuf> {
 
 /// The lines `<id>:<controllers>:<path>` of `/proc/<pid>/cgroup` (cgroups(7)), without the id.
 /// Left out are paths that are nobody's own: the root, which is also where version 1 puts a
-/// process that has exited and waits to be reaped, and cgroups that are deleted.
+/// process that has exited and waits to be reaped.
 fn entries(cgroups: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     cgroups.split(|&byte| byte == b'\n').filter_map(|line| {
         let mut fields = line.splitn(3, |&byte| byte == b':').skip(1);
         let (controllers, path) = (fields.next()?, fields.next()?);
-        (path != b"/" && !path.ends_with(b" (deleted)")).then_some((controllers, path))
+        (path != b"/").then_some((controllers, path))
     })
 }
 
-/// Where the cgroup `path` is found within `mount`; `None` if it is outside of it. (It starts with
-/// `/..` if it is outside of our cgroup namespace.)
-fn below(mount: &Mount, path: &[u8]) -> Option<PathBuf> {
-    let path = Path::new(OsStr::from_bytes(path));
+/// Where the cgroup `path` is found within `mount`; `None` if it is outside of it, or deleted. (It
+/// starts with `/..` if it is outside of our cgroup namespace.)
+fn below(mount: &Mount, whole: &[u8]) -> Option<PathBuf> {
+    let path = Path::new(OsStr::from_bytes(whole));
     let path = path.strip_prefix(mountinfo::path(mount.root)).ok()?;
     let inside = path
         .components()
         .all(|part| matches!(part, Component::Normal(_)));
-    inside.then(|| mountinfo::path(mount.point).join(path))
+    let dir = mountinfo::path(mount.point).join(path);
+    // What the kernel says of a cgroup that is gone may as well be the end of one's name.
+    let is_gone = whole.ends_with(b" (deleted)") && !dir.exists();
+    (inside && !is_gone).then_some(dir)
 }
 
 #[cfg(test)]

@@ -82,10 +82,13 @@ impl Cgroup {
             partitions: Path::new("/proc/partitions"),
             hugepages: Path::new("/sys/kernel/mm/hugepages"),
         };
-        Ok(match &self.0 {
-            Place::V1(dirs) => any::pack(&stats_v1::read(dirs, &host)?),
-            Place::V2 { dir, .. } => any::pack(&stats_v2::read(dir, &host)?),
-        })
+        let stats = read_stats(&self.0, &host)?;
+        // It goes file by file, and one controller after the other: what was read of the rest of it
+        // is no figure.
+        match self.0.gone() {
+            Some(gone) => read_stats(&gone, &host),
+            None => Ok(stats),
+        }
     }
 
     /// The processes in the cgroup and in those below it, ascending (contract T70). Empty if the
@@ -160,6 +163,13 @@ impl Cgroup {
         }
         last
     }
+}
+
+fn read_stats(place: &Place, host: &Host) -> Result<Any, Error> {
+    Ok(match place {
+        Place::V1(dirs) => any::pack(&stats_v1::read(dirs, host)?),
+        Place::V2 { dir, .. } => any::pack(&stats_v2::read(dir, host)?),
+    })
 }
 
 /// The processes in the cgroup at `dir`; none if it is gone.

@@ -38,10 +38,10 @@ impl OomWatch {
         }
     }
 
-    /// How many kills were told of.
+    /// How many kills were told of, in cgroups that are there.
     pub fn told(&self) -> u64 {
         match &self.0 {
-            Version::V1(watch) => watch.told.get(),
+            Version::V1(watch) => watch.told(),
             Version::V2(watch) => watch.told.get(),
         }
     }
@@ -49,7 +49,7 @@ impl OomWatch {
     /// That many kills were told of by another process image.
     pub fn set_told(&self, told: u64) {
         match &self.0 {
-            Version::V1(watch) => watch.told.set(told),
+            Version::V1(watch) => watch.set_told(told),
             Version::V2(watch) => watch.told.set(told),
         }
     }

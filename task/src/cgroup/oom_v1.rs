@@ -10,13 +10,17 @@
 //!   ^                       │     │
 //!   └──── counter has not ──┘     └──── cgroup is removed ──> the end
 //! ```
+//!
+//! Each cgroup has a counter for itself, those that the container makes below its own too, and one
+//! that is removed takes its kills with it: so each is compared with what itself said before.
 
 use super::read;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use std::cell::Cell;
-use std::fs::File;
+use std::cell::{Cell, RefCell};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::unix::pipe::Receiver;
@@ -30,16 +34,30 @@ const LAST_WAIT: Duration = Duration::from_millis(512);
 pub(super) struct Watch {
     dir: PathBuf,
     signal: Receiver,
-    /// How many kills were told of.
-    pub(super) told: Cell<u64>,
+    told: RefCell<Told>,
     /// While a kill is expected, how long to wait before the next look.
     expecting: Cell<Option<Duration>>,
+}
+
+/// The kills that were told of.
+#[derive(Debug)]
+enum Told {
+    /// By another process image, in all.
+    Sum(u64),
+    Each(Kills),
+}
+
+/// The cgroups with kills: their inodes, and how many.
+type Kills = Vec<(u64, u64)>;
+
+fn sum(kills: &Kills) -> u64 {
+    kills.iter().map(|(_, kills)| kills).sum()
 }
 
 /// What memory.oom_control says of the cgroup and of those below it.
 struct Now {
     /// `None`: this kernel does not count.
-    kills: Option<u64>,
+    kills: Option<Kills>,
     /// Out of memory, and nobody will be killed: the processes wait for somebody to help.
     stuck: bool,
 }
@@ -59,7 +77,7 @@ impl Watch {
         Ok(Self {
             dir: dir.to_owned(),
             signal,
-            told: Cell::new(0),
+            told: RefCell::new(Told::Sum(0)),
             expecting: Cell::new(None),
         })
     }
@@ -67,7 +85,7 @@ impl Watch {
     /// See [`super::OomWatch::next`].
     pub async fn next(&self) -> Option<()> {
         loop {
-            if self.look()?.kills.is_some_and(|kills| self.news(kills)) {
+            if self.look()?.kills.is_some_and(|kills| self.is_news(kills)) {
                 self.expecting.set(None);
                 return Some(());
             }
@@ -90,16 +108,35 @@ impl Watch {
         match self.look() {
             Some(Now {
                 kills: Some(kills), ..
-            }) => self.news(kills),
+            }) => self.is_news(kills),
             Some(_) => nix::unistd::read(&self.signal, &mut [0; 8]).is_ok(),
             None => false,
         }
     }
 
+    /// See [`super::OomWatch::told`].
+    pub fn told(&self) -> u64 {
+        match &*self.told.borrow() {
+            Told::Sum(kills) => *kills,
+            Told::Each(kills) => sum(kills),
+        }
+    }
+
+    /// See [`super::OomWatch::set_told`].
+    pub fn set_told(&self, told: u64) {
+        self.told.replace(Told::Sum(told));
+    }
+
     /// True if `kills` are more than were told of; from now on they were.
-    fn news(&self, kills: u64) -> bool {
-        let news = kills > self.told.get();
-        self.told.set(self.told.get().max(kills));
+    fn is_news(&self, kills: Kills) -> bool {
+        let news = match &*self.told.borrow() {
+            Told::Sum(told) => sum(&kills) > *told,
+            Told::Each(told) => kills.iter().any(|(cgroup, kills)| {
+                let known = told.iter().find(|(known, _)| known == cgroup);
+                *kills > known.map_or(0, |(_, kills)| *kills)
+            }),
+        };
+        self.told.replace(Told::Each(kills));
         news
     }
 
@@ -122,9 +159,16 @@ impl Watch {
         let stuck =
             number(&own, "oom_kill_disable ") == Some(1) && number(&own, "under_oom ") == Some(1);
         // The counter, unlike that of version 2, does not count what happens below.
-        let kills = |dir: PathBuf| number(&control(&dir)?, "oom_kill ");
-        let kills = number(&own, "oom_kill ")
-            .map(|_| read::tree(&self.dir).into_iter().filter_map(kills).sum());
+        let kills = |dir: PathBuf| {
+            let kills = number(&control(&dir)?, "oom_kill ").filter(|kills| *kills > 0)?;
+            Some((fs::metadata(dir).ok()?.ino(), kills))
+        };
+        let kills = number(&own, "oom_kill ").map(|_| {
+            read::tree(&self.dir)
+                .into_iter()
+                .filter_map(kills)
+                .collect()
+        });
         Some(Now { kills, stuck })
     }
 }

@@ -65,6 +65,38 @@ fn t79_metrics_have_bare_names() {
     );
 }
 
+/// T79: a memory controller that is there still, of a container whose others are gone.
+#[test]
+fn t79_half_a_cgroup_has_no_figures() {
+    let host = Unified::new();
+    host.write("sys/memory/c1/memory.stat", "total_rss 4096\n");
+    let dirs = ["memory", "pids"].map(|name| (name, host.sys(name).join("c1")));
+    let cgroup = Cgroup(Place::V1(find::Dirs(dirs.into())));
+    let memory = || {
+        let stats = cgroup.stats().unwrap();
+        let stats = any::unpack::<protos::cgroups::v1::Metrics>(&stats);
+        stats.unwrap().unwrap().memory
+    };
+    assert_eq!(memory(), None);
+    host.write("sys/pids/c1/pids.current", "1\n");
+    assert_eq!(memory().unwrap().total_rss, 4096);
+}
+
+/// The kernel says so of a cgroup that is gone; this one is there.
+#[test]
+fn a_cgroup_may_be_called_deleted() {
+    let host = Unified::new();
+    let cgroup = "0::/pods/c1 (deleted)\n";
+    host.write(&format!("proc/{}/cgroup", Unified::PID), cgroup);
+    let found = || Cgroup::find(&host.0.path().join("proc"), &host.sys(""), Unified::PID);
+    assert!(matches!(found(), Err(Error::None(_))));
+    host.write("sys/pods/c1 (deleted)/pids.current", "7\n");
+    assert_eq!(
+        found().unwrap().dir(),
+        Some(&*host.sys("pods/c1 (deleted)"))
+    );
+}
+
 #[test]
 fn t70_processes_below_are_listed_too() {
     let host = Unified::new();

@@ -1,6 +1,6 @@
 //! What is done to an exec process: add, start, kill, delete.
 
-use super::{Exit, Process};
+use super::{Exit, Process, ProcessId};
 use crate::aside;
 use crate::bundle::{read_made, write_private};
 use crate::container::Container;
@@ -51,7 +51,7 @@ impl Exec {
         process.insert("terminal".into(), terminal);
         let spec = RefCell::new(serde_json::to_vec(&process).map_err(bad_spec)?);
         Ok(Self {
-            process: Rc::new(Process::new(id.to_owned(), paths)),
+            process: Rc::new(Process::new(ProcessId::Exec(id.to_owned()), paths)),
             spec,
         })
     }
@@ -71,9 +71,14 @@ impl Exec {
     /// # Errors
     /// If an fd is not what it is said to be.
     pub fn take_over(id: String, exec: handover::Exec, reaper: &Reaper) -> Result<Self> {
-        let process = Rc::new(Process::take_over(id, exec.process, reaper)?);
+        let process = Process::take_over(ProcessId::Exec(id), exec.process, reaper)?;
+        let process = Rc::new(process);
         let spec = RefCell::new(exec.spec);
         Ok(Self { process, spec })
+    }
+
+    fn id(&self) -> &str {
+        self.process.id.exec_id()
     }
 
     #[cfg(any(test, fuzzing))]
@@ -115,7 +120,9 @@ impl Container {
         spec: &[u8],
         paths: Paths,
     ) -> Result<()> {
-        if self.execs.borrow().contains_key(id) {
+        // Init's exit goes by the container's id: an exec of that name would end the container for
+        // whoever hears of events.
+        if id == self.id || self.execs.borrow().contains_key(id) {
             return Err(Error::AlreadyExists(format!("id {id}")));
         }
         self.init.state.get().init_allows(Request::Exec)?;
@@ -174,7 +181,7 @@ impl Container {
                 process.state.set(State::Running);
                 engine.outbox.push(Event::ExecStarted(TaskExecStarted {
                     container_id: self.id.clone(),
-                    exec_id: process.id.clone(),
+                    exec_id: exec.id().to_owned(),
                     pid,
                 }));
                 engine.track(pid, self, process);
@@ -223,15 +230,15 @@ impl Container {
         let process = &exec.process;
         let of = stdio::Of {
             namespace: &engine.namespace,
-            process: &process.id,
+            process: exec.id(),
             bundle: &self.bundle,
             io_uid: self.options.io_uid,
             io_gid: self.options.io_gid,
         };
         let (streams, prepared) =
             stdio::prepare(&process.paths, of, &engine.reaper, context).await?;
-        let pid_file = self.bundle.exec_pid(&process.id);
-        let spec = self.bundle.exec_spec(&process.id);
+        let pid_file = self.bundle.pid(&process.id);
+        let spec = self.bundle.exec_spec(exec.id());
         let (old, wanted, content) = (pid_file.clone(), spec.clone(), exec.spec.take());
         let written = aside::run(move || {
             let _ = fs::remove_file(old);
@@ -242,7 +249,7 @@ impl Container {
         let console = Console(socket.as_deref());
         let run = self
             .runtime
-            .exec(&self.id, &process.id, console, streams, context);
+            .exec(&self.id, exec.id(), console, streams, context);
         let made = prepared
             .connect(run, |failure: Failure| failure.oci(FAILED))
             .await;
@@ -285,15 +292,15 @@ impl Container {
         if process.exit().is_some() {
             process.wait(context).await?;
         }
-        process.close_io().await;
+        process.close_io(&self.id).await;
         let (bundle, id) = (self.bundle.clone(), process.id.clone());
         aside::run(move || {
-            let _ = fs::remove_file(bundle.exec_pid(&id));
+            let _ = fs::remove_file(bundle.pid(&id));
             bundle.remove_exit(&id);
         })
         .await;
         process.deleted();
-        self.execs.borrow_mut().remove(&process.id);
+        self.execs.borrow_mut().remove(exec.id());
         Ok(process.exit().unwrap_or(Exit::NONE))
     }
 }

@@ -70,7 +70,7 @@ impl Container {
             not_ours = failure.is_known_container();
             failure.oci(what)
         });
-        let pid_file = self.bundle.init_pid();
+        let pid_file = self.bundle.pid(&init.id);
         let made = match made.await {
             Ok(io) => aside::run(move || read_made(&pid_file))
                 .await
@@ -196,7 +196,7 @@ impl Container {
         init.state.get().init_allows(Request::Delete)?;
         let stopped = init.exit().is_some();
         if stopped {
-            init.close_io().await;
+            init.close_io(&self.id).await;
         }
         remove.await?;
         if !stopped && init.pid.get() != 0 {
@@ -211,7 +211,7 @@ impl Container {
                     init.pid.get()
                 );
             }
-            init.close_io().await;
+            init.close_io(&self.id).await;
         }
         unmount.await?;
         init.deleted();

@@ -2,9 +2,11 @@
 
 pub mod exec;
 mod exit;
+mod id;
 pub mod init;
 
 pub use exit::Exit;
+pub use id::ProcessId;
 
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
@@ -19,12 +21,13 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 
-/// How long Delete waits for output that somebody still may write (T60, T62).
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long Delete waits for the end of the output, which somebody may hold open whom the process
+/// has left behind; and how often, while the process's own is on its way to a slow reader (T60, T62).
+const DRAIN: Duration = Duration::from_secs(2);
+const DRAINS: u32 = 5;
 
 pub struct Process {
-    /// The exec id; the container id for init.
-    pub id: String,
+    pub id: ProcessId,
     pub paths: Paths,
     pub state: Cell<State>,
     /// 0 until there is one.
@@ -41,7 +44,7 @@ pub struct Process {
 }
 
 impl Process {
-    pub fn new(id: String, paths: Paths) -> Self {
+    pub fn new(id: ProcessId, paths: Paths) -> Self {
         Self {
             id,
             paths,
@@ -152,7 +155,7 @@ impl Process {
     ///
     /// # Errors
     /// If an fd is not what it is said to be.
-    pub fn take_over(id: String, process: handover::Process, reaper: &Reaper) -> Result<Self> {
+    pub fn take_over(id: ProcessId, process: handover::Process, reaper: &Reaper) -> Result<Self> {
         let new = Self::new(id, process.paths);
         new.state.set(process.state);
         new.pid.set(process.pid);
@@ -170,11 +173,21 @@ impl Process {
         Ok(new)
     }
 
-    /// Lets the output arrive, within [`DRAIN`], and closes the streams.
-    async fn close_io(&self) {
+    /// Lets the output arrive, within [`DRAIN`] or a few of them, and closes the streams.
+    async fn close_io(&self, container: &str) {
         let Some(io) = self.io.take() else { return };
-        if tokio::time::timeout(DRAIN, io.drained()).await.is_err() {
-            log::warn!("{}: output still open 10 s after the exit, closed", self.id);
+        for n in 1..=DRAINS {
+            if tokio::time::timeout(DRAIN, io.drained()).await.is_ok() {
+                break;
+            }
+            if n == DRAINS || io.has_own_output() {
+                let after = n * DRAIN;
+                log::warn!(
+                    "{container}: {}: output still open, closed after {after:?}",
+                    self.id
+                );
+                break;
+            }
         }
         io.close().await;
     }

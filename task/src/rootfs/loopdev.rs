@@ -1,6 +1,7 @@
 //! Loop devices: a file that is mounted as if it were a disk (contract N4).
 
 use super::options::Image;
+use crate::error::of_call;
 use crate::sys;
 use nix::errno::Errno;
 use std::fs::File;
@@ -47,7 +48,7 @@ pub(super) fn attach(file: &Path, image: Image, readonly: bool) -> Result<Device
     loop {
         let number = sys::free_loop_device(control.as_fd());
         let number =
-            number.map_err(|errno| failed("find a free device with", CONTROL)(errno.into()))?;
+            number.map_err(|errno| failed("find a free device with", CONTROL)(of_call(errno)))?;
         let path = PathBuf::from(format!("/dev/loop{number}"));
         let device = open(&path, readonly)?;
         match sys::configure_loop_device(device.as_fd(), backing.as_fd(), flags, file) {
@@ -57,7 +58,7 @@ pub(super) fn attach(file: &Path, image: Image, readonly: bool) -> Result<Device
             }
             // Somebody else was given it, too, and came first.
             Err(Errno::EBUSY) if races > 0 => races -= 1,
-            Err(errno) => return Err(failed("set up", path)(errno.into())),
+            Err(errno) => return Err(failed("set up", path)(of_call(errno))),
         }
     }
 }

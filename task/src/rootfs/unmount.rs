@@ -1,6 +1,7 @@
 //! Taking mounts down: which there are, in which order, and how often a busy one is asked.
 
 use super::{MountError, fuse, mountinfo};
+use crate::error::of_call;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use std::path::{Path, PathBuf};
@@ -70,18 +71,18 @@ pub(super) fn each(mut points: Vec<PathBuf>) -> Result<(), MountError> {
             // Not mounted any more, or hidden by a mount that is still there.
             Err(Errno::EINVAL | Errno::ENOENT) => true,
             Err(errno) => {
-                failure.get_or_insert((path.clone(), errno));
+                failure.get_or_insert_with(|| (path.clone(), of_call(errno)));
                 true
             }
         });
         match failure {
             _ if points.len() < before => {}
             None => break,
-            Some((_, Errno::EBUSY)) if retries > 0 => {
+            Some((_, error)) if error.raw_os_error() == Some(libc::EBUSY) && retries > 0 => {
                 retries -= 1;
                 pause();
             }
-            Some((path, errno)) => return Err(MountError::Unmount { path, errno }),
+            Some((path, error)) => return Err(MountError::Unmount { path, error }),
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ pub use options::{DEFAULT_ROOT, Options};
 
 use crate::aside;
 use crate::bundle::Bundle;
+use crate::process::ProcessId;
 use crate::reaper::Reaper;
 use failure::LogMark;
 use protos::runc;
@@ -83,7 +84,7 @@ impl Runtime {
         context: &Context,
     ) -> Result<(), Failure> {
         let mut args: Vec<&OsStr> = vec!["create".as_ref(), "--bundle".as_ref()];
-        let pid_file = self.bundle.init_pid();
+        let pid_file = self.bundle.pid(&ProcessId::Init);
         args.extend([
             self.bundle.path().as_os_str(),
             "--pid-file".as_ref(),
@@ -123,7 +124,8 @@ impl Runtime {
         streams: Streams,
         context: &Context,
     ) -> Result<(), Failure> {
-        let (spec, pid_file) = (self.bundle.exec_spec(exec), self.bundle.exec_pid(exec));
+        let pid_file = self.bundle.pid(&ProcessId::Exec(exec.to_owned()));
+        let spec = self.bundle.exec_spec(exec);
         let mut args: Vec<&OsStr> = vec!["exec".as_ref(), "--process".as_ref(), spec.as_os_str()];
         if let Some(socket) = console.0 {
             args.extend(["--console-socket".as_ref(), socket]);
@@ -220,6 +222,9 @@ impl Runtime {
     ) -> Result<(), Failure> {
         let mut args: Vec<&OsStr> = vec!["checkpoint".as_ref(), "--image-path".as_ref()];
         args.extend([image.as_os_str(), "--work-path".as_ref(), work.as_os_str()]);
+        if !options.parent_path.is_empty() {
+            args.extend(["--parent-path".as_ref(), OsStr::new(&options.parent_path)]);
+        }
         let switches = [
             (options.open_tcp, "--tcp-established"),
             (options.external_unix_sockets, "--ext-unix-sk"),
@@ -261,7 +266,7 @@ impl Runtime {
             "" => self.bundle.work(),
             path => PathBuf::from(path),
         };
-        let pid_file = self.bundle.init_pid();
+        let pid_file = self.bundle.pid(&ProcessId::Init);
         let mut args: Vec<&OsStr> = vec!["restore".as_ref(), "--image-path".as_ref()];
         args.extend([
             checkpoint.image.as_ref(),

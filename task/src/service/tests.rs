@@ -179,7 +179,8 @@ impl World {
         let engine = Rc::clone(&service.engine);
         let known: Vec<Rc<Exec>> = container.execs.borrow().values().cloned().collect();
         let exec = (!known.is_empty()).then(|| {
-            let mut ids: Vec<_> = known.iter().map(|e| e.process.id.clone()).collect();
+            let id = |exec: &Rc<Exec>| exec.process.id.exec_id().to_owned();
+            let mut ids: Vec<_> = known.iter().map(id).collect();
             ids.sort();
             ids.swap_remove(self.random.below(ids.len()))
         });
@@ -235,7 +236,9 @@ impl World {
                     match started {
                         Ok(pid) => {
                             let mut fates = fates.borrow_mut();
-                            let fate = fates.get_mut(&(id, process.id.clone())).unwrap();
+                            let fate = fates
+                                .get_mut(&(id, process.id.exec_id().to_owned()))
+                                .unwrap();
                             assert_eq!(fate.pid, pid);
                             fate.started = true;
                         }

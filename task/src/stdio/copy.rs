@@ -51,6 +51,11 @@ struct Copy {
     source: Source,
     sink: Sink,
     pending: RefCell<Vec<u8>>,
+    /// Bytes taken out of the source so far.
+    taken: Cell<u64>,
+    /// How many that will have been once the process's own are out, which has ended; unknown of a
+    /// terminal.
+    own: Cell<Option<u64>>,
 }
 
 impl Copies {
@@ -67,6 +72,8 @@ impl Copies {
             source,
             sink,
             pending: RefCell::new(pending),
+            taken: Cell::default(),
+            own: Cell::default(),
         });
         let (known, fifo) = (Rc::downgrade(&copy), copy.sink.fifo().cloned());
         let task = tokio::task::spawn_local(async move {
@@ -102,6 +109,26 @@ impl Copies {
     fn fifos(&self) -> Vec<Rc<OwnedFd>> {
         let list = self.list.borrow();
         list.iter().filter_map(|entry| entry.fifo.clone()).collect()
+    }
+
+    /// The process has ended: what comes later is of somebody that it has started.
+    pub fn process_exited(&self) {
+        for copy in self.list.borrow().iter().filter_map(|it| it.copy.upgrade()) {
+            if let Source::Pipe(fd) = &copy.source {
+                let there = unread::bytes(fd.get_ref()) as u64;
+                copy.own.set(Some(copy.taken.get() + there));
+            }
+        }
+    }
+
+    /// True if all that the process itself has written is copied, whoever writes on.
+    pub fn have_own(&self) -> bool {
+        let list = self.list.borrow();
+        let mut copies = list.iter().filter_map(|entry| entry.copy.upgrade());
+        copies.all(|copy| {
+            let copied = copy.taken.get() - copy.pending.borrow().len() as u64;
+            copy.own.get().is_some_and(|own| copied >= own)
+        })
     }
 
     /// Waits until every copy has come to its end.
@@ -205,7 +232,7 @@ impl Copy {
                 && let Source::Pipe(from) = &self.source
                 && let Some(to) = self.sink.splice_to()
             {
-                match splice_flood(from, to).await {
+                match splice_flood(from, to, &self.taken).await {
                     Ok(Flood::Eof) => return Ok(()),
                     Ok(Flood::Trickle) => {}
                     Err(e) => self.sink.give_up(&e),
@@ -269,6 +296,7 @@ impl Copy {
             let step = || -> io::Result<usize> {
                 let mut buffer = vec![0; BUFFER];
                 let n = self.fill(&mut buffer)?;
+                self.taken.set(self.taken.get() + n as u64);
                 let written = self.sink.write_some(&buffer[..n]);
                 let mut pending = self.pending.borrow_mut();
                 pending.extend_from_slice(&buffer[written..n]);

@@ -19,6 +19,8 @@ use tokio::io::unix::AsyncFd;
 
 /// How long a client may take to open its end of an output FIFO (containerd/fifo, P/io.go).
 const READER_DEADLINE: Duration = Duration::from_secs(30);
+/// How often a FIFO is looked at that inotify can't tell of.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Opens where output goes. A FIFO is opened once its reader is there, at both ends: the
 /// process shall not die of SIGPIPE when the client does (I5). Anything else is appended to.
@@ -149,9 +151,14 @@ impl Handle {
     /// one from the start, made with a reader of our own that goes again: from then on every open
     /// returns at once, and inotify tells of it.
     async fn writer_once_read(&self) -> io::Result<OwnedFd> {
+        self.writer_once(Watch::of([&self.0], AddWatchFlags::IN_OPEN)?)
+            .await
+    }
+
+    /// [`Handle::writer_once_read`], with `opened` as what tells of opens from now on.
+    async fn writer_once(&self, opened: Watch) -> io::Result<OwnedFd> {
         let own_reader = self.open_end(OFlag::O_RDONLY)?;
         let writer = self.open_end(OFlag::O_WRONLY)?;
-        let opened = Watch::of([&self.0], AddWatchFlags::IN_OPEN)?;
         drop(own_reader);
         // Without a reader, another write end can't be opened.
         while self.open_end(OFlag::O_WRONLY).is_err() {
@@ -166,8 +173,13 @@ fn reopened(fd: &impl AsRawFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// Tells what is done with some FIFOs, by whomever (inotify(7)).
-pub struct Watch(AsyncFd<OwnedFd>);
+/// Tells what is done with some FIFOs, by whomever.
+pub enum Watch {
+    /// By inotify(7).
+    Told(AsyncFd<OwnedFd>),
+    /// Containers have used up what root may have of that: to look now and then must do.
+    Looks,
+}
 
 impl Watch {
     /// # Errors
@@ -176,21 +188,32 @@ impl Watch {
         fifos: impl IntoIterator<Item = &'a F>,
         events: AddWatchFlags,
     ) -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let inotify = match Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC) {
+            // Instances, or files at all.
+            Err(Errno::EMFILE) => return Ok(Self::Looks),
+            made => made?,
+        };
         for fifo in fifos {
-            inotify.add_watch(&reopened(fifo), events)?;
+            match inotify.add_watch(&reopened(fifo), events) {
+                Err(Errno::ENOSPC) => return Ok(Self::Looks),
+                added => added.map(drop)?,
+            }
         }
-        Ok(Self(sys::watch(inotify.into(), Interest::READABLE)?))
+        Ok(Self::Told(sys::watch(inotify.into(), Interest::READABLE)?))
     }
 
-    /// Waits for the next event, or some.
+    /// Waits for the next event, or some; perhaps there was none.
     ///
     /// # Errors
     /// From read(2).
     pub async fn next(&self) -> io::Result<()> {
+        let Self::Told(told) = self else {
+            tokio::time::sleep(LOOK).await;
+            return Ok(());
+        };
         loop {
-            let mut ready = self.0.readable().await?;
-            match nix::unistd::read(self.0.get_ref(), &mut [0; 1024]) {
+            let mut ready = told.readable().await?;
+            match nix::unistd::read(told.get_ref(), &mut [0; 1024]) {
                 Err(Errno::EAGAIN) => ready.clear_ready(),
                 other => return Ok(other.map(drop)?),
             }
@@ -236,6 +259,26 @@ mod tests {
             drop(reader.join().unwrap());
             drop(sink);
         }
+    }
+
+    /// All of root's containers share 128 inotify instances with us (inotify(7),
+    /// `max_user_instances`), and may have them all.
+    #[tokio::test]
+    async fn a_reader_is_seen_without_inotify_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let handle = Handle::open(&path).unwrap().unwrap();
+        let mut writer = Box::pin(handle.writer_once(Watch::Looks));
+        tokio::select! {
+            biased;
+            _ = &mut writer => panic!("there is no reader yet"),
+            () = std::future::ready(()) => {}
+        }
+        let blocked = path.clone();
+        let reader = std::thread::spawn(move || File::open(blocked).unwrap());
+        writer.await.unwrap();
+        drop(reader.join().unwrap());
     }
 
     #[tokio::test]

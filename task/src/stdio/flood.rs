@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SpliceFFlags, fcntl, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -24,13 +25,20 @@ pub enum Flood {
     Trickle,
 }
 
-/// Splices until the source ends, gives only little at a time, or nothing for a while.
-pub async fn splice_flood(from: &AsyncFd<OwnedFd>, to: &AsyncFd<OwnedFd>) -> io::Result<Flood> {
+/// Splices until the source ends, gives only little at a time, or nothing for a while; `taken`
+/// counts the bytes.
+pub async fn splice_flood(
+    from: &AsyncFd<OwnedFd>,
+    to: &AsyncFd<OwnedFd>,
+    taken: &Cell<u64>,
+) -> io::Result<Flood> {
     let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
     let mut moved = 0;
     let mut wide = None;
     loop {
-        match splice(from.get_ref(), None, to.get_ref(), None, SPLICE, flags) {
+        let spliced = splice(from.get_ref(), None, to.get_ref(), None, SPLICE, flags);
+        taken.set(taken.get() + spliced.unwrap_or(0) as u64);
+        match spliced {
             Ok(0) => return Ok(Flood::Eof),
             Ok(n) if n < PAGE => return Ok(Flood::Trickle),
             Ok(n) => {

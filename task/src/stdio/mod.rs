@@ -8,6 +8,7 @@ mod fifo;
 mod flood;
 mod logger;
 mod pipe;
+mod target;
 mod unread;
 
 use crate::bundle::Bundle;
@@ -31,6 +32,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
+use target::{Target, target};
 
 /// What a client asked for, as it asked.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -54,8 +56,14 @@ pub struct Of<'a> {
 /// The streams of a process that is about to be made. Dropping it undoes everything.
 pub(crate) struct Prepared {
     terminal: Option<(console::Listener, Terminal)>,
+    output: Output,
     io: Io,
 }
+
+/// What is to be copied from the process's stdout and stderr. Until the OCI runtime has made the
+/// process these are the runtime's own: what is in them, when that fails, is its complaint, which
+/// the caller hears as an error, and no output of the container's (I9).
+type Output = Vec<(Source, Sink)>;
 
 /// What a terminal's output and input will be connected to.
 struct Terminal {
@@ -74,35 +82,7 @@ pub struct Io {
     logger: RefCell<Option<Rc<Logger>>>,
 }
 
-/// Where output goes; stdout's scheme decides for both streams (I2).
-enum Target<'a> {
-    Nowhere,
-    Fifo,
-    File(&'a Path),
-    Logger { uri: &'a str, must_call_ready: bool },
-}
-
-fn target(paths: &Paths) -> Result<Target<'_>> {
-    let Some((scheme, rest)) = paths.stdout.split_once("://") else {
-        let none = paths.stdin.is_empty() && paths.stdout.is_empty() && paths.stderr.is_empty();
-        return Ok(if none { Target::Nowhere } else { Target::Fifo });
-    };
-    match scheme {
-        "fifo" => Ok(Target::Fifo),
-        "file" => Ok(Target::File(Path::new(rest))),
-        "binary" => Ok(Target::Logger {
-            uri: rest,
-            must_call_ready: false,
-        }),
-        "binary-v2" => Ok(Target::Logger {
-            uri: rest,
-            must_call_ready: true,
-        }),
-        other => Err(Error::Refused(format!("unknown STDIO scheme {other}"))),
-    }
-}
-
-/// Opens everything `paths` names, and starts to copy; the streams are for the OCI runtime.
+/// Opens everything `paths` names; the streams are for the OCI runtime.
 ///
 /// # Errors
 /// Code Unknown, naming the path or scheme; nothing stays open.
@@ -115,8 +95,12 @@ pub(crate) async fn prepare(
     if paths.terminal {
         return prepare_terminal(paths, target(paths)?, of, reaper, context).await;
     }
-    let (streams, io) = open(paths, of, reaper, context).await?;
-    let prepared = Prepared { terminal: None, io };
+    let (streams, output, io) = open_ends(paths, of, reaper, context).await?;
+    let prepared = Prepared {
+        terminal: None,
+        output,
+        io,
+    };
     Ok((Streams::Given(streams.map(Stdio::from)), prepared))
 }
 
@@ -131,8 +115,19 @@ pub async fn open(
     reaper: &Reaper,
     context: &Context,
 ) -> Result<([OwnedFd; 3], Io)> {
+    let (streams, output, io) = open_ends(paths, of, reaper, context).await?;
+    io.copy_output(output);
+    Ok((streams, io))
+}
+
+async fn open_ends(
+    paths: &Paths,
+    of: Of<'_>,
+    reaper: &Reaper,
+    context: &Context,
+) -> Result<([OwnedFd; 3], Output, Io)> {
     let target = target(paths)?;
-    let io = Io::default();
+    let (io, mut output) = (Io::default(), Output::new());
     let (uid, gid) = (of.io_uid, of.io_gid);
     let owner = Owner { uid, gid };
     let mut streams = [pipe::null()?, pipe::null()?, pipe::null()?];
@@ -157,7 +152,7 @@ pub async fn open(
                     _ => fifo::open_sink(Path::new(fifo::path(name)), context).await?,
                 };
                 let (read, write) = pipe::pipe_for(owner, pipe::End::Write)?;
-                io.output.start(Source::pipe(read)?, sink);
+                output.push((Source::pipe(read)?, sink));
                 streams[i] = write;
             }
         }
@@ -170,7 +165,7 @@ pub async fn open(
         io.stdin.replace(Some(hold));
         streams[0] = read;
     }
-    Ok((streams, io))
+    Ok((streams, output, io))
 }
 
 async fn prepare_terminal(
@@ -205,8 +200,12 @@ async fn prepare_terminal(
         io.stdin.replace(Some(hold));
     }
     let listener = console::Listener::bind(of.bundle, of.process).await?;
-    let terminal = Some((listener, Terminal { stdin, stdout }));
-    Ok((Streams::Captured, Prepared { terminal, io }))
+    let prepared = Prepared {
+        terminal: Some((listener, Terminal { stdin, stdout })),
+        output: Output::new(),
+        io,
+    };
+    Ok((Streams::Captured, prepared))
 }
 
 impl Prepared {
@@ -224,9 +223,14 @@ impl Prepared {
         started: impl Future<Output = std::result::Result<(), E>>,
         fail: impl FnOnce(E) -> Error,
     ) -> Result<Io> {
-        let Self { terminal, io } = self;
+        let Self {
+            terminal,
+            output,
+            io,
+        } = self;
         let Some((listener, Terminal { stdin, stdout })) = terminal else {
             started.await.map_err(fail)?;
+            io.copy_output(output);
             return Ok(io);
         };
         let mut started = std::pin::pin!(started);
@@ -259,6 +263,12 @@ impl Prepared {
 }
 
 impl Io {
+    fn copy_output(&self, output: Output) {
+        for (source, sink) in output {
+            self.output.start(source, sink);
+        }
+    }
+
     /// CloseIO: our own end of stdin; the process sees end of file once the clients' are gone too.
     pub fn close_stdin(&self) {
         self.stdin.take();
@@ -277,6 +287,7 @@ impl Io {
 
     /// The process has exited: what a terminal still holds is the last of its output.
     pub fn process_exited(&self) {
+        self.output.process_exited();
         if let Some(console) = &*self.console.borrow() {
             console.process_exited();
         }
@@ -299,6 +310,11 @@ impl Io {
         if let Some(logger) = logger {
             logger.finished().await;
         }
+    }
+
+    /// True if all that is not drained yet is output of those that the process has left behind.
+    pub fn has_own_output(&self) -> bool {
+        self.logger.borrow().is_none() && self.output.have_own()
     }
 
     /// Describes the streams for another process image.
@@ -350,40 +366,5 @@ impl Io {
         if let Some(logger) = logger {
             logger.stop().await;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn paths(stdin: &str, stdout: &str) -> Paths {
-        Paths {
-            stdin: stdin.into(),
-            stdout: stdout.into(),
-            ..Paths::default()
-        }
-    }
-
-    /// I1, I2.
-    #[test]
-    fn stdouts_scheme_decides() {
-        assert!(matches!(target(&paths("", "")), Ok(Target::Nowhere)));
-        assert!(matches!(target(&paths("/in", "")), Ok(Target::Fifo)));
-        assert!(matches!(target(&paths("", "/run/f")), Ok(Target::Fifo)));
-        assert!(
-            matches!(target(&paths("", "file:///l")), Ok(Target::File(p)) if p == Path::new("/l"))
-        );
-        let logger = paths("", "binary-v2:///b?x=y");
-        let logger = target(&logger);
-        assert!(matches!(
-            logger,
-            Ok(Target::Logger {
-                uri: "/b?x=y",
-                must_call_ready: true
-            })
-        ));
-        let text = target(&paths("", "gopher://x")).err().unwrap().to_string();
-        assert_eq!(text, "unknown STDIO scheme gopher");
     }
 }

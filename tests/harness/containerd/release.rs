@@ -19,16 +19,10 @@ pub struct Release {
 
 impl Release {
     pub fn find(name: &'static str) -> Option<Self> {
-        let wanted = format!("containerd-{name}");
-        let versions = fs::read_to_string(peers::peers().join("versions")).unwrap_or_default();
-        versions.lines().find_map(|line| {
-            let mut words = line.split_whitespace();
-            (words.next()? == wanted).then_some(())?;
-            let (version, bin) = (words.next()?.to_owned(), PathBuf::from(words.next()?));
-            bin.join("containerd")
-                .exists()
-                .then_some(Self { name, version, bin })
-        })
+        let (version, bin) = peers::version(&format!("containerd-{name}"))?;
+        bin.join("containerd")
+            .exists()
+            .then_some(Self { name, version, bin })
     }
 
     /// containerd's own shim of this release. (An older one works under a newer containerd, a

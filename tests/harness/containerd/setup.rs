@@ -1,8 +1,9 @@
 //! What a private containerd is set up with: its config.toml, and what tests ask for beside it.
 
 use super::release;
+use crate::peers;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const CONFIG: &str = r#"version = 2
 root = "DIR/r"
@@ -44,9 +45,15 @@ impl Setup {
     /// config.toml of a containerd in `dir`.
     pub(super) fn config(&self, dir: &Path) -> String {
         let level = std::env::var("CONTAINERD_LOG_LEVEL").unwrap_or_else(|_| "info".to_owned());
+        let plugins = if self.cri {
+            peers::cni()
+        } else {
+            PathBuf::new()
+        };
         format!("{CONFIG}{}", self.config)
             .replace("CRI\n", if self.cri { "\n" } else { CRI_PLUGINS })
             .replace("DIR", &dir.to_string_lossy())
+            .replace("PLUGINS", &plugins.to_string_lossy())
             .replace("LEVEL", &level)
             .replace("SNAPSHOTTER", release::snapshotter())
     }

@@ -202,3 +202,26 @@ fn a_wrong_configuration_is_refused_by_name() {
             .fails_with("sockets");
     });
 }
+
+/// signal(7): real-time signals have numbers only; they are named by how far they are from the
+/// first or the last.
+#[test]
+fn real_time_signals_have_the_names_that_kill_knows() {
+    manager::on(|manager| {
+        let up = manager.fifo("up");
+        for (id, signal, name) in [("first", 37, "RTMIN+3"), ("last", 63, "sigrtmax-1")] {
+            let script =
+                format!("trap 'exit 9' {signal}; echo up > /mnt/up; while :; do sleep 0.05; done");
+            manager.run(&["-d"], id, &["sh", "-c", &script]).ok();
+            assert_eq!(up.line(), "up");
+            manager.dunnage(&["kill", "-s", name, id]).ok();
+            manager.dunnage(&["wait", id]).exits(9);
+            manager.dunnage(&["delete", id]).ok();
+        }
+        for name in ["RTMIN+31", "RTMAX-31", "RTMIN-1", "RT", "NONE"] {
+            manager
+                .dunnage(&["kill", "-s", name, "x"])
+                .fails_with("no signal");
+        }
+    });
+}

@@ -4,6 +4,8 @@ use harness::manager::{self, api::Api};
 use harness::{peers, wait};
 use protos::services::tasks::v1::*;
 use protos::types::Mount;
+use protos::{Any, Code};
+use std::time::Duration;
 
 #[test]
 fn a_container_whose_rootfs_came_as_mounts_is_restarted_on_them() {
@@ -75,5 +77,63 @@ fn a_terminal_is_a_terminal_again_after_a_restart() {
         manager.dunnage(&["start", "c"]).ok();
         assert_eq!(up.line(), "yes");
         manager.dunnage(&["stop", "-t", "0s", "c"]).ok();
+    });
+}
+
+/// An event has one id for init and for execs, and init's is the container's: no exec may have it,
+/// whatever shim there is. One called `init` is an exec like any other.
+#[test]
+fn an_execs_end_is_never_taken_for_inits() {
+    let config = "[restart]\nbackoff_min = \"10ms\"\n";
+    manager::with(config, |manager| {
+        let options = ["-d", "--restart", "always"];
+        manager.run(&options, "x", &["sleep", "1000"]).ok();
+        let pid = manager.pid_of("x");
+        let api = Api::new(manager);
+        let process = serde_json::json!({
+            "args": ["sh", "-c", "exit 5"], "cwd": "/", "user": {"uid": 0, "gid": 0},
+            "env": ["PATH=/bin"],
+        });
+        let add = |exec: &str| {
+            let spec = Any {
+                type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(),
+                value: process.to_string().into_bytes(),
+            };
+            let request = ExecProcessRequest {
+                container_id: "x".into(),
+                exec_id: exec.into(),
+                spec: Some(spec),
+                ..Default::default()
+            };
+            api.call::<()>("tasks.v1.Tasks/Exec", request)
+        };
+        let refusal = add("x").expect_err("an exec with the container's id");
+        assert_eq!(
+            refusal.code() as i32,
+            Code::AlreadyExists as i32,
+            "{refusal:?}"
+        );
+        add("init").expect("Exec");
+        let start = StartRequest {
+            container_id: "x".into(),
+            exec_id: "init".into(),
+        };
+        let _: StartResponse = api.call("tasks.v1.Tasks/Start", start).expect("Start");
+        let wait = WaitRequest {
+            container_id: "x".into(),
+            exec_id: "init".into(),
+        };
+        let ended: WaitResponse = api.call("tasks.v1.Tasks/Wait", wait).expect("Wait");
+        assert_eq!(ended.exit_status, 5);
+        let told = manager.json(&["exits", "x"]);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0]["exec"], "init");
+        // Long enough for a restart, had there been a reason.
+        assert!(manager.alive_for(Duration::from_millis(200)));
+        assert_eq!(
+            (manager.status("x"), manager.pid_of("x")),
+            ("running".into(), pid)
+        );
+        manager.dunnage(&["delete", "--force", "x"]).ok();
     });
 }

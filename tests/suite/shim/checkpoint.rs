@@ -281,6 +281,7 @@ fn checkpoint_options_reach_the_runtime() {
             cgroups_mode: "soft".into(),
             image_path: String::new(),
             work_path: work.to_string_lossy().into_owned(),
+            parent_path: "../before".into(),
         };
         let none = CheckpointOptions::default();
         let image = test.dir().join("image");
@@ -294,11 +295,13 @@ fn checkpoint_options_reach_the_runtime() {
             .collect();
         let image = image.to_string_lossy();
         let work = work.to_string_lossy();
+        // Of containerd 2.4: an image that this one builds on.
+        let parent: &[&str] = match harness::differs("checkpoint-parent") {
+            true => &[],
+            false => &["--parent-path", "../before"],
+        };
+        let first = ["--image-path", &image, "--work-path", &work];
         let expected = [
-            "--image-path",
-            &image,
-            "--work-path",
-            &work,
             "--tcp-established",
             "--ext-unix-sk",
             "--shell-job",
@@ -308,6 +311,7 @@ fn checkpoint_options_reach_the_runtime() {
             "--empty-ns",
             "ipc",
         ];
+        let expected = [&first[..], parent, &expected].concat();
         assert_eq!(calls[0][..expected.len()], expected);
         let rest = &calls[0][expected.len()..];
         if harness::differs("cgroups-mode") {

@@ -2,7 +2,7 @@
 
 use harness::events::{Event, Kind};
 use harness::runtime::Runtime;
-use harness::{proc, refused, runtime_differs, vm_differs, wait};
+use harness::{Code, Status as Refusal, differs, proc, refused, runtime_differs, vm_differs, wait};
 use protos::task_types::Status as State;
 use serde_json::json;
 use std::fs;
@@ -26,6 +26,9 @@ fn exit_status_is_the_code_or_128_plus_the_signal() {
             ("term", "kill -TERM $$", 143),
             ("kill", "kill -KILL $$", 137),
             ("segv", "kill -SEGV $$", 139),
+            // Real-time signals have numbers and no names.
+            ("rt3", "kill -37 $$", 165),
+            ("rtmax", "kill -64 $$", 192),
         ];
         for (id, script, status) in cases {
             let pid = shim.run(bundle.exec_sh(id, script)).await;
@@ -45,6 +48,59 @@ fn exit_status_is_the_code_or_128_plus_the_signal() {
             let got = (deleted.pid, deleted.exit_status, deleted.exited_at);
             assert_eq!(got, (pid, status, event.exited_at));
         }
+    });
+}
+
+/// X1, X2: no end is lost among others that are reaped in the same go, whatever signal a process
+/// dies of: 32 to 64 have no names. Init's own end is the last of them.
+#[test]
+fn ends_by_every_signal_are_told_when_reaped_at_once() {
+    harness::run_unless_vm_differs("one-process", async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        // The first process of a pid namespace dies of no signal but SIGKILL.
+        let beside = test.bundle("beside").host_pid().build();
+        shim.create(beside.create()).await.unwrap();
+        shim.start("beside", "").await.unwrap();
+        let mut ends = Vec::new();
+        for signal in [9, 32, 33, 34, 37, 50, 64, 9] {
+            let id = format!("e{}", ends.len());
+            let pid = shim.run(bundle.exec(&id, &["sleep", "600"])).await;
+            ends.push(("c", id, pid as i32, signal));
+        }
+        for (id, signal) in [("c", 9), ("beside", 63)] {
+            ends.push((id, id.to_owned(), shim.init(id).await, signal));
+        }
+        wait::signal(shim.pid(), libc::SIGSTOP).unwrap();
+        for (_, _, pid, signal) in &ends {
+            wait::signal(*pid, *signal).unwrap();
+        }
+        for (_, id, pid, _) in &ends {
+            // Init of a pid namespace lasts until the last of the others is reaped.
+            if id != "c" {
+                wait::ended(*pid).await;
+            }
+        }
+        wait::signal(shim.pid(), libc::SIGCONT).unwrap();
+        for (container, id, pid, signal) in ends {
+            let exit = test.events().exit(container, &id).await;
+            let expected = 128 + signal as u32;
+            assert_eq!((exit.pid as i32, exit.exit_status), (pid, expected), "{id}");
+        }
+    });
+}
+
+/// T50: every signal that the kernel has can be sent, to init as to an exec.
+#[test]
+fn real_time_signals_are_sent_like_any_other() {
+    harness::run(async |test| {
+        let bundle = test.bundle("c").host_pid().build();
+        let shim = bundle.running().await;
+        shim.run(bundle.exec("e", &["sleep", "600"])).await;
+        shim.kill("c", "e", 34, false).await.unwrap();
+        assert_eq!(test.events().exit("c", "e").await.exit_status, 162);
+        shim.kill("c", "", 64, false).await.unwrap();
+        assert_eq!(test.events().exit("c", "c").await.exit_status, 192);
     });
 }
 
@@ -293,5 +349,53 @@ fn wait_may_come_before_start_and_after_exit() {
         for _ in 0..3 {
             assert_eq!(shim.wait("c", "e").await.unwrap(), first);
         }
+    });
+}
+
+/// X2, D4: an exec may be called `init`, and is none: neither its pid nor its exit are taken for
+/// those of the container.
+#[test]
+fn an_exec_called_init_is_not_init() {
+    harness::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let pid_file = || fs::read_to_string(bundle.file("init.pid")).unwrap_or_default();
+        let before = pid_file();
+        shim.run(bundle.exec_sh("init", "exit 3")).await;
+        assert_eq!(test.events().exit("c", "init").await.exit_status, 3);
+        assert_eq!(shim.wait("c", "init").await.unwrap().exit_status, 3);
+        assert_eq!(shim.state("c", "").await.unwrap().status(), State::Running);
+        let of_pids = differs("exec-named-init");
+        assert!(of_pids || pid_file() == before);
+        assert!(!bundle.file("exits/init.json").exists());
+        assert_eq!(shim.delete("c", "init").await.unwrap().exit_status, 3);
+        assert!(of_pids || pid_file() == before);
+        assert_eq!(test.events().exits("c", "c"), 0);
+        shim.kill("c", "", libc::SIGKILL, false).await.unwrap();
+        assert_eq!(test.events().exit("c", "c").await.exit_status, 137);
+        let deleted = shim.delete("c", "").await.unwrap();
+        assert_eq!(deleted.exit_status, 137);
+    });
+}
+
+/// X2: an event has one id for init and for execs, and init's is the container's: whoever hears of
+/// an exec of that name would take its end for the container's.
+#[test]
+fn an_exec_cannot_have_its_containers_id() {
+    harness::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let added = shim.exec(bundle.exec("c", &["true"])).await;
+        if differs("exec-named-as-container") {
+            return added.unwrap();
+        }
+        let expected = Refusal::new(Code::AlreadyExists, "id c: already exists");
+        assert_eq!(refused(added), expected);
+        assert_eq!(refused(shim.state("c", "c").await).code, Code::NotFound);
+        // Another container's is as good as any.
+        shim.run(bundle.exec_sh("d", "exit 4")).await;
+        assert_eq!(test.events().exit("c", "d").await.exit_status, 4);
+        assert_eq!(test.events().exits("c", "c"), 0);
+        assert_eq!(shim.state("c", "").await.unwrap().status(), State::Running);
     });
 }

@@ -1,8 +1,11 @@
 //! Out of memory: TaskOOM for a container whose limit was hit (O1, O3).
 
 use harness::events::{Event, Kind};
-use harness::{Test, differs};
+use harness::stdio::{Fifos, Stdio};
+use harness::{Test, differs, wait};
 use serde_json::json;
+use std::fs;
+use std::path::PathBuf;
 
 /// Takes memory until there is none.
 const EAT: &str = "exec tail /dev/zero";
@@ -59,6 +62,39 @@ fn oom_names_the_right_container() {
         oom(test, "two").await;
         test.events().exit("two", "e").await;
         assert_eq!(ooms(test, "one"), 0);
+    });
+}
+
+/// O1: systemd or Docker in a container have cgroups of their own there, which come and go: each
+/// kill in one of them is told, also when those before are gone, with what they had counted.
+#[test]
+fn kills_below_the_containers_cgroup_are_told_one_by_one() {
+    harness::run_unless_vm_differs("guests-cgroups", async |test| {
+        let bundle = test.bundle("c").memory_limit(LIMIT).build();
+        let shim = bundle.running().await;
+        let cgroup = PathBuf::from(format!("/sys/fs/cgroup/memory/{}-c", test.namespace()));
+        for n in 1..=4 {
+            // The second and third have the name of one that is gone.
+            let below = cgroup.join(if n == 4 { "last" } else { "below" });
+            fs::create_dir(&below).unwrap();
+            let id = format!("e{n}");
+            let fifos = Fifos::new(test.dir().join(&id));
+            let _readers = fifos.readers();
+            let request = bundle.exec_sh(&id, "read -r x; exec tail /dev/zero");
+            let pid = shim.run(request.fifos(&fifos)).await;
+            fs::write(below.join("cgroup.procs"), pid.to_string()).unwrap();
+            fifos.stdin.writer().await.write("eat\n").await;
+            assert_eq!(test.events().exit("c", &id).await.exit_status, 137);
+            let of = |e: &Event| matches!(e.kind, Kind::Oom(_));
+            test.events().wait_count("TaskOOM", n, of).await;
+            wait::until("an empty cgroup", || {
+                fs::remove_dir(&below).map_err(|e| e.to_string())
+            })
+            .await;
+        }
+        shim.run(bundle.exec("fence", &["true"])).await;
+        test.events().exit("c", "fence").await;
+        assert_eq!(ooms(test, "c"), 4);
     });
 }
 

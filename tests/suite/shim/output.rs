@@ -7,6 +7,7 @@ use protos::runc::Options;
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 /// I5: an existing file that is no FIFO is appended to.
 #[test]
@@ -156,29 +157,29 @@ fn delete_waits_for_the_reader() {
     });
 }
 
-/// T62: but not for ever: a child that keeps stdout open delays Delete by ten seconds at most.
+/// T62: but not for ever: a child that keeps stdout open, and says nothing more or more and more,
+/// delays Delete by two seconds, once all that the process itself had said is through.
 #[test]
 fn delete_gives_up_on_a_held_stdout() {
     harness::run(async |test| {
         let bundle = test.bundle("c").build();
         let shim = bundle.running().await;
-        let fifos = Fifos::new(test.dir().join("io"));
-        let (mut out, _err) = fifos.readers();
-        shim.run(
-            bundle
-                .exec_sh("e", "sleep 100000 & echo done")
-                .output(&fifos),
-        )
-        .await;
-        assert_eq!(out.line().await, "done");
-        assert_eq!(test.events().exit("c", "e").await.exit_status, 0);
-        let deleted = wait::within(
-            std::time::Duration::from_secs(15),
-            "Delete",
-            shim.delete("c", "e"),
-        );
-        assert_eq!(deleted.await.unwrap().exit_status, 0);
-        assert_eq!(refused(shim.state("c", "e").await).code, Code::NotFound);
+        for (id, script) in [
+            ("silent", "sleep 100000 & echo done"),
+            ("floods", "echo done; yes &"),
+        ] {
+            let fifos = Fifos::new(test.dir().join(id));
+            let (mut out, _err) = fifos.readers();
+            shim.run(bundle.exec_sh(id, script).output(&fifos)).await;
+            assert_eq!(out.line().await, "done");
+            let reading = tokio::task::spawn_local(async move { out.sum().await });
+            assert_eq!(test.events().exit("c", id).await.exit_status, 0);
+            let limit = Duration::from_secs(6);
+            let deleted = wait::within(limit, "Delete", shim.delete("c", id));
+            assert_eq!(deleted.await.unwrap().exit_status, 0);
+            assert_eq!(refused(shim.state("c", id).await).code, Code::NotFound);
+            reading.await.unwrap();
+        }
     });
 }
 
@@ -211,5 +212,35 @@ fn failures_leave_no_fds() {
             return;
         }
         shim.released().await;
+    });
+}
+
+/// I16: what the OCI runtime says of its own failure is the caller's to hear, and no output of the
+/// container's: `docker exec` would show it twice, and a container that never ran would have a log.
+#[test]
+fn a_runtimes_complaint_is_no_output_of_the_container() {
+    harness::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let file = test.dir().join("never-ran.log");
+        let log = format!("file://{}", file.display());
+        let broken = test.bundle("broken").args(&["/nonexistent"]).build();
+        let refusal = refused(shim.create(broken.create().stdio("", &log, &log)).await);
+        assert!(refusal.message.contains("/nonexistent"), "{refusal:?}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "");
+
+        let fifos = Fifos::new(test.dir().join("io"));
+        let (out, err) = fifos.readers();
+        let request = bundle.exec("e", &["/nonexistent"]).output(&fifos);
+        shim.exec(request).await.unwrap();
+        let refusal = refused(shim.start("c", "e").await);
+        assert!(refusal.message.contains("/nonexistent"), "{refusal:?}");
+        shim.delete("c", "e").await.unwrap();
+        // A fence: the loop has looked at all that there was to read.
+        shim.run(bundle.exec("fence", &["true"])).await;
+        for stream in [out, err] {
+            let said = stream.now().unwrap_or_default();
+            assert_eq!(String::from_utf8_lossy(&said), "");
+        }
     });
 }

@@ -1,7 +1,8 @@
 //! Where `start` puts the daemon: OOM score, cgroup, core scheduling; and the way back when it
 //! cannot.
 
-use harness::{Stdin, Test, peers, proc, wait};
+use harness::stdio::{Fifos, Stdio};
+use harness::{Stdin, Test, differs, peers, proc, vm_differs, wait};
 use protos::runc::Options;
 use std::fs;
 use std::path::PathBuf;
@@ -153,6 +154,51 @@ fn sched_core_gives_the_shim_a_core_of_its_own() {
                 );
                 assert!(!test.socket_of("c").exists(), "B40");
             }
+        }
+    });
+}
+
+/// The soft and the hard limit on open files of `pid`.
+fn open_files(pid: i32) -> (u64, u64) {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits
+        .lines()
+        .find_map(|l| l.strip_prefix("Max open files"));
+    let mut numbers = line.unwrap().split_whitespace().map(|n| n.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+/// systemd gives a service 1,024 open files, and many more if it asks. The daemon needs several for
+/// each process that runs, and asks; what it starts, OCI runtimes, loggers and containers, has what
+/// containerd had.
+#[test]
+fn open_files_are_many_for_the_daemon_and_as_before_for_others() {
+    harness::run(async |test| {
+        const FEW: u64 = 64;
+        let mut start = test.bundle("c").build().start();
+        let limit = format!("ulimit -Sn {FEW}; exec \"$0\" \"$@\"");
+        start.wrapper = ["sh", "-c", &limit].map(str::to_owned).into();
+        let shim = start.shim().await;
+        let (_, hard) = open_files(std::process::id() as i32);
+        assert!(hard > FEW, "the test needs a hard limit over {FEW}");
+        wait::until("a raised limit", || match open_files(shim.pid()) {
+            limits if limits == (hard, hard) => Ok(()),
+            limits => Err(format!("{limits:?}")),
+        })
+        .await;
+        let bundle = &start.bundle;
+        shim.create(bundle.create()).await.unwrap();
+        shim.start("c", "").await.unwrap();
+        let mut readers = Vec::new();
+        for n in 0..FEW / 4 {
+            let id = format!("e{n}");
+            let fifos = Fifos::new(test.dir().join(&id));
+            readers.push(fifos.readers());
+            shim.run(bundle.exec(&id, &["sleep", "100000"]).fifos(&fifos))
+                .await;
+        }
+        if !vm_differs("one-process") && !differs("limits-of-children") {
+            assert_eq!(open_files(shim.init("c").await), (FEW, hard));
         }
     });
 }

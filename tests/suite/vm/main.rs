@@ -40,7 +40,7 @@ fn prepare() {
     let config = env::var_os("DUNNAGE_VM_CONFIG");
     assert!(
         config.is_some(),
-        "DUNNAGE_VM_CONFIG is not set: tests/vm.toml would do"
+        "DUNNAGE_VM_CONFIG is not set: target/peers/vm.toml would do (tests/setup.sh)"
     );
 }
 

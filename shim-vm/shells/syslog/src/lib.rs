@@ -1,0 +1,1 @@
+//! Nothing: the program virtiofsd logs by this crate, and its library, which we use, does not.

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# deny.sh <check...>: `cargo deny check` of what deny.toml says: bans, licenses,
+# sources; and advisories, whose database must be fetched.
+#
+# A cargo-deny in PATH is taken, whatever its version; else one is built, once,
+# in target/tools.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+version=0.20.2
+tools=$PWD/target/tools
+export PATH=$tools/bin:$PATH
+if ! command -v cargo-deny >/dev/null; then
+    printf 'deny: building cargo-deny %s\n' "$version"
+    cargo install --quiet --debug --locked --root "$tools" --target-dir "$tools/target" --version "$version" cargo-deny
+    rm -rf "$tools/target"
+fi
+cargo deny --locked check "$@"
