@@ -71,16 +71,14 @@ scratch() {
 }
 
 # quietly <command...>: keeps what the command said, which why() shortens.
-quietly() {
-    scratch
-    "$@" >"$work/log" 2>&1 </dev/null
-}
+said=''
+quietly() { said=$("$@" 2>&1 </dev/null); }
 
 # The line of what failed last that tells most.
 why() {
     local line
-    line=$(grep -E '^(E|Err|dpkg-deb: error|tar|cp|mv|.*No space left)' "$work/log" | tail -n 1)
-    [ -n "$line" ] || line=$(tail -n 1 "$work/log")
+    line=$(grep -E '^(E|Err|dpkg-deb: error|tar|cp|mv)|No space left' <<<"$said" | tail -n 1)
+    [ -n "$line" ] || line=$(tail -n 1 <<<"$said")
     echo "${line:-it said nothing}"
 }
 
@@ -92,7 +90,7 @@ system_update() {
     need_root "the lists of Debian's packages must be fetched (apt-get update)"
     say "apt-get update"
     quietly apt-get -q -o APT::Update::Error-Mode=any update ||
-        say "apt-get update: $(why); going on with the lists that are there"
+        say "apt-get update: $(why) (going on with the lists that are there)"
     updated=yes
 }
 
@@ -166,8 +164,8 @@ own_apt() {
 unpack() {
     local to=$1 conf=$2 deb
     shift 2
-    mkdir -p "$to" "$to.debs" || return 1
-    (cd "$to.debs" && quietly apt-get -q -c "$conf" download "$@") || return 1
+    quietly mkdir -p "$to" "$to.debs" || return 1
+    quietly env -C "$to.debs" apt-get -q -c "$conf" download "$@" || return 1
     for deb in "$to.debs"/*.deb; do quietly dpkg-deb -x "$deb" "$to" || return 1; done
     rm -rf "$to.debs"
 }
@@ -199,10 +197,10 @@ own_libraries() {
     obtain_package patchelf
     # What apt would install on a machine that has nothing.
     quietly apt-get -q -s -c "$conf" --no-install-recommends install "$package" || return 1
-    mapfile -t libs < <(sed -n 's/^Inst \(lib[^ ]*\) .*/\1/p' "$work/log" | sort -u)
+    mapfile -t libs < <(sed -n 's/^Inst \(lib[^ ]*\) .*/\1/p' <<<"$said" | sort -u)
     [ "${#libs[@]}" -gt 0 ] || return 1
     unpack "$tree.libs" "$conf" "${libs[@]}" || return 1
-    mkdir -p "$tree/lib" || return 1
+    quietly mkdir -p "$tree/lib" || return 1
     # One by one: two packages may have the same library.
     while read -r library; do
         quietly cp -a --remove-destination -t "$tree/lib" "$library" || return 1
@@ -222,25 +220,25 @@ put() {
     shift 4
     tree=$work/$name
     unpack "$tree.all" "$conf" "$package" || return 1
-    mkdir -p "$tree/bin" || return 1
+    quietly mkdir -p "$tree/bin" || return 1
     for program in "$@"; do
-        find "$tree.all" -type f -perm -100 \( -path "*bin/$program" -o -path "*/libexec/$program" -o \
-            -path "*/cni/$program" \) -exec cp -t "$tree/bin" {} +
+        quietly find "$tree.all" -type f -perm -100 \( -path "*bin/$program" -o -path "*/libexec/$program" -o \
+            -path "*/cni/$program" \) -exec cp -t "$tree/bin" {} + || return 1
         if [ ! -x "$tree/bin/$program" ]; then
-            echo "$package $version has no program $program" >"$work/log"
+            said="$package $version has no program $program"
             return 1
         fi
     done
     if [ "$package" = qemu-system-x86 ]; then
         # It looks for what it needs where it would be beside its own directory.
         unpack "$tree.all" "$conf" qemu-system-data seabios || return 1
-        mkdir -p "$tree/share" "$tree/lib" || return 1
+        quietly mkdir -p "$tree/share" "$tree/lib" || return 1
         for data in "$tree.all"/usr/share/{qemu,seabios}; do
             quietly cp -a -t "$tree/share" "$data" || return 1
         done
         for data in "$tree.all"/usr/lib/*-linux-*/qemu; do # its modules
             [ -d "$data" ] || continue
-            mkdir -p "$tree/${data#"$tree.all/usr/"}" || return 1
+            quietly mkdir -p "$tree/${data#"$tree.all/usr/"}" || return 1
             quietly cp -a -T "$data" "$tree/${data#"$tree.all/usr/"}" || return 1
         done
     fi
@@ -253,7 +251,7 @@ put() {
     mv "$tree" "$peers/$name" || return 1
     if ! all_run "$peers/$name/bin"; then
         rm -rf "${peers:?}/$name"
-        echo "$package $version does not run on this machine" >"$work/log"
+        said="$package $version does not run on this machine"
         return 1
     fi
 }
@@ -358,18 +356,18 @@ all_work() {
 apt_can() {
     quietly apt-get -q -s --no-install-recommends --no-remove install "$@" || return 1
     # Without --allow-downgrades apt refuses those when it is told yes; -s does not ask.
-    ! grep -q DOWNGRADED "$work/log"
+    ! grep -q DOWNGRADED <<<"$said"
 }
 
 # Why not.
 apt_would() {
     local gone
     quietly apt-get -q -s --no-install-recommends install "$@" || { why; return; }
-    gone=$(sed -n 's/^Remv \([^ ]*\).*/\1/p' "$work/log" | paste -s -d ' ')
+    gone=$(sed -n 's/^Remv \([^ ]*\).*/\1/p' <<<"$said" | paste -s -d ' ')
     if [ -n "$gone" ]; then
         echo "apt would remove $gone"
     else
-        echo "apt would downgrade $(sed -n '/DOWNGRADED/,/^[^ ]/s/^ *//p' "$work/log" | tail -n +2 | paste -s -d ' ')"
+        echo "apt would downgrade $(sed -n '/DOWNGRADED/,/^[^ ]/s/^ *//p' <<<"$said" | tail -n +2 | paste -s -d ' ')"
     fi
 }
 
@@ -416,7 +414,7 @@ unpack_need() {
     own_apt
     version=$(apt-cache -c "$conf" show --no-all-versions "$package" 2>/dev/null | sed -n 's/^Version: //p' | head -n 1)
     if [ -z "$version" ]; then
-        echo "apt knows no package $package" >"$work/log"
+        said="apt knows no package $package"
         return 1
     fi
     # The peers below have QEMUs by their versions; this may be one of them.

@@ -18,11 +18,14 @@ use crate::store::{make_dir, write};
 use prost::Message;
 use protos::task::DeleteResponse;
 use serde::Deserialize;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use task::ProcessId;
 use task::bundle::ExitRecord;
+use task::foreign::{SMALL, read_whole};
 use task::reaper::Reaper;
 
 pub struct Bundles {
@@ -52,7 +55,8 @@ struct Linux {
     gid_mappings: Option<Vec<Mapping>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Mapping {
     #[serde(rename = "containerID")]
     container: u32,
@@ -139,7 +143,7 @@ impl Bundles {
 impl Bundle {
     fn fill(&self, spec: &[u8]) -> Result<(), Failure> {
         let failed = |what: &'static str| io(format!("bundle {}: {what}", self.path.display()));
-        let spec_json: Spec = serde_json::from_slice(spec).unwrap_or_default();
+        let spec_json: Spec = task::json::read_first(spec).unwrap_or_default();
         let mappings = spec_json.linux.unwrap_or_default().gid_mappings;
         let root = mappings
             .unwrap_or_default()
@@ -191,8 +195,9 @@ impl Bundle {
 
     /// The shim that was started here, if one was.
     pub fn shim_path(&self) -> Option<PathBuf> {
-        let path = fs::read_to_string(self.path.join("shim-binary-path")).ok()?;
-        Some(PathBuf::from(path.trim())).filter(|path| path.is_absolute())
+        let path = fs::read(self.path.join("shim-binary-path")).ok()?;
+        let path = OsStr::from_bytes(path.trim_ascii());
+        Some(PathBuf::from(path)).filter(|path| path.is_absolute())
     }
 
     /// # Errors
@@ -204,16 +209,16 @@ impl Bundle {
 
     /// How the shim is reached, by whichever record of it is there.
     pub fn address(&self) -> Option<Address> {
-        if let Ok(json) = fs::read(self.path.join("bootstrap.json"))
-            && let Ok(address) = serde_json::from_slice(&json)
+        if let Ok(json) = read_whole(&self.path.join("bootstrap.json"), SMALL)
+            && let Ok(address) = task::json::read(&json)
         {
             return Some(address);
         }
-        let printed = fs::read(self.start_out()).unwrap_or_default();
+        let printed = read_whole(&self.start_out(), SMALL).unwrap_or_default();
         if let Ok(address) = Address::parse(&printed) {
             return Some(address);
         }
-        Address::parse(&fs::read(self.path.join("address")).ok()?).ok()
+        Address::parse(&read_whole(&self.path.join("address"), SMALL).ok()?).ok()
     }
 
     /// Notes that the shim has deleted the task, and with what status.

@@ -91,6 +91,8 @@ pub struct Journal {
     pub place: Place,
     /// How many records are kept.
     pub max_records: u64,
+    /// How many bytes of them.
+    pub max_size: u64,
     /// How long records are kept.
     pub max_age: Span,
 }
@@ -213,6 +215,7 @@ impl Default for Journal {
         Self {
             place: Place::Run,
             max_records: 100_000,
+            max_size: 32 << 20,
             max_age: Span(Duration::from_secs(168 * 3600)),
         }
     }

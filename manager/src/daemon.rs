@@ -10,18 +10,17 @@ use crate::ledger::Ledger;
 use crate::manager::Manager;
 use crate::sockets::{Kept, Sockets};
 use crate::store::{Store, make_dir};
-use crate::{logger, notify, renewal, sys};
+use crate::{incoming, logger, notify, renewal, sys};
 use nix::sys::signal::Signal;
 use protos::ttrpc::Server;
 use std::cell::{Cell, RefCell};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use task::reaper::Reaper;
 use task::signals::Signals;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnixListenerStream;
 
 /// Why the daemon ended.
 enum End {
@@ -88,7 +87,8 @@ async fn serve(config: Rc<Config>, file: Option<&Path>, sockets: Sockets) -> Res
     let (api, jobs) = Api::new();
     let requests = tokio::task::spawn_local(api::serve(Rc::clone(&manager), jobs));
     let grpc = tonic::transport::Server::builder()
-        .serve_with_incoming(Router::new(api), UnixListenerStream::new(sockets.grpc));
+        .max_concurrent_streams(incoming::CALLS)
+        .serve_with_incoming(Router::new(api), incoming::accept(sockets.grpc));
     let grpc = tokio::task::spawn_local(grpc);
     log::info!("serves {}", config.grpc.address.display());
     notify::ready();
@@ -132,6 +132,7 @@ fn open(
     let dir = config.journal_dir();
     let limits = Limits {
         records: config.journal.max_records,
+        bytes: config.journal.max_size,
         age: config.journal.max_age.0,
         durable: config.journal.place == Place::Disk,
     };
@@ -154,13 +155,12 @@ fn open(
 
 /// Made once, with the kernel's help.
 fn uuid(path: &Path) -> io::Result<String> {
-    if let Ok(uuid) = std::fs::read_to_string(path)
+    if let Ok(uuid) = task::proc::text(path)
         && !uuid.trim().is_empty()
     {
         return Ok(uuid.trim().to_owned());
     }
-    let mut uuid = String::new();
-    std::fs::File::open("/proc/sys/kernel/random/uuid")?.read_to_string(&mut uuid)?;
+    let uuid = task::proc::text("/proc/sys/kernel/random/uuid")?;
     std::fs::write(path, &uuid)?;
     Ok(uuid.trim().to_owned())
 }

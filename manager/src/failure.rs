@@ -29,6 +29,14 @@ pub fn unavailable(text: impl std::fmt::Display) -> Failure {
     Status::new(Code::Unavailable, format!("{text}: unavailable"))
 }
 
+/// A bound of bytes or numbers is reached: see docs/limits.md.
+pub fn exhausted(text: impl std::fmt::Display) -> Failure {
+    Status::new(
+        Code::ResourceExhausted,
+        format!("{text}: resource exhausted"),
+    )
+}
+
 pub fn unimplemented(text: impl std::fmt::Display) -> Failure {
     Status::new(Code::Unimplemented, format!("{text}: not implemented"))
 }

@@ -20,12 +20,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
+use task::foreign::{SMALL, read_head, read_whole};
 use task::reaper::Reaper;
 
 /// The latest version of the shim protocol that we speak.
 const MAX_VERSION: i32 = 3;
 /// How long `delete` may take (shim.go:73-77, and runc's own 10 s for stubborn processes).
 const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// So many shims' dialects are remembered; one that is forgotten is found out anew.
+const DIALECTS: usize = 64;
 
 /// How a shim is reached, in containerd's words (bootstrap.json).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +89,7 @@ impl Address {
                     .unwrap_or_else(ttrpc),
             });
         }
-        if let Ok(json) = serde_json::from_slice::<Self>(printed) {
+        if let Ok(json) = task::json::read::<Self>(printed) {
             return Some(json);
         }
         let text = std::str::from_utf8(printed).ok()?.trim();
@@ -240,9 +244,9 @@ impl Launcher {
                 format!("{} start: no answer in {timeout:?}", shim.display()),
             ));
         };
-        let printed = fs::read(bundle.start_out()).map_err(failed("start.out"))?;
+        let printed = read_head(&bundle.start_out(), SMALL).map_err(failed("start.out"))?;
         if !status.success() {
-            let said = fs::read(bundle.path().join("start.err")).unwrap_or_default();
+            let said = read_head(&bundle.path().join("start.err"), SMALL).unwrap_or_default();
             let said = String::from_utf8_lossy(&said);
             let printed = String::from_utf8_lossy(&printed);
             return Err(unknown(format!(
@@ -280,7 +284,7 @@ impl Launcher {
         if !status.success() {
             return Err(unknown(format!("{} delete: {status}", shim.display())));
         }
-        let bytes = fs::read(&out).map_err(failed("delete.out"))?;
+        let bytes = read_whole(&out, SMALL).map_err(failed("delete.out"))?;
         DeleteResponse::decode(bytes.as_slice())
             .map_err(|e| unknown(format!("{} delete: {e}", shim.display())))
     }
@@ -353,9 +357,11 @@ impl Launcher {
 
     fn learn(&self, shim: &Path, dialect: Dialect) {
         if let Some(identity) = identity(shim) {
-            self.dialects
-                .borrow_mut()
-                .insert(shim.to_owned(), (identity, dialect));
+            let mut dialects = self.dialects.borrow_mut();
+            if dialects.len() >= DIALECTS {
+                dialects.clear();
+            }
+            dialects.insert(shim.to_owned(), (identity, dialect));
         }
     }
 }

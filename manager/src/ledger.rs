@@ -8,10 +8,12 @@
 //! over live events, so a restart knows what the process before it knew.
 
 mod envelope;
+mod room;
 
 pub use envelope::container_of;
 
 use crate::journal::{Record, Started};
+use crate::names::MAX_ID;
 use envelope::{decode, print_of};
 use protos::events::{TaskCreate, TaskDelete, TaskExecStarted, TaskExit, TaskStart};
 use protos::types::Envelope;
@@ -123,6 +125,8 @@ pub struct Ledger {
     deleted: VecDeque<Key>,
     /// With their pids.
     deleted_execs: VecDeque<(Key, String, u32)>,
+    /// How many processes of each namespace there are.
+    known: HashMap<String, usize>,
 }
 
 impl Ledger {
@@ -219,6 +223,9 @@ impl Ledger {
             return;
         };
         let key = |container: String| (envelope.namespace.clone(), container);
+        if container_of(envelope).is_some_and(|id| id.len() > MAX_ID) {
+            return;
+        }
         self.learn(seq, envelope, event);
         if let Some(facts) = container_of(envelope).and_then(|of| self.containers.get_mut(&key(of)))
         {
@@ -250,6 +257,9 @@ impl Ledger {
             topic::TASK_EXIT => {
                 if let Some(event) = decode::<TaskExit>(event) {
                     let exec = process_of(&event).exec_id().to_owned();
+                    if !self.has_room(&key(event.container_id.clone()), &exec) {
+                        return;
+                    }
                     let facts = self.containers.entry(key(event.container_id)).or_default();
                     let process = facts.processes.entry(exec).or_default();
                     if process.pid != event.pid {
@@ -321,16 +331,26 @@ impl Ledger {
     }
 
     fn create(&mut self, key: Key, pid: u32) {
+        if !self.has_room(&key, "") {
+            return;
+        }
         let facts = self.containers.entry(key.clone()).or_default();
         if facts.deleted || facts.init().is_some_and(|init| init.pid != pid) {
+            let execs = facts.processes.keys().filter(|exec| !exec.is_empty());
+            let execs = execs.count();
             *facts = Facts::default();
             self.deleted.retain(|deleted| *deleted != key);
+            self.gone(&key.0, execs);
         }
+        let facts = self.containers.entry(key).or_default();
         facts.created = true;
         facts.processes.entry(String::new()).or_default().pid = pid;
     }
 
     fn start(&mut self, key: Key, exec: String, pid: u32, start_time: u64) {
+        if !self.has_room(&key, &exec) {
+            return;
+        }
         let facts = self.containers.entry(key).or_default();
         let process = facts.processes.entry(exec).or_default();
         if process.pid != pid {
@@ -358,6 +378,7 @@ impl Ledger {
                 .is_some_and(|p| p.deleted && p.pid == pid)
         {
             facts.processes.remove(&exec);
+            self.gone(&key.0, 1);
         }
     }
 
@@ -369,8 +390,9 @@ impl Ledger {
         self.deleted.push_back(key);
         if self.deleted.len() > REMEMBERED
             && let Some(oldest) = self.deleted.pop_front()
+            && let Some(facts) = self.containers.remove(&oldest)
         {
-            self.containers.remove(&oldest);
+            self.gone(&oldest.0, facts.processes.len());
         }
     }
 }

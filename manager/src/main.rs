@@ -8,6 +8,7 @@ mod daemon;
 mod exchange;
 mod failure;
 mod filter;
+mod incoming;
 mod intake;
 mod journal;
 mod launch;
@@ -18,15 +19,16 @@ mod manager;
 mod metrics;
 mod names;
 mod notify;
-mod proc;
 mod publish;
 mod recover;
+mod removal;
 mod renewal;
 mod restart;
 mod shim;
 mod shim_log;
 mod sockets;
 mod store;
+mod subscription;
 mod supervise;
 mod sys;
 mod tasks;
@@ -49,5 +51,7 @@ const REVISION: &str = match option_env!("DUNNAGE_REVISION") {
 };
 
 fn main() -> std::process::ExitCode {
+    // Without /proc nothing will work, and whatever is tried says so.
+    let _ = task::inherited::keep_from_children();
     cli::run()
 }

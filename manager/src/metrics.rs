@@ -7,14 +7,18 @@ use protos::{Any, Message, any, vm};
 use std::fmt::Write;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 
 /// How long a client may take, and how long a shim.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const STATS_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many clients are served at once; others wait.
+const CLIENTS: usize = 16;
 /// The longest request that is read.
 const MAX_REQUEST: usize = 8192;
 
@@ -29,14 +33,16 @@ pub async fn serve(manager: &Rc<Manager>) -> Result<(), String> {
         return Ok(());
     }
     let manager = Rc::clone(manager);
+    let turns = Arc::new(Semaphore::new(CLIENTS));
     if address.starts_with('/') {
         let made = crate::sockets::make_way(Path::new(&address));
         made.map_err(|e| format!("metrics.address: {e}"))?;
         let listener = UnixListener::bind(&address).map_err(failed)?;
         spawn_local(async move {
             loop {
+                let turn = Arc::clone(&turns).acquire_owned().await;
                 match listener.accept().await {
-                    Ok((stream, _)) => drop(spawn_local(answer(Rc::clone(&manager), stream))),
+                    Ok((stream, _)) => drop(spawn_local(answer(Rc::clone(&manager), stream, turn))),
                     Err(e) => refused(&e).await,
                 }
             }
@@ -45,8 +51,9 @@ pub async fn serve(manager: &Rc<Manager>) -> Result<(), String> {
         let listener = TcpListener::bind(&address).await.map_err(failed)?;
         spawn_local(async move {
             loop {
+                let turn = Arc::clone(&turns).acquire_owned().await;
                 match listener.accept().await {
-                    Ok((stream, _)) => drop(spawn_local(answer(Rc::clone(&manager), stream))),
+                    Ok((stream, _)) => drop(spawn_local(answer(Rc::clone(&manager), stream, turn))),
                     Err(e) => refused(&e).await,
                 }
             }
@@ -61,7 +68,8 @@ async fn refused(e: &std::io::Error) {
     tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
-async fn answer(manager: Rc<Manager>, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+/// `turn` ends with it.
+async fn answer<T>(manager: Rc<Manager>, mut stream: impl AsyncRead + AsyncWrite + Unpin, turn: T) {
     let exchange = async {
         let mut request = Vec::new();
         let mut part = [0; 512];
@@ -79,6 +87,7 @@ async fn answer(manager: Rc<Manager>, mut stream: impl AsyncRead + AsyncWrite + 
         let _ = stream.shutdown().await;
     };
     let _ = tokio::time::timeout(TIMEOUT, exchange).await;
+    drop(turn);
 }
 
 /// Families in the order they are first told of.
@@ -118,6 +127,7 @@ async fn text(manager: &Rc<Manager>) -> String {
         ("dunnage_events_received_total", counters.received.get()),
         ("dunnage_events_duplicate_total", counters.duplicates.get()),
         ("dunnage_events_conflicting_total", counters.conflicts.get()),
+        ("dunnage_subscribers_behind_total", exchange.behind.get()),
         ("dunnage_events_delivered_total", exchange.delivered.get()),
         ("dunnage_events_replayed_total", exchange.replayed.get()),
         ("dunnage_oom_total", counters.ooms.get()),

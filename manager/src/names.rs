@@ -2,7 +2,8 @@
 
 use crate::failure::{Failure, invalid};
 
-const MAX_ID: usize = 76;
+/// The longest id, in bytes.
+pub const MAX_ID: usize = 76;
 const MAX_LABEL: usize = 4096;
 /// How much of a label's key an error repeats.
 const SHOWN_KEY: usize = 64;

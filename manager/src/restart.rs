@@ -1,4 +1,4 @@
-//! Restart policies, by containerd's labels: a container that has ended is started again.
+//! Restart policies, by containerd's labels: a container that has ended is started again, or goes.
 //!
 //! containerd looks every ten seconds; here an exit is acted upon at once, and the pause doubles
 //! with each restart until the container has run for a while.
@@ -7,6 +7,7 @@ use crate::config::Restart;
 use crate::failure::Failure;
 use crate::ledger::{Exit, Key};
 use crate::manager::Manager;
+use crate::removal;
 use crate::store::Labels;
 use protos::Code;
 use protos::services::containers::v1::Container;
@@ -112,6 +113,13 @@ fn found_stopped(manager: &Manager) -> Vec<(Key, Option<u32>)> {
 
 fn consider(manager: &Rc<Manager>, pauses: &Rc<Pauses>, key: Key, status: Option<u32>) {
     let container = manager.store.container(&key.0, &key.1);
+    if container
+        .as_ref()
+        .is_ok_and(|it| removal::is_wanted(&it.labels))
+    {
+        tokio::task::spawn_local(removal::remove(Rc::clone(manager), key));
+        return;
+    }
     if !container.is_ok_and(|it| wants_restart(&it.labels, status)) {
         pauses.0.borrow_mut().remove(&key);
         return;
@@ -187,7 +195,7 @@ async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Resu
 /// What its spec says.
 pub fn has_terminal(container: &Container) -> bool {
     let spec = container.spec.as_ref().map_or(&[][..], |spec| &spec.value);
-    let spec: serde_json::Value = serde_json::from_slice(spec).unwrap_or_default();
+    let spec: serde_json::Value = task::json::read_first(spec).unwrap_or_default();
     spec["process"]["terminal"] == true
 }
 

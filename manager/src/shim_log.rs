@@ -1,10 +1,15 @@
-//! The log FIFO of a bundle: made before the shim starts, and copied to our own log.
+//! The log FIFO of a bundle: made before the shim starts, and copied to our own log, line by line.
+//!
+//! A shim that writes more than its share loses lines, and is never held up.
 
 use crate::bundles::Bundle;
 use crate::failure::{Failure, io};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use protos::text;
 use std::io::Write;
+use std::time::Instant;
+use task::quota::Quota;
 use tokio::net::unix::pipe::{OpenOptions, Receiver};
 use tokio::task::AbortHandle;
 
@@ -25,24 +30,100 @@ pub fn open(bundle: &Bundle) -> Result<AbortHandle, Failure> {
         .read_write(true)
         .open_receiver(&path)
         .map_err(failed())?;
-    Ok(tokio::task::spawn_local(drain(receiver)).abort_handle())
+    let lines = Lines {
+        of: format!("{}/{}", bundle.namespace, bundle.id),
+        begun: Vec::new(),
+        quota: Quota::new(),
+    };
+    Ok(tokio::task::spawn_local(drain(receiver, lines)).abort_handle())
 }
 
-async fn drain(receiver: Receiver) {
+async fn drain(receiver: Receiver, mut lines: Lines) {
     while receiver.readable().await.is_ok() {
-        copy(&receiver);
+        copy(&receiver, &mut lines);
     }
 }
 
 /// Apart, so that the buffer is on the stack only while there is something to copy.
-fn copy(receiver: &Receiver) {
+fn copy(receiver: &Receiver, lines: &mut Lines) {
     /// So many reads at a time: a shim that never stops must not stop us.
     const TURN: usize = 16;
     let mut buffer = [0; 4096];
     for _ in 0..TURN {
         match receiver.try_read(&mut buffer) {
-            Ok(n @ 1..) => drop(std::io::stderr().write_all(&buffer[..n])),
+            Ok(n @ 1..) => lines.copy(&buffer[..n], Instant::now(), &mut std::io::stderr()),
             _ => return,
         }
+    }
+}
+
+/// What a shim logs, cut into lines of at most [`text::MAX`] bytes.
+struct Lines {
+    /// Namespace and container, for our own log.
+    of: String,
+    /// A line whose end has not come.
+    begun: Vec<u8>,
+    quota: Quota,
+}
+
+impl Lines {
+    fn copy(&mut self, bytes: &[u8], now: Instant, to: &mut impl Write) {
+        for part in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let room = text::MAX.saturating_sub(self.begun.len());
+            self.begun.extend_from_slice(&part[..part.len().min(room)]);
+            if !part.ends_with(b"\n") {
+                continue;
+            }
+            let mut line = std::mem::take(&mut self.begun);
+            if !line.ends_with(b"\n") {
+                line.push(b'\n');
+            }
+            let Some(missed) = self.quota.take(line.len(), now) else {
+                continue;
+            };
+            if missed > 0 {
+                log::warn!(
+                    "{}: {missed} lines of its shim's log were left out",
+                    self.of
+                );
+            }
+            let line = String::from_utf8_lossy(&line);
+            // Nobody is left who could be told.
+            let _ = to.write_all(task::printable(&line).as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn lines_are_copied_whole_and_no_more_than_a_shims_share() {
+        let mut lines = Lines {
+            of: "n/c".into(),
+            begun: Vec::new(),
+            quota: Quota::new(),
+        };
+        let (mut out, now) = (Vec::new(), Instant::now());
+        lines.copy(b"one\ntw", now, &mut out);
+        assert_eq!(out, b"one\n");
+        lines.copy(b"o\n", now, &mut out);
+        assert_eq!(out, b"one\ntwo\n");
+        out.clear();
+        for _ in 0..100 {
+            lines.copy(&[b'x'; 4096], now, &mut out);
+        }
+        lines.copy(b"\nnext\n", now, &mut out);
+        assert_eq!(out.len(), text::MAX + 1 + 5);
+        out.clear();
+        for _ in 0..100_000 {
+            lines.copy(b"level=error msg=\"the guest says so\"\n", now, &mut out);
+        }
+        assert!(out.len() <= 256 << 10, "{}", out.len());
+        out.clear();
+        lines.copy(b"later\n", now + Duration::from_secs(1), &mut out);
+        assert_eq!(out, b"later\n");
     }
 }

@@ -15,7 +15,7 @@ use protos::services::tasks::v1::CreateTaskRequest;
 use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 pub type Labels = HashMap<String, String>;
@@ -208,10 +208,16 @@ fn missing(namespace: &str, id: &str) -> Failure {
 /// # Errors
 /// From mkdir(2).
 pub fn make_dir(path: &Path) -> std::io::Result<()> {
+    const MODE: u32 = 0o711;
+    if path.is_dir() {
+        return Ok(());
+    }
     fs::DirBuilder::new()
         .recursive(true)
-        .mode(0o711)
-        .create(path)
+        .mode(MODE)
+        .create(path)?;
+    // Whatever the umask: clients of another user must be able to go through.
+    fs::set_permissions(path, fs::Permissions::from_mode(MODE))
 }
 
 /// Replaces a file in one step.

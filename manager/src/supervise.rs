@@ -15,8 +15,8 @@ use crate::failure::Failure;
 use crate::ledger::{Key, Origin};
 use crate::manager::Manager;
 use crate::shim::Shim;
+use crate::sys;
 use crate::tasks::Task;
-use crate::{proc, sys};
 use protos::task::DeleteResponse;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -115,7 +115,7 @@ impl Manager {
             .and_then(|facts| facts.init())
             .filter(|init| init.pid == task.pid.get())
             .map_or(0, |init| init.start_time);
-        task.pid.get() != 0 && proc::is_alive(task.pid.get(), start_time)
+        task.pid.get() != 0 && task::proc::is_alive(task.pid.get(), start_time)
     }
 
     /// Cleans up after a dead shim and makes sure that all exits of the task are published.
@@ -124,7 +124,7 @@ impl Manager {
         let pid = task.pid.get();
         self.publish_record(task);
         let was_alive = self.init_is_alive(task);
-        let is_ours = proc::parent(pid) == Some(std::process::id());
+        let is_ours = task::proc::parent(pid) == Some(std::process::id());
         let answer = self.launcher.delete(&task.bundle).await;
         if let Err(e) = &answer {
             log::error!("{}/{}: {e}", key.0, key.1);
@@ -206,7 +206,8 @@ impl Manager {
         let process = ledger
             .facts(&task.key)
             .and_then(|facts| facts.processes.get(exec));
-        let process = process.filter(|p| p.exit.is_none() && proc::is_alive(p.pid, p.start_time));
+        let process =
+            process.filter(|p| p.exit.is_none() && task::proc::is_alive(p.pid, p.start_time));
         sys::kill(process.ok_or_else(ended)?.pid, signal).map_err(|_| ended())
     }
 }

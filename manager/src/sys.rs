@@ -67,6 +67,29 @@ pub fn lock(file: &File) -> io::Result<()> {
     }
 }
 
+/// Locks `file` (flock(2)) beside all others that do this, and until it is closed everywhere.
+///
+/// # Errors
+/// From the kernel: EWOULDBLOCK if somebody has [`lock`].
+pub fn lock_shared(file: &File) -> io::Result<()> {
+    // SAFETY: takes two numbers; the fd is open for as long as the file is borrowed.
+    match unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_SH | libc::LOCK_NB) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Ends this process as SIGPIPE does (signal(7)), which Rust has writes fail instead of.
+pub fn end_by_sigpipe() -> ! {
+    // SAFETY: all take numbers; the first thread of a pid namespace survives the signal, and then
+    // _exit ends it with the code that a shell would tell.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::raise(libc::SIGPIPE);
+        libc::_exit(128 + libc::SIGPIPE)
+    }
+}
+
 /// One malloc arena, and memory given back early (mallopt(3)).
 pub fn keep_heap_small() {
     // SAFETY: sets two tunables of the allocator, before any other thread exists.

@@ -267,7 +267,7 @@ impl Manager {
             container: key.1.clone(),
             exec: exec.to_owned(),
             pid: response.pid,
-            start_time: crate::proc::start_time(response.pid).unwrap_or(0),
+            start_time: task::proc::started(response.pid).unwrap_or(0),
         };
         self.intake.started(started);
         self.intake.synced().await;

@@ -7,6 +7,7 @@
 pub mod any;
 pub mod mux;
 pub mod status;
+pub mod text;
 pub mod topic;
 pub mod ttrpc;
 

@@ -1,5 +1,6 @@
 //! The status a call ends with: gRPC's codes and a text.
 
+use crate::text;
 use std::fmt;
 
 /// gRPC status codes (google/rpc/code.proto), as ttrpc carries them.
@@ -60,15 +61,17 @@ impl From<i32> for Code {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     pub code: Code,
+    /// At most [`text::MAX`] bytes.
     pub message: String,
 }
 
 impl Status {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
+        let mut message = message.into();
+        if message.len() > text::MAX {
+            message = text::cut(&message, text::MAX).into_owned();
         }
+        Self { code, message }
     }
 
     /// The caller's deadline passed; Go's words.
@@ -101,5 +104,12 @@ mod tests {
         }
         assert_eq!(Code::from(99), Code::Unknown);
         assert_eq!(Code::from(-1), Code::Unknown);
+    }
+
+    /// What a runtime or a guest says may be of any length.
+    #[test]
+    fn a_text_has_a_bound() {
+        let status = Status::new(Code::Unknown, "x".repeat(1 << 20));
+        assert!(status.message.len() <= text::MAX);
     }
 }

@@ -29,7 +29,7 @@ pub async fn choose(config: &Config, image: &Image, reaper: &Reaper) -> Accel {
     }
     let kernel = fs::canonicalize(&image.kernel).unwrap_or_else(|_| image.kernel.clone());
     let about = format!("{} {}", config.qemu.display(), kernel.display());
-    let cached = fs::read_to_string(CACHE).unwrap_or_default();
+    let cached = task::proc::text(CACHE).unwrap_or_default();
     match cached.split_once(' ') {
         Some(("kvm", what)) if what == about => return Accel::Kvm,
         Some(("tcg", what)) if what == about => return Accel::Tcg,

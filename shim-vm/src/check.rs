@@ -28,6 +28,7 @@ const ID: &str = "check";
 /// # Errors
 /// What is missing, or does not work.
 pub fn check() -> Result<String, String> {
+    task::inherited::keep_from_children().map_err(|e| format!("inherited files: {e}"))?;
     share::own_mounts().map_err(|e| format!("mount namespace: {e}: is this root?"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -47,6 +48,7 @@ pub fn check() -> Result<String, String> {
 
 /// A bundle whose container says this program's version.
 fn make(bundle: &Path) -> io::Result<()> {
+    crate::place::make_run()?;
     let root = bundle.join("rootfs");
     for dir in ["dev", "proc", "sys"] {
         fs::create_dir_all(root.join(dir))?;

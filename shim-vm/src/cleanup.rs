@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use task::ProcessId;
 use task::aside;
 use task::bundle::{Bundle, read_pid};
+use task::json;
 use task::reaper::Reaper;
 
 /// The status of a container that had to be killed.
@@ -57,7 +58,7 @@ async fn run_poststop(id: &str, bundle: &Bundle, reaper: &Reaper) {
         return;
     }
     let config = std::fs::read(bundle.path().join("config.json"));
-    let Ok(mut spec) = serde_json::from_slice(&config.unwrap_or_default()) else {
+    let Ok(mut spec) = json::read_first(&config.unwrap_or_default()) else {
         return;
     };
     let Ok(hooks) = Hooks::take(&mut spec) else {

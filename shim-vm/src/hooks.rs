@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use task::json;
 use task::reaper::Reaper;
 use task::runtime::command::{self, Streams};
 
@@ -76,12 +77,12 @@ impl Hooks {
     /// in the container's namespaces.
     pub fn take(spec: &mut Value) -> Result<Self, Refusal> {
         let mut nothing = Map::new();
-        let all = spec["hooks"].as_object_mut().unwrap_or(&mut nothing);
+        let all = spec.get_mut("hooks").and_then(Value::as_object_mut);
+        let all = all.unwrap_or(&mut nothing);
         let mut list = |kind: &str| {
             let list = all.remove(kind).unwrap_or_default();
-            let parsed: Result<Option<Vec<Hook>>, _> = serde_json::from_value(list);
-            let parsed = parsed.map_err(|e| Refusal::Broken(format!("hooks.{kind}: {e}")))?;
-            Ok(parsed.unwrap_or_default())
+            let parsed = json::of_value::<Vec<Hook>>(&list);
+            parsed.map_err(|e| Refusal::Broken(format!("hooks.{kind}: {e}")))
         };
         let create = [list("prestart")?, list("createRuntime")?].concat();
         let (poststart, poststop) = (list("poststart")?, list("poststop")?);

@@ -108,7 +108,7 @@ fn directories(config: &Config) -> Result<Vec<PathBuf>, String> {
 }
 
 fn check(path: &Path) -> Result<Facts, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
+    let text = task::proc::text(path).map_err(|e| e.to_string())?;
     let facts: Facts = toml::from_str(&text).map_err(|e| e.to_string())?;
     for (key, theirs, ours) in [
         ("agent", &facts.agent, AGENT.0),

@@ -123,7 +123,8 @@ impl shim::Daemon for Service {
 }
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args = std::env::args_os().skip(1);
+    let args: Vec<String> = args.map(|arg| arg.to_string_lossy().into_owned()).collect();
     let done = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["fsd", dir] => fsd::serve(dir).map(|()| String::new()),
         ["check"] => check::check(),

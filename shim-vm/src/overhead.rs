@@ -5,7 +5,6 @@ use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use protos::Message;
 use protos::vm::{Host, Metrics, Process};
-use std::fs;
 use std::io;
 use task::aside;
 
@@ -31,7 +30,7 @@ pub async fn of(vm: &Vm) -> Vec<u8> {
 /// # Errors
 /// If there is no such process, or it may not be looked at.
 fn process(pid: u32) -> io::Result<Process> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let maps = task::proc::text(format!("/proc/{pid}/smaps_rollup"))?;
     let none = || io::Error::new(io::ErrorKind::InvalidData, "no Pss");
     let clock = clock_getcpuclockid(Pid::from_raw(pid.cast_signed()))?;
     let used = clock_gettime(clock)?;

@@ -6,12 +6,16 @@ use sha2::{Digest, Sha256};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use task::proc::started;
 use task::sys;
 use tokio::io::Interest;
 
+/// What is ours on this machine, `dunnage`'s too, whose clients must be able to go through it.
+const RUN: &str = "/run/dunnage";
+const RUN_MODE: u32 = 0o711;
 /// Where VMs are.
 const ROOT: &str = "/run/dunnage/vm";
 const PROCESSES: &str = "processes.json";
@@ -28,12 +32,25 @@ pub fn of(namespace: &str, id: &str) -> PathBuf {
     Path::new(ROOT).join(name)
 }
 
+/// Makes [`RUN`], if nobody has: its mode is the same whoever comes first, and whatever the umask.
+///
+/// # Errors
+/// If it can't be made.
+pub fn make_run() -> io::Result<()> {
+    match fs::DirBuilder::new().mode(RUN_MODE).create(RUN) {
+        Ok(()) => fs::set_permissions(RUN, fs::Permissions::from_mode(RUN_MODE)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
 /// Makes it, empty.
 ///
 /// # Errors
 /// If it can't be made.
 pub fn make(dir: &Path) -> io::Result<()> {
     let _ = fs::remove_dir_all(dir);
+    make_run()?;
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(dir)
 }
@@ -103,12 +120,6 @@ async fn gone(pidfd: OwnedFd) -> io::Result<()> {
         Ok(ready) => ready.map(drop),
         Err(_) => Err(io::Error::other("a process of the VM can't be killed")),
     }
-}
-
-fn started(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(19)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -270,7 +270,7 @@ fn append(accel: Accel, kernel: Abilities, khz: u64) -> String {
 
 /// How fast the host's processor counts, in kHz; any plausible number will do.
 fn host_khz() -> u64 {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let info = task::proc::text("/proc/cpuinfo").unwrap_or_default();
     let mhz = info
         .lines()
         .find_map(|line| line.strip_prefix("cpu MHz")?.split_once(':'))

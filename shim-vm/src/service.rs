@@ -256,6 +256,7 @@ impl Service {
             stderr: request.stderr.clone(),
             terminal: request.terminal,
         };
+        task::stdio::check_lengths(&exec_id, &paths)?;
         let (ends, names) = Ends::open(container.vm.link(), &paths);
         let process = Process::new(exec_id.clone(), paths, ends);
         // Before the guest tells of it.

@@ -11,6 +11,7 @@ use crate::share::guest_rootfs;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use task::json;
 
 /// Every runtime of version 1 takes it.
 const OCI_VERSION: &str = "1.0.2";
@@ -74,8 +75,8 @@ pub struct Anchor {
 /// # Errors
 /// If it is none, or asks for what a VM can't give.
 pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Translated, Refusal> {
-    let mut spec: Value =
-        serde_json::from_slice(config).map_err(|e| Refusal::Broken(e.to_string()))?;
+    let mut spec: Value = json::read_first(config).map_err(|e| Refusal::Broken(e.to_string()))?;
+    are_objects(&spec)?;
     let hooks = Hooks::take(&mut spec)?;
     let root = spec["root"]["path"].as_str().unwrap_or("rootfs").into();
     if !spec["root"].is_object() {
@@ -114,6 +115,19 @@ pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Tran
         hooks,
         wanted,
     })
+}
+
+/// What parts are put into must take them.
+fn are_objects(spec: &Value) -> Result<(), Refusal> {
+    if !spec.is_object() {
+        return Err(Refusal::Broken("is no object".into()));
+    }
+    let parts = ["root", "process", "linux", "hooks"];
+    let other = |part: &&&str| !matches!(spec[**part], Value::Null | Value::Object(_));
+    match parts.iter().find(other) {
+        Some(part) => Err(Refusal::Broken(format!("{part}: is no object"))),
+        None => Ok(()),
+    }
 }
 
 /// Without a source of the host's, a mount has nothing of it.

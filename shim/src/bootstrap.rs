@@ -214,14 +214,14 @@ fn join_cgroup(cgroup: &str, daemon: u32) -> Result<()> {
 /// the daemon keeps the one it has.
 fn adjust_oom_score(daemon: u32) {
     let score = |pid: i32| -> Option<i32> {
-        fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))
+        task::proc::text(format!("/proc/{pid}/oom_score_adj"))
             .ok()?
             .trim()
             .parse()
             .ok()
     };
     if let Some(parent) = score(getppid().as_raw()) {
-        let adjusted = (parent + 1).min(1000).to_string();
+        let adjusted = parent.saturating_add(1).min(1000).to_string();
         let _ = fs::write(format!("/proc/{daemon}/oom_score_adj"), adjusted);
     }
 }
@@ -251,7 +251,7 @@ mod tests {
     /// B30.
     #[test]
     fn the_first_group_annotation_wins() {
-        let spec = |json| serde_json::from_str::<Spec>(json).unwrap();
+        let spec = |json| task::json::read::<Spec>(str::as_bytes(json)).unwrap();
         let both = spec(
             r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod","io.containerd.runc.v2.group":"g"}}"#,
         );

@@ -38,7 +38,7 @@ pub fn delete(shim: &dyn Shim, flags: &Flags) -> Result<()> {
 /// The dead shim's socket is nobody's; a live one's has another owner. A `start` that was killed
 /// may have left one that no file names.
 fn remove_socket(flags: &Flags, bundle: &Bundle) {
-    let named = fs::read_to_string(bundle.path().join("address")).ok();
+    let named = task::proc::text(bundle.path().join("address")).ok();
     if let Some(path) = named.and_then(|address| socket::path_of(address.trim())) {
         socket::remove_if_dead(&path);
     }

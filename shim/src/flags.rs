@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+/// The action that is an operator's, not containerd's.
+pub const UPGRADE: &str = "upgrade";
+
 /// What containerd, or an operator, asked for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Flags {
@@ -66,27 +69,32 @@ pub fn usage(program: &str) -> String {
 
 impl Flags {
     /// Parses the arguments after the program's name: `-x v`, `--x v`, `-x=v`; switches alone or
-    /// with `=true` or `=false`. Flags end at the first argument that is none, or at `--`.
+    /// with `=true` or `=false`. Flags end at the first argument that is none, or at `--`; what
+    /// follows is nobody's, as with Go's shim. Only `upgrade`, which is an operator's to type,
+    /// has flags behind it too, and nothing else: a word too much, or a variable that is empty,
+    /// must not make it every shim's.
     ///
     /// # Errors
     /// [`Stop::Bad`] names the flag.
     pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Self, Stop> {
         let mut flags = Self::default();
         let mut args = args.into_iter();
+        let mut empty = None;
         while let Some(arg) = args.next() {
-            let Some(body) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')) else {
-                flags.action = arg;
-                break;
-            };
-            if body.is_empty() {
+            let is_flag = arg.starts_with('-') && arg != "-";
+            if flags.action == UPGRADE && (!is_flag || arg == "--") {
+                return Err(Stop::Bad(format!("{UPGRADE} takes no argument: {arg:?}")));
+            }
+            if !is_flag || arg == "--" {
                 // "--" ends the flags, "-" is an argument.
-                flags.action = if arg == "-" {
-                    arg
-                } else {
-                    args.next().unwrap_or_default()
-                };
+                let action = if is_flag { args.next() } else { Some(arg) };
+                flags.action = action.unwrap_or_default();
+                if flags.action == UPGRADE {
+                    continue;
+                }
                 break;
             }
+            let body = arg.strip_prefix("--").unwrap_or(&arg[1..]);
             let (name, value) = match body.split_once('=') {
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => (body, None),
@@ -95,11 +103,19 @@ impl Flags {
                 Target::Text(text) => {
                     let missing = || Stop::Bad(format!("flag needs an argument: -{name}"));
                     *text = value.or_else(|| args.next()).ok_or_else(missing)?;
+                    if text.is_empty() {
+                        empty = Some(name.to_owned());
+                    }
                 }
                 Target::Switch(switch) => *switch = parse_switch(name, value.as_deref())?,
             }
         }
-        Ok(flags)
+        match empty {
+            Some(name) if flags.action == UPGRADE => {
+                Err(Stop::Bad(format!("{UPGRADE}: -{name} is empty")))
+            }
+            _ => Ok(flags),
+        }
     }
 
     fn target(&mut self, name: &str) -> Option<Target<'_>> {
@@ -174,5 +190,26 @@ mod tests {
             "invalid boolean value \"x\" for -debug: parse error"
         );
         assert_eq!(parse("-h"), Err(Stop::Help));
+    }
+
+    #[test]
+    fn upgrade_takes_flags_on_both_sides_and_nothing_else() {
+        let flags = parse("-namespace n upgrade -id=i").unwrap();
+        assert_eq!((flags.namespace.as_str(), flags.id.as_str()), ("n", "i"));
+        assert_eq!(flags.action, UPGRADE);
+        assert_eq!(parse("-- upgrade -id i").unwrap().id, "i");
+        assert_eq!(parse("upgrade --help"), Err(Stop::Help));
+        for (line, why) in [
+            ("upgrade web", "upgrade takes no argument: \"web\""),
+            ("upgrade -- -id i", "upgrade takes no argument: \"--\""),
+            ("upgrade -", "upgrade takes no argument: \"-\""),
+            ("upgrade -n x", "flag provided but not defined: -n"),
+            ("upgrade -namespace=", "upgrade: -namespace is empty"),
+            ("-id= upgrade", "upgrade: -id is empty"),
+        ] {
+            assert_eq!(parse(line), Err(Stop::Bad(why.into())), "{line}");
+        }
+        // Go's flag package stops at the first word.
+        assert_eq!(parse("start -id i x").unwrap().id, "");
     }
 }

@@ -79,7 +79,11 @@ pub trait Shim {
 /// Runs the command that the arguments name; the exit code is for containerd.
 pub fn run(shim: &dyn Shim) -> ExitCode {
     sys::keep_heap_small();
-    let mut args = std::env::args();
+    if let Err(e) = task::inherited::keep_from_children() {
+        warn(&format!("inherited files: {e}"));
+    }
+    let args = std::env::args_os();
+    let mut args = args.map(|arg| arg.to_string_lossy().into_owned());
     let program = args.next().unwrap_or_default();
     let program = program.rsplit('/').next().unwrap_or_default();
     let flags = match Flags::parse(args) {
@@ -117,7 +121,7 @@ fn command(shim: &dyn Shim, program: &str, flags: &Flags) -> Result<()> {
         return print(&shim.info(options)?.encode_to_vec());
     }
     match flags.action.as_str() {
-        "upgrade" => return fleet::upgrade(program, flags),
+        flags::UPGRADE => return fleet::upgrade(program, flags),
         "handover-check" => return upgrade::answer_check(),
         _ => {}
     }
@@ -169,5 +173,5 @@ pub fn warn(text: &str) {
 }
 
 fn complain(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
+    let _ = io::stderr().write_all(task::printable(text).as_bytes());
 }

@@ -3,16 +3,17 @@
 //! A bundle may lie on a disk: a loop does what is here that touches files aside.
 
 use crate::error::{Error, Result};
+pub use crate::foreign::read_pid;
+use crate::foreign::{SMALL, SPEC, read_whole};
+use crate::json;
 use crate::process::ProcessId;
 use crate::runtime::Options;
-use protos::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 /// The directory that containerd made for one container.
 #[derive(Clone, Debug)]
@@ -137,12 +138,11 @@ impl Bundle {
     /// If options.json is there and does not parse, or a file can't be read.
     pub fn read_options(&self) -> Result<Options> {
         let path = self.path.join("options.json");
-        let mut options = match read_if_there(&path)?.filter(|json| !json.is_empty()) {
+        let mut options = match read_if_there(&path, SPEC)?.filter(|json| !json.is_empty()) {
             None => Options::default(),
-            Some(json) => serde_json::from_slice(&json)
-                .map_err(|e| Error::io("parse", &path)(io::Error::from(e)))?,
+            Some(json) => json::read(&json).map_err(|e| Error::io("parse", &path)(e.into()))?,
         };
-        if let Some(name) = read_if_there(&self.path.join("runtime"))?
+        if let Some(name) = read_if_there(&self.path.join("runtime"), SMALL)?
             && let Ok(name) = String::from_utf8(name)
             && !name.is_empty()
         {
@@ -174,13 +174,11 @@ impl Bundle {
     /// If the record is there and can't be read.
     pub fn read_exit(&self, process: &ProcessId) -> Result<Option<ExitRecord>> {
         let path = self.exit_record(process);
-        let Some(json) = read_if_there(&path)? else {
+        let Some(json) = read_if_there(&path, SMALL)? else {
             return Ok(None);
         };
-        let record = serde_json::from_slice(&json);
-        record
-            .map(Some)
-            .map_err(|e| Error::io("parse", &path)(io::Error::from(e)))
+        let record = json::read(&json).map(Some);
+        record.map_err(|e| Error::io("parse", &path)(e.into()))
     }
 
     /// Forgets the exit of a process that is deleted.
@@ -194,8 +192,8 @@ impl Bundle {
     /// If config.json is missing, unreadable or not an OCI spec.
     pub fn read_spec(&self) -> Result<Spec> {
         let path = self.path.join("config.json");
-        let json = fs::read(&path).map_err(Error::io("open", &path))?;
-        serde_json::from_slice(&json).map_err(|e| Error::io("parse", &path)(io::Error::from(e)))
+        let json = read_whole(&path, SPEC).map_err(Error::io("open", &path))?;
+        json::read_first(&json).map_err(|e| Error::io("parse", &path)(io::Error::from(e)))
     }
 
     fn write(&self, name: &str, content: &[u8]) -> Result<()> {
@@ -236,63 +234,38 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     io::Write::write_all(&mut file, content)
 }
 
-/// The pid in a file that the OCI runtime wrote.
-///
-/// # Errors
-/// If the file is missing or holds no pid.
-pub fn read_pid(path: &Path) -> Result<u32> {
-    let text = fs::read_to_string(path).map_err(Error::io("open", path))?;
-    let pid = text
-        .trim()
-        .parse()
-        .ok()
-        .filter(|&pid| pid > 0 && pid <= i32::MAX.cast_unsigned());
-    pid.ok_or_else(|| Error::Refused(format!("{}: {text:?} is no pid", path.display())))
-}
-
-/// The pid in a file that the OCI runtime wrote, and when it did; see [`read_pid`], [`written_at`].
-///
-/// # Errors
-/// If the file is missing or holds no pid.
-pub fn read_made(path: &Path) -> Result<(u32, Option<Timestamp>)> {
-    let pid = read_pid(path)?;
-    Ok((pid, written_at(path).map(Into::into)))
-}
-
-/// When a file was written, to a tick of the kernel's clock; `None` if it is gone.
-pub fn written_at(path: &Path) -> Option<SystemTime> {
-    fs::metadata(path).and_then(|file| file.modified()).ok()
-}
-
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+fn read_if_there(path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
+    match read_whole(path, most) {
         Ok(content) => Ok(Some(content)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("open", path)(e)),
     }
 }
 
-/// A config.json, as far as a shim reads it (OCI runtime-spec config.md).
+/// A config.json, as far as a shim reads it (OCI runtime-spec config.md). As Go's shim, it insists
+/// on annotations that are texts; all else is the OCI runtime's to refuse.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Spec {
     pub annotations: Option<HashMap<String, String>>,
+    #[serde(deserialize_with = "json::lenient")]
     linux: Option<Linux>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Linux {
-    #[serde(rename = "cgroupsPath")]
+    #[serde(rename = "cgroupsPath", deserialize_with = "json::lenient")]
     cgroups_path: Option<String>,
+    #[serde(deserialize_with = "json::lenient")]
     namespaces: Option<Vec<Namespace>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct Namespace {
     #[serde(rename = "type")]
     kind: String,
-    #[serde(default)]
     path: String,
 }
 
@@ -325,7 +298,7 @@ mod tests {
     use super::*;
 
     fn spec(json: &str) -> Spec {
-        serde_json::from_str(json).unwrap()
+        json::read(json.as_bytes()).unwrap()
     }
 
     #[test]
@@ -368,15 +341,11 @@ mod tests {
             exited_at: (1, 2),
         };
         bundle.write_exit(&init, &record).unwrap();
-        bundle
-            .write_exit(
-                &exec,
-                &ExitRecord {
-                    pid: 8,
-                    ..record.clone()
-                },
-            )
-            .unwrap();
+        let other = ExitRecord {
+            pid: 8,
+            ..record.clone()
+        };
+        bundle.write_exit(&exec, &other).unwrap();
         assert_eq!(bundle.read_exit(&init).unwrap(), Some(record));
         bundle.remove_exit(&exec);
         assert_eq!(bundle.read_exit(&exec).unwrap(), None);
@@ -390,25 +359,24 @@ mod tests {
         );
     }
 
+    /// Whoever wrote it: a file without an end is refused, not read.
     #[test]
-    fn a_pid_file_holds_a_pid() {
+    fn files_of_others_are_read_to_a_bound() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("init.pid");
-        assert!(
-            read_pid(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("init.pid")
-        );
-        for (text, pid) in [
-            ("17", Some(17)),
-            ("17\n", Some(17)),
-            ("0", None),
-            ("-1", None),
-            ("", None),
-        ] {
-            fs::write(&path, text).unwrap();
-            assert_eq!(read_pid(&path).ok(), pid, "{text:?}");
+        let bundle = Bundle::new(dir.path());
+        fs::create_dir(dir.path().join("exits")).unwrap();
+        for name in ["init.pid", "options.json", "exits/init.json", "config.json"] {
+            let file = fs::File::create(dir.path().join(name)).unwrap();
+            file.set_len(1 << 40).unwrap();
+        }
+        let said = [
+            read_pid(&bundle.pid(&ProcessId::Init)).map(drop),
+            bundle.read_options().map(drop),
+            bundle.read_exit(&ProcessId::Init).map(drop),
+            bundle.read_spec().map(drop),
+        ];
+        for said in said.map(|said| said.unwrap_err().to_string()) {
+            assert!(said.contains("longer than"), "{said}");
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::rootfs;
 use crate::runtime::{Checkpoint, Options, Runtime};
 use crate::service::Engine;
 use crate::state::State;
-use crate::stdio::Paths;
+use crate::stdio::{Paths, check_lengths};
 use protos::task::{CreateTaskRequest, StateResponse};
 use protos::task_types::ProcessInfo;
 use protos::ttrpc::Context;
@@ -80,6 +80,7 @@ impl Container {
             stderr: request.stderr.clone(),
             terminal: request.terminal,
         };
+        check_lengths(&request.id, &paths)?;
         let checkpoint = (!request.checkpoint.is_empty()).then(|| Checkpoint {
             image: request.checkpoint.clone(),
             parent: request.parent_checkpoint.clone(),

@@ -18,6 +18,9 @@ pub enum Error {
     FailedPrecondition(String),
     #[error("{0}: invalid argument")]
     InvalidArgument(String),
+    /// A bound is reached: see docs/limits.md.
+    #[error("{0}: resource exhausted")]
+    Exhausted(String),
     /// The state does not allow it, or the OCI runtime said no; code Unknown, as Go's shim has it.
     #[error("{0}")]
     Refused(String),
@@ -77,6 +80,7 @@ impl From<Error> for Status {
             Error::AlreadyExists(_) => Code::AlreadyExists,
             Error::FailedPrecondition(_) => Code::FailedPrecondition,
             Error::InvalidArgument(_) => Code::InvalidArgument,
+            Error::Exhausted(_) => Code::ResourceExhausted,
             Error::Refused(_) | Error::Io { .. } => Code::Unknown,
             Error::GivenUp(status) => return status.clone(),
         };

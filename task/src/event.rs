@@ -1,6 +1,6 @@
 //! The events of a task, one enum for the whole API (contract B73).
 
-use protos::{Any, Name, Timestamp, any, events, topic};
+use protos::{Any, Message, Name, Timestamp, any, events, topic};
 
 /// Everything a task tells the world.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +51,21 @@ impl Event {
             .or_else(|| unpack(any, Self::ExecStarted))
             .or_else(|| unpack(any, Self::Paused))
             .or_else(|| unpack(any, Self::Resumed))
+    }
+
+    /// How long it is on the wire, in bytes.
+    pub fn encoded_len(&self) -> usize {
+        match self {
+            Self::Create(e) => e.encoded_len(),
+            Self::Start(e) => e.encoded_len(),
+            Self::Oom(e) => e.encoded_len(),
+            Self::Exit(e) => e.encoded_len(),
+            Self::Delete(e) => e.encoded_len(),
+            Self::ExecAdded(e) => e.encoded_len(),
+            Self::ExecStarted(e) => e.encoded_len(),
+            Self::Paused(e) => e.encoded_len(),
+            Self::Resumed(e) => e.encoded_len(),
+        }
     }
 
     /// True for an event without which somebody waits for ever.

@@ -3,13 +3,13 @@
 
 use crate::bundle::Spec;
 use crate::cgroup::Remains;
+use crate::json;
 use crate::process::exec::Exec;
 use crate::rootfs::fuzz_options;
 use crate::runtime::Options;
 use crate::stdio::Paths;
 use protos::{Any, Message};
-use serde_json::value::RawValue;
-use std::collections::BTreeMap;
+use serde_json::{Map, Value};
 use std::path::{Component, Path};
 
 /// An Any as it comes in Create: options that are taken are written to options.json and come
@@ -18,7 +18,7 @@ pub fn options(input: &[u8]) {
     let Ok(any) = Any::decode(input) else { return };
     if let Ok(options) = Options::from_any(Some(&any)) {
         let json = serde_json::to_vec(&options).unwrap_or_default();
-        let back = serde_json::from_slice::<Options>(&json);
+        let back = json::read::<Options>(&json);
         assert_eq!(back.ok(), Some(options));
     }
 }
@@ -28,20 +28,20 @@ pub fn exec_spec(input: &[u8]) {
     let Ok(exec) = Exec::new("e", input, Paths::default()) else {
         return;
     };
-    let values = |json: &[u8]| -> BTreeMap<String, String> {
-        let map = serde_json::from_slice::<BTreeMap<String, Box<RawValue>>>(json);
-        let map = map.into_iter().flatten();
-        map.map(|(key, value)| (key, value.get().to_owned()))
-            .collect()
-    };
-    let mut sent = values(input);
-    sent.insert("terminal".into(), "false".into());
-    assert_eq!(values(&exec.spec()), sent);
+    let sent = exec.spec();
+    assert!(serde_json::from_slice::<Map<String, Value>>(&sent).is_ok());
+    let mut came = json::object(input).unwrap_or_default();
+    came.retain(|key, _| !key.eq_ignore_ascii_case("terminal"));
+    came.insert("terminal".into(), false.into());
+    assert_eq!(json::object(&sent), Ok(came));
 }
 
 /// A config.json: it is read or refused.
 pub fn config(input: &[u8]) {
-    if let Ok(spec) = serde_json::from_slice::<Spec>(input) {
+    let strict = serde_json::from_slice::<Value>(input);
+    let value = json::read::<Value>(input);
+    assert!(value.is_ok() || strict.is_err(), "{value:?} {strict:?}");
+    if let Ok(spec) = json::read_first::<Spec>(input) {
         let _ = spec.has_own_pid_namespace();
         let path = crate::cgroup::path_of(spec.cgroups_path(), "c", false);
         let systemd = crate::cgroup::path_of(spec.cgroups_path(), "c", true);

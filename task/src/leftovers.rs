@@ -1,13 +1,13 @@
 //! What the OCI runtime does not know of a container whose shim is gone: processes and cgroups of
 //! a create that was cut off, an init whose records are lost, half a start in the bundle.
 
-use crate::bundle::{Bundle, read_pid, written_at};
+use crate::bundle::Bundle;
 use crate::cgroup::{Remains, path_of};
+use crate::foreign::{read_pid, written_at};
 use crate::process::ProcessId;
 use crate::runtime::Options;
-use crate::sys;
+use crate::{proc, sys};
 use nix::time::{ClockId, clock_gettime};
-use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -74,10 +74,9 @@ fn kill_init(bundle: &Bundle) {
 /// When process `pid` was started, to a clock tick (proc_pid_stat(5)).
 fn started(pid: u32) -> Option<SystemTime> {
     const TICKS: u64 = 100;
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let ticks: u64 = fields.split(' ').nth(19)?.parse().ok()?;
+    let ticks = proc::started(pid)?;
     let up = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?;
-    let age = Duration::from(up).checked_sub(Duration::from_millis(ticks * 1000 / TICKS))?;
+    let age = Duration::from(up)
+        .checked_sub(Duration::from_millis(ticks.saturating_mul(1000) / TICKS))?;
     SystemTime::now().checked_sub(age)
 }

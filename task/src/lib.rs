@@ -27,13 +27,19 @@ mod containers;
 pub mod error;
 pub mod event;
 mod exits;
+pub mod foreign;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod handover;
+pub mod inherited;
+pub mod json;
 pub mod leftovers;
 pub mod outbox;
 pub mod peak;
+mod printable;
+pub mod proc;
 mod process;
+pub mod quota;
 pub mod reaper;
 pub mod rootfs;
 pub mod runtime;
@@ -44,5 +50,6 @@ pub mod stdio;
 pub mod sys;
 
 pub use error::{Error, Result};
+pub use printable::printable;
 pub use process::ProcessId;
 pub use service::Service;

@@ -7,15 +7,72 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use tokio::sync::Notify;
 
-/// The most events that wait, some 3 MiB of them. One more, and the oldest that tells of no exit
-/// is lost; if all do, the oldest.
-const MOST: usize = 10_000;
+/// How much waits at most, in bytes: some 10,000 events. For more, the oldest that tell of no exit
+/// are lost; what tells of one makes way only for its like, and is in the bundle all the same.
+const MOST: usize = 4 << 20;
+
+/// What an event takes, in bytes.
+fn size(event: &Event) -> usize {
+    size_of::<(Timestamp, Event)>() + event.encoded_len()
+}
+
+#[derive(Default)]
+struct Queue {
+    events: VecDeque<(Timestamp, Event)>,
+    bytes: usize,
+    /// How many of them tell of no exit.
+    others: usize,
+}
+
+impl Queue {
+    fn push(&mut self, at: Timestamp, event: Event) {
+        self.bytes += size(&event);
+        self.others += usize::from(!event.tells_exit());
+        self.events.push_back((at, event));
+    }
+
+    fn remove(&mut self, index: usize) -> Option<Event> {
+        let (_, event) = self.events.remove(index)?;
+        self.bytes -= size(&event);
+        self.others -= usize::from(!event.tells_exit());
+        if self.events.is_empty() {
+            // What an outage of containerd has made large does not stay so.
+            self.events = VecDeque::new();
+        }
+        Some(event)
+    }
+
+    /// Loses what is to be lost for `event`; false: that is the event itself.
+    fn make_room(&mut self, event: &Event) -> bool {
+        // Not the head, which may be on its way; beside it one event always has room.
+        while self.bytes + size(event) > MOST && self.events.len() > 1 {
+            let index = match self.oldest_but_exits() {
+                Some(index) => index,
+                None if event.tells_exit() => 1,
+                None => return false,
+            };
+            if let Some(lost) = self.remove(index) {
+                log::error!("{MOST} bytes of events wait, lost: {lost:?}");
+            }
+        }
+        true
+    }
+
+    fn oldest_but_exits(&self) -> Option<usize> {
+        let is_other = |(_, event): &(Timestamp, Event)| !event.tells_exit();
+        let is_head = self.events.front().is_some_and(is_other);
+        if self.others == usize::from(is_head) {
+            return None;
+        }
+        Some(self.events.iter().skip(1).position(is_other)? + 1)
+    }
+}
 
 /// In order. One publisher sends the head, and only then removes it, so that a failed send keeps
 /// its place.
 #[derive(Default)]
 pub struct Outbox {
-    queue: RefCell<VecDeque<(Timestamp, Event)>>,
+    queue: RefCell<Queue>,
     /// The publisher is sending the head.
     sending: Cell<bool>,
     pushed: Notify,
@@ -26,23 +83,17 @@ impl Outbox {
     /// Queues `event`; its time is now.
     pub fn push(&self, event: Event) {
         let mut queue = self.queue.borrow_mut();
-        if queue.len() >= MOST {
-            // Not the head, which may be on its way.
-            let mut rest = queue.iter().skip(1);
-            let oldest = rest.position(|(_, event)| !event.tells_exit());
-            let oldest = oldest.unwrap_or(0) + 1;
-            if let Some((_, lost)) = queue.remove(oldest) {
-                log::error!("{MOST} events wait, lost: {lost:?}");
-            }
+        if !queue.make_room(&event) {
+            return log::error!("{MOST} bytes of exits wait, lost: {event:?}");
         }
-        queue.push_back((now(), event));
+        queue.push(now(), event);
         self.pushed.notify_one();
     }
 
     /// Waits for the head of the queue. It stays there until [`Outbox::sent`].
     pub async fn head(&self) -> (Timestamp, Event) {
         loop {
-            if let Some(head) = self.queue.borrow().front() {
+            if let Some(head) = self.queue.borrow().events.front() {
                 return head.clone();
             }
             self.pushed.notified().await;
@@ -58,7 +109,7 @@ impl Outbox {
 
     /// The head has arrived, or was refused for good.
     pub fn sent(&self) {
-        self.queue.borrow_mut().pop_front();
+        self.queue.borrow_mut().remove(0);
         self.set_sending(false);
     }
 
@@ -83,7 +134,7 @@ impl Outbox {
                 value: any.value,
             }
         };
-        self.queue.borrow().iter().map(describe).collect()
+        self.queue.borrow().events.iter().map(describe).collect()
     }
 
     /// Goes on with the events of another process image; an event we do not know is lost.
@@ -97,7 +148,7 @@ impl Outbox {
             match Event::from_any(&any) {
                 Some(event) => {
                     let at = Timestamp { seconds, nanos };
-                    self.queue.borrow_mut().push_back((at, event));
+                    self.queue.borrow_mut().push(at, event);
                 }
                 None => log::error!("event {} of another version is lost", any.type_url),
             }
@@ -107,7 +158,7 @@ impl Outbox {
 
     /// Waits until every event pushed so far has arrived.
     pub async fn drained(&self) {
-        while !self.queue.borrow().is_empty() {
+        while !self.queue.borrow().events.is_empty() {
             self.changed.notified().await;
         }
     }
@@ -125,24 +176,60 @@ mod tests {
         })
     }
 
+    fn exit(pid: u32, id: &str) -> Event {
+        Event::Exit(protos::events::TaskExit {
+            pid,
+            id: id.into(),
+            ..Default::default()
+        })
+    }
+
+    /// All that waits, in order.
+    async fn rest(outbox: &Outbox) -> Vec<Event> {
+        let mut rest = Vec::new();
+        while !outbox.queue.borrow().events.is_empty() {
+            rest.push(outbox.head().await.1);
+            outbox.sent();
+        }
+        assert_eq!(outbox.queue.borrow().bytes, 0);
+        rest
+    }
+
     #[tokio::test]
     async fn exits_are_the_last_to_be_lost() {
         let outbox = Outbox::default();
-        let exit = |pid| {
-            Event::Exit(protos::events::TaskExit {
-                pid,
-                ..Default::default()
-            })
-        };
-        outbox.push(exit(1));
-        outbox.push(oom("a"));
-        for pid in 2..=MOST as u32 {
-            outbox.push(exit(pid));
+        outbox.push(oom("head"));
+        for pid in 0..20_000 {
+            outbox.push(oom("a"));
+            if pid % 2 == 0 {
+                outbox.push(exit(pid, "e"));
+            }
         }
-        assert_eq!(outbox.queue.borrow().len(), MOST);
-        assert_eq!(outbox.head().await.1, exit(1));
-        outbox.sent();
-        assert_eq!(outbox.head().await.1, exit(2));
+        assert!(outbox.queue.borrow().bytes <= MOST);
+        let rest = rest(&outbox).await;
+        assert_eq!(rest[0], oom("head"), "it may be on its way");
+        let exits = rest.iter().filter(|event| event.tells_exit()).count();
+        assert_eq!(exits, 10_000);
+    }
+
+    /// However long they are: 500 MB went into a shim once.
+    #[tokio::test]
+    async fn what_waits_has_a_bound_in_bytes() {
+        let outbox = Outbox::default();
+        outbox.push(exit(1, "first"));
+        for _ in 0..500 {
+            outbox.push(oom(&"x".repeat(1 << 20)));
+            assert!(outbox.queue.borrow().bytes <= MOST + (2 << 20));
+        }
+        for pid in 2..=50_000 {
+            outbox.push(exit(pid, "e"));
+        }
+        outbox.push(oom("no room"));
+        assert!(outbox.queue.borrow().bytes <= MOST);
+        let rest = rest(&outbox).await;
+        assert!(rest.iter().all(Event::tells_exit));
+        assert_eq!(rest.first(), Some(&exit(1, "first")));
+        assert_eq!(rest.last(), Some(&exit(50_000, "e")));
     }
 
     #[tokio::test]

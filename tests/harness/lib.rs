@@ -30,6 +30,7 @@ pub mod disk;
 pub mod docker;
 pub mod events;
 pub mod figures;
+pub mod full_disk;
 pub mod leaks;
 pub mod ledger;
 pub mod manager;

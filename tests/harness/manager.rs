@@ -211,7 +211,7 @@ impl Manager {
             .into_owned()
     }
 
-    fn client(&self, args: &[&str]) -> Command {
+    pub fn client(&self, args: &[&str]) -> Command {
         let mut command = self.environment(Command::new(binary()));
         command.arg("--config").arg(self.dir.join("config.toml"));
         command.args(["-n", &self.namespace()]).args(args);
@@ -254,7 +254,7 @@ impl Manager {
         Ctr::spawn(self.run_command(options, id, words), Stdio::piped())
     }
 
-    fn run_command(&self, options: &[&str], id: &str, words: &[&str]) -> Command {
+    pub fn run_command(&self, options: &[&str], id: &str, words: &[&str]) -> Command {
         let rootfs = peers::rootfs().display().to_string();
         let share = format!("{}:/mnt", self.dir.join("share").display());
         let mut args = vec!["run", "--rootfs", &rootfs, "-v", &share];

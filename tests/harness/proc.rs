@@ -20,7 +20,9 @@ pub struct Stat {
 
 /// `/proc/<pid>/stat`; `None` if there is no such process.
 pub fn stat(pid: i32) -> Option<Stat> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // A program's name is any bytes.
+    let text = String::from_utf8_lossy(&text);
     let (start, rest) = text.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split(' ').collect();
     Some(Stat {

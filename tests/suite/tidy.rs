@@ -75,6 +75,23 @@ fn file_names_say_what_is_inside() {
     });
 }
 
+/// What the kernel tells, and what others write, is bytes (`task::proc`, `task::json`): a name that
+/// is no UTF-8 must not make a file unreadable. An operator's configuration is text.
+#[test]
+fn nothing_but_configuration_must_be_text() {
+    each(|path, text| {
+        let shipped = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let excused = ["config.rs", "build.rs", "tests.rs"]
+            .iter()
+            .any(|name| path.ends_with(name));
+        let ours = path
+            .strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")))
+            .is_ok();
+        (!excused && !ours && shipped.contains("read_to_string("))
+            .then(|| "`read_to_string`".into())
+    });
+}
+
 /// A test waits for a thing, never for time; nobody hides what a test does not do.
 #[test]
 fn tests_do_not_sleep_and_are_not_ignored() {

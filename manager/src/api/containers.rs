@@ -2,15 +2,19 @@
 
 use super::{Stream, service};
 use crate::exchange::field_of_labels;
-use crate::failure::{Failure, invalid};
+use crate::failure::{Failure, exhausted, invalid};
 use crate::filter::{Fields, Filters};
 use crate::ledger::Origin;
 use crate::manager::Manager;
 use crate::names::{check_id, check_label};
-use protos::events::{ContainerCreate, ContainerDelete, ContainerUpdate, container_create};
+use protos::events::{ContainerCreate, ContainerUpdate, container_create};
 use protos::services::containers::v1::*;
-use protos::{FieldMask, any};
+use protos::{FieldMask, Message, any};
 use std::rc::Rc;
+
+/// The longest record of a container, in bytes: with it an event of its labels is one that the
+/// journal takes.
+const MAX_CONTAINER: usize = 2 << 20;
 
 service! {
     crate::services::containerd::services::containers::v1::containers_server::Containers,
@@ -103,6 +107,12 @@ fn check(container: &Container) -> Result<(), Failure> {
         .map_or("", |runtime| &runtime.name);
     if runtime.is_empty() {
         return Err(invalid("container.Runtime.Name must be set"));
+    }
+    let length = container.encoded_len();
+    if length > MAX_CONTAINER {
+        return Err(exhausted(format!(
+            "container record of {length} bytes: {MAX_CONTAINER} is the most"
+        )));
     }
     if container.spec.is_none() {
         return Err(invalid("container.Spec must be set"));
@@ -233,12 +243,7 @@ async fn delete(
     request: DeleteContainerRequest,
 ) -> Result<(), Failure> {
     check_id(&request.id)?;
-    manager.store.delete_container(&namespace, &request.id)?;
-    let event = any::pack(&ContainerDelete { id: request.id });
-    manager
-        .intake
-        .publish(&namespace, "/containers/delete", event, Origin::State);
-    Ok(())
+    crate::removal::forget(&manager, &namespace, &request.id)
 }
 
 #[cfg(test)]

@@ -1,17 +1,16 @@
 //! The Events service: what clients publish, and what they subscribe to.
 
 use super::{Stream, service};
-use crate::exchange::Entry;
 use crate::failure::{Failure, invalid};
 use crate::ledger::Origin;
 use crate::manager::Manager;
 use crate::names::check_namespace;
+use crate::subscription::Subscription;
 use protos::services::events::v1::*;
 use protos::types::Envelope;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use tokio::sync::mpsc;
 
 service! {
     crate::services::containerd::services::events::v1::events_server::Events,
@@ -61,14 +60,16 @@ async fn subscribe(
     Ok(Stream::new(Events(queue)))
 }
 
-struct Events(mpsc::UnboundedReceiver<Entry>);
+struct Events(Subscription);
 
 impl tokio_stream::Stream for Events {
     type Item = Result<Envelope, tonic::Status>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0
-            .poll_recv(context)
-            .map(|next| next.map(|entry| Ok(entry.envelope)))
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = std::task::ready!(self.0.poll_next(context));
+        Poll::Ready(next.map(|next| match next {
+            Ok(entry) => Ok(entry.envelope.clone()),
+            Err(end) => Err(super::refused(end)),
+        }))
     }
 }

@@ -1,17 +1,16 @@
 //! The Journal service: events from any point on, for clients that keep a cursor.
 
 use super::{Stream, service};
-use crate::exchange::Entry as Live;
 use crate::failure::{Failure, io};
 use crate::filter::Filters;
 use crate::journal::{Reader, Record};
 use crate::manager::Manager;
+use crate::subscription::Subscription;
 use protos::services::dunnage::v1::{Entry, ReadRequest};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use tokio::sync::mpsc;
 
 service! {
     crate::services::dunnage::v1::journal_server::Journal,
@@ -48,11 +47,11 @@ struct Entries {
     filters: Filters,
     /// Nothing older than this.
     since: Option<(i64, i32)>,
-    /// What is left of the segment that was read last.
+    /// What is left of the piece that was read last.
     stored: VecDeque<Entry>,
     /// The first that is not among the stored ones.
     next: u64,
-    live: Option<mpsc::UnboundedReceiver<Live>>,
+    live: Option<Subscription>,
 }
 
 impl Entries {
@@ -90,18 +89,19 @@ impl tokio_stream::Stream for Entries {
             return Poll::Ready(self.stored.pop_front().map(Ok));
         }
         let next = self.next;
-        let Some(live) = &mut self.live else {
+        let Some(live) = &self.live else {
             return Poll::Ready(None);
         };
         loop {
-            match std::task::ready!(live.poll_recv(context)) {
+            match std::task::ready!(live.poll_next(context)) {
                 None => return Poll::Ready(None),
-                Some(entry) if entry.seq < next => {}
-                Some(entry) => {
+                Some(Err(end)) => return Poll::Ready(Some(Err(super::refused(end)))),
+                Some(Ok(entry)) if entry.seq < next => {}
+                Some(Ok(entry)) => {
                     return Poll::Ready(Some(Ok(Entry {
                         seq: entry.seq,
                         origin: entry.origin.into(),
-                        envelope: Some(entry.envelope),
+                        envelope: Some(entry.envelope.clone()),
                     })));
                 }
             }

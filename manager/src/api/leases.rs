@@ -3,10 +3,14 @@
 use super::service;
 use crate::failure::{Failure, exists, invalid, not_found, unimplemented};
 use crate::manager::Manager;
+use protos::Message;
 use protos::services::leases::v1::*;
 use std::rc::Rc;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+/// What all leases may take, in bytes.
+const MOST: usize = 1 << 20;
 
 service! {
     crate::services::containerd::services::leases::v1::leases_server::Leases,
@@ -41,7 +45,21 @@ async fn create(
         labels: request.labels,
     };
     leases.insert(key, lease.clone());
+    // They protect nothing: the oldest go.
+    let mut bytes: usize = leases.values().map(size).sum();
+    while bytes > MOST && leases.len() > 1 {
+        let time = |lease: &Lease| lease.created_at.map(|at| (at.seconds, at.nanos));
+        let oldest = leases.iter().min_by_key(|(_, lease)| time(lease));
+        let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
+            break;
+        };
+        bytes -= leases.remove(&oldest).as_ref().map_or(0, size);
+    }
     Ok(CreateResponse { lease: Some(lease) })
+}
+
+fn size(lease: &Lease) -> usize {
+    size_of::<Lease>() + lease.encoded_len()
 }
 
 /// containerd's collector goes by this label too (core/metadata/gc.go `labelGCExpire`).

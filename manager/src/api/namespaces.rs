@@ -2,15 +2,18 @@
 
 use super::service;
 use crate::exchange::field_of_labels;
-use crate::failure::{Failure, exists, invalid, precondition};
+use crate::failure::{Failure, exhausted, exists, invalid, precondition};
 use crate::filter::{Fields, Filters};
 use crate::ledger::Origin;
 use crate::manager::Manager;
 use crate::names::{check_id, check_label};
-use protos::any;
 use protos::events::{NamespaceCreate, NamespaceDelete, NamespaceUpdate};
 use protos::services::namespaces::v1::*;
+use protos::{Message, any};
 use std::rc::Rc;
+
+/// The longest record of a namespace, in bytes.
+const MAX_NAMESPACE: usize = 1 << 20;
 
 service! {
     crate::services::containerd::services::namespaces::v1::namespaces_server::Namespaces,
@@ -72,6 +75,12 @@ async fn list(
 
 fn check(namespace: &Namespace) -> Result<(), Failure> {
     check_id(&namespace.name)?;
+    let length = namespace.encoded_len();
+    if length > MAX_NAMESPACE {
+        return Err(exhausted(format!(
+            "namespace record of {length} bytes: {MAX_NAMESPACE} is the most"
+        )));
+    }
     namespace
         .labels
         .iter()

@@ -2,9 +2,10 @@
 
 use super::client::Client;
 use super::run::said;
-use super::spec;
-use crate::restart;
-use clap::Subcommand;
+use super::spec::Limits;
+use crate::config::Config;
+use crate::{logfile, restart};
+use clap::{Args, Subcommand};
 use protos::services::containers::v1::{
     Container, DeleteContainerRequest, GetContainerRequest, UpdateContainerRequest,
 };
@@ -12,6 +13,7 @@ use protos::services::namespaces::v1::*;
 use protos::services::tasks::v1::*;
 use protos::task_types::Status;
 use protos::{Any, FieldMask};
+use serde_json::{Map, Value};
 use std::time::Duration;
 
 /// What the shims take resources as.
@@ -91,7 +93,7 @@ pub async fn stop(client: &Client, id: &str, timeout: Duration) -> Result<(), St
     Ok(())
 }
 
-async fn container(client: &Client, id: &str) -> Result<Container, String> {
+pub async fn container(client: &Client, id: &str) -> Result<Container, String> {
     let request = client.request(GetContainerRequest { id: id.to_owned() });
     let answer = client.containers().get(request).await.map_err(said)?;
     Ok(answer.into_inner().container.unwrap_or_default())
@@ -129,8 +131,25 @@ pub async fn resume(client: &Client, id: &str) -> Result<(), String> {
     client.tasks().resume(request).await.map(drop).map_err(said)
 }
 
-/// Deletes the task, if there is one, and the container's record.
-pub async fn delete(client: &Client, id: &str, force: bool) -> Result<(), String> {
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// Kill it first
+    #[arg(short, long)]
+    force: bool,
+    /// Leave its logs, until a new container of this name has its own
+    #[arg(long)]
+    keep_logs: bool,
+    id: String,
+}
+
+/// Deletes the task, if there is one, its logs, and the container's record.
+pub async fn delete(
+    client: &Client,
+    config: &Config,
+    namespace: &str,
+    args: &Delete,
+) -> Result<(), String> {
+    let id = args.id.as_str();
     let known = container(client, id).await?;
     let request = client.request(GetRequest {
         container_id: id.to_owned(),
@@ -139,7 +158,7 @@ pub async fn delete(client: &Client, id: &str, force: bool) -> Result<(), String
     if let Ok(state) = client.tasks().get(request).await {
         let status = state.into_inner().process.unwrap_or_default().status;
         if status != Status::Stopped as i32 && status != Status::Created as i32 {
-            if !force {
+            if !args.force {
                 return Err(format!(
                     "{id} is {}: stop it, or use --force",
                     super::output::status(status)
@@ -163,6 +182,10 @@ pub async fn delete(client: &Client, id: &str, force: bool) -> Result<(), String
             _ => {}
         }
     }
+    if !args.keep_logs {
+        // While the name is still taken.
+        logfile::remove(config, namespace, id)?;
+    }
     let request = client.request(DeleteContainerRequest { id: id.to_owned() });
     client
         .containers()
@@ -172,23 +195,42 @@ pub async fn delete(client: &Client, id: &str, force: bool) -> Result<(), String
         .map_err(said)
 }
 
-pub async fn update(
-    client: &Client,
-    id: &str,
-    memory: Option<&str>,
-    cpus: Option<f64>,
-    pids: Option<i64>,
-) -> Result<(), String> {
-    let limits = spec::limits(memory, cpus, pids)?;
-    let request = client.request(UpdateTaskRequest {
+/// Changes the limits of a container's task, if it has one that runs, and in its record, for the
+/// next that is started.
+pub async fn update(client: &Client, id: &str, limits: &Limits) -> Result<(), String> {
+    let mut known = container(client, id).await?;
+    let stored = known.spec.get_or_insert_default();
+    let mut spec: Map<String, Value> =
+        task::json::read_first(&stored.value).map_err(|e| format!("{id}: its spec: {e}"))?;
+    limits.change(&mut spec).map_err(|e| format!("{id}: {e}"))?;
+    stored.value = Value::Object(spec).to_string().into_bytes();
+    let request = client.request(GetRequest {
         container_id: id.to_owned(),
-        resources: Some(Any {
-            type_url: RESOURCES.into(),
-            value: serde_json::Value::Object(limits).to_string().into_bytes(),
-        }),
-        annotations: Default::default(),
+        exec_id: String::new(),
     });
-    client.tasks().update(request).await.map(drop).map_err(said)
+    let task = client.tasks().get(request).await.ok();
+    let task = task.and_then(|task| task.into_inner().process);
+    if task.is_some_and(|task| task.status != Status::Stopped as i32) {
+        let request = client.request(UpdateTaskRequest {
+            container_id: id.to_owned(),
+            resources: Some(Any {
+                type_url: RESOURCES.into(),
+                value: Value::Object(limits.resources()).to_string().into_bytes(),
+            }),
+            annotations: Default::default(),
+        });
+        client.tasks().update(request).await.map_err(said)?;
+    }
+    let request = client.request(UpdateContainerRequest {
+        container: Some(known),
+        update_mask: Some(FieldMask {
+            paths: vec!["spec".into()],
+        }),
+    });
+    let stored = client.containers().update(request).await;
+    stored
+        .map(drop)
+        .map_err(|e| format!("{id}: until its next start only: {}", said(e)))
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,6 +7,9 @@ use super::client::Client;
 use super::output;
 use crate::config::Config;
 use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +18,12 @@ use std::time::Duration;
 const YOUNG: Duration = Duration::from_secs(60);
 
 enum Found {
-    Shim { pid: u32, id: String },
+    Shim {
+        pid: u32,
+        /// Held since it was found to be one: whoever has its pid later is not meant.
+        process: OwnedFd,
+        id: String,
+    },
     Bundle(PathBuf),
     Socket(PathBuf),
     Mount(PathBuf),
@@ -24,7 +32,7 @@ enum Found {
 impl Found {
     fn row(&self) -> Vec<String> {
         let (kind, what) = match self {
-            Self::Shim { pid, id } => ("leaked shim", format!("{pid} of {id}")),
+            Self::Shim { pid, id, .. } => ("leaked shim", format!("{pid} of {id}")),
             Self::Bundle(path) => ("orphan bundle", path.display().to_string()),
             Self::Socket(path) => ("stale socket", path.display().to_string()),
             Self::Mount(path) => ("stale mount", path.display().to_string()),
@@ -35,12 +43,10 @@ impl Found {
     fn fix(&self) -> Result<(), String> {
         let failed = |e: std::io::Error| e.to_string();
         match self {
-            Self::Shim { pid, .. } => {
-                crate::sys::kill(*pid, libc::SIGKILL.cast_unsigned()).map_err(failed)
-            }
+            Self::Shim { process, .. } => task::sys::pidfd_kill(process).map_err(failed),
             Self::Bundle(path) => {
                 // Removing what is mounted there would remove what is not ours.
-                while let Some(mount) = mounts().iter().rfind(|mount| mount.starts_with(path)) {
+                while let Some(mount) = mounts()?.iter().rfind(|mount| mount.starts_with(path)) {
                     unmount(mount)?;
                 }
                 std::fs::remove_dir_all(path).map_err(failed)
@@ -57,11 +63,17 @@ fn unmount(path: &Path) -> Result<(), String> {
 }
 
 /// Every mount point, later mounts last.
-fn mounts() -> Vec<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+///
+/// # Errors
+/// If they can't be read: nobody knows then what is mounted.
+fn mounts() -> Result<Vec<PathBuf>, String> {
+    const TABLE: &str = "/proc/self/mounts";
+    let mounts = std::fs::read(TABLE).map_err(|e| format!("{TABLE}: {e}"))?;
+    let lines = mounts.split(|&byte| byte == b'\n');
+    let targets = lines.filter_map(|line| line.split(|&byte| byte == b' ').nth(1));
     // Only ids and our own names are below `state`: there is nothing to unescape there.
-    targets.map(PathBuf::from).collect()
+    let path = |target| PathBuf::from(OsStr::from_bytes(target));
+    Ok(targets.map(path).collect())
 }
 
 /// Looks, tells, and cleans if it shall; 1 if something is left.
@@ -72,7 +84,7 @@ pub async fn doctor(client: &Client, config: &Config, fix: bool, json: bool) -> 
         let tasks = tasks.into_iter().map(|task| task.id);
         known.extend(tasks.map(|id| (namespace.name.clone(), id)));
     }
-    let found = look(config, &known);
+    let found = look(config, &known)?;
     let mut left = 0;
     let mut rows = Vec::new();
     for one in &found {
@@ -98,14 +110,15 @@ pub async fn doctor(client: &Client, config: &Config, fix: bool, json: bool) -> 
     Ok(u8::from(left > 0))
 }
 
-fn look(config: &Config, known: &HashSet<(String, String)>) -> Vec<Found> {
+fn look(config: &Config, known: &HashSet<(String, String)>) -> Result<Vec<Found>, String> {
     let mut found = Vec::new();
-    for (pid, namespace, id) in shims(config) {
+    for (pid, process, namespace, id) in shims(config) {
         // A shim of a group serves several; only one without any bundle is lost.
         let bundle = config.state.join("task").join(&namespace).join(&id);
         if !bundle.exists() && !serves_another(config, pid) {
             found.push(Found::Shim {
                 pid,
+                process,
                 id: format!("{namespace}/{id}"),
             });
         }
@@ -132,7 +145,7 @@ fn look(config: &Config, known: &HashSet<(String, String)>) -> Vec<Found> {
     }
     let tasks = config.state.join("task");
     // The latest first: it may lie on another.
-    for target in mounts().into_iter().rev() {
+    for target in mounts()?.into_iter().rev() {
         let Ok(rest) = target.strip_prefix(&tasks) else {
             continue;
         };
@@ -148,7 +161,7 @@ fn look(config: &Config, known: &HashSet<(String, String)>) -> Vec<Found> {
             found.push(Found::Mount(target));
         }
     }
-    found
+    Ok(found)
 }
 
 fn is_young(bundle: &Path) -> bool {
@@ -158,30 +171,29 @@ fn is_young(bundle: &Path) -> bool {
     made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age < YOUNG))
 }
 
-/// Shims that were started for our socket: pid, namespace and id.
-fn shims(config: &Config) -> Vec<(u32, String, String)> {
+/// Shims that were started for our socket: pid, a hold on it, namespace and id.
+fn shims(config: &Config) -> Vec<(u32, OwnedFd, String, String)> {
     let address = config.grpc.address.display().to_string();
     let mut shims = Vec::new();
     for pid in names(Path::new("/proc"))
         .iter()
         .filter_map(|name| name.parse::<u32>().ok())
     {
-        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let words: Vec<String> = command
-            .split(|&byte| byte == 0)
-            .map(|word| String::from_utf8_lossy(word).into_owned())
-            .collect();
+        // First held, then asked who it is.
+        let Ok(process) = task::sys::pidfd(pid) else {
+            continue;
+        };
+        let words = task::proc::command_line(pid);
         let after = |flag: &str| {
             let at = words.iter().position(|word| word == flag)?;
             words.get(at + 1).cloned()
         };
         let is_command = words.iter().any(|word| word == "start" || word == "delete");
-        if after("-address").as_deref() == Some(&address) && !is_command {
-            shims.extend(
-                after("-namespace")
-                    .zip(after("-id"))
-                    .map(|(ns, id)| (pid, ns, id)),
-            );
+        if after("-address").as_deref() == Some(&address)
+            && !is_command
+            && let Some((namespace, id)) = after("-namespace").zip(after("-id"))
+        {
+            shims.push((pid, process, namespace, id));
         }
     }
     shims
@@ -194,7 +206,7 @@ fn serves_another(config: &Config, shim: u32) -> bool {
         let dir = tasks.join(namespace);
         names(&dir).iter().any(|id| {
             let pid = task::bundle::read_pid(&dir.join(id).join("init.pid"));
-            pid.is_ok_and(|pid| crate::proc::parent(pid) == Some(shim))
+            pid.is_ok_and(|pid| task::proc::parent(pid) == Some(shim))
         })
     })
 }

@@ -1,13 +1,15 @@
 //! `exec`: one more process in a container.
 
 use super::client::Client;
-use super::run::{not_run, said, start_process};
-use super::spec::{self, Wishes};
+use super::process::{ProcessWishes, list};
+use super::run::{said, start_process};
+use super::spec::PATH;
 use super::stdio::Stdio;
-use super::watch::{signals, watch};
+use super::watch::{Unheard, Watch, signals};
 use clap::Args;
 use protos::Any;
 use protos::services::tasks::v1::*;
+use serde_json::Value;
 
 /// What ctr and containerd call the type of a process.
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -24,7 +26,7 @@ pub struct Exec {
     #[arg(short, long)]
     detach: bool,
     #[command(flatten)]
-    wishes: Wishes,
+    wishes: ProcessWishes,
     /// The container
     id: String,
     /// The command, and its arguments
@@ -32,23 +34,37 @@ pub struct Exec {
     command: Vec<String>,
 }
 
-/// `exec`: its exit code, and 125 to 127 if it did not run.
-pub async fn exec(client: &Client, args: &Exec) -> u8 {
-    match try_exec(client, args).await {
-        Ok(code) => code,
-        Err(e) => {
-            super::complain(&e);
-            not_run(&e)
+/// The process of the container's own spec, changed as the command line says.
+async fn process(client: &Client, args: &Exec) -> Result<Value, String> {
+    let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", args.id);
+    let container = super::control::container(client, &args.id).await?;
+    let spec = container.spec.unwrap_or_default();
+    let spec = task::json::read_first::<Value>(&spec.value);
+    let mut process = spec.map_err(|e| failed(&e))?["process"].take();
+    if let Some(process) = process.as_object_mut() {
+        process.insert("terminal".into(), false.into());
+        process.remove("consoleSize");
+    }
+    let changed = args.wishes.change(&mut process, args.tty, &args.command);
+    changed.map_err(|e| failed(&e))?;
+    if let Some(process) = process.as_object_mut() {
+        let env = list(process, "env").map_err(|e| failed(&e))?;
+        // One that names its programs by their paths need not have it, but who types a name does.
+        let mut texts = env.iter().filter_map(Value::as_str);
+        if !texts.any(|variable| variable.starts_with("PATH=")) {
+            env.insert(0, PATH.into());
         }
     }
+    Ok(process)
 }
 
-async fn try_exec(client: &Client, args: &Exec) -> Result<u8, String> {
-    let process = spec::process(&args.wishes, args.tty, &args.command)?;
+/// `exec`: its exit code.
+pub async fn exec(client: &Client, args: &Exec) -> Result<u8, String> {
+    let process = process(client, args).await?;
     let exec = format!(
         "e{}-{}",
         std::process::id(),
-        crate::proc::start_time(std::process::id()).unwrap_or(0)
+        task::proc::started(std::process::id()).unwrap_or(0)
     );
     let stdio = match args.detach {
         true => Stdio::of(String::new(), String::new(), String::new()),
@@ -73,7 +89,14 @@ async fn try_exec(client: &Client, args: &Exec) -> Result<u8, String> {
         start_process(client, &args.id, &exec).await?;
         return Ok(0);
     }
-    let code = watch(client, &args.id, &exec, args.tty, signals, copying, true).await;
+    let watch = Watch {
+        client,
+        id: &args.id,
+        exec: &exec,
+        terminal: args.tty,
+        unheard: Unheard::Ends,
+    };
+    let code = watch.start(signals, copying).await;
     let request = client.request(DeleteProcessRequest {
         container_id: args.id.clone(),
         exec_id: exec,

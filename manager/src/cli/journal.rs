@@ -53,8 +53,19 @@ pub async fn events(client: &Client, args: &Events, json: bool) -> Result<(), St
     }
     let until = args.until.as_deref().map(output::parse_time).transpose()?;
     let order = |time: Timestamp| (time.seconds, time.nanos);
-    let mut entries = read(client, request).await?;
-    while let Some(entry) = entries.message().await.map_err(said)? {
+    let mut entries = read(client, request.clone()).await?;
+    loop {
+        let entry = match entries.message().await {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return Ok(()),
+            // The daemon waits for no slow reader; the journal has what came meanwhile.
+            Err(e) if e.code() == tonic::Code::ResourceExhausted => {
+                entries = read(client, request.clone()).await?;
+                continue;
+            }
+            Err(e) => return Err(said(e)),
+        };
+        request.since = entry.seq + 1;
         let envelope = entry.envelope.unwrap_or_default();
         if let (Some(until), Some(at)) = (until, envelope.timestamp)
             && order(at) > order(until)
@@ -76,7 +87,6 @@ pub async fn events(client: &Client, args: &Events, json: bool) -> Result<(), St
             ))?;
         }
     }
-    Ok(())
 }
 
 /// Every exit that the journal has, of one container or of all.
@@ -131,14 +141,13 @@ pub async fn exits(
 }
 
 /// Waits for each, and prints its status; of what is deleted the journal knows it.
-pub async fn wait(client: &Client, namespace: &str, ids: &[String]) -> Result<u8, String> {
-    let mut last = 0;
+pub async fn wait(client: &Client, namespace: &str, ids: &[String]) -> Result<(), String> {
     for id in ids {
         let request = client.request(WaitRequest {
             container_id: id.clone(),
             exec_id: String::new(),
         });
-        last = match client.tasks().wait(request).await {
+        let status = match client.tasks().wait(request).await {
             Ok(exit) => exit.into_inner().exit_status,
             Err(e) if e.code() == tonic::Code::NotFound => {
                 let exits = known_exits(client, namespace, Some(id)).await?;
@@ -149,7 +158,7 @@ pub async fn wait(client: &Client, namespace: &str, ids: &[String]) -> Result<u8
             }
             Err(e) => return Err(said(e)),
         };
-        line(&last.to_string())?;
+        line(&status.to_string())?;
     }
-    Ok(u8::try_from(last).unwrap_or(u8::MAX))
+    Ok(())
 }

@@ -1,15 +1,19 @@
 //! `logs`: what a container wrote to the files of `dunnage log`.
 
+use super::client::Client;
+use super::control;
 use super::output;
+use super::tail::Tail;
 use crate::config::Config;
+use crate::{logfile, restart};
 use clap::Args;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use protos::services::containers::v1::GetContainerRequest;
+use protos::services::tasks::v1::WaitRequest;
+use std::path::PathBuf;
 use std::time::Duration;
+use tonic::Code;
 
-/// How often a file is looked at for more.
+/// How often it is looked whether a file was replaced, and what else nobody tells.
 const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
@@ -27,85 +31,103 @@ pub struct Logs {
     pub id: String,
 }
 
-/// Where the log of a container is that did not say otherwise.
-pub fn path(config: &Config, namespace: &str, id: &str) -> PathBuf {
-    config
-        .root
-        .join("logs")
-        .join(namespace)
-        .join(format!("{id}.json"))
-}
-
 /// The file that a log URI of ours names.
 fn path_of(uri: &str) -> Option<PathBuf> {
     let (_, query) = uri.split_once("?log=")?;
     Some(PathBuf::from(query))
 }
 
-/// Prints the log, oldest first. `uri` is what the container's label says.
-pub async fn logs(config: &Config, namespace: &str, uri: &str, args: &Logs) -> Result<(), String> {
-    let path = path_of(uri).unwrap_or_else(|| path(config, namespace, &args.id));
+/// Prints the log, oldest first. Who follows it is done when its container is.
+pub async fn logs(
+    client: &Client,
+    config: &Config,
+    namespace: &str,
+    args: &Logs,
+) -> Result<(), String> {
+    let uri = control::log_uri(client, &args.id).await;
+    let path = path_of(&uri).unwrap_or_else(|| logfile::path(config, namespace, &args.id));
     let since = args.since.as_deref().map(output::parse_time).transpose()?;
     let since = since.map(|time| (time.seconds, time.nanos));
-    let mut line = String::new();
-    let mut old: Vec<PathBuf> = (1..=config.logger.max_files)
-        .map(|n| crate::logfile::rotated(&path, n))
-        .filter(|path| path.exists())
-        .collect();
-    old.reverse();
-    for file in old {
-        let mut reader = open(&file)?;
-        copy(&mut reader, &mut line, since, args.timestamps)?;
+    for file in (1..=config.logger.max_files).rev() {
+        let file = logfile::rotated(&path, file);
+        if file.exists() {
+            print(&mut Tail::open(&file)?, since, args.timestamps)?;
+        }
     }
-    let mut reader = open(&path)?;
+    let mut tail = Tail::open(&path)?;
+    let mut ended = std::pin::pin!(ended(client, &args.id));
+    let mut is_over = !args.follow;
     loop {
-        copy(&mut reader, &mut line, since, args.timestamps)?;
-        if !args.follow {
+        // What is written until then is read.
+        let is_last = is_over && !(args.follow && logfile::is_held(&path));
+        // Rotated: the old one is read to its end, and then the new one.
+        let next = if tail.is_old() {
+            Some(Tail::open(&path)?)
+        } else {
+            None
+        };
+        print(&mut tail, since, args.timestamps)?;
+        if let Some(next) = next {
+            tail = next;
+            continue;
+        }
+        if is_last {
             return Ok(());
+        }
+        tokio::select! {
+            () = &mut ended, if !is_over => is_over = true,
+            () = tail.changed() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        tail.notice_cut()?;
+    }
+}
+
+/// Waits until the container has ended, and will not be started again by its policy.
+async fn ended(client: &Client, id: &str) {
+    loop {
+        let request = client.request(WaitRequest {
+            container_id: id.to_owned(),
+            exec_id: String::new(),
+        });
+        let status = match client.tasks().wait(request).await {
+            Ok(exit) => Some(Some(exit.into_inner().exit_status)),
+            Err(e) if e.code() == Code::NotFound => Some(None),
+            // The daemon is away: it may come again, and the log goes on without it.
+            Err(_) => None,
+        };
+        let request = client.request(GetContainerRequest { id: id.to_owned() });
+        match (status, client.containers().get(request).await) {
+            (Some(status), Ok(answer)) => {
+                let container = answer.into_inner().container.unwrap_or_default();
+                if !restart::wants_restart(&container.labels, status) {
+                    return;
+                }
+            }
+            (Some(_), Err(e)) if e.code() == Code::NotFound => return,
+            _ => {}
         }
         tokio::time::sleep(LOOK).await;
-        // Rotated: the old one is read to its end, and then the new one.
-        if let (Ok(new), Ok(now)) = (std::fs::metadata(&path), reader.get_ref().metadata())
-            && new.ino() != now.ino()
-            && let Ok(next) = open(&path)
-        {
-            copy(&mut reader, &mut line, since, args.timestamps)?;
-            reader = next;
-        }
     }
 }
 
-fn open(path: &Path) -> Result<BufReader<File>, String> {
-    let file = File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok(BufReader::new(file))
-}
-
-/// Prints what there is. A line that is not whole yet stays in `line`.
-fn copy(
-    reader: &mut BufReader<File>,
-    line: &mut String,
-    since: Option<(i64, i32)>,
-    times: bool,
-) -> Result<(), String> {
-    loop {
-        reader.read_line(line).map_err(|e| format!("log: {e}"))?;
-        if !line.ends_with('\n') {
-            return Ok(());
-        }
-        let entry = crate::logfile::parse(&std::mem::take(line));
-        let Some(entry) = entry.filter(|entry| !is_before(&entry.time, since)) else {
+/// Prints what there is.
+fn print(tail: &mut Tail, since: Option<(i64, i32)>, times: bool) -> Result<(), String> {
+    while let Some(line) = tail.next()? {
+        let entry = logfile::parse(line).filter(|entry| !is_before(&entry.time, since));
+        let Some(mut entry) = entry else {
             continue;
         };
-        let text = match times {
-            true => format!("{} {}", entry.time, entry.text),
-            false => entry.text,
-        };
-        let written = match entry.is_stderr {
-            true => std::io::stderr().write_all(text.as_bytes()),
-            false => std::io::stdout().write_all(text.as_bytes()),
-        };
-        written.map_err(|e| format!("stdout: {e}"))?;
+        if times {
+            let time = format!("{} ", entry.time);
+            entry.text.splice(..0, time.into_bytes());
+        }
+        match entry.is_stderr {
+            true => output::write(&mut std::io::stderr(), &entry.text)?,
+            false => output::write(&mut std::io::stdout().lock(), &entry.text)?,
+        }
     }
+    Ok(())
 }
 
 fn is_before(time: &str, since: Option<(i64, i32)>) -> bool {

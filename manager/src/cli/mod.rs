@@ -7,15 +7,18 @@ mod exec;
 mod journal;
 mod logs;
 mod output;
+mod process;
 mod run;
 mod show;
 mod spec;
 mod stdio;
+mod tail;
 mod watch;
 
 use crate::config::{Config, Span};
 use clap::{CommandFactory, Parser, Subcommand};
 use client::Client;
+use output::while_read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -77,23 +80,13 @@ enum Command {
     Pause { id: String },
     /// Thaw
     Resume { id: String },
-    /// Delete a stopped container
+    /// Delete a stopped container, and its logs
     #[command(visible_alias = "rm")]
-    Delete {
-        /// Kill it first
-        #[arg(short, long)]
-        force: bool,
-        id: String,
-    },
+    Delete(control::Delete),
     /// Change its limits
     Update {
-        /// The most memory, in bytes or with k, m, g
-        #[arg(long)]
-        memory: Option<String>,
-        #[arg(long)]
-        cpus: Option<f64>,
-        #[arg(long)]
-        pids_limit: Option<i64>,
+        #[command(flatten)]
+        limits: spec::Limits,
         id: String,
     },
     /// Watch a running container
@@ -186,12 +179,11 @@ pub fn run() -> ExitCode {
             }
         };
     }
-    let args = Args::parse();
-    let done = match Config::load(args.config.as_deref()) {
-        Ok(config) => args.obey(config),
-        Err(e) => Err(e),
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(e) => return told(&e),
     };
-    match done {
+    match args.obey() {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             complain(&e);
@@ -200,24 +192,47 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// Help and the version are printed; anything else is an error of usage, 125 as with docker and
+/// podman: no container's exit code.
+fn told(by: &clap::Error) -> ExitCode {
+    let text = by.render().to_string();
+    if by.use_stderr() {
+        let _ = output::write(&mut std::io::stderr(), text.as_bytes());
+        return ExitCode::from(run::NOT_RUN);
+    }
+    match output::write(&mut std::io::stdout(), text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
 impl Args {
-    fn obey(self, config: Config) -> Result<u8, String> {
+    fn obey(self) -> Result<u8, String> {
+        // In memory first: neither stops well when nobody reads on.
+        let mut page = Vec::new();
+        match &self.command {
+            Command::Completion { shell } => {
+                clap_complete::generate(*shell, &mut Self::command(), "dunnage", &mut page);
+            }
+            Command::Man => {
+                let man = clap_mangen::Man::new(Self::command());
+                man.render(&mut page).map_err(|e| e.to_string())?;
+            }
+            _ => {}
+        }
+        if !page.is_empty() {
+            return output::write(&mut std::io::stdout(), &page).map(|()| 0);
+        }
+        let config = match Config::load(self.config.as_deref()) {
+            Ok(config) => config,
+            Err(e) if matches!(self.command, Command::Daemon | Command::Check) => return Err(e),
+            Err(e) => return Ok(run::exit_code(Err(e))),
+        };
         match &self.command {
             Command::Daemon => crate::daemon::run(config, self.config).map(|()| 0),
             // It has been read.
             Command::Check => Ok(0),
             Command::Log { file } => crate::logfile::run(&config, file).map(|()| 0),
-            Command::Completion { shell } => {
-                let mut command = Self::command();
-                clap_complete::generate(*shell, &mut command, "dunnage", &mut std::io::stdout());
-                Ok(0)
-            }
-            Command::Man => {
-                let page = clap_mangen::Man::new(Self::command());
-                page.render(&mut std::io::stdout())
-                    .map_err(|e| e.to_string())?;
-                Ok(0)
-            }
             _ => {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
@@ -241,14 +256,23 @@ impl Args {
         if let Command::Version = self.command {
             return show::version(client, self.json).await.map(|()| 0);
         }
-        let client = &client?;
+        let client = match &client {
+            Ok(client) => client,
+            Err(e) => return Ok(run::exit_code(Err(e.clone()))),
+        };
+        let ran = match &self.command {
+            Command::Run(args) => Some(run::run(client, namespace, config, args).await),
+            Command::Create(args) => Some(run::create(client, namespace, config, args).await),
+            Command::Start { id } => Some(run::start(client, id).await),
+            Command::Attach { id } => Some(run::attach(client, id).await),
+            Command::Exec(args) => Some(exec::exec(client, args).await),
+            _ => None,
+        };
+        if let Some(ran) = ran {
+            return Ok(run::exit_code(ran));
+        }
         let done = match &self.command {
-            Command::Run(args) => return Ok(run::run(client, namespace, config, args).await),
-            Command::Create(args) => return run::create(client, namespace, config, args).await,
-            Command::Start { id } => return run::start(client, id).await,
-            Command::Attach { id } => return run::attach(client, id).await,
-            Command::Exec(args) => return Ok(exec::exec(client, args).await),
-            Command::Wait { ids } => return journal::wait(client, namespace, ids).await,
+            Command::Wait { ids } => while_read(journal::wait(client, namespace, ids)).await,
             Command::Doctor { fix } => {
                 return doctor::doctor(client, config, *fix, self.json).await;
             }
@@ -256,29 +280,28 @@ impl Args {
             Command::Stop { timeout, id } => control::stop(client, id, timeout.0).await,
             Command::Pause { id } => control::pause(client, id).await,
             Command::Resume { id } => control::resume(client, id).await,
-            Command::Delete { force, id } => control::delete(client, id, *force).await,
-            Command::Update {
-                memory,
-                cpus,
-                pids_limit,
-                id,
-            } => control::update(client, id, memory.as_deref(), *cpus, *pids_limit).await,
+            Command::Delete(args) => control::delete(client, config, namespace, args).await,
+            Command::Update { limits, id } => control::update(client, id, limits).await,
             Command::Ls { quiet, filter } => show::ls(client, *quiet, self.json, filter).await,
             Command::Ps { id } => show::ps(client, id, self.json).await,
             Command::Inspect { id } => show::inspect(client, id).await,
-            Command::Stats { no_stream } => show::stats(client, *no_stream, self.json).await,
-            Command::Logs(args) => {
-                let uri = control::log_uri(client, &args.id).await;
-                logs::logs(config, namespace, &uri, args).await
+            Command::Stats { no_stream } => {
+                while_read(show::stats(client, *no_stream, self.json)).await
             }
-            Command::Events(args) => journal::events(client, args, self.json).await,
+            Command::Logs(args) => while_read(logs::logs(client, config, namespace, args)).await,
+            Command::Events(args) => while_read(journal::events(client, args, self.json)).await,
             Command::Exits { id } => {
                 journal::exits(client, namespace, id.as_deref(), self.json).await
             }
             Command::Ns(command) => control::ns(client, command, self.json).await,
             Command::Info => show::info(client, self.json).await,
             Command::Publish { topic } => crate::publish::publish(client, topic.clone()).await,
-            Command::Version
+            Command::Run(_)
+            | Command::Create(_)
+            | Command::Start { .. }
+            | Command::Attach { .. }
+            | Command::Exec(_)
+            | Command::Version
             | Command::Check
             | Command::Daemon
             | Command::Log { .. }
@@ -291,7 +314,7 @@ impl Args {
 
 fn complain(text: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "dunnage: {text}");
+    let _ = writeln!(std::io::stderr(), "dunnage: {}", task::printable(text));
 }
 
 #[cfg(test)]

@@ -1,27 +1,64 @@
 //! What the client prints: tables for people, one JSON object a line for programs.
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protos::events::*;
 use protos::task_types::Status;
 use protos::types::Envelope;
 use protos::{Any, Timestamp, any};
 use serde_json::{Value, json};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::oneshot;
 
-/// Writes a line; nobody reads on if it fails.
+/// Writes a line to stdout, as [`write()`] does. What is in it may be others': it moves no cursor.
 pub fn line(text: &str) -> Result<(), String> {
-    let mut out = io::stdout().lock();
-    let written = out
-        .write_all(text.as_bytes())
-        .and_then(|()| out.write_all(b"\n"));
-    written
-        .and_then(|()| out.flush())
-        .map_err(|e| format!("stdout: {e}"))
+    write(
+        &mut io::stdout().lock(),
+        format!("{}\n", task::printable(text)).as_bytes(),
+    )
+}
+
+/// Writes to stdout or stderr. If nobody reads it any more, we end as other programs do: at once,
+/// silently, of SIGPIPE.
+///
+/// # Errors
+/// A text, if it fails for another reason.
+pub fn write(to: &mut impl Write, bytes: &[u8]) -> Result<(), String> {
+    match to.write_all(bytes).and_then(|()| to.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => crate::sys::end_by_sigpipe(),
+        written => written.map_err(|e| format!("output: {e}")),
+    }
+}
+
+/// Does what only watches, until nobody reads our stdout any more: `| head` may have seen enough
+/// long before there is more to write.
+pub async fn while_read<T>(watching: impl Future<Output = T>) -> T {
+    let (gone, reader_gone) = oneshot::channel();
+    std::thread::spawn(move || {
+        let stdout = io::stdout();
+        // Errors and hang-ups are told unasked; a file has neither.
+        let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+        while let Err(Errno::EINTR) | Ok(0) = poll(&mut fds, PollTimeout::NONE) {}
+        let _ = gone.send(());
+    });
+    tokio::select! {
+        biased;
+        done = watching => done,
+        Ok(()) = reader_gone => crate::sys::end_by_sigpipe(),
+    }
 }
 
 /// Rows under a head, in columns.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> Result<(), String> {
+    // A cell is on one line, and as wide as it is shown.
+    let shown = |cell: &String| task::printable(&cell.replace(['\n', '\t'], " ")).into_owned();
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(shown).collect())
+        .collect();
     let width = |column: usize| {
         let cells = rows
             .iter()
@@ -71,8 +108,10 @@ pub fn time(at: Option<Timestamp>) -> String {
 /// A text that names it.
 pub fn parse_time(text: &str) -> Result<Timestamp, String> {
     if let Ok(crate::config::Span(ago)) = text.parse() {
-        let then = OffsetDateTime::now_utc() - ago;
-        return Ok(timestamp(then));
+        // Longer ago than there are dates is at the beginning.
+        let ago = time::Duration::try_from(ago).ok();
+        let then = ago.and_then(|ago| OffsetDateTime::now_utc().checked_sub(ago));
+        return Ok(timestamp(then.unwrap_or(OffsetDateTime::UNIX_EPOCH)));
     }
     OffsetDateTime::parse(text, &Rfc3339)
         .map(timestamp)
@@ -156,6 +195,13 @@ mod tests {
         let ago = parse_time("1h").unwrap().seconds;
         assert!((OffsetDateTime::now_utc().unix_timestamp() - ago - 3600).abs() < 5);
         assert!(parse_time("yesterday").is_err());
+        for long in [
+            "99999999999h",
+            "18446744073709551615h",
+            "18446744073709551615ms",
+        ] {
+            assert_eq!(parse_time(long), Ok(Timestamp::default()), "{long}");
+        }
     }
 
     #[test]

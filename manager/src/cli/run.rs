@@ -3,8 +3,9 @@
 use super::client::Client;
 use super::spec::{self, Wishes};
 use super::stdio::Stdio;
-use super::watch::{signals, watch};
-use crate::restart;
+use super::watch::{Unheard, Watch, signals};
+use crate::config::Config;
+use crate::{logfile, removal, restart};
 use clap::Args;
 use protos::Any;
 use protos::services::containers::v1::{
@@ -15,7 +16,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Exit codes, as podman's and docker's: nothing was run; the command can't be; there is none.
-const NOT_RUN: u8 = 125;
+pub const NOT_RUN: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 /// What ctr and containerd call the type of a spec.
@@ -54,7 +55,7 @@ pub struct Create {
     #[arg(long, value_parser = |text: &str| text.parse::<restart::Policy>().map(|_| text.to_owned()))]
     restart: Option<String>,
     /// Where its output goes: file:///PATH or binary:///PROGRAM?KEY=VALUE
-    #[arg(long, value_name = "URI")]
+    #[arg(long, value_name = "URI", value_parser = log_place)]
     log_uri: Option<String>,
     /// A label, KEY=VALUE (repeatable)
     #[arg(short, long = "label", value_name = "KEY=VALUE")]
@@ -81,7 +82,12 @@ impl Create {
                 let command = &self.command;
                 spec::make(&self.wishes, namespace, &self.id, rootfs, self.tty, command)?
             }
-            (None, Some(bundle)) => read_bundle(bundle)?,
+            (None, Some(bundle)) => {
+                let mut spec = read_bundle(bundle)?;
+                let changed = spec::change(&mut spec, &self.wishes, self.tty, &self.command);
+                changed.map_err(|e| format!("{}: {e}", bundle.display()))?;
+                spec
+            }
             (None, None) => return Err("--rootfs or --bundle is needed".into()),
         };
         let mut labels = HashMap::new();
@@ -106,7 +112,7 @@ impl Create {
             }),
             ..Default::default()
         };
-        let terminal = self.tty || restart::has_terminal(&container);
+        let terminal = restart::has_terminal(&container);
         Ok((container, terminal))
     }
 }
@@ -116,7 +122,7 @@ fn read_bundle(bundle: &Path) -> Result<serde_json::Value, String> {
     let path = bundle.join("config.json");
     let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
     let json = std::fs::read(&path).map_err(|e| failed(&e))?;
-    let mut spec: serde_json::Value = serde_json::from_slice(&json).map_err(|e| failed(&e))?;
+    let mut spec: serde_json::Value = task::json::read_first(&json).map_err(|e| failed(&e))?;
     let bundle = bundle.canonicalize().map_err(|e| failed(&e))?;
     if let Some(root) = spec["root"]["path"].as_str() {
         spec["root"]["path"] = bundle.join(root).display().to_string().into();
@@ -128,17 +134,19 @@ fn read_bundle(bundle: &Path) -> Result<serde_json::Value, String> {
 pub async fn create(
     client: &Client,
     namespace: &str,
-    config: &crate::config::Config,
+    config: &Config,
     args: &Create,
 ) -> Result<u8, String> {
     let log = log_uri(args.log_uri.as_deref(), config, namespace, &args.id);
     let container = args.container(namespace, &config.runtime.default)?;
-    make(client, container, Some(&log), None).await?;
+    make(client, namespace, config, container, Some(&log), None).await?;
     Ok(0)
 }
 
 async fn make(
     client: &Client,
+    namespace: &str,
+    config: &Config,
     (mut container, terminal): (Container, bool),
     log: Option<&str>,
     stdio: Option<&Stdio>,
@@ -153,6 +161,11 @@ async fn make(
         container: Some(container),
     });
     client.containers().create(request).await.map_err(said)?;
+    // What another of its name may have left.
+    if let Err(e) = logfile::remove(config, namespace, &id) {
+        remove(client, &id).await;
+        return Err(e);
+    }
     let (stdin, stdout, stderr) = match (stdio, log) {
         (Some(stdio), _) => (
             stdio.stdin.clone(),
@@ -172,6 +185,8 @@ async fn make(
         ..Default::default()
     });
     if let Err(e) = client.tasks().create(request).await {
+        // Its logger may have been there before it.
+        let _ = logfile::remove(config, namespace, &id);
         remove(client, &id).await;
         return Err(said(e));
     }
@@ -183,81 +198,100 @@ async fn remove(client: &Client, id: &str) {
     let _ = client.containers().delete(request).await;
 }
 
+/// A URI of one of the schemes that the shims know.
+fn log_place(text: &str) -> Result<String, String> {
+    let known = ["file:///", "binary:///", "binary-v2:///", "fifo:///"];
+    let is_one = known.iter().any(|begin| text.starts_with(begin));
+    is_one
+        .then(|| text.to_owned())
+        .ok_or_else(|| format!("none of {}", known.join(", ")))
+}
+
 /// Where the output of a container goes that nobody watches.
-fn log_uri(
-    wish: Option<&str>,
-    config: &crate::config::Config,
-    namespace: &str,
-    id: &str,
-) -> String {
+fn log_uri(wish: Option<&str>, config: &Config, namespace: &str, id: &str) -> String {
     if let Some(uri) = wish {
         return uri.to_owned();
     }
-    let file = super::logs::path(config, namespace, id);
+    let file = logfile::path(config, namespace, id);
     let own = std::env::current_exe().unwrap_or_else(|_| "/usr/local/bin/dunnage".into());
     format!("binary://{}?log={}", own.display(), file.display())
 }
 
-/// `run`: its exit code, and 125 to 127 if it did not run.
+/// The exit code of what runs something: its own, and 125 to 127 if it did not run.
+pub fn exit_code(ran: Result<u8, String>) -> u8 {
+    ran.unwrap_or_else(|e| {
+        super::complain(&e);
+        not_run(&e)
+    })
+}
+
+/// `run`: its exit code.
 pub async fn run(
     client: &Client,
     namespace: &str,
-    config: &crate::config::Config,
-    args: &Run,
-) -> u8 {
-    match try_run(client, namespace, config, args).await {
-        Ok(code) => code,
-        Err(e) => {
-            super::complain(&e);
-            not_run(&e)
-        }
-    }
-}
-
-async fn try_run(
-    client: &Client,
-    namespace: &str,
-    config: &crate::config::Config,
+    config: &Config,
     args: &Run,
 ) -> Result<u8, String> {
     let create = &args.create;
-    let (container, terminal) = create.container(namespace, &config.runtime.default)?;
+    let has_policy = create.restart.as_deref().is_some_and(|it| it != "no");
+    if has_policy && args.rm {
+        return Err("--restart and --rm exclude each other".into());
+    }
+    if has_policy && !args.detach {
+        return Err("--restart needs --detach".into());
+    }
+    let (mut container, terminal) = create.container(namespace, &config.runtime.default)?;
     if args.detach {
+        if args.rm {
+            container
+                .labels
+                .insert(removal::LABEL.into(), "true".into());
+        }
         let log = log_uri(create.log_uri.as_deref(), config, namespace, &create.id);
-        make(client, (container, terminal), Some(&log), None).await?;
+        let container = (container, terminal);
+        make(client, namespace, config, container, Some(&log), None).await?;
         if let Err(e) = start_process(client, &create.id, "").await {
-            delete(client, &create.id).await;
-            remove(client, &create.id).await;
+            if delete(client, &create.id).await {
+                let _ = logfile::remove(config, namespace, &create.id);
+                remove(client, &create.id).await;
+            }
             return Err(e);
         }
         super::output::line(&create.id)?;
         return Ok(0);
     }
-    if create
-        .restart
-        .as_deref()
-        .is_some_and(|policy| policy != "no")
-    {
-        return Err("--restart needs --detach".into());
-    }
     let stdio = Stdio::new(create.interactive, terminal)?;
     let signals = signals()?;
     // Before the shim opens its ends: it waits for ours.
     let copying = stdio.copy();
-    make(client, (container, terminal), None, Some(&stdio)).await?;
-    let code = watch(client, &create.id, "", terminal, signals, copying, true).await;
-    delete(client, &create.id).await;
-    if args.rm || code.is_err() {
+    let container = (container, terminal);
+    make(client, namespace, config, container, None, Some(&stdio)).await?;
+    let watch = Watch {
+        client,
+        id: &create.id,
+        exec: "",
+        terminal,
+        unheard: if args.rm {
+            Unheard::Ends
+        } else {
+            Unheard::Stays
+        },
+    };
+    let code = watch.start(signals, copying).await;
+    // A task that is still there keeps its record.
+    if delete(client, &create.id).await && (args.rm || code.is_err()) {
         remove(client, &create.id).await;
     }
     code
 }
 
-async fn delete(client: &Client, id: &str) {
+/// Deletes the task. True if there is none now.
+async fn delete(client: &Client, id: &str) -> bool {
     let request = client.request(DeleteTaskRequest {
         container_id: id.to_owned(),
     });
-    let _ = client.tasks().delete(request).await;
+    let deleted = client.tasks().delete(request).await;
+    deleted.map_or_else(|e| e.code() == tonic::Code::NotFound, |_| true)
 }
 
 pub async fn start_process(client: &Client, id: &str, exec: &str) -> Result<u32, String> {
@@ -271,7 +305,7 @@ pub async fn start_process(client: &Client, id: &str, exec: &str) -> Result<u32,
 
 /// The exit code for what the OCI runtime says of a command: runc's words are `exec: "NAME": …`,
 /// crun's speak of an executable. The same errno of a mount is no word about the command.
-pub fn not_run(error: &str) -> u8 {
+fn not_run(error: &str) -> u8 {
     let of_command = error.rsplit_once("exec: \"").map(|(_, said)| said);
     let of_command = of_command.or_else(|| error.split_once("executable").map(|(_, said)| said));
     let says = |words: &[&str]| {
@@ -334,14 +368,12 @@ pub async fn attach(client: &Client, id: &str) -> Result<u8, String> {
         return Err(format!("{id} writes to a log: see `dunnage logs -f {id}`"));
     }
     let stdio = Stdio::of(state.stdin, state.stdout, state.stderr);
-    watch(
+    let watch = Watch {
         client,
         id,
-        "",
-        state.terminal,
-        signals()?,
-        stdio.copy(),
-        false,
-    )
-    .await
+        exec: "",
+        terminal: state.terminal,
+        unheard: Unheard::Stays,
+    };
+    watch.attach(signals()?, stdio.copy()).await
 }

@@ -77,9 +77,8 @@ pub async fn ps(client: &Client, id: &str, json: bool) -> Result<(), String> {
         let exec = exec
             .and_then(Result::ok)
             .map_or(String::new(), |details| details.exec_id);
-        let command = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        vec![process.pid.to_string(), exec, command.trim().to_owned()]
+        let command = task::proc::command_line(process.pid).join(" ");
+        vec![process.pid.to_string(), exec, command]
     };
     rows(
         &["PID", "EXEC", "COMMAND"],
@@ -115,7 +114,7 @@ pub async fn inspect(client: &Client, id: &str) -> Result<(), String> {
             "stderr": task.stderr,
             "terminal": task.terminal,
         })),
-        "spec": serde_json::from_slice::<Value>(spec).ok(),
+        "spec": task::json::read_first::<Value>(spec).ok(),
     });
     line(&serde_json::to_string_pretty(&object).map_err(|e| e.to_string())?)
 }
@@ -260,8 +259,7 @@ pub async fn info(client: &Client, json: bool) -> Result<(), String> {
         .map_err(said)?
         .into_inner();
     let tasks = tasks(client).await?.len();
-    let memory =
-        std::fs::read_to_string(format!("/proc/{}/status", server.pid)).unwrap_or_default();
+    let memory = task::proc::text(format!("/proc/{}/status", server.pid)).unwrap_or_default();
     let memory = memory
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))

@@ -1,104 +1,87 @@
-//! The OCI spec of `dunnage run --rootfs`: what a container gets unless told otherwise.
+//! The OCI spec of `dunnage run`: what a container gets unless told otherwise, and what the command
+//! line changes in that or in a bundle's.
 
+use super::process::{ProcessWishes, USUAL, list, object};
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// Where programs are looked for.
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// In how many microseconds a container has its share of the processors.
+const PERIOD: f64 = 100_000.0;
 
-/// The capabilities of a container that is not privileged; Docker's and containerd's choice.
-const CAPABILITIES: &[&str] = &[
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_MKNOD",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-];
-
-/// How the container differs from the usual.
+/// How the container differs from the usual, or from its bundle.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Wishes {
-    /// An environment variable, KEY=VALUE (repeatable)
-    #[arg(short, long = "env", value_name = "KEY=VALUE")]
-    env: Vec<String>,
-    /// The working directory
-    #[arg(short, long, default_value = "/")]
-    workdir: String,
-    /// The user: UID[:GID]
-    #[arg(short, long, default_value = "0:0")]
-    user: String,
-    /// The network: none (only a loopback) or host
-    #[arg(long, default_value = "none", value_parser = ["none", "host"])]
-    net: String,
-    /// The host name; default is the id
-    #[arg(long)]
+    #[command(flatten)]
+    process: ProcessWishes,
+    /// The network: none (only a loopback) or host; without a bundle the default is none
+    #[arg(long, value_parser = ["none", "host"])]
+    net: Option<String>,
+    /// The host name; without a bundle the default is the id
+    #[arg(long, value_parser = hostname)]
     hostname: Option<String>,
     /// A bind mount, SOURCE:TARGET[:ro] (repeatable)
-    #[arg(short = 'v', long = "volume", value_name = "SOURCE:TARGET[:ro]")]
-    volumes: Vec<String>,
+    #[arg(short = 'v', long = "volume", value_name = "SOURCE:TARGET[:ro]", value_parser = volume)]
+    volumes: Vec<Value>,
     /// Mount the root filesystem read-only
     #[arg(long)]
     read_only: bool,
-    /// The most memory, in bytes or with k, m, g
-    #[arg(long, value_name = "BYTES")]
-    memory: Option<String>,
+    #[command(flatten)]
+    limits: Limits,
+}
+
+/// What a container may use at most.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Limits {
+    /// The most memory, in bytes or with k, m, g; -1 for no limit
+    #[arg(long, value_name = "BYTES", value_parser = bytes, allow_negative_numbers = true)]
+    memory: Option<i64>,
     /// How many CPUs at most, such as 1.5
-    #[arg(long)]
+    #[arg(long, value_parser = cpus, allow_negative_numbers = true)]
     cpus: Option<f64>,
-    /// How many processes at most
-    #[arg(long)]
+    /// How many processes at most; -1 for no limit
+    #[arg(long, value_parser = pids, allow_negative_numbers = true)]
     pids_limit: Option<i64>,
-    /// A capability to add, such as CAP_NET_ADMIN (repeatable)
-    #[arg(long)]
-    cap_add: Vec<String>,
-    /// A capability to take away (repeatable)
-    #[arg(long)]
-    cap_drop: Vec<String>,
 }
 
 /// Makes the spec of container `id`.
 ///
 /// # Errors
-/// A text that names the wish that cannot be read.
+/// A text that names what cannot be.
 pub fn make(
     wishes: &Wishes,
     namespace: &str,
     id: &str,
     rootfs: &Path,
-    terminal: bool,
+    tty: bool,
     command: &[String],
 ) -> Result<Value, String> {
+    if command.is_empty() {
+        return Err("no command was given".into());
+    }
     let rootfs = rootfs
         .canonicalize()
         .map_err(|e| format!("rootfs {}: {e}", rootfs.display()))?;
-    let mut namespaces = vec!["pid", "ipc", "uts", "mount"];
-    if wishes.net == "none" {
-        namespaces.push("network");
-    }
-    let namespaces: Vec<Value> = namespaces
-        .iter()
-        .map(|kind| json!({"type": kind}))
-        .collect();
-    Ok(json!({
+    let namespaces = ["pid", "ipc", "uts", "mount", "network"].map(|kind| json!({"type": kind}));
+    let mut spec = json!({
         "ociVersion": "1.0.2",
-        "hostname": wishes.hostname.as_deref().unwrap_or(id),
-        "root": {"path": rootfs, "readonly": wishes.read_only},
-        "process": process(wishes, terminal, command)?,
-        "mounts": mounts(wishes)?,
+        "hostname": id,
+        "root": {"path": rootfs},
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "env": [PATH],
+            "cwd": "/",
+            "noNewPrivileges": true,
+            "capabilities": {"bounding": USUAL, "effective": USUAL, "permitted": USUAL},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+        },
+        "mounts": mounts(),
         "linux": {
             "cgroupsPath": format!("/{namespace}/{id}"),
             "namespaces": namespaces,
-            "resources": resources(wishes)?,
+            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
             "maskedPaths": [
                 "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
                 "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware",
@@ -108,77 +91,85 @@ pub fn make(
                 "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
             ],
         },
-    }))
+    });
+    change(&mut spec, wishes, tty, command)?;
+    Ok(spec)
 }
 
-/// The OCI process of a command; also of an exec.
+/// Changes a spec as wished; what is not wished stays.
 ///
 /// # Errors
-/// A text that names the wish that cannot be read.
-pub fn process(wishes: &Wishes, terminal: bool, command: &[String]) -> Result<Value, String> {
-    if command.is_empty() {
-        return Err("no command was given".into());
-    }
-    let (uid, gid) = user(&wishes.user)?;
-    let mut env = vec![PATH.to_owned()];
-    if terminal {
-        env.push("TERM=xterm".to_owned());
-    }
-    for variable in &wishes.env {
-        let Some((key, _)) = variable.split_once('=') else {
-            return Err(format!("--env {variable:?}: not KEY=VALUE"));
-        };
-        let begin = format!("{key}=");
-        env.retain(|old| !old.starts_with(&begin));
-        env.push(variable.clone());
-    }
-    let capabilities = capabilities(wishes);
-    Ok(json!({
-        "terminal": terminal,
-        "user": {"uid": uid, "gid": gid},
-        "args": command,
-        "env": env,
-        "cwd": wishes.workdir,
-        "noNewPrivileges": true,
-        "capabilities": {
-            "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
-        },
-        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
-    }))
-}
-
-fn capabilities(wishes: &Wishes) -> Vec<String> {
-    let full = |name: &String| {
-        let name = name.to_uppercase();
-        if name.starts_with("CAP_") {
-            name
-        } else {
-            format!("CAP_{name}")
-        }
+/// A text that names what in it is not as the OCI runtime spec has it.
+pub fn change(
+    spec: &mut Value,
+    wishes: &Wishes,
+    tty: bool,
+    command: &[String],
+) -> Result<(), String> {
+    let Value::Object(spec) = spec else {
+        return Err("its spec is no object".into());
     };
-    let mut all: Vec<String> = CAPABILITIES.iter().map(|&name| name.to_owned()).collect();
-    let dropped: Vec<String> = wishes.cap_drop.iter().map(full).collect();
-    all.retain(|name| !dropped.contains(name) && !dropped.contains(&"CAP_ALL".to_owned()));
-    for name in wishes.cap_add.iter().map(full) {
-        if !all.contains(&name) {
-            all.push(name);
+    let mut none = Value::Null;
+    let process = spec.get_mut("process").unwrap_or(&mut none);
+    wishes.process.change(process, tty, command)?;
+    if let Some(hostname) = &wishes.hostname {
+        spec.insert("hostname".into(), hostname.as_str().into());
+    }
+    if wishes.read_only {
+        object(spec, "root")?.insert("readonly".into(), true.into());
+    }
+    if !wishes.volumes.is_empty() {
+        list(spec, "mounts")?.extend_from_slice(&wishes.volumes);
+    }
+    if let Some(net) = &wishes.net {
+        let namespaces = list(object(spec, "linux")?, "namespaces")?;
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        if net == "none" {
+            namespaces.push(json!({"type": "network"}));
         }
     }
-    all
+    wishes.limits.change(spec)
 }
 
-fn user(text: &str) -> Result<(u32, u32), String> {
-    let (uid, gid) = text.split_once(':').unwrap_or((text, text));
-    match (uid.parse(), gid.parse()) {
-        (Ok(uid), Ok(gid)) => Ok((uid, gid)),
-        _ => Err(format!("--user {text:?}: not UID[:GID]")),
+impl Limits {
+    /// Sets these in a spec; what else is limited there stays so.
+    ///
+    /// # Errors
+    /// A text that names what in it is not as the OCI runtime spec has it.
+    pub fn change(&self, spec: &mut Map<String, Value>) -> Result<(), String> {
+        for (kind, limit) in self.resources() {
+            let resources = object(object(spec, "linux")?, "resources")?;
+            if let Value::Object(limit) = limit {
+                object(resources, &kind)?.extend(limit);
+            }
+        }
+        Ok(())
+    }
+
+    /// As a spec's resources, by their kind.
+    pub fn resources(&self) -> Map<String, Value> {
+        let mut resources = Map::new();
+        if let Some(memory) = self.memory {
+            resources.insert("memory".into(), json!({"limit": memory}));
+        }
+        if let Some(cpus) = self.cpus {
+            let cpu = json!({"quota": (cpus * PERIOD) as i64, "period": PERIOD as u64});
+            resources.insert("cpu".into(), cpu);
+        }
+        if let Some(pids) = self.pids_limit {
+            resources.insert("pids".into(), json!({"limit": pids}));
+        }
+        resources
     }
 }
 
-fn mounts(wishes: &Wishes) -> Result<Vec<Value>, String> {
-    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": source, "options": options});
+fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Value {
+    json!({"destination": target, "type": kind, "source": source, "options": options})
+}
+
+fn mounts() -> [Value; 7] {
     #[rustfmt::skip]
-    let mut mounts = vec![
+    let mounts = [
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         mount("/dev/pts", "devpts", "devpts",
@@ -188,113 +179,142 @@ fn mounts(wishes: &Wishes) -> Result<Vec<Value>, String> {
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
         mount("/run", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
     ];
-    for volume in &wishes.volumes {
-        let bad = || format!("--volume {volume:?}: not SOURCE:TARGET[:ro]");
-        let mut parts = volume.split(':');
-        let (source, target) = parts.next().zip(parts.next()).ok_or_else(bad)?;
-        let mode = match parts.next() {
-            None | Some("rw") => "rw",
-            Some("ro") => "ro",
-            Some(_) => return Err(bad()),
-        };
-        if !source.starts_with('/') || !target.starts_with('/') {
-            return Err(bad());
-        }
-        mounts.push(mount(target, "bind", source, &["rbind", mode]));
-    }
-    Ok(mounts)
+    mounts
 }
 
-/// The resources of `run` and `update`.
-///
-/// # Errors
-/// A text that names the wish that cannot be read.
-pub fn limits(
-    memory: Option<&str>,
-    cpus: Option<f64>,
-    pids: Option<i64>,
-) -> Result<serde_json::Map<String, Value>, String> {
-    const PERIOD: f64 = 100_000.0;
-    let mut limits = serde_json::Map::new();
-    if let Some(text) = memory {
-        limits.insert("memory".into(), json!({"limit": bytes(text)?}));
+fn volume(text: &str) -> Result<Value, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, mode) = match parts[..] {
+        [source, target] => (source, target, "rw"),
+        [source, target, mode @ ("ro" | "rw")] => (source, target, mode),
+        _ => return Err("not SOURCE:TARGET[:ro]".into()),
+    };
+    if !source.starts_with('/') || !target.starts_with('/') {
+        return Err("not absolute paths".into());
     }
-    if let Some(cpus) = cpus {
-        let cpu = json!({"quota": (cpus * PERIOD) as i64, "period": PERIOD as u64});
-        limits.insert("cpu".into(), cpu);
-    }
-    if let Some(pids) = pids {
-        limits.insert("pids".into(), json!({"limit": pids}));
-    }
-    Ok(limits)
+    Ok(mount(target, "bind", source, &["rbind", mode]))
 }
 
-fn resources(wishes: &Wishes) -> Result<Value, String> {
-    let mut limits = limits(wishes.memory.as_deref(), wishes.cpus, wishes.pids_limit)?;
-    limits.insert("devices".into(), json!([{"allow": false, "access": "rwm"}]));
-    Ok(Value::Object(limits))
+fn hostname(text: &str) -> Result<String, String> {
+    // The kernel's most (uname(2)).
+    let is_one = (1..=64).contains(&text.len());
+    let name = is_one.then(|| text.to_owned());
+    name.ok_or_else(|| "not a name of 1 to 64 bytes".into())
+}
+
+/// The kernel gives out a hundredth of one at least.
+fn cpus(text: &str) -> Result<f64, String> {
+    let cpus = text
+        .parse()
+        .ok()
+        .filter(|cpus| (0.01..=8192.0).contains(cpus));
+    cpus.ok_or_else(|| "not a number of CPUs from 0.01 to 8192".into())
+}
+
+fn pids(text: &str) -> Result<i64, String> {
+    let pids = text.parse().ok().filter(|&pids| pids == -1 || pids > 0);
+    pids.ok_or_else(|| "not a number of processes, nor -1".into())
 }
 
 /// Reads a number with an optional k, m or g.
-///
-/// # Errors
-/// A text that names it.
-pub fn bytes(text: &str) -> Result<i64, String> {
+fn bytes(text: &str) -> Result<i64, String> {
     let number = text.trim_end_matches(|c: char| c.is_alphabetic());
     let shift = match text[number.len()..].to_lowercase().as_str() {
+        _ if text == "-1" => 0,
         "" | "b" => 0,
         "k" | "kb" | "kib" => 10,
         "m" | "mb" | "mib" => 20,
         "g" | "gb" | "gib" => 30,
-        _ => return Err(format!("{text:?} is no number of bytes")),
+        _ => return Err("not a number of bytes".into()),
     };
     let number = number.parse::<i64>().ok();
     let bytes = number.and_then(|number| number.checked_mul(1 << shift));
-    bytes.ok_or_else(|| format!("{text:?} is no number of bytes"))
+    let bytes = bytes.filter(|&bytes| bytes > 0 || text == "-1");
+    bytes.ok_or_else(|| "not a number of bytes".into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        wishes: Wishes,
+    }
+
+    fn wishes(words: &str) -> Wishes {
+        let words = std::iter::once("x").chain(words.split(' '));
+        Line::try_parse_from(words).unwrap().wishes
+    }
 
     #[test]
-    fn numbers_of_bytes() {
+    fn numbers() {
         assert_eq!(bytes("12"), Ok(12));
         assert_eq!(bytes("2k"), Ok(2048));
         assert_eq!(bytes("3MiB"), Ok(3 << 20));
-        assert!(bytes("x").is_err() && bytes("1q").is_err());
-        assert!(bytes("9999999999g").is_err());
+        assert_eq!((bytes("-1"), pids("-1")), (Ok(-1), Ok(-1)));
+        for text in ["", "x", "1q", "0", "-5", "-1k", "9999999999g", "k"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+        for text in ["nan", "inf", "0", "-1", "0.001", "1e9", "", "x"] {
+            assert!(cpus(text).is_err(), "{text}");
+        }
+        for text in ["0", "-2", "x", "1.5"] {
+            assert!(pids(text).is_err(), "{text}");
+        }
+        assert_eq!(cpus("1.5"), Ok(1.5));
     }
 
     #[test]
     fn wishes_become_the_spec() {
-        let wishes = Wishes {
-            env: vec!["PATH=/x".into(), "A=b".into()],
-            user: "5".into(),
-            workdir: "/tmp".into(),
-            net: "none".into(),
-            volumes: vec!["/a:/b:ro".into()],
-            memory: Some("1m".into()),
-            cap_drop: vec!["all".into()],
-            cap_add: vec!["kill".into()],
-            ..Default::default()
-        };
+        let wishes = wishes(
+            "-e PATH=/x -e A=b -u 5 -w /tmp --net host -v /a:/b:ro --memory 1m \
+             --cap-drop all --cap-add kill --read-only",
+        );
         let spec = make(&wishes, "n", "c", Path::new("/"), false, &["sh".into()]).unwrap();
         assert_eq!(spec["process"]["env"], json!(["PATH=/x", "A=b"]));
         assert_eq!(spec["process"]["user"], json!({"uid": 5, "gid": 5}));
-        assert_eq!(
-            spec["process"]["capabilities"]["bounding"],
-            json!(["CAP_KILL"])
-        );
-        assert_eq!(
-            spec["linux"]["resources"]["memory"]["limit"],
-            json!(1 << 20)
-        );
+        assert_eq!(spec["process"]["cwd"], "/tmp");
+        let bounding = &spec["process"]["capabilities"]["bounding"];
+        assert_eq!(bounding, &json!(["CAP_KILL"]));
+        assert_eq!(spec["linux"]["resources"]["memory"]["limit"], 1 << 20);
+        assert_eq!(spec["linux"]["namespaces"].as_array().unwrap().len(), 4);
         assert_eq!(spec["mounts"][7]["options"], json!(["rbind", "ro"]));
-        let bad = Wishes {
-            volumes: vec!["a:b".into()],
-            ..wishes
-        };
-        assert!(make(&bad, "n", "c", Path::new("/"), false, &["sh".into()]).is_err());
+        assert_eq!(
+            (&spec["root"]["readonly"], &spec["hostname"]),
+            (&json!(true), &json!("c"))
+        );
+        for bad in ["a:b", "/a", "/a:/b:rx", "/a:/b:ro:ro"] {
+            assert!(volume(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_bundle_changes_as_wished_and_no_further() {
+        let old = json!({
+            "process": {"args": ["a"], "cwd": "/"}, "newer": 1,
+            "linux": {"resources": {"memory": {"swap": 9}, "unified": {"x": "y"}}},
+        });
+        let mut spec = old.clone();
+        change(&mut spec, &Wishes::default(), false, &[]).unwrap();
+        assert_eq!(spec, old);
+        change(
+            &mut spec,
+            &wishes("--memory 8 --net none"),
+            false,
+            &["b".into()],
+        )
+        .unwrap();
+        let linux = json!({
+            "resources": {"memory": {"swap": 9, "limit": 8}, "unified": {"x": "y"}},
+            "namespaces": [{"type": "network"}],
+        });
+        let process = json!({"args": ["b"], "cwd": "/"});
+        assert_eq!(
+            spec,
+            json!({"process": process, "newer": 1, "linux": linux})
+        );
     }
 }

@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 pub struct Stdio {
     dir: PathBuf,
@@ -22,6 +22,7 @@ pub struct Stdio {
 /// What is being copied.
 pub struct Copying {
     outputs: Vec<oneshot::Receiver<()>>,
+    lost: mpsc::UnboundedReceiver<io::Error>,
     /// Our stdin has ended.
     pub input_ended: Option<oneshot::Receiver<()>>,
 }
@@ -65,14 +66,15 @@ impl Stdio {
     /// Starts to copy. The outputs wait for the shim to open its ends.
     pub fn copy(&self) -> Copying {
         let mut outputs = Vec::new();
+        let (tell_lost, lost) = mpsc::unbounded_channel();
         for (path, to_stdout) in [(&self.stdout, true), (&self.stderr, false)] {
             if path.is_empty() {
                 continue;
             }
             let (done, ended) = oneshot::channel();
-            let path = path.clone();
+            let (path, tell_lost) = (path.clone(), tell_lost.clone());
             thread::spawn(move || {
-                let _ = copy_output(Path::new(&path), to_stdout);
+                copy_output(Path::new(&path), to_stdout, &tell_lost);
                 let _ = done.send(());
             });
             outputs.push(ended);
@@ -88,6 +90,7 @@ impl Stdio {
         });
         Copying {
             outputs,
+            lost,
             input_ended,
         }
     }
@@ -103,29 +106,56 @@ impl Drop for Stdio {
 
 impl Copying {
     /// Waits for the end of all output.
-    pub async fn drained(self) {
-        for output in self.outputs {
+    pub async fn drained(&mut self) {
+        for output in &mut self.outputs {
             let _ = output.await;
+        }
+    }
+
+    /// Waits until output can't be written to where ours goes; for ever, if all of it can.
+    pub async fn lost(&mut self) -> io::Error {
+        match self.lost.recv().await {
+            Some(error) => error,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether some could not be, so far.
+    pub fn was_lost(&mut self) -> Option<io::Error> {
+        self.lost.try_recv().ok()
+    }
+}
+
+/// What can't be written is read all the same, so that the process gets to its end.
+fn copy_output(path: &Path, to_stdout: bool, tell_lost: &mpsc::UnboundedSender<io::Error>) {
+    let Ok(mut fifo) = File::open(path) else {
+        return;
+    };
+    let mut is_lost = false;
+    let mut buffer = vec![0; 32 << 10];
+    loop {
+        let n = match fifo.read(&mut buffer) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Ok(0) | Err(_) => return,
+            Ok(n) => n,
+        };
+        if is_lost {
+            continue;
+        }
+        if let Err(e) = write_output(&buffer[..n], to_stdout) {
+            is_lost = true;
+            let _ = tell_lost.send(e);
         }
     }
 }
 
-fn copy_output(path: &Path, to_stdout: bool) -> io::Result<()> {
-    let mut fifo = File::open(path)?;
-    let mut buffer = vec![0; 32 << 10];
-    loop {
-        let n = fifo.read(&mut buffer)?;
-        if n == 0 {
-            return Ok(());
-        }
-        if to_stdout {
-            let mut out = io::stdout().lock();
-            out.write_all(&buffer[..n])?;
-            out.flush()?;
-        } else {
-            io::stderr().write_all(&buffer[..n])?;
-        }
+fn write_output(bytes: &[u8], to_stdout: bool) -> io::Result<()> {
+    if !to_stdout {
+        return io::stderr().write_all(bytes);
     }
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()
 }
 
 fn copy_input(path: &Path) -> io::Result<()> {

@@ -1,11 +1,31 @@
 //! Watching a process: what it says comes to us, our input and signals go to it.
 
 use super::client::Client;
-use super::run::{said, start_process};
+use super::run::{NOT_RUN, said, start_process};
 use super::stdio::{Copying, Raw, window};
 use nix::sys::signal::Signal;
 use protos::services::tasks::v1::*;
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
 use task::signals::Signals;
+use tonic::{Code, Request, Response, Status};
+
+/// What a shell says of a program that died of it.
+const SIGPIPE_CODE: u8 = 128 + 13;
+
+/// How long a process has to end by itself that has nobody to write to.
+const PIPE_GRACE: Duration = Duration::from_secs(1);
+
+/// What becomes of a process when its output can't be written any more, most often because its
+/// reader has gone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Unheard {
+    /// It is ended, as nobody else can ever read of it: SIGPIPE, and SIGKILL a second later.
+    Ends,
+    /// It runs on without us, as with ctr, docker and podman.
+    Stays,
+}
 
 /// The signals that are passed on. Take them before any thread is started, else it dies of them.
 pub fn signals() -> Result<Signals, String> {
@@ -21,79 +41,149 @@ pub fn signals() -> Result<Signals, String> {
     Signals::new(wished).map_err(|e| format!("signals: {e}"))
 }
 
-/// Starts a process, passes everything on both ways, and waits for its end.
-pub async fn watch(
-    client: &Client,
-    id: &str,
-    exec: &str,
-    terminal: bool,
-    signals: Signals,
-    mut copying: Copying,
-    start: bool,
-) -> Result<u8, String> {
-    let mut tasks = client.tasks();
-    let request = client.request(WaitRequest {
-        container_id: id.to_owned(),
-        exec_id: exec.to_owned(),
-    });
-    let mut waiting = Box::pin(tasks.wait(request));
-    if start {
-        start_process(client, id, exec).await?;
+/// A process to watch.
+pub struct Watch<'a> {
+    pub client: &'a Client,
+    pub id: &'a str,
+    /// Empty for init.
+    pub exec: &'a str,
+    pub terminal: bool,
+    pub unheard: Unheard,
+}
+
+type Waiting<'a> = Pin<Box<dyn Future<Output = Result<Response<WaitResponse>, Status>> + 'a>>;
+
+impl Watch<'_> {
+    /// Starts the process, and watches it as [`Watch::attach`] does.
+    ///
+    /// # Errors
+    /// A text, if it could not be started, or its end is not told.
+    pub async fn start(&self, signals: Signals, copying: Copying) -> Result<u8, String> {
+        let mut tasks = self.client.tasks();
+        // First, so that the end cannot be missed.
+        let waiting = Box::pin(tasks.wait(self.wait_request()));
+        start_process(self.client, self.id, self.exec).await?;
+        self.pass_on(waiting, signals, copying).await
     }
-    let raw = terminal.then(Raw::new).flatten();
-    if terminal {
-        resize(client, id, exec).await;
+
+    /// Passes everything on both ways until the process has ended, or nobody reads what it says.
+    /// Its exit code, and for the latter that of SIGPIPE.
+    ///
+    /// # Errors
+    /// A text, if its end is not told.
+    pub async fn attach(&self, signals: Signals, copying: Copying) -> Result<u8, String> {
+        let mut tasks = self.client.tasks();
+        let waiting = Box::pin(tasks.wait(self.wait_request()));
+        self.pass_on(waiting, signals, copying).await
     }
-    let mut input_ended = copying.input_ended.take();
-    let exit = loop {
-        let ended = async {
-            match &mut input_ended {
-                Some(ended) => drop(ended.await),
-                None => std::future::pending().await,
+
+    async fn pass_on(
+        &self,
+        mut waiting: Waiting<'_>,
+        signals: Signals,
+        mut copying: Copying,
+    ) -> Result<u8, String> {
+        let raw = self.terminal.then(Raw::new).flatten();
+        if self.terminal {
+            self.resize().await;
+        }
+        let mut input_ended = copying.input_ended.take();
+        let exit = loop {
+            let ended = async {
+                match &mut input_ended {
+                    Some(ended) => drop(ended.await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                exit = &mut waiting => break exit.map_err(said)?.into_inner(),
+                signal = signals.next() => match signal {
+                    Ok(Signal::SIGWINCH) => self.resize().await,
+                    Ok(signal) => match self.kill(signal).await {
+                        // It has ended, and how is on its way to us.
+                        Err(e) if e.code() == Code::NotFound => {}
+                        Err(e) => super::complain(&format!("{signal}: {}", said(e))),
+                        Ok(()) => {}
+                    },
+                    Err(e) => return Err(format!("signals: {e}")),
+                },
+                error = copying.lost() => {
+                    drop(raw);
+                    if self.unheard == Unheard::Ends {
+                        self.end(&mut waiting).await?;
+                    }
+                    return Ok(unheard(&error));
+                }
+                () = ended => {
+                    input_ended = None;
+                    let request = self.client.request(CloseIoRequest {
+                        container_id: self.id.to_owned(),
+                        exec_id: self.exec.to_owned(),
+                        stdin: true,
+                    });
+                    let _ = self.client.tasks().close_io(request).await;
+                }
             }
         };
-        tokio::select! {
-            exit = &mut waiting => break exit.map_err(said)?.into_inner(),
-            signal = signals.next() => match signal {
-                Ok(Signal::SIGWINCH) => resize(client, id, exec).await,
-                Ok(signal) => kill(client, id, exec, signal as u32).await?,
-                Err(e) => return Err(format!("signals: {e}")),
-            },
-            () = ended => {
-                input_ended = None;
-                let request = client.request(CloseIoRequest {
-                    container_id: id.to_owned(),
-                    exec_id: exec.to_owned(),
-                    stdin: true,
-                });
-                let _ = client.tasks().close_io(request).await;
-            }
-        }
-    };
-    // Something it left in the background may hold the output.
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(10), copying.drained()).await;
-    drop(raw);
-    Ok(u8::try_from(exit.exit_status).unwrap_or(u8::MAX))
-}
-
-async fn kill(client: &Client, id: &str, exec: &str, signal: u32) -> Result<(), String> {
-    let request = client.request(KillRequest {
-        container_id: id.to_owned(),
-        exec_id: exec.to_owned(),
-        signal,
-        all: false,
-    });
-    client.tasks().kill(request).await.map(drop).map_err(said)
-}
-
-async fn resize(client: &Client, id: &str, exec: &str) {
-    if let Some((width, height)) = window() {
-        let request = client.request(ResizePtyRequest {
-            container_id: id.to_owned(),
-            exec_id: exec.to_owned(),
-            width,
-            height,
-        });
-        let _ = client.tasks().resize_pty(request).await;
+        // Something it left in the background may hold the output.
+        let _ = tokio::time::timeout(Duration::from_secs(10), copying.drained()).await;
+        drop(raw);
+        Ok(match copying.was_lost() {
+            Some(error) => unheard(&error),
+            None => u8::try_from(exit.exit_status).unwrap_or(u8::MAX),
+        })
     }
+
+    /// As a pipe without a reader ends whoever writes to it, whether it lets that happen or not.
+    async fn end(&self, waiting: &mut Waiting<'_>) -> Result<(), String> {
+        // One that has ended by now is waited for, too.
+        let _ = self.kill(Signal::SIGPIPE).await;
+        if tokio::time::timeout(PIPE_GRACE, &mut *waiting)
+            .await
+            .is_ok()
+        {
+            return Ok(());
+        }
+        let _ = self.kill(Signal::SIGKILL).await;
+        waiting.await.map(drop).map_err(said)
+    }
+
+    fn wait_request(&self) -> Request<WaitRequest> {
+        self.client.request(WaitRequest {
+            container_id: self.id.to_owned(),
+            exec_id: self.exec.to_owned(),
+        })
+    }
+
+    async fn kill(&self, signal: Signal) -> Result<(), Status> {
+        let request = self.client.request(KillRequest {
+            container_id: self.id.to_owned(),
+            exec_id: self.exec.to_owned(),
+            signal: signal as u32,
+            all: false,
+        });
+        self.client.tasks().kill(request).await.map(drop)
+    }
+
+    async fn resize(&self) {
+        if let Some((width, height)) = window() {
+            let request = self.client.request(ResizePtyRequest {
+                container_id: self.id.to_owned(),
+                exec_id: self.exec.to_owned(),
+                width,
+                height,
+            });
+            let _ = self.client.tasks().resize_pty(request).await;
+        }
+    }
+}
+
+/// The exit code when output was lost: silently that of SIGPIPE, as of any program, if its reader
+/// has gone.
+fn unheard(error: &io::Error) -> u8 {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return SIGPIPE_CODE;
+    }
+    super::complain(&format!("output: {error}"));
+    NOT_RUN
 }

@@ -13,11 +13,12 @@ mod unwritten;
 
 pub use service::EventsService;
 
-use crate::exchange::{Entry, Exchange};
-use crate::failure::{Failure, unavailable};
+use crate::exchange::Exchange;
+use crate::failure::{Failure, exhausted, unavailable};
 use crate::filter::Filters;
 use crate::journal::{Journal, Record};
 use crate::ledger::{Exit, Key, Ledger, Origin, Verdict, container_of, process_of};
+use crate::subscription::Subscription;
 use protos::events::{TaskDelete, TaskExit};
 use protos::types::Envelope;
 use protos::{Any, Code, Timestamp, any, topic};
@@ -82,8 +83,9 @@ impl Intake {
     /// Takes an event. When this returns it is in the journal, and subscribers have it.
     ///
     /// # Errors
-    /// `InvalidArgument` for an envelope that is not whole, `Unavailable` if the journal cannot
-    /// be written: then nobody was told, and the sender should try again.
+    /// `InvalidArgument` for an envelope that is not whole, `ResourceExhausted` for one that is too
+    /// long, `Unavailable` if the journal cannot be written: then nobody was told, and the sender
+    /// should try again.
     pub fn take(&self, envelope: Envelope, origin: Origin) -> Result<(), Failure> {
         service::check(&envelope)?;
         count(&self.counters.received);
@@ -151,9 +153,10 @@ impl Intake {
 
     fn write(&self, record: &Record) -> Result<u64, Failure> {
         let mut journal = self.journal.borrow_mut();
-        let seq = journal
-            .append(record)
-            .map_err(|e| unavailable(format!("journal: {e}")))?;
+        let seq = journal.append(record).map_err(|e| match e.kind() {
+            std::io::ErrorKind::InvalidInput => exhausted(format!("journal: {e}")),
+            _ => unavailable(format!("journal: {e}")),
+        })?;
         let mut ledger = self.ledger.borrow_mut();
         ledger.apply(seq, record);
         if journal.is_full()
@@ -173,7 +176,9 @@ impl Intake {
             event: Some(event),
         };
         match self.take(envelope.clone(), origin) {
-            Err(e) if e.code == Code::Unavailable => self.keep(Unwritten::Event(envelope, origin)),
+            Err(e) if e.code == Code::Unavailable && self.has_room(&envelope) => {
+                self.keep(Unwritten::Event(envelope, origin));
+            }
             Err(e) => log::error!("{namespace}: {topic}: {e}"),
             Ok(()) => {}
         }
@@ -251,11 +256,7 @@ impl Intake {
     ///
     /// # Errors
     /// `InvalidArgument` with the filter that does not parse.
-    pub fn subscribe(
-        &self,
-        filters: &[String],
-        replay: bool,
-    ) -> Result<mpsc::UnboundedReceiver<Entry>, Failure> {
+    pub fn subscribe(&self, filters: &[String], replay: bool) -> Result<Subscription, Failure> {
         let parsed = Filters::parse(filters)?;
         let missed = if replay {
             self.undeleted_exits()

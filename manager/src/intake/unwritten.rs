@@ -6,10 +6,13 @@ use crate::failure::Failure;
 use crate::journal::{ExecDeleted, Record, Started};
 use crate::ledger::{Key, Origin};
 use protos::types::Envelope;
+use protos::{Message, topic};
 use std::time::Duration;
 
 /// How long to wait before the journal is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+/// Of events that tell of no end, so many bytes are kept.
+const MOST: usize = 1 << 20;
 
 pub enum Unwritten {
     Event(Envelope, Origin),
@@ -57,6 +60,23 @@ impl Intake {
         {
             self.keep(Unwritten::Mark(record));
         }
+    }
+
+    /// True of an event that may be kept: one that tells the end of a process always, for there are
+    /// no more of them than processes.
+    pub(super) fn has_room(&self, envelope: &Envelope) -> bool {
+        if matches!(
+            envelope.topic.as_str(),
+            topic::TASK_EXIT | topic::TASK_DELETE
+        ) {
+            return true;
+        }
+        let unwritten = self.unwritten.borrow();
+        let kept = unwritten.iter().map(|it| match it {
+            Unwritten::Event(envelope, _) => envelope.encoded_len(),
+            Unwritten::Mark(record) => record.encoded_len(),
+        });
+        kept.sum::<usize>() + envelope.encoded_len() <= MOST
     }
 
     pub(super) fn keep(&self, unwritten: Unwritten) {

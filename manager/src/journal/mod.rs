@@ -3,17 +3,22 @@
 //!
 //! Segments are files named by their first record's number. A torn tail, as a crash leaves it, is
 //! cut; a segment with other damage is set aside as `<name>.bad` and its good records are kept.
-//! Neither ever stops the daemon. Old records go, but never what is still needed.
+//! Neither ever stops the daemon. Old records go, but never what is still needed: those of the
+//! namespaces that have most.
 
 mod crc;
 mod reader;
 mod segment;
+mod shares;
 
 pub use reader::Reader;
+/// The longest record, in bytes, encoded: as long as a message of ttrpc.
+pub use segment::MAX as MAX_RECORD;
 
 use prost::Message;
 use protos::types::Envelope;
 use segment::End;
+use shares::{Shares, Verdicts};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -68,16 +73,25 @@ pub struct ExecDeleted {
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub records: u64,
+    pub bytes: u64,
     pub age: std::time::Duration,
     /// Records are to survive a power loss: see [`Journal::take_unsynced`].
     pub durable: bool,
+}
+
+/// The one that is written to.
+struct Segment {
+    first: u64,
+    file: File,
+    size: u64,
 }
 
 pub struct Journal {
     dir: PathBuf,
     limits: Limits,
     last: u64,
-    open: Option<(File, u64)>,
+    open: Option<Segment>,
+    shares: Shares,
     /// What [`Journal::take_unsynced`] has to name besides the open segment: full segments, and the
     /// directory that has got a new one.
     unsynced: Vec<File>,
@@ -100,7 +114,8 @@ impl Journal {
             .mode(0o700)
             .create(dir)?;
         let mut last = 0;
-        for (_, path) in segments(dir)? {
+        let mut shares = Shares::default();
+        for (first, path) in segments(dir)? {
             let bytes = match fs::read(&path) {
                 Ok(bytes) => bytes,
                 Err(e) => {
@@ -113,6 +128,7 @@ impl Journal {
                 if seq > before {
                     last = seq;
                     if let Ok(record) = Record::decode(payload) {
+                        shares.add(first, &record, payload.len());
                         found(seq, record);
                     }
                 }
@@ -126,6 +142,7 @@ impl Journal {
             limits,
             last,
             open: reopen(dir),
+            shares,
             unsynced: Vec::new(),
             failing: false,
         })
@@ -143,15 +160,21 @@ impl Journal {
     /// Writes `record`; once this returns, it survives the end of this process.
     ///
     /// # Errors
-    /// From the file system; then the record is not in the journal.
+    /// `InvalidInput` for a record that is longer than [`MAX_RECORD`], else from the file system;
+    /// then the record is not in the journal.
     pub fn append(&mut self, record: &Record) -> io::Result<u64> {
+        let length = record.encoded_len();
+        if length > MAX_RECORD {
+            let text = format!("a record of {length} bytes is longer than {MAX_RECORD}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         let result = self.try_append(record);
         match &result {
             Ok(_) => self.failing = false,
             Err(e) => {
                 // Half a record may be there.
-                if let Some((file, size)) = &self.open
-                    && file.set_len(*size).is_err()
+                if let Some(open) = &self.open
+                    && open.file.set_len(open.size).is_err()
                 {
                     self.open = None;
                 }
@@ -165,18 +188,24 @@ impl Journal {
 
     fn try_append(&mut self, record: &Record) -> io::Result<u64> {
         let seq = self.last + 1;
-        let bytes = segment::encode(seq, &record.encode_to_vec());
+        let payload = record.encode_to_vec();
+        let bytes = segment::encode(seq, &payload);
         if self.open.is_none() || self.is_full() {
-            let new = create(&self.dir, seq)?;
-            let full = self.open.replace((new, 0));
+            let new = Segment {
+                first: seq,
+                file: create(&self.dir, seq)?,
+                size: 0,
+            };
+            let full = self.open.replace(new);
             if self.limits.durable {
-                self.unsynced.extend(full.map(|(file, _)| file));
+                self.unsynced.extend(full.map(|full| full.file));
                 self.unsynced.push(File::open(&self.dir)?);
             }
         }
-        let (file, size) = self.open.as_mut().ok_or(io::ErrorKind::NotFound)?;
-        file.write_all(&bytes)?;
-        *size += bytes.len() as u64;
+        let open = self.open.as_mut().ok_or(io::ErrorKind::NotFound)?;
+        open.file.write_all(&bytes)?;
+        open.size += bytes.len() as u64;
+        self.shares.add(open.first, record, payload.len());
         self.last = seq;
         Ok(seq)
     }
@@ -190,7 +219,7 @@ impl Journal {
     /// # Errors
     /// From dup(2).
     pub fn take_unsynced(&mut self) -> io::Result<Vec<File>> {
-        let open = self.open.as_ref().map(|(file, _)| file.try_clone());
+        let open = self.open.as_ref().map(|open| open.file.try_clone());
         let mut files = std::mem::take(&mut self.unsynced);
         files.extend(open.transpose()?);
         Ok(files)
@@ -198,32 +227,39 @@ impl Journal {
 
     /// True if a segment has just been filled: time to [`Journal::compact`].
     pub fn is_full(&self) -> bool {
-        self.open.as_ref().is_some_and(|(_, size)| *size >= SEGMENT)
+        self.open.as_ref().is_some_and(|open| open.size >= SEGMENT)
     }
 
-    /// Drops records over the limits, except those that `needed` names.
+    /// Drops records over the limits, the oldest first, except those that `needed` names.
     ///
     /// # Errors
     /// From the file system; nothing is lost then.
     pub fn compact(&mut self, needed: impl Fn(u64, &Record) -> bool) -> io::Result<()> {
+        let mut verdicts = self.shares.judge(&self.limits);
         let all = segments(&self.dir)?;
-        let closed = all.len().saturating_sub(1);
-        for (index, (_, path)) in all.iter().take(closed).enumerate() {
-            let next = all.get(index + 1).map_or(self.last, |(first, _)| *first);
-            let excess = self.last.saturating_sub(next) >= self.limits.records;
-            let age = fs::metadata(path)?
-                .modified()?
-                .elapsed()
-                .unwrap_or_default();
-            if !excess && age < self.limits.age {
+        for (first, path) in all.iter().take(all.len().saturating_sub(1)) {
+            let age = fs::metadata(path)?.modified()?.elapsed();
+            let is_old = age.unwrap_or_default() >= self.limits.age;
+            let goes = |of: &str, verdicts: &Verdicts| is_old || verdicts.is_over(of);
+            if !self.shares.may_lose(*first, |of| goes(of, &verdicts)) {
                 continue;
             }
             let mut kept = Vec::new();
+            self.shares.forget(*first);
+            let (shares, verdicts) = (&mut self.shares, &mut verdicts);
             segment::scan(&fs::read(path)?, |seq, payload| {
-                if Record::decode(payload).is_ok_and(|record| needed(seq, &record)) {
+                let Ok(record) = Record::decode(payload) else {
+                    return;
+                };
+                let namespace = shares::namespace(&record);
+                if !goes(namespace, verdicts) || needed(seq, &record) {
                     kept.extend(segment::encode(seq, payload));
+                    shares.add(*first, &record, payload.len());
+                } else {
+                    verdicts.dropped(namespace, payload.len());
                 }
             });
+            shares.settle(*first, |of| goes(of, verdicts));
             if kept.is_empty() {
                 fs::remove_file(path)?;
             } else {
@@ -250,11 +286,11 @@ fn segments(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
 }
 
 /// The latest segment, to go on with. Without one the next record starts one.
-fn reopen(dir: &Path) -> Option<(File, u64)> {
-    let (_, path) = segments(dir).ok()?.pop()?;
+fn reopen(dir: &Path) -> Option<Segment> {
+    let (first, path) = segments(dir).ok()?.pop()?;
     let file = OpenOptions::new().append(true).open(path).ok()?;
     let size = file.metadata().ok()?.len();
-    Some((file, size))
+    Some(Segment { first, file, size })
 }
 
 fn create(dir: &Path, seq: u64) -> io::Result<File> {
@@ -286,9 +322,12 @@ fn repair(path: &Path, end: End, bytes: &[u8], before: u64) -> io::Result<()> {
     }
 }
 
+/// Replaces a segment by what is left of it, which is no younger for that.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
-    fs::write(&new, bytes)?;
+    let mut file = File::create(&new)?;
+    file.write_all(bytes)?;
+    file.set_modified(fs::metadata(path)?.modified()?)?;
     fs::rename(new, path)
 }
 

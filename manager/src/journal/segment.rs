@@ -5,21 +5,24 @@
 //!                           '-- length counts these --'  seq and payload
 //! ```
 
-use super::crc::crc32c;
+use super::crc::{Stretches, crc32c};
 
 const HEAD: usize = 8;
 const SEQ: usize = 8;
-/// A record longer than this is no record (an event is at most a ttrpc message).
-const MAX: usize = 8 << 20;
+/// The longest payload of a record, in bytes: a record that says it is longer is none.
+pub const MAX: usize = 4 << 20;
+/// What a record's first four bytes may say.
+const LENGTHS: std::ops::RangeInclusive<usize> = SEQ..=SEQ + MAX;
 
 /// Encodes one record.
 pub fn encode(seq: u64, payload: &[u8]) -> Vec<u8> {
-    let seq = seq.to_le_bytes();
     let mut bytes = Vec::with_capacity(HEAD + SEQ + payload.len());
     bytes.extend_from_slice(&((SEQ + payload.len()) as u32).to_le_bytes());
-    bytes.extend_from_slice(&crc32c([&seq, payload]).to_le_bytes());
-    bytes.extend_from_slice(&seq);
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&seq.to_le_bytes());
     bytes.extend_from_slice(payload);
+    let crc = crc32c(&bytes[HEAD..]);
+    bytes[4..HEAD].copy_from_slice(&crc.to_le_bytes());
     bytes
 }
 
@@ -35,19 +38,25 @@ pub enum End {
 }
 
 /// Gives every whole record of `bytes` to `found`, in order. Past damage the next record that
-/// checks out is looked for; records whose number does not grow are old bytes, not records.
+/// checks out is looked for, in a time that grows with the length of `bytes` and no faster,
+/// whatever they are; records whose number does not grow are old bytes, not records.
 pub fn scan(bytes: &[u8], mut found: impl FnMut(u64, &[u8])) -> End {
     let (mut at, mut good, mut last) = (0, 0, 0);
     let mut damaged = false;
+    // Only what is damaged needs it. From there on anything may look like a record, at every byte.
+    let mut stretches = None;
     while at < bytes.len() {
-        match record(&bytes[at..]).filter(|(seq, _)| *seq > last) {
+        match record(bytes, at, stretches.as_ref()).filter(|(seq, _)| *seq > last) {
             Some((seq, payload)) => {
                 damaged |= at != good;
                 found(seq, payload);
                 at += HEAD + SEQ + payload.len();
                 (good, last) = (at, seq);
             }
-            None => at += 1,
+            None => {
+                stretches.get_or_insert_with(|| Stretches::new(bytes, *LENGTHS.end()));
+                at += 1;
+            }
         }
     }
     match () {
@@ -57,15 +66,55 @@ pub fn scan(bytes: &[u8], mut found: impl FnMut(u64, &[u8])) -> End {
     }
 }
 
-fn record(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let number = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-    let length = number(0)? as usize;
-    if !(SEQ..=MAX).contains(&length) {
-        return None;
+/// What a segment's bytes begin with.
+pub enum Begin {
+    Record,
+    /// So far nothing is wrong; more bytes will tell.
+    Part,
+    Damage,
+}
+
+pub fn begins(bytes: &[u8]) -> Begin {
+    let Some(length) = length(bytes, 0) else {
+        return Begin::Part;
+    };
+    match record(bytes, 0, None) {
+        Some(_) => Begin::Record,
+        None if LENGTHS.contains(&length) && bytes.len() < HEAD + length => Begin::Part,
+        None => Begin::Damage,
     }
-    let body = bytes.get(HEAD..HEAD + length)?;
+}
+
+/// Gives the whole records that `bytes` begin with to `found`; how many bytes they take.
+pub fn take(bytes: &[u8], mut found: impl FnMut(u64, &[u8])) -> usize {
+    let mut at = 0;
+    while let Some((seq, payload)) = record(bytes, at, None) {
+        found(seq, payload);
+        at += HEAD + SEQ + payload.len();
+    }
+    at
+}
+
+fn length(bytes: &[u8], at: usize) -> Option<usize> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize)
+}
+
+/// The record that starts at a byte, if one does.
+fn record<'a>(
+    bytes: &'a [u8],
+    at: usize,
+    stretches: Option<&Stretches<'_>>,
+) -> Option<(u64, &'a [u8])> {
+    let length = length(bytes, at).filter(|length| LENGTHS.contains(length))?;
+    let (from, to) = (at + HEAD, at + HEAD + length);
+    let body = bytes.get(from..to)?;
+    let crc = match stretches {
+        None => crc32c(body),
+        Some(stretches) => stretches.crc32c(from, to),
+    };
     let (seq, payload) = body.split_at(SEQ);
-    (number(4)? == crc32c([seq, payload])).then(|| {
+    let stored = bytes.get(at + 4..from)?;
+    (stored == crc.to_le_bytes()).then(|| {
         (
             u64::from_le_bytes(seq.try_into().unwrap_or_default()),
             payload,
@@ -122,5 +171,32 @@ mod tests {
             assert_eq!(seqs, left, "flip at {at}");
             assert_ne!(end, End::Whole, "flip at {at}");
         }
+    }
+
+    /// One record of the right form, torn, whose payload is full of heads of records that would
+    /// all reach far: each byte more must cost the same, however many there are.
+    fn crafted(length: usize) -> Vec<u8> {
+        let mut bytes = encode(1, b"good");
+        let mut torn = encode(2, &vec![0; length]);
+        torn.pop();
+        for at in (HEAD + SEQ..torn.len() - HEAD).step_by(4) {
+            let reach = (torn.len() - at - HEAD).clamp(SEQ, SEQ + MAX) as u32;
+            torn[at..at + 4].copy_from_slice(&reach.to_le_bytes());
+        }
+        bytes.extend(torn);
+        bytes
+    }
+
+    #[test]
+    fn looking_for_the_next_record_takes_linear_time() {
+        let bytes = [1 << 16, 1 << 18].map(crafted);
+        let work = bytes.map(|bytes| {
+            let work = super::super::crc::work::of(|| {
+                assert_eq!(numbers(&bytes), (vec![1], End::Torn(20)));
+            });
+            work / bytes.len()
+        });
+        // A quarter of the bytes is a head, and each of those costs at most two steps.
+        assert!(work.iter().all(|&each| each <= 8), "{work:?} bytes a byte");
     }
 }

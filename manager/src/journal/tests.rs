@@ -5,6 +5,7 @@ use std::time::Duration;
 
 const LIMITS: Limits = Limits {
     records: 100_000,
+    bytes: u64::MAX,
     age: Duration::from_secs(3600),
     durable: false,
 };
@@ -104,8 +105,95 @@ fn compaction_drops_the_old_and_keeps_the_needed() {
     }
     journal.compact(|seq, _| seq == 5).unwrap();
     let left = numbers(dir.path(), 0);
-    assert_eq!(left, std::iter::once(5).chain(11..=30).collect::<Vec<_>>());
+    assert_eq!(left, std::iter::once(5).chain(21..=30).collect::<Vec<_>>());
     assert_eq!(numbers(dir.path(), 25), (25..=30).collect::<Vec<_>>());
+}
+
+fn of(namespace: &str, topic: &str) -> Record {
+    let mut record = record(topic);
+    record.envelope.as_mut().unwrap().namespace = namespace.into();
+    record
+}
+
+/// How many records there are of each namespace, and how many bytes all have.
+fn holdings(dir: &Path) -> (std::collections::BTreeMap<String, usize>, u64) {
+    let mut of = std::collections::BTreeMap::new();
+    let mut reader = Reader::open(dir, 0).unwrap();
+    while reader.next(|_, record| *of.entry(record.envelope.unwrap().namespace).or_default() += 1) {
+    }
+    let files = fs::read_dir(dir).unwrap();
+    let bytes = files.map(|file| file.unwrap().metadata().unwrap().len());
+    (of, bytes.sum())
+}
+
+/// Neither by many records nor by long ones.
+#[test]
+fn a_namespace_cannot_push_out_the_records_of_others() {
+    let long = format!("/{}", "x".repeat(64 << 10));
+    for (topic, count) in [("/tasks/oom", 100_000), (long.as_str(), 1000)] {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits {
+            records: 20_000,
+            bytes: 4 << 20,
+            ..LIMITS
+        };
+        let mut journal = Journal::open(dir.path(), limits, |_, _| {}).unwrap();
+        for n in 0..count {
+            if n < 200 {
+                journal.append(&of("quiet", "/tasks/exit")).unwrap();
+            }
+            journal.append(&of("loud", topic)).unwrap();
+            if journal.is_full() {
+                journal.compact(|seq, _| seq == 2).unwrap();
+            }
+        }
+        let (kept, bytes) = holdings(dir.path());
+        assert_eq!(kept["quiet"], 200, "{kept:?}");
+        assert!(kept["loud"] > 40, "{kept:?}");
+        assert!(bytes <= (4 << 20) + 2 * SEGMENT, "{bytes} bytes");
+        assert_eq!(numbers(dir.path(), 0)[1], 2, "what is needed stays");
+        // A restart knows the same.
+        let mut journal = Journal::open(dir.path(), limits, |_, _| {}).unwrap();
+        journal.compact(|_, _| false).unwrap();
+        assert_eq!(holdings(dir.path()).0["quiet"], 200);
+    }
+}
+
+#[test]
+fn a_record_is_stored_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = open(dir.path());
+    let longest = "x".repeat(MAX_RECORD - 10);
+    journal.append(&record(&longest)).unwrap();
+    let e = journal
+        .append(&record(&"x".repeat(MAX_RECORD)))
+        .unwrap_err();
+    assert_eq!(e.kind(), io::ErrorKind::InvalidInput);
+    assert_eq!(journal.append(&record("/b")).unwrap(), 2);
+    let (_, found) = open(dir.path());
+    assert_eq!(found, [(1, longest), (2, "/b".into())]);
+}
+
+/// Somebody who reads on at his own pace, with a small piece in memory.
+#[test]
+fn a_journal_is_read_past_damage_and_records_longer_than_a_piece() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = open(dir.path());
+    let topics = [
+        "/a".to_owned(),
+        "/".repeat(100_000),
+        "/c".into(),
+        "/d".into(),
+    ];
+    for topic in &topics {
+        journal.append(&record(topic)).unwrap();
+    }
+    assert_eq!(numbers(dir.path(), 0), [1, 2, 3, 4]);
+    let (_, path) = segments(dir.path()).unwrap().remove(0);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[50_000] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(numbers(dir.path(), 0), [1, 3, 4]);
 }
 
 #[test]

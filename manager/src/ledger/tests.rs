@@ -219,3 +219,51 @@ fn deleted_execs_are_forgotten_in_the_end() {
     }
     assert_eq!(story.facts().processes.len(), 1 + REMEMBERED);
 }
+
+/// What can't be remembered is told all the same, and what is needed of the journal stays bounded.
+#[test]
+fn a_namespace_has_a_bound_and_leaves_others_their_room() {
+    let mut ledger = Ledger::default();
+    let exit_of = |namespace: &str, id: String| Envelope {
+        namespace: namespace.into(),
+        ..envelope(
+            topic::TASK_EXIT,
+            &TaskExit {
+                container_id: id.clone(),
+                id,
+                pid: 7,
+                ..Default::default()
+            },
+        )
+    };
+    let mut tell = |seq, envelope| {
+        let record = Record {
+            envelope: Some(envelope),
+            ..Default::default()
+        };
+        ledger.apply(seq, &record);
+        ledger.needs(seq, &record)
+    };
+    let needed = (0..20_000).filter(|&n| tell(n, exit_of("loud", format!("c{n}"))));
+    assert_eq!(needed.count(), 10_000);
+    assert!(!tell(30_000, exit_of("quiet", "x".repeat(77))), "no id");
+    assert!(tell(30_001, exit_of("quiet", "c".into())));
+    // Whatever goes makes room.
+    let gone = TaskDelete {
+        container_id: "c0".into(),
+        pid: 7,
+        ..Default::default()
+    };
+    for n in 0..300 {
+        let gone = TaskDelete {
+            container_id: format!("c{n}"),
+            ..gone.clone()
+        };
+        let deleted = Envelope {
+            namespace: "loud".into(),
+            ..envelope(topic::TASK_DELETE, &gone)
+        };
+        tell(30_002 + n, deleted);
+    }
+    assert!(tell(40_000, exit_of("loud", "new".into())));
+}

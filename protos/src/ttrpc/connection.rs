@@ -16,8 +16,17 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
+
+/// What the calls of one connection may hold together until they are answered, in bytes: those that
+/// only wait, some 4,000 of them, and all.
+const MOST_WAITING: usize = 16 << 20;
+const MOST: usize = 32 << 20;
+/// What a call takes beside its payload, which one that only waits has twice.
+const CALL: usize = 4 << 10;
+/// So many bytes of answers may lie unsent; then nothing more is read until the peer has read.
+const UNSENT: usize = 1 << 20;
 
 pub(super) struct Connection {
     reader: Mutex<OwnedReadHalf>,
@@ -26,6 +35,10 @@ pub(super) struct Connection {
     last_stream: Cell<u32>,
     /// Calls that only wait, by stream.
     waiting: RefCell<BTreeMap<u32, Waiting>>,
+    /// How many bytes calls hold, and how many answers.
+    held: Cell<usize>,
+    unsent: Cell<usize>,
+    sent: Notify,
     closed: watch::Sender<bool>,
 }
 
@@ -49,6 +62,9 @@ pub(super) fn start_connection(
         writer: Mutex::new(Some(writer)),
         last_stream: Cell::new(moved.as_ref().map_or(0, |moved| moved.last_stream)),
         waiting: RefCell::default(),
+        held: Cell::new(0),
+        unsent: Cell::new(0),
+        sent: Notify::new(),
         closed: watch::channel(false).0,
     });
     let mut connections = shared.connections.borrow_mut();
@@ -57,7 +73,7 @@ pub(super) fn start_connection(
     for call in moved.into_iter().flat_map(|moved| moved.calls) {
         let deadline = call
             .timeout
-            .map(|left| Instant::now() + Duration::from_nanos(left));
+            .and_then(|left| Instant::now().checked_add(Duration::from_nanos(left)));
         let waiting = Waiting {
             service: call.service,
             method: call.method,
@@ -89,7 +105,8 @@ impl Connection {
         keep: &mut impl FnMut(BorrowedFd<'_>, MovedConnection) -> io::Result<()>,
     ) -> io::Result<()> {
         let now = Instant::now();
-        let left = |deadline: Instant| deadline.saturating_duration_since(now).as_nanos() as u64;
+        let left = |deadline: Instant| deadline.saturating_duration_since(now).as_nanos();
+        let left = |deadline| u64::try_from(left(deadline)).unwrap_or(u64::MAX);
         let calls = self.waiting.borrow();
         let calls = calls.iter().map(|(&stream, call)| MovedCall {
             stream,
@@ -125,6 +142,9 @@ impl Connection {
             while shared.frozen.get() {
                 shared.freeze.notified().await;
             }
+            while self.unsent.get() > UNSENT {
+                self.sent.notified().await;
+            }
             // Waits between two frames, where it may be frozen.
             let begun = tokio::select! {
                 begun = begin_frame(&mut *reader) => begun,
@@ -142,13 +162,11 @@ impl Connection {
                 Err(ReadError::Io(_)) => return,
                 Err(ReadError::TooLong { stream, length }) => Some((stream, too_long(length))),
             };
+            // Here, and not beside: who only sends and never reads is read no further.
             if let Some((stream, status)) = refusal {
-                let connection = Rc::clone(self);
-                tokio::task::spawn_local(async move {
-                    connection.respond(stream, Err(status)).await;
-                    drop(busy);
-                });
+                self.respond(stream, Err(status)).await;
             }
+            drop(busy);
         }
     }
 
@@ -180,7 +198,8 @@ impl Connection {
             service: envelope.service,
             method: envelope.method,
             payload: envelope.payload,
-            deadline: timeout.map(|nanos| Instant::now() + Duration::from_nanos(nanos)),
+            deadline: timeout
+                .and_then(|nanos| Instant::now().checked_add(Duration::from_nanos(nanos))),
         };
         start_call(call, frame.stream, false, services, self, shared)
     }
@@ -204,12 +223,47 @@ impl Connection {
                 payload: Vec::new(),
             },
         };
+        let length = response.encoded_len();
+        self.unsent.set(self.unsent.get() + length);
         let mut writer = self.writer.lock().await;
         if let Some(writer) = &mut *writer {
             // The reader of this connection notices a broken pipe; there is no one else to tell.
             let response = response.encode_to_vec();
             let _ = write_frame(writer, stream, Kind::Response, &response).await;
         }
+        self.unsent.set(self.unsent.get() - length);
+        self.sent.notify_one();
+    }
+}
+
+/// What a call holds of its connection's share, until it is dropped.
+struct Hold {
+    connection: Rc<Connection>,
+    bytes: usize,
+}
+
+impl Hold {
+    /// # Errors
+    /// `ResourceExhausted`.
+    fn new(connection: &Rc<Connection>, payload: usize, most: usize) -> Result<Self, Status> {
+        let bytes = CALL + 2 * payload;
+        let held = connection.held.get() + bytes;
+        if held > most {
+            let text = format!("calls of this connection hold {held} bytes, {most} is the most");
+            return Err(Status::new(Code::ResourceExhausted, text));
+        }
+        connection.held.set(held);
+        Ok(Self {
+            connection: Rc::clone(connection),
+            bytes,
+        })
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let held = &self.connection.held;
+        held.set(held.get() - self.bytes);
     }
 }
 
@@ -229,6 +283,8 @@ fn start_call(
     let no_service = || Status::new(Code::Unimplemented, format!("service {}", call.service));
     let service = services.get(call.service.as_str()).ok_or_else(no_service)?;
     let only_waits = service.only_waits(&call.method);
+    let most = if only_waits { MOST_WAITING } else { MOST };
+    let hold = Hold::new(connection, call.payload.len(), most)?;
     let context = Context {
         deadline: call.deadline,
         closed: connection.closed.subscribe(),
@@ -247,14 +303,7 @@ fn start_call(
         context: context.clone(),
         moved,
     });
-    let run = run_call(
-        running,
-        context,
-        stream,
-        Rc::clone(connection),
-        busy,
-        Rc::clone(shared),
-    );
+    let run = run_call(running, context, stream, hold, busy, Rc::clone(shared));
     tokio::task::spawn_local(run);
     Ok(())
 }
@@ -263,10 +312,11 @@ async fn run_call(
     running: Pin<Box<dyn Future<Output = Answer>>>,
     context: Context,
     stream: u32,
-    connection: Rc<Connection>,
+    hold: Hold,
     busy: Option<Busy>,
     shared: Rc<Shared>,
 ) {
+    let connection = &hold.connection;
     let mut running = pin!(running);
     let (answer, ended) = tokio::select! {
         biased;

@@ -9,6 +9,7 @@ use std::io::Cursor;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -46,7 +47,15 @@ struct Echo;
 
 impl Service for Echo {
     fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
-        Box::pin(async move { Ok(request.payload) })
+        Box::pin(async move {
+            // However far a caller's deadline, and ours.
+            let context = request.context.at_most(Duration::from_nanos(u64::MAX));
+            let _ = (
+                context.remaining(),
+                context.at_most(Duration::MAX).remaining(),
+            );
+            Ok(request.payload)
+        })
     }
 }
 

@@ -51,7 +51,12 @@ mod tests {
         let two = [one.clone(), frame(3, &request("none").encode_to_vec())].concat();
         let mut long = one.clone();
         long[1] = 0x7f;
-        vec![one, two, long, frame(2, b""), Vec::new()]
+        let far = wire::Request {
+            timeout_nano: i64::MAX,
+            ..request("echo")
+        };
+        let far = frame(1, &far.encode_to_vec());
+        vec![one, two, long, far, frame(2, b""), Vec::new()]
     }
 
     #[test]

@@ -72,19 +72,20 @@ impl Context {
         }
     }
 
-    /// A context that gives up after `time`: for work that must not go on for ever.
+    /// A context that gives up after `time`: for work that must not go on for ever. A time that the
+    /// clock does not reach is none.
     pub fn within(time: Duration) -> Self {
         Self {
-            deadline: Some(Instant::now() + time),
+            deadline: Instant::now().checked_add(time),
             ..Self::background()
         }
     }
 
     /// This one, that gives up after `time` at the latest.
     pub fn at_most(&self, time: Duration) -> Self {
-        let end = Instant::now() + time;
+        let end = Instant::now().checked_add(time);
         Self {
-            deadline: Some(self.deadline.map_or(end, |deadline| deadline.min(end))),
+            deadline: [self.deadline, end].into_iter().flatten().min(),
             ..self.clone()
         }
     }

@@ -134,7 +134,7 @@ fn leave_initial_root() -> Result<(), Errno> {
 /// # Errors
 /// If the image has it, and it can't be loaded.
 pub fn load(driver: &str) -> Result<(), String> {
-    let Ok(list) = fs::read_to_string(MODULES) else {
+    let Ok(list) = task::proc::text(MODULES) else {
         return Ok(()); // the kernel has all it needs
     };
     let of_driver = |line: &str| {
@@ -161,7 +161,7 @@ pub fn load(driver: &str) -> Result<(), String> {
 fn enable_controllers() -> Result<(), String> {
     let root = Path::new(CGROUPS);
     let failed = |e: std::io::Error| format!("cgroup controllers: {e}");
-    let there = fs::read_to_string(root.join("cgroup.controllers")).map_err(failed)?;
+    let there = task::proc::text(root.join("cgroup.controllers")).map_err(failed)?;
     let wanted: Vec<String> = there
         .split_whitespace()
         .map(|name| format!("+{name}"))

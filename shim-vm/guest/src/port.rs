@@ -57,7 +57,7 @@ impl Port {
 /// The port of our name, if there is one by now.
 fn find() -> io::Result<Option<OsString>> {
     let is_ours = |dir: &fs::DirEntry| {
-        fs::read_to_string(dir.path().join("name")).is_ok_and(|name| name.trim() == NAME)
+        task::proc::text(dir.path().join("name")).is_ok_and(|name| name.trim() == NAME)
     };
     let ours = fs::read_dir(PORTS)?.flatten().find(is_ours);
     Ok(ours.map(|dir| dir.file_name()))

@@ -18,7 +18,7 @@ mod tests;
 pub use oom::OomWatch;
 pub use remains::{Remains, path_of};
 
-use crate::handover;
+use crate::{handover, proc};
 use find::Place;
 use protos::{Any, any};
 use std::fs::{self, File};
@@ -175,7 +175,7 @@ fn read_stats(place: &Place, host: &Host) -> Result<Any, Error> {
 /// The processes in the cgroup at `dir`; none if it is gone.
 fn members(dir: &Path) -> Vec<u32> {
     // A threaded cgroup of version 2 refuses: its processes are listed in its parent.
-    let list = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    let list = proc::text(dir.join("cgroup.procs")).unwrap_or_default();
     let pids = list.lines().filter_map(|pid| pid.parse().ok());
     // 0 stands for a process that our pid namespace does not have.
     pids.filter(|&pid| pid != 0).collect()

@@ -1,6 +1,7 @@
 //! Reading the small files of a cgroup: what is missing counts as nothing.
 
 use super::Error;
+use crate::proc;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ pub(super) type Field<T> = (&'static str, fn(&mut T) -> &mut u64);
 /// the kernel does not keep these numbers (pressure that is switched off).
 pub(super) fn text(dir: &Path, file: &str) -> Result<Option<String>, Error> {
     let path = dir.join(file);
-    match fs::read_to_string(&path) {
+    match proc::text(&path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if absent(&error) => Ok(None),
         Err(source) => Err(Error::Io { path, source }),

@@ -3,11 +3,11 @@
 use super::find::Dirs;
 use super::read::{Field, fields, huge_page_sizes, number, rdma, text, unexpected, value};
 use super::{Error, Host};
+use crate::proc;
 use protos::cgroups::v1::{
     BlkIoEntry, BlkIoStat, CpuStat, CpuUsage, HugetlbStat, MemoryEntry, MemoryOomControl,
     MemoryStat, Metrics, PidsStat, RdmaEntry, RdmaStat, Throttle,
 };
-use std::fs;
 use std::path::Path;
 
 #[cfg(test)]
@@ -225,7 +225,7 @@ pub(super) fn oom_control(dir: &Path) -> Result<Option<MemoryOomControl>, Error>
 fn blkio(dir: &Path, host: &Host) -> Result<BlkIoStat, Error> {
     let mut stat = BlkIoStat::default();
     // Without names the numbers are still worth having.
-    let names = fs::read_to_string(host.partitions).unwrap_or_default();
+    let names = proc::text(host.partitions).unwrap_or_default();
     for table in [CFQ, THROTTLED] {
         let mut any = false;
         for (file, devices) in table {

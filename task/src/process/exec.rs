@@ -2,29 +2,36 @@
 
 use super::{Exit, Process, ProcessId};
 use crate::aside;
-use crate::bundle::{read_made, write_private};
+use crate::bundle::write_private;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::foreign::read_made;
 use crate::handover::{self, Kept};
+use crate::json;
 use crate::reaper::Reaper;
 use crate::runtime::{Console, Failure};
 use crate::service::Engine;
 use crate::state::{Request, State};
-use crate::stdio::{self, Io, Paths};
+use crate::stdio::{self, Io, Paths, check_lengths};
 use crate::sys;
 use nix::errno::Errno;
 use protos::events::{TaskExecAdded, TaskExecStarted};
 use protos::ttrpc::Context;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::Value;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::rc::Rc;
 
 const FAILED: &str = "OCI runtime exec failed";
 const SIGKILL: u32 = 9;
+/// The field of an OCI process that the request has its own word for.
+const TERMINAL: &str = "terminal";
+/// What the execs of a container may take together, and what one takes beside its texts, in bytes:
+/// some 8,000 of them.
+const MOST: usize = 8 << 20;
+const EXEC: usize = 1 << 10;
 
 /// A further process of a container, and what it will run.
 pub struct Exec {
@@ -43,13 +50,12 @@ impl Exec {
         if id.is_empty() || id.contains('/') || id.starts_with('.') {
             return Err(Error::InvalidArgument(format!("exec id {id:?}")));
         }
+        check_lengths(id, &paths)?;
         let bad_spec = |e| Error::Refused(format!("spec of exec {id}: {e}"));
-        // The values as they are written: what is not ours to read is not ours to round.
-        let mut process: BTreeMap<String, Box<RawValue>> =
-            serde_json::from_slice(spec).map_err(bad_spec)?;
-        let terminal = to_raw_value(&paths.terminal).map_err(bad_spec)?;
-        process.insert("terminal".into(), terminal);
-        let spec = RefCell::new(serde_json::to_vec(&process).map_err(bad_spec)?);
+        let mut process = json::object(spec).map_err(bad_spec)?;
+        process.retain(|key, _| !key.eq_ignore_ascii_case(TERMINAL));
+        process.insert(TERMINAL.into(), paths.terminal.into());
+        let spec = RefCell::new(Value::Object(process).to_string().into_bytes());
         Ok(Self {
             process: Rc::new(Process::new(ProcessId::Exec(id.to_owned()), paths)),
             spec,
@@ -75,6 +81,12 @@ impl Exec {
         let process = Rc::new(process);
         let spec = RefCell::new(exec.spec);
         Ok(Self { process, spec })
+    }
+
+    /// What it takes as long as it is not deleted, in bytes.
+    fn size(&self) -> usize {
+        let process = &self.process;
+        EXEC + self.id().len() + process.paths.length() + self.spec.borrow().len()
     }
 
     fn id(&self) -> &str {
@@ -127,6 +139,11 @@ impl Container {
         }
         self.init.state.get().init_allows(Request::Exec)?;
         let exec = Rc::new(Exec::new(id, spec, paths)?);
+        let there: usize = self.execs.borrow().values().map(|exec| exec.size()).sum();
+        if there + exec.size() > MOST {
+            let text = format!("execs that are not deleted take {there} bytes, {MOST} is the most");
+            return Err(Error::Exhausted(text));
+        }
         self.execs.borrow_mut().insert(id.to_owned(), exec);
         let event = TaskExecAdded {
             container_id: self.id.clone(),
@@ -308,7 +325,6 @@ impl Container {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
 
     #[test]
     fn exec_ids_are_file_names() {
@@ -328,10 +344,30 @@ mod tests {
         };
         let spec = br#"{"terminal":false,"args":["sh"],"x":18446744073709551615,"y":1.845e294}"#;
         let exec = Exec::new("e", spec, paths).unwrap();
-        let text = String::from_utf8(exec.spec()).unwrap();
-        assert!(text.contains("\"y\":1.845e294"), "{text}");
-        let spec: Value = serde_json::from_str(&text).unwrap();
+        let spec: Value = json::read(&exec.spec()).unwrap();
         assert_eq!(spec["terminal"], true);
-        assert_eq!(spec["x"], u64::MAX);
+        assert_eq!(
+            (&spec["x"], &spec["y"]),
+            (&u64::MAX.into(), &1.845e294.into())
+        );
+    }
+
+    /// What Go's JSON takes is written so that no runtime has to: one written in C takes the first
+    /// of two, and no `null`.
+    #[test]
+    fn a_spec_is_what_go_makes_of_it() {
+        let spec = br#"{"Terminal":1,"args":["no"],"args":["sh"],"env":null,"user":{"uid":1},
+            "user":{"gid":2},"x":"\ud800"}"#;
+        let exec = Exec::new("e", spec, Paths::default()).unwrap();
+        let text = String::from_utf8(exec.spec()).unwrap();
+        let expected =
+            r#"{"args":["sh"],"terminal":false,"user":{"gid":2,"uid":1},"x":"REPLACED"}"#;
+        assert_eq!(text, expected.replace("REPLACED", "\u{fffd}"));
+        for bad in ["[]", "5", "{", "{}x"] {
+            assert!(
+                Exec::new("e", bad.as_bytes(), Paths::default()).is_err(),
+                "{bad}"
+            );
+        }
     }
 }

@@ -2,10 +2,11 @@
 
 use super::Exit;
 use crate::aside;
-use crate::bundle::read_made;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::foreign::read_made;
+use crate::json;
 use crate::leftovers::Leftovers;
 use crate::reaper::Reaper;
 use crate::rootfs;
@@ -17,6 +18,7 @@ use crate::sys;
 use protos::events::{TaskPaused, TaskResumed, TaskStart};
 use protos::runc::CheckpointOptions;
 use protos::ttrpc::Context;
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -314,8 +316,9 @@ impl Container {
         let init = &self.init;
         let _turn = init.turn(context).await?;
         init.state.get().init_allows(Request::Update)?;
-        serde_json::from_slice::<&serde_json::value::RawValue>(&resources)
-            .map_err(|e| Error::Refused(format!("resources: {e}")))?;
+        let resources =
+            json::object(&resources).map_err(|e| Error::Refused(format!("resources: {e}")))?;
+        let resources = Value::Object(resources).to_string().into_bytes();
         let updated = self.runtime.update(&self.id, resources, context).await;
         updated.map_err(|failure| failure.oci("OCI runtime update failed"))
     }

@@ -80,7 +80,7 @@ impl Process {
         self.io.replace(Some(Rc::new(io)));
     }
 
-    /// CloseIO (T78), which may come while the process is being made: its output flows already.
+    /// CloseIO (T78), which may come while the process is being made.
     pub fn close_stdin(&self) {
         self.stdin_closed.set(true);
         if let Some(io) = self.io() {

@@ -1,10 +1,11 @@
 //! How a command of the OCI runtime failed: the only file that reads the runtime's English.
 
 use crate::error::{Error, words};
+use crate::json;
 use crate::reaper::ExitStatus;
 use protos::Status;
 use serde::Deserialize;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -146,6 +147,9 @@ impl std::fmt::Display for Failure {
     }
 }
 
+/// How much of a runtime's log is read, and how long it may be after a command, in bytes.
+const MOST: u64 = 1 << 20;
+
 /// How long a runtime's log was before a command, so that what the command adds can be told.
 #[derive(Debug)]
 pub struct LogMark {
@@ -159,28 +163,38 @@ impl LogMark {
         Self { path, length }
     }
 
+    /// After the command, and after [`Failure::with_log`]: a log that has grown too long begins anew.
+    pub fn keep_small(&self) {
+        let length = self.path.metadata().map_or(0, |metadata| metadata.len());
+        if length > MOST {
+            log::warn!("{}: {length} bytes, emptied", self.path.display());
+            let file = OpenOptions::new().write(true).open(&self.path);
+            if let Err(e) = file.and_then(|file| file.set_len(0)) {
+                log::error!("{}: {e}", self.path.display());
+            }
+        }
+    }
+
     /// The message of the last error logged since; lines that are not JSON are passed over.
     fn last_error(&self) -> io::Result<Option<String>> {
-        const MOST: u64 = 1 << 20;
         let mut file = File::open(&self.path)?;
         let end = file.metadata()?.len();
         file.seek(SeekFrom::Start(self.length.max(end.saturating_sub(MOST))))?;
         let mut text = Vec::new();
         file.take(MOST).read_to_end(&mut text)?;
-        Ok(last_error(&String::from_utf8_lossy(&text)))
+        Ok(last_error(&text))
     }
 }
 
-fn last_error(log: &str) -> Option<String> {
-    #[derive(Deserialize)]
+fn last_error(log: &[u8]) -> Option<String> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
     struct Line {
         level: String,
         msg: String,
     }
-    let lines = log
-        .lines()
-        .rev()
-        .filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    let lines = log.split(|&byte| byte == b'\n').rev();
+    let lines = lines.filter_map(|line| json::read::<Line>(line).ok());
     let mut errors = lines.filter(|line| line.level == "error");
     errors.next().map(|line| line.msg.trim().to_owned())
 }
@@ -193,8 +207,8 @@ mod tests {
     fn the_last_error_of_the_log_counts() {
         let log = "{\"level\":\"error\",\"msg\":\"first\"}\nnoise\n\
                    {\"level\":\"error\",\"msg\":\"last \"}\n{\"level\":\"info\",\"msg\":\"x\"}\n";
-        assert_eq!(last_error(log).as_deref(), Some("last"));
-        assert_eq!(last_error("{\"level\":\"warning\",\"msg\":\"w\"}"), None);
+        assert_eq!(last_error(log.as_bytes()).as_deref(), Some("last"));
+        assert_eq!(last_error(b"{\"level\":\"warning\",\"msg\":\"w\"}"), None);
     }
 
     #[test]
@@ -208,6 +222,22 @@ mod tests {
             std::fs::read_to_string(&path).unwrap() + "{\"level\":\"error\",\"msg\":\"new\"}";
         std::fs::write(&path, both).unwrap();
         assert_eq!(mark.last_error().unwrap().as_deref(), Some("new"));
+    }
+
+    #[test]
+    fn a_log_of_any_length_is_read_to_a_bound_and_kept_small() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.json");
+        std::fs::write(&path, "").unwrap();
+        let mark = LogMark::new(path.clone());
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(1 << 40).unwrap();
+        assert_eq!(mark.last_error().unwrap(), None);
+        mark.keep_small();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+        std::fs::write(&path, "{\"level\":\"error\",\"msg\":\"new\"}").unwrap();
+        LogMark::new(path.clone()).keep_small();
+        assert_ne!(std::fs::metadata(&path).unwrap().len(), 0);
     }
 
     /// T11, word for word.

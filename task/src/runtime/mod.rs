@@ -328,9 +328,12 @@ impl Runtime {
             .env_remove("NOTIFY_SOCKET");
         let log = log.to_owned();
         let mark = aside::run(move || LogMark::new(log)).await;
-        match command::run(&self.reaper, command, streams, context).await {
-            Err(failure) => Err(aside::run(move || failure.with_log(&mark)).await),
-            done => done,
-        }
+        let done = command::run(&self.reaper, command, streams, context).await;
+        aside::run(move || {
+            let done = done.map_err(|failure| failure.with_log(&mark));
+            mark.keep_small();
+            done
+        })
+        .await
     }
 }

@@ -1,8 +1,10 @@
 //! The options a client gives with Create (`containerd.runc.v1.Options`), and as options.json.
 
 use crate::error::{Error, Result};
+use crate::json;
 use protos::{Any, Name, any, runc, runtimeoptions};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// As in containerd's oci.proto; zero values are left out of the JSON.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -77,7 +79,8 @@ impl Options {
             body => body.to_vec(),
         };
         let body = String::from_utf8(body).map_err(|e| refused("TOML", e))?;
-        toml::from_str(&body).map_err(|e| refused("TOML", e))
+        let table: Value = toml::from_str(&body).map_err(|e| refused("TOML", e))?;
+        json::of_value(&table).map_err(|e| refused("TOML", e))
     }
 }
 

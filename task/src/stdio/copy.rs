@@ -15,11 +15,9 @@ use crate::handover::{self, Kept};
 use crate::sys;
 use nix::unistd::read;
 use std::cell::{Cell, RefCell};
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -248,7 +246,9 @@ impl Copy {
     async fn write_pending(&self) -> io::Result<()> {
         while !self.pending.borrow().is_empty() {
             if let Some(file) = self.sink.as_file() {
-                self.write_file(Arc::clone(file)).await;
+                aside::may_begin().await;
+                let bytes = self.pending.take();
+                self.sink.append(file, bytes).await;
                 continue;
             }
             let ready = match self.sink.fd() {
@@ -262,14 +262,6 @@ impl Copy {
             }
         }
         Ok(())
-    }
-
-    async fn write_file(&self, file: Arc<File>) {
-        aside::may_begin().await;
-        let bytes = self.pending.take();
-        if let Err(e) = aside::run(move || (&*file).write_all(&bytes)).await {
-            self.sink.give_up(&e);
-        }
     }
 
     /// Reads what is there, as far as it fits. A terminal gives 4 KiB at once and may have more; an

@@ -1,6 +1,8 @@
 //! The two ends of a stream: where bytes come from and where they go.
 
 use super::console::Master;
+use super::line;
+use crate::aside;
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
 use crate::sys;
@@ -8,7 +10,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::write;
 use std::cell::Cell;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -48,11 +50,15 @@ impl Source {
     }
 }
 
-/// Where bytes go. One that fails is written to no more: what comes after is read and forgotten,
-/// because a full disk or a dead logger must not block or kill the container (U12).
+/// Where bytes go. What cannot be written is read and forgotten, because a full disk or a dead logger
+/// must not block or kill the container (U12). A pipe that fails is written to no more; a file is
+/// tried again with all that comes, for a disk is not full for ever.
 pub struct Sink {
     target: Target,
+    /// The last write failed.
     broken: Cell<bool>,
+    /// Somebody was told: a disk that is full now and then must not fill the log.
+    told: Cell<bool>,
 }
 
 enum Target {
@@ -86,8 +92,11 @@ impl Sink {
     }
 
     fn to(target: Target) -> Self {
-        let broken = Cell::new(false);
-        Self { target, broken }
+        Self {
+            target,
+            broken: Cell::new(false),
+            told: Cell::new(false),
+        }
     }
 
     /// The fd to wait for, if writing may have to wait.
@@ -99,10 +108,10 @@ impl Sink {
         }
     }
 
-    /// The file, if it is one and still works: it is not written on the loop.
+    /// The file, if it is one: it is not written on the loop.
     pub fn as_file(&self) -> Option<&Arc<File>> {
         match &self.target {
-            Target::File(file) if !self.broken.get() => Some(file),
+            Target::File(file) => Some(file),
             _ => None,
         }
     }
@@ -125,7 +134,7 @@ impl Sink {
 
     /// Writes what fits without waiting, and tells how much that was: to a file nothing.
     pub fn write_some(&self, bytes: &[u8]) -> usize {
-        if self.broken.get() {
+        if self.broken.get() && !matches!(self.target, Target::File(_)) {
             return bytes.len();
         }
         let written = match &self.target {
@@ -143,14 +152,30 @@ impl Sink {
         }
     }
 
-    /// Writes to it no more.
+    /// Writes all of `bytes` to `file`, which is the sink's, beside the loop. After a failure, what
+    /// is written begins a line of its own: the one before may be torn.
+    pub async fn append(&self, file: &Arc<File>, bytes: Vec<u8>) {
+        let (file, is_torn) = (Arc::clone(file), self.broken.get());
+        let append = move || {
+            if is_torn && !line::is_whole(&file)? {
+                (&*file).write_all(b"\n")?;
+            }
+            (&*file).write_all(&bytes)
+        };
+        match aside::run(append).await {
+            Ok(()) => self.broken.set(false),
+            Err(e) => self.give_up(&e),
+        }
+    }
+
+    /// Writes to it no more, if it is no file.
     pub fn give_up(&self, error: &io::Error) {
         self.broken.set(true);
         // A process may well close its stdin; only then is the pipe broken for good reason.
         if error.kind() == io::ErrorKind::BrokenPipe {
             log::debug!("a stream's reader is gone");
-        } else {
-            log::warn!("a stream can't be written, its rest is lost: {error}");
+        } else if !self.told.replace(true) {
+            log::warn!("a stream can't be written, what comes is lost: {error}");
         }
     }
 

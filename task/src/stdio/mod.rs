@@ -6,7 +6,9 @@ mod copy;
 mod ends;
 mod fifo;
 mod flood;
+pub mod line;
 mod logger;
+mod paths;
 mod pipe;
 mod target;
 mod unread;
@@ -21,9 +23,9 @@ use console::Console;
 use copy::Copies;
 use ends::{Sink, Source};
 use logger::Logger;
+pub use paths::{Paths, check_lengths};
 use pipe::Owner;
 use protos::ttrpc::Context;
-use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
@@ -33,15 +35,6 @@ use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
 use target::{Target, target};
-
-/// What a client asked for, as it asked.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Paths {
-    pub stdin: String,
-    pub stdout: String,
-    pub stderr: String,
-    pub terminal: bool,
-}
 
 /// Whose streams these are; loggers and error messages want to know.
 pub struct Of<'a> {

@@ -10,27 +10,14 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// What we were started with, once ours is another.
-static GIVEN: OnceLock<libc::rlimit> = OnceLock::new();
+/// The soft limit that we were started with, once ours is another.
+static GIVEN: OnceLock<libc::rlim_t> = OnceLock::new();
 
-/// Raises the soft limit of this process to the hard one, once; without the right to it stays as
-/// it is.
+/// Raises the soft limit of this process to the hard one; without the right to it stays as it is.
 pub fn raise_open_files() {
-    let mut given = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: the call writes one rlimit, which lives until it returns.
-    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut given) } == 0;
-    if known && given.rlim_cur < given.rlim_max {
-        let raised = libc::rlimit {
-            rlim_cur: given.rlim_max,
-            ..given
-        };
-        match set(&raised) {
-            Ok(()) => drop(GIVEN.set(given)),
-            Err(e) => log::warn!("no more than {} open files: {e}", given.rlim_cur),
-        }
+    match set_soft(libc::RLIM_INFINITY) {
+        Ok(given) => drop(GIVEN.set(given)),
+        Err(e) => log::warn!("the limit on open files stays as it is: {e}"),
     }
 }
 
@@ -39,21 +26,36 @@ pub fn raise_open_files() {
 /// # Errors
 /// From setrlimit(2).
 pub fn restore_open_files() -> io::Result<()> {
-    GIVEN.get().map_or(Ok(()), set)
+    GIVEN
+        .get()
+        .map_or(Ok(()), |given| set_soft(*given).map(drop))
 }
 
 /// Has `command`'s process start with the limit that we were started with.
 pub fn give_open_files(command: &mut Command) {
-    if let Some(given) = GIVEN.get() {
-        // SAFETY: between fork and exec only setrlimit runs, which is no more than a system call.
-        unsafe { command.pre_exec(|| set(given)) };
+    if GIVEN.get().is_some() {
+        // SAFETY: between fork and exec only getrlimit and setrlimit run, which are no more than
+        // system calls.
+        unsafe { command.pre_exec(restore_open_files) };
     }
 }
 
-fn set(limit: &libc::rlimit) -> io::Result<()> {
+/// Sets the soft limit, to the hard one at most, which others may have changed meanwhile; gives the
+/// soft limit before.
+fn set_soft(soft: libc::rlim_t) -> io::Result<libc::rlim_t> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the call writes one rlimit, which lives until it returns.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let before = limit.rlim_cur;
+    limit.rlim_cur = soft.min(limit.rlim_max);
     // SAFETY: the call reads one rlimit, which lives until it returns.
-    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, limit) } {
-        0 => Ok(()),
+    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } {
+        0 => Ok(before),
         _ => Err(io::Error::last_os_error()),
     }
 }

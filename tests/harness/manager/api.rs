@@ -7,13 +7,15 @@ use protos::Any;
 use protos::services::containers::v1::{
     Container, CreateContainerRequest, CreateContainerResponse, container,
 };
+use protos::services::events::v1::SubscribeRequest;
+use protos::types::Envelope;
 use serde_json::json;
 use std::path::Path;
 use tokio::runtime::{Builder, Runtime};
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -80,6 +82,32 @@ impl Api {
                 Some(broken) => Status::unavailable(broken.to_string()),
                 None => e,
             })
+    }
+
+    /// Subscribes to events, and reads none before [`Api::next`] does.
+    #[track_caller]
+    pub fn subscribe(&self, request: SubscribeRequest) -> Streaming<Envelope> {
+        let path = PathAndQuery::from_static("/containerd.services.events.v1.Events/Subscribe");
+        let mut grpc = Grpc::new(self.channel.clone());
+        let call = async {
+            grpc.ready().await.expect("a connection");
+            let codec = ProstCodec::default();
+            grpc.server_streaming(Request::new(request), path, codec)
+                .await
+        };
+        let stream = self.runtime.block_on(call);
+        stream.expect("a subscription").into_inner()
+    }
+
+    /// The next event of a subscription; `None` at its end.
+    ///
+    /// # Errors
+    /// The daemon's status.
+    #[track_caller]
+    pub fn next(&self, stream: &mut Streaming<Envelope>) -> Result<Option<Envelope>, Status> {
+        let next = async { tokio::time::timeout(DEADLINE, stream.message()).await };
+        let next = self.runtime.block_on(next);
+        next.unwrap_or_else(|_| panic!("no event within {DEADLINE:?}"))
     }
 
     /// Makes the record of a container.

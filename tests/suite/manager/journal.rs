@@ -109,7 +109,7 @@ fn a_journal_on_disk_is_synced_before_a_start_is_answered_and_outlives_a_reboot(
         manager.reboot(&[pid]);
         assert_eq!(manager.exits("gone"), [(7, "shim".to_owned())]);
         assert_eq!(manager.exits("runs"), [(255, "unknown".to_owned())]);
-        manager.dunnage(&["wait", "gone"]).exits(7);
+        manager.dunnage(&["wait", "gone"]).ok().prints("7\n");
         manager.dunnage(&["start", "runs"]).ok();
         assert_eq!(manager.status("runs"), "running");
     });
@@ -184,7 +184,7 @@ fn r1_a_full_disk_loses_no_exit() {
         manager.kill();
         manager.restart();
         assert_eq!(manager.exits("told").len(), 1);
-        manager.dunnage(&["wait", "told"]).exits(7);
+        manager.dunnage(&["wait", "told"]).ok().prints("7\n");
         manager.kill();
         nix::mount::umount(&dir).expect("unmount");
         manager.restart();

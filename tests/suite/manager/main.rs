@@ -3,10 +3,16 @@
 mod api;
 mod client;
 mod docker;
+mod exec;
+mod flags;
 mod group;
+mod input;
 mod journal;
+mod limits;
+mod logs;
 mod metrics;
 mod names;
+mod pipes;
 mod promises;
 mod publish;
 mod recovery;

@@ -59,7 +59,7 @@ fn a_container_that_is_kept_has_its_true_status() {
         assert_eq!(manager.status("c"), "running");
         let waiting = manager.spawn_dunnage(&["wait", "c"]);
         std::fs::write(manager.dir().join("share/gate"), "go\n").expect("the gate");
-        waiting.finish().exits(9);
+        waiting.finish().ok().prints("9\n");
         assert_eq!(manager.exits("c"), [(9, "reaped".to_owned())]);
         manager.dunnage(&["delete", "c"]).ok();
         drop(gate);
@@ -94,7 +94,7 @@ fn a_container_that_is_kept_can_be_killed() {
             it.log().contains("goes on without a shim").then_some(())
         });
         manager.dunnage(&["kill", "-s", "KILL", "c"]).ok();
-        manager.dunnage(&["wait", "c"]).exits(137);
+        manager.dunnage(&["wait", "c"]).ok().prints("137\n");
     });
 }
 
@@ -117,7 +117,7 @@ fn a_container_that_is_kept_and_nobodys_child_ends_unknown_and_not_never() {
         assert_eq!(manager.status("c"), "running");
         let waiting = manager.spawn_dunnage(&["wait", "c"]);
         gate.send("go");
-        waiting.finish().exits(255);
+        waiting.finish().ok().prints("255\n");
         assert_eq!(manager.exits("c"), [(255, "unknown".to_owned())]);
         assert_eq!(manager.status("c"), "stopped");
         manager.dunnage(&["delete", "c"]).ok();

@@ -67,6 +67,41 @@ fn logger_gets_both_streams_whole() {
     });
 }
 
+/// What `start` inherits goes to no daemon and no logger: a pipe of a stranger's would stay open for
+/// as long as they live.
+#[test]
+fn logger_has_no_files_of_whoever_started_the_shim() {
+    if differs("inherited-fds") {
+        return;
+    }
+    harness::run(async |test| {
+        let strange = test.dir().join("strange");
+        fs::write(&strange, "").unwrap();
+        let wrapped = test.dir().join("wrapped");
+        let shim = harness::peers::shim().display();
+        let text = format!(
+            "#!/bin/sh\nexec 7<{0} 9<{0}\nexec {shim} \"$@\"\n",
+            strange.display()
+        );
+        program::write(&wrapped, &text);
+        let bundle = test.bundle("c").build();
+        let shim = bundle.start().binary(&wrapped).shim().await;
+        let has = |fds: &str| fds.contains("/strange");
+        let fds = proc::fds(shim.pid()).unwrap();
+        assert!(!fds.values().any(|fd| has(fd)), "{fds:?}");
+        shim.create(bundle.create()).await.unwrap();
+        shim.start("c", "").await.unwrap();
+        let path = logger(
+            test,
+            "logger",
+            &format!("ls -l /proc/$$/fd >$DIR/fds\n{COPY}"),
+        );
+        logged(&shim, &bundle, &uri(&path), "echo out").await;
+        let fds = fs::read_to_string(test.share().join("fds")).unwrap();
+        assert!(!has(&fds) && fds.contains("3 -> pipe"), "{fds}");
+    });
+}
+
 /// I10: init's output, too.
 #[test]
 fn logger_of_init_ends_with_the_container() {

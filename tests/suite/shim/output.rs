@@ -1,6 +1,7 @@
 //! Where output goes and how much of it: files, large streams, slow readers, failures (I2, I5,
 //! I9, I16).
 
+use harness::full_disk::FullDisk;
 use harness::stdio::{Fifos, Stdio, Sum};
 use harness::{Code, differs, refused, wait};
 use protos::runc::Options;
@@ -64,6 +65,48 @@ fn file_scheme_makes_directories_and_appends() {
             (mode(file.as_path()), mode(file.parent().unwrap())),
             (0o644, 0o755)
         );
+        shim.released().await;
+    });
+}
+
+/// U12: a disk that is full for a while neither stops the process nor ends the log, and what was
+/// cut off then spoils no other line (containerd's issue 12462).
+#[test]
+fn a_log_goes_on_when_a_full_disk_has_room_again() {
+    const LINE: &str = "0123456789abcdef";
+    harness::run(async |test| {
+        if differs("full-disk") {
+            return;
+        }
+        let disk = FullDisk::half_full(test.dir().join("disk"), 64 << 10);
+        let bundle = test.bundle("c").share().build();
+        let shim = bundle.running().await;
+        let fifos = Fifos::new(test.dir().join("io"));
+        let file = disk.path().join("log");
+        let name = format!("file://{}", file.display());
+        let script = format!("yes {LINE} | head -c 204000; touch /mnt/done; read go; echo $go");
+        let stdin = fifos.stdin.name();
+        shim.run(bundle.exec_sh("e", &script).stdio(&stdin, &name, &name))
+            .await;
+        wait::exists(&test.share().join("done")).await;
+        let size = || fs::metadata(&file).map_or(0, |file| file.len());
+        assert!(size() <= 32 << 10);
+        disk.make_room();
+        let mut writer = fifos.stdin.writer().await;
+        writer.write(b"after\n").await;
+        wait::until("the log's end", || {
+            let text = fs::read_to_string(&file).unwrap();
+            let ended = text.ends_with("\nafter\n");
+            ended.then_some(()).ok_or(text)
+        })
+        .await;
+        let text = fs::read_to_string(&file).unwrap();
+        let torn = text.lines().filter(|line| *line != LINE).count();
+        // What was cut off, and the end of a line whose begin was lost.
+        assert!(torn <= 3, "{text}");
+        drop(writer);
+        shim.wait("c", "e").await.unwrap();
+        shim.delete("c", "e").await.unwrap();
         shim.released().await;
     });
 }

@@ -5,6 +5,9 @@ use harness::{Code, Shim, Test, differs, program, refused, wait};
 use protos::upgrade::{UpgradeRequest, UpgradeResponse};
 use protos::{service, topic};
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tokio::io::AsyncWriteExt;
@@ -232,6 +235,83 @@ fn sigusr2_upgrades_to_the_file_at_the_same_path() {
         assert_eq!(
             shim.state("c", "").await.unwrap().status(),
             protos::task_types::Status::Running
+        );
+    });
+}
+
+/// A word too much, or a flag behind the word, once had every shim of the machine upgraded.
+#[test]
+fn upgrade_takes_flags_behind_it_and_nothing_else() {
+    if differs("upgrade") {
+        return;
+    }
+    harness::run_unless_vm_differs("upgrade", async |test| {
+        let (old, new) = (copy_of_the_binary(test, "a"), copy_of_the_binary(test, "b"));
+        let bundle = test.bundle("c").build();
+        let shim = bundle.start().binary(&old).shim().await;
+        let run = async |args: &[&str]| {
+            let mut command = Command::new(&new);
+            command.args(args);
+            wait::output(command, None).await
+        };
+        let ns = test.namespace();
+        for (code, args) in [
+            (0, &["-namespace", ns, "upgrade", "--help"][..]),
+            (2, &["-namespace", ns, "upgrade", "c"]),
+            (2, &["-namespace", ns, "upgrade", "--", "-id", "x"]),
+            (2, &["-namespace", ns, "upgrade", "-all"]),
+            (2, &["-namespace", ns, "upgrade", "-id", ""]),
+            (2, &["-namespace", ns, "upgrade", "-id"]),
+            (0, &["upgrade", "-namespace", ns, "-id", "another"]),
+            (0, &["-namespace", ns, "upgrade", "-namespace=none"]),
+        ] {
+            let output = run(args).await;
+            assert_eq!(
+                (output.code(), output.out()),
+                (Some(code), String::new()),
+                "{args:?}"
+            );
+            assert_eq!(image_of(&shim), old, "{args:?}");
+        }
+        let output = run(&["upgrade", "-namespace", ns, "-id=c"]).await;
+        assert_eq!(output.code(), Some(0), "{}", output.err());
+        assert_eq!(image_of(&shim), new);
+        shim.shutdown("c").await.unwrap();
+    });
+}
+
+/// A process is a shim by the file that it runs, not by what it calls itself.
+#[test]
+fn who_only_calls_itself_a_shim_is_not_asked() {
+    if differs("upgrade") {
+        return;
+    }
+    harness::run_unless_vm_differs("upgrade", async |test| {
+        // A daemon that waits for the word of its `start`, and answers nobody until then.
+        let other = test.dir().join("other");
+        program::copy(harness::peers::shim(), &other);
+        let socket = test.dir().join("other.sock");
+        let (start, stdin) = UnixStream::pair().unwrap();
+        let mut command = Command::new(&other);
+        command.arg0("/bin/containerd-shim-runc-v2");
+        command.args([
+            "-namespace",
+            test.namespace(),
+            "-id",
+            "\u{1b}[2Jevil",
+            "-socket",
+        ]);
+        command.arg(&socket).stdin(OwnedFd::from(stdin));
+        let mut child = command.spawn().unwrap();
+        wait::exists(&socket).await;
+        let output = upgrade(test, &copy_of_the_binary(test, "a")).await;
+        drop(start);
+        child.wait().unwrap();
+        assert_eq!(
+            (output.code(), output.out()),
+            (Some(0), String::new()),
+            "{}",
+            output.err()
         );
     });
 }

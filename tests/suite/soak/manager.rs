@@ -23,7 +23,7 @@ fn outage(manager: &mut Manager) {
     manager.until("its exit", |it| {
         (!it.exits("ends").is_empty()).then_some(())
     });
-    manager.dunnage(&["wait", "ends"]).exits(7);
+    manager.dunnage(&["wait", "ends"]).ok().prints("7\n");
     assert_eq!(
         (manager.status("stays").as_str(), manager.pid_of("stays")),
         ("running", stays)

@@ -90,6 +90,14 @@ fn a_create_hook_that_fails_or_hangs_fails_the_create() {
         let status = refused(shim.create(failing.create()).await);
         assert!(status.message.contains("deadline exceeded"), "{status}");
         assert!(!test.vm_dir("c").exists());
+
+        // A clock does not reach as far; nor does that end the shim.
+        let mut patient = hook(test, "prestart", "exit 4");
+        patient[0]["timeout"] = u64::MAX.into();
+        spec["hooks"] = json!({ "prestart": patient, "poststop": null });
+        fs::write(&config, spec.to_string()).unwrap();
+        let status = refused(shim.create(failing.create()).await);
+        assert!(status.message.contains("exit status 4"), "{status}");
     });
 }
 

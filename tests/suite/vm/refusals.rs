@@ -52,6 +52,17 @@ fn wrong_requests_are_refused_by_name() {
         fs::write(bundle.file("config.json"), r#"{"root": 7}"#).unwrap();
         let status = refusal("json", bundle).await;
         assert!(status.message.contains("config.json"), "{status}");
+
+        // None of them ends the shim.
+        for part in ["linux", "process", "root", "hooks"] {
+            let bundle = test
+                .bundle(part)
+                .set(&format!("/{part}"), json!([]))
+                .build();
+            let status = refusal(part, bundle).await;
+            let why = format!("config.json: {part}: is no object");
+            assert!(status.message.contains(&why), "{status}");
+        }
     });
 }
 

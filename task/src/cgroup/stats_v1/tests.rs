@@ -2,6 +2,7 @@
 //! hugetlb and rdma are written after the kernel's documentation).
 
 use super::*;
+use std::fs;
 use tempfile::TempDir;
 
 const CONTROLLERS: [&str; 7] = [

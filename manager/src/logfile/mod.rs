@@ -7,17 +7,19 @@
 //! ```
 //! The shim gives it stdout on fd 3, stderr on fd 4, and waits until it closes fd 5.
 
+mod writer;
+
 use crate::config::Config;
 use crate::sys;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
+use writer::Writer;
 
 const STDOUT: i32 = 3;
 const STDERR: i32 = 4;
@@ -30,40 +32,64 @@ const LONGEST: usize = 16 << 10;
 pub struct Entry {
     pub time: String,
     pub is_stderr: bool,
-    pub text: String,
+    /// Whatever was written; CRI's form keeps it as it is.
+    pub text: Vec<u8>,
 }
 
-/// Reads a line of either form.
-pub fn parse(line: &str) -> Option<Entry> {
-    if line.starts_with('{') {
-        let object: serde_json::Value = serde_json::from_str(line).ok()?;
+/// Reads a line of either form. `None` for what is none, as a line that a full disk has torn.
+pub fn parse(line: &[u8]) -> Option<Entry> {
+    if line.starts_with(b"{") {
+        let object: serde_json::Value = task::json::read(line).ok()?;
         return Some(Entry {
             time: object["time"].as_str()?.to_owned(),
             is_stderr: object["stream"] == "stderr",
-            text: object["log"].as_str()?.to_owned(),
+            text: object["log"].as_str()?.into(),
         });
     }
-    let mut parts = line.trim_end_matches('\n').splitn(4, ' ');
-    let (time, stream, tag) = (parts.next()?, parts.next()?, parts.next()?);
-    let end = if tag == "P" { "" } else { "\n" };
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let mut parts = line.splitn(4, |&byte| byte == b' ');
+    let mut word = || std::str::from_utf8(parts.next()?).ok();
+    let (time, stream, tag) = (word()?, word()?, word()?);
+    let end: &[u8] = if tag == "P" { b"" } else { b"\n" };
     Some(Entry {
         time: time.to_owned(),
         is_stderr: stream == "stderr",
-        text: format!("{}{end}", parts.next()?),
+        text: [parts.next()?, end].concat(),
     })
 }
 
-fn format(is_json: bool, entry: &Entry) -> String {
+fn format(is_json: bool, entry: &Entry) -> Vec<u8> {
     let stream = if entry.is_stderr { "stderr" } else { "stdout" };
     if is_json {
-        let object = serde_json::json!({"log": entry.text, "stream": stream, "time": entry.time});
-        return format!("{object}\n");
+        let text = replaced(&entry.text);
+        let object = serde_json::json!({"log": text, "stream": stream, "time": entry.time});
+        return format!("{object}\n").into_bytes();
     }
-    let (text, tag) = match entry.text.strip_suffix('\n') {
+    let (text, tag) = match entry.text.strip_suffix(b"\n") {
         Some(text) => (text, "F"),
-        None => (entry.text.as_str(), "P"),
+        None => (entry.text.as_slice(), "P"),
     };
-    format!("{} {stream} {tag} {text}\n", entry.time)
+    let begin = format!("{} {stream} {tag} ", entry.time);
+    [begin.as_bytes(), text, b"\n"].concat()
+}
+
+/// JSON has no bytes, only characters: each byte that is of none becomes U+FFFD, as Docker has it.
+fn replaced(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+    }
+    text
+}
+
+/// Where the log of a container is that did not say otherwise.
+pub fn path(config: &Config, namespace: &str, id: &str) -> PathBuf {
+    config
+        .root
+        .join("logs")
+        .join(namespace)
+        .join(format!("{id}.json"))
 }
 
 /// The name of the n-th oldest file.
@@ -73,52 +99,30 @@ pub fn rotated(path: &Path, n: u32) -> PathBuf {
     name.into()
 }
 
-struct Writer {
-    path: PathBuf,
-    file: File,
-    size: u64,
-    max_size: u64,
-    max_files: u32,
+/// Removes the log of a container that did not say where it is to be, with all its older files.
+///
+/// # Errors
+/// A text that names the file.
+pub fn remove(config: &Config, namespace: &str, id: &str) -> Result<(), String> {
+    let path = path(config, namespace, id);
+    let remove = |file: &Path| match std::fs::remove_file(file) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(format!("log {}: {e}", file.display())),
+        Ok(()) => Ok(true),
+    };
+    remove(&path)?;
+    // There may be more than are made today.
+    let mut n = 1;
+    while remove(&rotated(&path, n))? || n < config.logger.max_files {
+        n += 1;
+    }
+    Ok(())
 }
 
-impl Writer {
-    fn open(path: &Path, max_size: u64, max_files: u32) -> io::Result<Self> {
-        if let Some(dir) = path.parent() {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o750)
-                .create(dir)?;
-        }
-        let file = append(path)?;
-        Ok(Self {
-            path: path.to_owned(),
-            size: file.metadata()?.len(),
-            file,
-            max_size,
-            max_files,
-        })
-    }
-
-    fn write(&mut self, line: &str) -> io::Result<()> {
-        if self.size > 0 && self.size + line.len() as u64 > self.max_size {
-            for n in (1..self.max_files.max(1)).rev() {
-                let _ = std::fs::rename(rotated(&self.path, n), rotated(&self.path, n + 1));
-            }
-            std::fs::rename(&self.path, rotated(&self.path, 1))?;
-            self.file = append(&self.path)?;
-            self.size = 0;
-        }
-        self.size += line.len() as u64;
-        self.file.write_all(line.as_bytes())
-    }
-}
-
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o640)
-        .open(path)
+/// True while somebody writes to this log, perhaps what is on its way from a container that has
+/// ended.
+pub fn is_held(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| sys::lock(&file).is_err())
 }
 
 /// Copies both streams to `path` until they end.
@@ -174,8 +178,7 @@ async fn split(mut receiver: Receiver, is_stderr: bool, to: mpsc::Sender<Entry>)
         let n = receiver.read(&mut buffer).await.unwrap_or(0);
         rest.extend_from_slice(&buffer[..n]);
         while let Some(end) = end_of_line(&rest, n == 0) {
-            let text = String::from_utf8_lossy(&rest[..end]).into_owned();
-            rest.drain(..end);
+            let text = rest.drain(..end).collect();
             let time = OffsetDateTime::now_utc()
                 .format(&Rfc3339)
                 .unwrap_or_default();
@@ -197,9 +200,22 @@ async fn split(mut receiver: Receiver, is_stderr: bool, to: mpsc::Sender<Entry>)
 fn end_of_line(bytes: &[u8], is_last: bool) -> Option<usize> {
     match bytes.iter().position(|&byte| byte == b'\n') {
         Some(end) if end < LONGEST => Some(end + 1),
-        _ if bytes.len() >= LONGEST => Some(LONGEST),
+        _ if bytes.len() >= LONGEST => Some(between_characters(bytes, LONGEST)),
         _ => (is_last && !bytes.is_empty()).then_some(bytes.len()),
     }
+}
+
+/// The last place up to `end` that is not inside a character.
+fn between_characters(bytes: &[u8], end: usize) -> usize {
+    // None is longer than four bytes, the first of which tells how many they are.
+    for back in 1..=3 {
+        let length = bytes[end - back].leading_ones() as usize;
+        if length != 1 {
+            let is_cut = (2..=4).contains(&length) && length > back;
+            return if is_cut { end - back } else { end };
+        }
+    }
+    end
 }
 
 #[cfg(test)]
@@ -208,7 +224,7 @@ mod tests {
 
     #[test]
     fn both_forms_are_read_back() {
-        for (text, is_stderr) in [("a \"b\"\n", true), ("half", false)] {
+        for (text, is_stderr) in [("a \"b\"\n", true), ("half", false), ("\n", false)] {
             let entry = Entry {
                 time: "2026-01-31T12:00:00Z".into(),
                 is_stderr,
@@ -218,22 +234,22 @@ mod tests {
                 assert_eq!(parse(&format(is_json, &entry)).unwrap(), entry);
             }
         }
-        assert_eq!(parse("nonsense"), None);
+        assert_eq!(parse(b"nonsense"), None);
+        assert_eq!(parse(b"{\"log\":\"caf\xc3"), None);
     }
 
+    /// CRI's form keeps them; in JSON each becomes what Docker makes of it.
     #[test]
-    fn files_are_rotated_and_the_oldest_goes() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("logs/c.json");
-        let mut writer = Writer::open(&path, 10, 2).unwrap();
-        for line in ["one......\n", "two......\n", "three....\n", "four.....\n"] {
-            writer.write(line).unwrap();
-        }
-        let read = |path: &Path| std::fs::read_to_string(path).unwrap();
-        assert_eq!(read(&path), "four.....\n");
-        assert_eq!(read(&rotated(&path, 1)), "three....\n");
-        assert_eq!(read(&rotated(&path, 2)), "two......\n");
-        assert!(!rotated(&path, 3).exists());
+    fn bytes_that_are_no_characters() {
+        let entry = Entry {
+            time: "t".into(),
+            is_stderr: false,
+            text: b"\xe6\x96 \xe4\n".into(),
+        };
+        assert_eq!(format(false, &entry), b"t stdout F \xe6\x96 \xe4\n");
+        assert_eq!(parse(&format(false, &entry)).unwrap(), entry);
+        let json = parse(&format(true, &entry)).unwrap().text;
+        assert_eq!(json, "\u{fffd}\u{fffd} \u{fffd}\n".as_bytes());
     }
 
     #[test]
@@ -242,5 +258,26 @@ mod tests {
         assert_eq!(end_of_line(b"cd", false), None);
         assert_eq!(end_of_line(b"cd", true), Some(2));
         assert_eq!(end_of_line(&[b'x'; LONGEST + 5], false), Some(LONGEST));
+        for (character, cuts) in [("\u{e4}", 1), ("\u{65b9}", 2), ("\u{1f600}", 3)] {
+            for before in 0..=cuts + 1 {
+                let mut bytes = vec![b'x'; LONGEST - before];
+                bytes.extend_from_slice(character.as_bytes());
+                bytes.extend_from_slice(b"xxxxxx");
+                let cut = if before <= cuts {
+                    LONGEST - before
+                } else {
+                    LONGEST
+                };
+                assert_eq!(
+                    end_of_line(&bytes, false),
+                    Some(cut),
+                    "{character} {before}"
+                );
+            }
+        }
+        for no_character in [b"\x80\x80\x80\x80", b"xxx\xff", b"\xff\x80\x80\x80"] {
+            let bytes = [&[b'x'; LONGEST - 4], &no_character[..], b"x"].concat();
+            assert_eq!(end_of_line(&bytes, false), Some(LONGEST));
+        }
     }
 }

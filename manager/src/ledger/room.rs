@@ -1,0 +1,40 @@
+//! How much of one namespace the ledger remembers: no namespace makes the daemon large.
+
+use super::{Key, Ledger};
+use crate::names::MAX_ID;
+
+/// So many processes of one namespace are known at once. What happens to more is told to those who
+/// listen, and not remembered.
+const MOST: usize = 10_000;
+
+impl Ledger {
+    /// True of a process that is known, or becomes so now.
+    pub(super) fn has_room(&mut self, key: &Key, exec: &str) -> bool {
+        if self.process(key, exec).is_some() {
+            return true;
+        }
+        if key.1.len() > MAX_ID || exec.len() > MAX_ID {
+            return false;
+        }
+        let known = self.known.get(&key.0).copied().unwrap_or_default();
+        if known >= MOST {
+            let (namespace, id) = key;
+            log::error!(
+                "{namespace}/{id}: {exec:?}: {MOST} processes of the namespace are known, not this one"
+            );
+            return false;
+        }
+        self.known.insert(key.0.clone(), known + 1);
+        true
+    }
+
+    /// So many processes of the namespace are known no longer.
+    pub(super) fn gone(&mut self, namespace: &str, count: usize) {
+        if let Some(known) = self.known.get_mut(namespace) {
+            *known -= count.min(*known);
+            if *known == 0 {
+                self.known.remove(namespace);
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The file that a log is appended to, and the older ones beside it.
+
+use super::rotated;
+use crate::sys;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use task::stdio::line;
+
+pub struct Writer {
+    path: PathBuf,
+    file: File,
+    /// How large the file was when its last line was whole.
+    whole: u64,
+    max_size: u64,
+    max_files: u32,
+}
+
+impl Writer {
+    /// # Errors
+    /// From mkdir(2) or open(2).
+    pub fn open(path: &Path, max_size: u64, max_files: u32) -> io::Result<Self> {
+        if let Some(dir) = path.parent() {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o750)
+                .create(dir)?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file: append(path)?,
+            whole: 0,
+            max_size,
+            max_files,
+        })
+    }
+
+    /// Writes a line, which ends in a newline and begins where one does, whatever was before it.
+    ///
+    /// # Errors
+    /// From the filesystem. The next line may be written again.
+    pub fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        // Asked each time: others may cut it off to make room.
+        let mut size = self.file.metadata()?.len();
+        if size > 0 && size + line.len() as u64 > self.max_size {
+            match self.rotate() {
+                Ok(()) => size = 0,
+                // It goes on in the file that there is.
+                Err(e) => log::error!("log {}: rotate: {e}", self.path.display()),
+            }
+        }
+        // A disk that was full has torn a line.
+        if size != self.whole && !line::is_whole(&self.file)? {
+            self.file.write_all(b"\n")?;
+            size += 1;
+        }
+        self.file.write_all(line)?;
+        self.whole = size + line.len() as u64;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        // Not there if the last try got no further.
+        if self.path.exists() {
+            for n in (1..self.max_files.max(1)).rev() {
+                let _ = std::fs::rename(rotated(&self.path, n), rotated(&self.path, n + 1));
+            }
+            std::fs::rename(&self.path, rotated(&self.path, 1))?;
+        }
+        self.file = append(&self.path)?;
+        Ok(())
+    }
+}
+
+/// Opens it, and holds it as [`super::is_held`] asks.
+fn append(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o640)
+        .open(path)?;
+    // Somebody asks this moment; and not every filesystem has locks.
+    if let Err(e) = sys::lock_shared(&file) {
+        log::debug!("log {}: {e}", path.display());
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(path: &Path) -> String {
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn files_are_rotated_and_the_oldest_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("logs/c.json");
+        let mut writer = Writer::open(&path, 10, 2).unwrap();
+        for line in ["one......\n", "two......\n", "three....\n", "four.....\n"] {
+            writer.write(line.as_bytes()).unwrap();
+        }
+        assert_eq!(read(&path), "four.....\n");
+        assert_eq!(read(&rotated(&path, 1)), "three....\n");
+        assert_eq!(read(&rotated(&path, 2)), "two......\n");
+        assert!(!rotated(&path, 3).exists());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_rotated_grows_on_and_no_older_one_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.json");
+        let mut writer = Writer::open(&path, 10, 2).unwrap();
+        for line in ["one......\n", "two......\n"] {
+            writer.write(line.as_bytes()).unwrap();
+        }
+        // A directory that is not empty is never replaced.
+        std::fs::remove_file(rotated(&path, 1)).unwrap();
+        std::fs::create_dir_all(rotated(&path, 2).join("d")).unwrap();
+        std::fs::create_dir_all(rotated(&path, 1).join("d")).unwrap();
+        writer.write(b"three....\n").unwrap();
+        assert_eq!(read(&path), "two......\nthree....\n");
+    }
+
+    #[test]
+    fn a_line_begins_where_one_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.json");
+        std::fs::write(&path, "torn").unwrap();
+        let mut writer = Writer::open(&path, 1000, 2).unwrap();
+        writer.write(b"one\n").unwrap();
+        append(&path).unwrap().write_all(b"caf\xc3").unwrap();
+        writer.write(b"two\n").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"torn\none\ncaf\xc3\ntwo\n");
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(2)
+            .unwrap();
+        writer.write(b"three\n").unwrap();
+        let all = std::fs::read(&path).unwrap();
+        assert_eq!(all, b"to\nthree\n");
+    }
+}

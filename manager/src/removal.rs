@@ -1,0 +1,51 @@
+//! Containers that go when they have ended, as `run --detach --rm` asks by a label: the task, what
+//! it has logged, and the record.
+
+use crate::failure::Failure;
+use crate::ledger::{Key, Origin};
+use crate::logfile;
+use crate::manager::Manager;
+use crate::store::Labels;
+use protos::events::ContainerDelete;
+use protos::{Code, any};
+use std::rc::Rc;
+
+pub const LABEL: &str = "io.dunnage.rm";
+
+/// Whether a container with these labels goes when it has ended.
+pub fn is_wanted(labels: &Labels) -> bool {
+    labels.get(LABEL).is_some_and(|value| value == "true")
+}
+
+/// Removes a container that has ended; somebody else may be about it, too.
+pub async fn remove(manager: Rc<Manager>, key: Key) {
+    let (namespace, id) = (&key.0, &key.1);
+    match manager.delete_task(&key).await {
+        Err(e) if e.code != Code::NotFound => {
+            // As it is, for `rm`: nothing may be lost of a task that is still there.
+            return log::error!("{namespace}/{id}: remove: {e}");
+        }
+        _ => {}
+    }
+    // While the name is still taken.
+    if let Err(e) = logfile::remove(&manager.config, namespace, id) {
+        log::warn!("{namespace}/{id}: remove: {e}");
+    }
+    match forget(&manager, namespace, id) {
+        Err(e) if e.code != Code::NotFound => log::error!("{namespace}/{id}: remove: {e}"),
+        _ => log::info!("{namespace}/{id}: removed"),
+    }
+}
+
+/// Deletes a container's record, and tells it.
+///
+/// # Errors
+/// `NotFound`, or from the store.
+pub fn forget(manager: &Manager, namespace: &str, id: &str) -> Result<(), Failure> {
+    manager.store.delete_container(namespace, id)?;
+    let event = any::pack(&ContainerDelete { id: id.to_owned() });
+    manager
+        .intake
+        .publish(namespace, "/containers/delete", event, Origin::State);
+    Ok(())
+}
