@@ -147,6 +147,10 @@ fn thread() -> Builder {
 }
 
 fn give(work: Work) {
+    #[cfg(test)]
+    let Some(work) = by_hand::keep(work) else {
+        return;
+    };
     let mut all = threads();
     all.given.push_back(work);
     if all.idle >= all.given.len() {
@@ -181,6 +185,45 @@ fn take() {
         all.idle -= 1;
         if waited.timed_out() && all.given.is_empty() {
             return;
+        }
+    }
+}
+
+/// For a test that says itself when a piece of work is done: there is no thread then.
+#[cfg(test)]
+pub mod by_hand {
+    use super::Work;
+    use std::cell::RefCell;
+
+    thread_local! {
+        static KEPT: RefCell<Option<Vec<Work>>> = const { RefCell::new(None) };
+    }
+
+    /// From now on, what this thread has done beside it is kept for [`do_one`].
+    pub fn begin() {
+        KEPT.set(Some(Vec::new()));
+    }
+
+    pub(super) fn keep(work: Work) -> Option<Work> {
+        KEPT.with_borrow_mut(|kept| match kept {
+            Some(kept) => {
+                kept.push(work);
+                None
+            }
+            None => Some(work),
+        })
+    }
+
+    /// How much waits to be done.
+    pub fn kept() -> usize {
+        KEPT.with_borrow(|kept| kept.as_ref().map_or(0, Vec::len))
+    }
+
+    /// Does the piece of work at `n`, in the order in which they came.
+    pub fn do_one(n: usize) {
+        let work = KEPT.with_borrow_mut(|kept| kept.as_mut().map(|kept| kept.remove(n)));
+        if let Some(work) = work {
+            work();
         }
     }
 }

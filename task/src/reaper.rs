@@ -29,6 +29,9 @@ pub struct Reaper {
     sigchld: Signals,
     claims: RefCell<HashMap<u32, oneshot::Sender<ExitStatus>>>,
     turns: Semaphore,
+    /// There is no program that could be run.
+    #[cfg(test)]
+    no_programs: bool,
 }
 
 /// A command that runs. Dropping it leaves it running; its exit is then nobody's business.
@@ -89,7 +92,19 @@ impl Reaper {
             sigchld,
             claims: RefCell::default(),
             turns: Semaphore::new(turns(sys::processors())),
+            #[cfg(test)]
+            no_programs: false,
         }))
+    }
+
+    /// One that finds no program to fork for.
+    #[cfg(test)]
+    pub fn imagined() -> io::Result<Rc<Self>> {
+        let mut reaper = Self::new()?;
+        Rc::get_mut(&mut reaper)
+            .ok_or(io::ErrorKind::Other)?
+            .no_programs = true;
+        Ok(reaper)
     }
 
     /// Waits for a turn to run a command that keeps a processor busy, such as an OCI runtime's. More
@@ -115,6 +130,10 @@ impl Reaper {
     /// # Errors
     /// From fork(2).
     pub fn fork(&self, command: &mut Command) -> io::Result<(Child, NotExecuted)> {
+        #[cfg(test)]
+        if self.no_programs {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         sys::start_afresh(command);
         let (pid, why) = sys::fork(command)?;
         Ok((self.adopt(pid), NotExecuted(why)))
