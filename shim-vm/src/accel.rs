@@ -5,6 +5,7 @@ use crate::config::{Accel, Config};
 use crate::image::Image;
 use crate::machine::{Machine, Plan};
 use crate::qemu::Qemu;
+use crate::{program, remembered, users};
 use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
@@ -13,8 +14,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
 const KVM: &str = "/dev/kvm";
-/// In /run, which does not outlive a boot: `kvm` or `tcg`, and what was booted.
-const CACHE: &str = "/run/dunnage/accel";
+/// Where `kvm` or `tcg` is remembered.
+const CACHE: &str = "accel";
 /// A guest that works says hello in a fraction of this.
 const PROBE: Duration = Duration::from_secs(5);
 const PROBE_MEMORY: u64 = 128;
@@ -29,10 +30,9 @@ pub async fn choose(config: &Config, image: &Image, reaper: &Reaper) -> Accel {
     }
     let kernel = fs::canonicalize(&image.kernel).unwrap_or_else(|_| image.kernel.clone());
     let about = format!("{} {}", config.qemu.display(), kernel.display());
-    let cached = task::proc::text(CACHE).unwrap_or_default();
-    match cached.split_once(' ') {
-        Some(("kvm", what)) if what == about => return Accel::Kvm,
-        Some(("tcg", what)) if what == about => return Accel::Tcg,
+    match remembered::recall(CACHE, &about).as_deref() {
+        Some("kvm") => return Accel::Kvm,
+        Some("tcg") => return Accel::Tcg,
         _ => {}
     }
     let dir = Path::new("/run/dunnage").join(format!("probe-{}", std::process::id()));
@@ -44,29 +44,26 @@ pub async fn choose(config: &Config, image: &Image, reaper: &Reaper) -> Accel {
         (Accel::Tcg, "tcg")
     };
     log::info!("KVM was tried once: {name} it is");
-    let temporary = format!("{CACHE}.{}", std::process::id());
-    let written = fs::write(&temporary, format!("{name} {about}"));
-    if let Err(e) = written.and_then(|()| fs::rename(&temporary, CACHE)) {
-        log::warn!("{CACHE}: {e}");
-    }
+    remembered::keep(CACHE, &about, name);
     accel
 }
 
 /// Whether a guest is heard of with KVM.
 async fn boots(config: &Config, image: &Image, dir: &Path, reaper: &Reaper) -> bool {
-    let plan = Plan {
-        name: "probe".into(),
-        dir: dir.to_owned(),
-        image: image.clone(),
-        accel: Accel::Kvm,
-        memory: PROBE_MEMORY,
-        vcpus: 1,
-        program: config.qemu.clone(),
-        files: None,
-        taps: Vec::new(),
-        netns: None,
-    };
     let probe = async {
+        let plan = Plan {
+            name: "probe".into(),
+            dir: dir.to_owned(),
+            image: image.clone(),
+            accel: Accel::Kvm,
+            memory: PROBE_MEMORY,
+            vcpus: 1,
+            program: program::find(&config.qemu, reaper).await?,
+            user: users::take(config.first_user, config.users)?,
+            files: None,
+            taps: Vec::new(),
+            netns: None,
+        };
         let mut machine = Qemu::prepare(plan)?;
         let socket = machine.boot(reaper)?;
         let heard = async {

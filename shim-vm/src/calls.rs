@@ -1,22 +1,16 @@
 //! The calls that are the guest's to do: asked of it, and answered without what is only its own.
 
-use crate::container::Container;
+use crate::container::{Container, Process};
+use crate::limits::Limits;
 use crate::overhead;
-use crate::service::{Empty, Result, Service, not_found, unimplemented, unknown};
+use crate::service::{Empty, Result, Service, unimplemented, unknown};
 use protos::task::*;
 use protos::task_types::ProcessInfo;
 use protos::ttrpc::Context;
 use protos::{Any, Code, Message, Status, any, cgroups, runc};
+use std::rc::Rc;
 
 impl Service {
-    pub(crate) async fn kill(&self, request: KillRequest, context: &Context) -> Result<Empty> {
-        let (container, process) = self.find_process(&request.id, &request.exec_id)?;
-        if container.vm.is_gone() || process.exit().is_some() && !request.all {
-            return Err(not_found("process already finished"));
-        }
-        self.pass(&container, "Kill", &request, context).await
-    }
-
     /// Each process in the VM is, to the host, the VM's.
     pub(crate) async fn pids(
         &self,
@@ -30,7 +24,9 @@ impl Service {
             info: None,
         }];
         if !container.vm.is_gone() {
-            let guest: PidsResponse = self.ask(&container, "Pids", &request, context).await?;
+            let guest: PidsResponse = self
+                .ask(&container, &container.init, "Pids", &request, context)
+                .await?;
             let details = |info: &Any| any::unpack::<runc::ProcessDetails>(info)?.ok();
             let execs = guest.processes.iter().filter_map(|process| {
                 let details = details(process.info.as_ref()?)?;
@@ -44,12 +40,14 @@ impl Service {
 
     pub(crate) async fn pause(&self, request: PauseRequest, context: &Context) -> Result<Empty> {
         let container = self.find(&request.id)?;
-        self.pass(&container, "Pause", &request, context).await
+        self.pass(&container, &container.init, "Pause", &request, context)
+            .await
     }
 
     pub(crate) async fn resume(&self, request: ResumeRequest, context: &Context) -> Result<Empty> {
         let container = self.find(&request.id)?;
-        self.pass(&container, "Resume", &request, context).await
+        self.pass(&container, &container.init, "Resume", &request, context)
+            .await
     }
 
     pub(crate) async fn update(
@@ -63,7 +61,13 @@ impl Service {
             resources: request.resources,
             ..Default::default()
         };
-        self.pass(&container, "Update", &asked, context).await
+        self.pass(&container, &container.init, "Update", &asked, context)
+            .await?;
+        // What the guest takes the host need not understand: a limit that is none changes nothing.
+        let resources = asked.resources.map(|any| any.value).unwrap_or_default();
+        let limits = Limits::of(&task::json::read(&resources).unwrap_or_default());
+        let set = container.vm.pod.update(&container.id, &limits).await;
+        set.map_err(|why| unknown(&format!("limits of the VM: {why}")))
     }
 
     pub(crate) async fn resize_pty(
@@ -71,8 +75,9 @@ impl Service {
         request: ResizePtyRequest,
         context: &Context,
     ) -> Result<Empty> {
-        let (container, _) = self.find_process(&request.id, &request.exec_id)?;
-        self.pass(&container, "ResizePty", &request, context).await
+        let (container, process) = self.find_process(&request.id, &request.exec_id)?;
+        self.pass(&container, &process, "ResizePty", &request, context)
+            .await
     }
 
     /// The guest's process sees it in its stream.
@@ -97,7 +102,9 @@ impl Service {
     ) -> Result<StatsResponse> {
         let container = self.find(&request.id)?;
         self.alive(&container)?;
-        let guest: StatsResponse = self.ask(&container, "Stats", &request, context).await?;
+        let guest: StatsResponse = self
+            .ask(&container, &container.init, "Stats", &request, context)
+            .await?;
         let metrics = guest
             .stats
             .as_ref()
@@ -121,16 +128,17 @@ impl Service {
         Err(unimplemented("checkpoint of a container in a VM"))
     }
 
-    async fn pass(
+    pub(crate) async fn pass(
         &self,
-        container: &Container,
+        container: &Rc<Container>,
+        process: &Rc<Process>,
         method: &str,
         request: &impl Message,
         context: &Context,
     ) -> Result<Empty> {
         self.alive(container)?;
         let answer: Result<protos::guest::Empty> =
-            self.ask(container, method, request, context).await;
+            self.ask(container, process, method, request, context).await;
         answer.map(drop)
     }
 

@@ -76,7 +76,9 @@ async fn run(bundle: &Path, reaper: &Rc<Reaper>) -> Result<String, String> {
     let mut output = pipe::OpenOptions::new()
         .open_receiver(&out)
         .map_err(|e| format!("{}: {e}", out.display()))?;
-    let service = Service::new("check".into(), Rc::clone(reaper), Rc::default());
+    // Another check may run: each has a VM, and a place for it, of its own.
+    let namespace = format!("check-{}", std::process::id());
+    let service = Service::new(namespace, Rc::clone(reaper), Rc::default());
     let ran = steps(&service, bundle, &out, &mut output).await;
     service.end().await;
     let (steps, hello) = ran?;

@@ -1,7 +1,10 @@
 //! A process that the shim runs for a VM: its pid, and its end.
 
+use crate::jail::Jail;
+use crate::sys;
+use std::io;
 use std::process::Command;
-use task::reaper::{ExitStatus, Reaper};
+use task::reaper::{self, ExitStatus, Reaper};
 use tokio::sync::watch;
 
 const SIGKILL: u32 = 9;
@@ -19,6 +22,20 @@ impl Child {
         // The last change to the new process: one of its user would undo it.
         task::sys::die_with_parent(&mut command);
         let spawned = reaper.spawn(&mut command);
+        Self::of(&command, spawned)
+    }
+
+    /// The same, in `jail`; it is the only process in its pid namespace.
+    ///
+    /// # Errors
+    /// Those of [`Child::spawn`].
+    pub fn jailed(mut command: Command, jail: Jail, reaper: &Reaper) -> Result<Self, String> {
+        sys::confine(&mut command, jail);
+        let spawned = sys::with_new_pids(|| reaper.spawn(&mut command)).unwrap_or_else(Err);
+        Self::of(&command, spawned)
+    }
+
+    fn of(command: &Command, spawned: io::Result<reaper::Child>) -> Result<Self, String> {
         let program = command.get_program().display().to_string();
         let mut child = spawned.map_err(|e| format!("start {program}: {e}"))?;
         let pid = child.pid;

@@ -2,8 +2,11 @@
 //!
 //! Annotations are `io.dunnage.vm.<name>`, with the names of the file's fields.
 
+use crate::limits::PERIOD;
+use crate::pod::Overhead;
 use serde::Deserialize;
 use std::collections::HashMap;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,9 +16,13 @@ const PREFIX: &str = "io.dunnage.vm.";
 /// Annotations that are allowed unless the file has a list: none of them gives a container's owner
 /// anything of the host's.
 const ALLOWED: [&str; 4] = ["memory", "vcpus", "accel", "debug_console"];
-/// The least a guest boots with, and the most that is sold, in MiB.
-const MEMORY: std::ops::RangeInclusive<u64> = 96..=1 << 20;
-const VCPUS: std::ops::RangeInclusive<u32> = 1..=64;
+/// What a VM has, and the least a guest boots with, in MiB.
+const MEMORY: u64 = 512;
+const LEAST_MEMORY: u64 = 96;
+/// The most that a microvm has.
+const MOST_VCPUS: u32 = 64;
+/// MiB beyond which nothing that is a size of memory makes sense.
+const MOST_MEMORY: u64 = 1 << 24;
 /// What a guest needs for itself, beside a container's limit, in MiB.
 const GUEST_SHARE: u64 = 128;
 
@@ -44,25 +51,46 @@ pub struct Config {
     pub qemu: PathBuf,
     /// Seconds from the start of QEMU to the agent's hello; 0: 10 with KVM, 30 with TCG.
     pub start_timeout: u64,
+    /// Seconds that the guest may take to show init's exit after SIGKILL, or to answer a Delete; then
+    /// its VM is killed.
+    pub kill_timeout: u64,
     /// The guest's console goes to the shim's log.
     pub debug_console: bool,
     /// The annotations that count.
     pub annotations: Vec<String>,
+    /// The most that a VM may have, whatever its container says, in MiB and in processors; 0: as
+    /// much as this machine has.
+    pub max_memory: u64,
+    pub max_vcpus: u32,
+    /// What a VM's cgroup may use beside the limits of its containers, in MiB and in hundredths of
+    /// a processor.
+    pub overhead_memory: u64,
+    pub overhead_cpu: u64,
+    /// The users that VMs run as, each another: this one and those after it, so many.
+    pub first_user: u32,
+    pub users: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             accel: Accel::Auto,
-            memory: 512,
+            memory: MEMORY,
             vcpus: 1,
             image: PathBuf::new(),
             kernel: PathBuf::new(),
             initrd: PathBuf::new(),
             qemu: "qemu-system-x86_64".into(),
             start_timeout: 0,
+            kill_timeout: 10,
             debug_console: false,
             annotations: ALLOWED.map(str::to_owned).into(),
+            max_memory: 0,
+            max_vcpus: 0,
+            overhead_memory: 384,
+            overhead_cpu: 25,
+            first_user: 0x7000_0000,
+            users: 1 << 16,
         }
     }
 }
@@ -107,25 +135,55 @@ impl Config {
                 *path = dir.join(&*path);
             }
         }
+        // A name alone is looked for in PATH.
+        if self.qemu.components().count() > 1 {
+            self.qemu = dir.join(self.qemu);
+        }
         self
     }
 
     fn check(&self) -> Result<(), String> {
-        if !MEMORY.contains(&self.memory) {
-            let (least, most) = (MEMORY.start(), MEMORY.end());
-            let memory = self.memory;
-            return Err(format!(
-                "memory = {memory}: not within {least} to {most} MiB"
-            ));
+        let within = |name: &str, value: u64, least: u64, most: u64, unit: &str| {
+            let right = (least..=most).contains(&value);
+            let why = || format!("{name} = {value}: not within {least} to {most}{unit}");
+            if right { Ok(()) } else { Err(why()) }
+        };
+        let (memory, vcpus) = (self.most_memory(), self.most_vcpus().into());
+        within("memory", self.memory, LEAST_MEMORY, memory, " MiB")?;
+        within("vcpus", self.vcpus.into(), 1, vcpus, "")?;
+        let (most, overhead) = (MOST_MEMORY, self.overhead_memory);
+        within("overhead_memory", overhead, 0, most, " MiB")?;
+        within("overhead_cpu", self.overhead_cpu, 0, 100_000, "")?;
+        // Neither root, nor what stands for nobody at all (chown(2)).
+        let users = u64::from(u32::MAX - self.first_user);
+        within("first_user", self.first_user.into(), 1, u32::MAX.into(), "")?;
+        within("users", self.users.into(), 1, users, "")
+    }
+
+    /// The most that a VM may have, in MiB.
+    fn most_memory(&self) -> u64 {
+        match self.max_memory {
+            0 => this_machines_memory().max(MEMORY),
+            most => most,
         }
-        if !VCPUS.contains(&self.vcpus) {
-            let (least, most) = (VCPUS.start(), VCPUS.end());
-            return Err(format!(
-                "vcpus = {}: not within {least} to {most}",
-                self.vcpus
-            ));
+        .min(MOST_MEMORY)
+    }
+
+    fn most_vcpus(&self) -> u32 {
+        let own = std::thread::available_parallelism().map_or(1, NonZero::get);
+        match self.max_vcpus {
+            0 => u32::try_from(own).unwrap_or(MOST_VCPUS),
+            most => most,
         }
-        Ok(())
+        .min(MOST_VCPUS)
+    }
+
+    /// What a VM's cgroup may use beside its containers.
+    pub fn overhead(&self) -> Overhead {
+        Overhead {
+            memory: self.overhead_memory << 20,
+            cpu: self.overhead_cpu * PERIOD / 100,
+        }
     }
 
     /// The settings for a container: its limits make a default, its annotations win.
@@ -136,10 +194,10 @@ impl Config {
         let mut config = self.clone();
         if let Some(limit) = wanted.memory {
             let needs = limit.div_ceil(1 << 20) + GUEST_SHARE;
-            config.memory = config.memory.max(needs).min(*MEMORY.end());
+            config.memory = config.memory.max(needs).min(self.most_memory());
         }
         if let Some(vcpus) = wanted.vcpus {
-            config.vcpus = config.vcpus.max(vcpus).min(*VCPUS.end());
+            config.vcpus = config.vcpus.max(vcpus).min(self.most_vcpus());
         }
         for (key, value) in &wanted.annotations {
             let Some(name) = key.strip_prefix(PREFIX) else {
@@ -179,6 +237,11 @@ impl Config {
         Ok(())
     }
 
+    /// How long the guest may owe what it must do.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(self.kill_timeout.max(1))
+    }
+
     /// How long a boot may take.
     pub fn deadline(&self, accel: Accel) -> Duration {
         Duration::from_secs(match (self.start_timeout, accel) {
@@ -187,6 +250,11 @@ impl Config {
             (seconds, _) => seconds,
         })
     }
+}
+
+/// In MiB.
+fn this_machines_memory() -> u64 {
+    nix::sys::sysinfo::sysinfo().map_or(MOST_MEMORY, |machine| machine.ram_total() >> 20)
 }
 
 fn absolute(value: &str) -> Result<PathBuf, String> {
@@ -206,6 +274,16 @@ mod tests {
             ("vcpus = 0", "vcpus = 0: not within 1"),
             ("accel = \"xen\"", "accel"),
             ("memroy = 512", "memroy"),
+            (
+                "max_memory = 600\nmemory = 601",
+                "memory = 601: not within 96 to 600 MiB",
+            ),
+            ("max_vcpus = 2\nvcpus = 3", "vcpus = 3: not within 1 to 2"),
+            ("first_user = 0", "first_user = 0"),
+            (
+                "first_user = 4294967290\nusers = 6",
+                "users = 6: not within 1 to 5",
+            ),
         ] {
             let why = Config::parse(text).unwrap_err();
             assert!(why.contains(named), "{text}: {why}");
@@ -223,7 +301,11 @@ mod tests {
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect(),
         };
-        let config = Config::default();
+        let config = Config {
+            max_memory: 2048,
+            max_vcpus: 4,
+            ..Config::default()
+        };
         let plain = config.wanted(&annotated(&[("other", "x")], Some(1 << 30)));
         let plain = plain.unwrap();
         assert_eq!((plain.memory, plain.vcpus), (1024 + GUEST_SHARE, 3));
@@ -247,6 +329,11 @@ mod tests {
             why,
             "annotation io.dunnage.vm.memory=\"lots\": not a number"
         );
-        assert!(refused("io.dunnage.vm.vcpus", "9999").contains("not within"));
+        for (key, value) in [("memory", "2049"), ("vcpus", "5"), ("vcpus", "99999999999")] {
+            let why = refused(&format!("io.dunnage.vm.{key}"), value);
+            assert!(why.contains("not within"), "{why}");
+        }
+        let most = config.wanted(&annotated(&[], Some(1 << 40))).unwrap();
+        assert_eq!(most.memory, 2048, "a limit is no wish");
     }
 }

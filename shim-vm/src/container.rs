@@ -2,7 +2,7 @@
 //! ended. Everything else the guest knows.
 
 use crate::hooks::Hooks;
-use crate::streams::Ends;
+use crate::streams::{Copies, Ends};
 use crate::vm::Vm;
 use protos::Timestamp;
 use protos::task::{DeleteResponse, StateResponse};
@@ -23,7 +23,7 @@ use tokio::sync::{Mutex, Notify};
 /// How long output may take to arrive after an exit, for Wait.
 const DRAIN: Duration = Duration::from_secs(30);
 /// The same for Delete (contract T62).
-const CLOSE: Duration = Duration::from_secs(10);
+pub const CLOSE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Exit {
@@ -55,9 +55,16 @@ pub struct Process {
     /// Open to the guest, until the client's are too.
     pub ends: RefCell<Option<Ends>>,
     io: RefCell<Option<Rc<Io>>>,
+    copies: RefCell<Copies>,
     stdin_closed: Cell<bool>,
+    /// The guest has told that it is there: of an exec by an event, of init by its container's.
+    pub added: Cell<bool>,
     /// It has a pid.
     pub runs: Cell<bool>,
+    /// The guest was told to kill it, and owes its exit.
+    pub killed: Cell<bool>,
+    /// The guest was told to delete it: from then on it may say that it is not there.
+    pub deleting: Cell<bool>,
     exit: Cell<Option<Exit>>,
     /// Its exit has been published.
     told: Cell<bool>,
@@ -73,8 +80,12 @@ impl Process {
             paths,
             ends: RefCell::new(Some(ends)),
             io: RefCell::default(),
+            copies: RefCell::default(),
             stdin_closed: Cell::new(false),
+            added: Cell::new(false),
             runs: Cell::new(false),
+            killed: Cell::new(false),
+            deleting: Cell::new(false),
             exit: Cell::new(None),
             told: Cell::new(false),
             never: Cell::new(false),
@@ -82,16 +93,18 @@ impl Process {
         })
     }
 
-    /// It has ended; who waits for that hears it when it is [`Process::told`].
-    pub fn exited(&self, exit: Exit) {
+    /// It has ended: see [`Process::exited`].
+    pub fn set_exit(&self, exit: Exit) {
         self.exit.set(Some(exit));
+        self.heard();
     }
 
     /// Its streams are connected.
-    pub fn connected(&self, io: Io) {
+    pub fn connected(&self, io: Io, copies: Copies) {
         if self.stdin_closed.get() {
             io.close_stdin();
         }
+        self.copies.replace(copies);
         self.io.replace(Some(Rc::new(io)));
     }
 
@@ -105,6 +118,40 @@ impl Process {
 
     pub fn exit(&self) -> Option<Exit> {
         self.exit.get()
+    }
+
+    /// The guest tells that this came true of it, once.
+    ///
+    /// # Errors
+    /// If it was so before, or the process is said not to run.
+    pub fn comes(&self, what: &str, fact: &Cell<bool>) -> Result<(), String> {
+        if fact.replace(true) || self.never.get() {
+            return Err(format!("{what} of {:?}, which can't be", self.exec_id));
+        }
+        self.heard();
+        Ok(())
+    }
+
+    /// The guest has told something of it.
+    pub fn heard(&self) {
+        self.news.notify_waiters();
+    }
+
+    /// Waits until `is` true, which comes true by what the guest tells.
+    pub async fn until(&self, is: impl Fn(&Self) -> bool) {
+        while !is(self) {
+            self.news.notified().await;
+        }
+    }
+
+    /// Waits until it has ended, told or not.
+    pub async fn exited(&self) {
+        self.until(|process| process.exit().is_some()).await;
+    }
+
+    /// True if its output may still come.
+    pub fn is_open(&self) -> bool {
+        self.io.borrow().is_some()
     }
 
     /// Waits until clients have read its output, as long as they do (contract I9).
@@ -154,9 +201,11 @@ impl Process {
         }
     }
 
-    /// Closes its streams; of a process that ran, once its output has arrived.
+    /// Closes its streams; of a process that ran, once its output has arrived. From then on the guest
+    /// can't keep them.
     pub async fn close(&self) {
         self.ends.take();
+        let _copies = self.copies.take();
         let Some(io) = self.io.take() else { return };
         if self.exit.get().is_some() && tokio::time::timeout(CLOSE, io.drained()).await.is_err() {
             log::warn!("{}: output still open, closed", self.exec_id);
@@ -177,10 +226,12 @@ pub struct Container {
     pub io_uid: u32,
     pub io_gid: u32,
     pub hooks: Hooks,
-    /// The guest has made it.
+    /// The guest has told that it has made it.
     pub created: Cell<bool>,
     /// Exits are recorded one after the other: a burst of them is no burst of threads.
     pub recording: Mutex<()>,
+    /// And that it has deleted it: the last that it tells of it.
+    pub forgotten: Cell<bool>,
 }
 
 impl Container {
@@ -190,6 +241,14 @@ impl Container {
             Some(Rc::clone(&self.init))
         } else {
             self.execs.borrow().get(exec_id).cloned()
+        }
+    }
+
+    /// A process, as the log names it.
+    pub fn name_of(&self, process: &Process) -> String {
+        match process.exec_id.as_str() {
+            "" => self.id.clone(),
+            exec_id => format!("{} {exec_id}", self.id),
         }
     }
 
@@ -216,29 +275,28 @@ impl Container {
         }
     }
 
-    /// The guest's answer with what is the host's; without one (the VM is gone) what is known.
-    pub fn state(&self, process: &Process, guest: Option<&StateResponse>) -> StateResponse {
+    /// The state of a process: as the guest says, in as far as the host does not know better; without
+    /// a guest it has ended.
+    pub fn state(&self, process: &Process, guest: Option<(TaskStatus, Exit)>) -> StateResponse {
         let paths = process.paths.clone();
-        let exit = process.exit().unwrap_or(Exit::NONE);
-        let status = match guest {
-            Some(guest) => guest.status,
-            None => TaskStatus::Stopped.into(),
+        let (status, exit) = match (process.exit(), guest) {
+            (Some(exit), _) => (TaskStatus::Stopped, exit),
+            (None, Some(guest)) => guest,
+            (None, None) => (TaskStatus::Stopped, Exit::NONE),
         };
-        let told = guest.map(|guest| (guest.exit_status, guest.exited_at));
-        let (exit_status, exited_at) = told.unwrap_or((exit.status, Some(exit.at)));
         let is_init = process.exec_id.is_empty();
         let started = is_init || process.runs.get();
         StateResponse {
             id: if is_init { &self.id } else { &process.exec_id }.clone(),
             bundle: self.bundle.path().to_string_lossy().into_owned(),
             pid: if started { self.vm.pid() } else { 0 },
-            status,
+            status: status.into(),
             stdin: paths.stdin,
             stdout: paths.stdout,
             stderr: paths.stderr,
             terminal: paths.terminal,
-            exit_status,
-            exited_at,
+            exit_status: exit.status,
+            exited_at: Some(exit.at),
             exec_id: String::new(),
         }
     }

@@ -3,67 +3,102 @@
 
 use crate::container::{Container, Exit, Process};
 use crate::service::Service;
+use crate::word;
 use protos::events as api;
 use protos::guest;
 use std::rc::Rc;
 use task::ProcessId;
 use task::event::Event;
 
+/// What a guest may tell without being asked, such as an OOM: so often at once, and a second after
+/// that.
+pub const UNASKED: (u32, u32) = (1000, 100);
+
 impl Service {
-    /// An event of the guest's, in its order.
-    pub fn told(self: &Rc<Self>, event: &guest::Event) {
-        let Some(event) = event.event.as_ref().and_then(Event::from_any) else {
-            return log::warn!("an event of the guest's that is none of the Task API's");
-        };
-        let Some(container) = self.known(container_of(&event)) else {
-            return log::warn!("an event of a container that is not in the VM: {event:?}");
-        };
+    /// An event of the guest's, in its order. Each can happen once, where it can happen at all, but for
+    /// some that may come again, within bounds.
+    ///
+    /// # Errors
+    /// How the guest broke its word: the event can't be.
+    pub fn told(self: &Rc<Self>, event: &guest::Event) -> Result<(), String> {
+        let event = event.event.as_ref().and_then(Event::from_any);
+        let event = event.ok_or("an event that is none of the Task API's")?;
+        let id = container_of(&event);
+        let container = self.known(id);
+        let container =
+            container.ok_or_else(|| format!("an event of {id:?}, which is not there"))?;
+        let init = &container.init;
         let container_id = container.id.clone();
         let pid = container.vm.pid();
-        let ours = match event {
-            Event::Create(_) => created(&container),
+        let exec = |exec_id: &str| {
+            let exec = container.execs.borrow().get(exec_id).cloned();
+            exec.ok_or_else(|| format!("{id}: an event of {exec_id:?}, which is not there"))
+        };
+        if !container.created.get() && !matches!(event, Event::Create(_)) {
+            return Err(format!("{id}: an event before its creation"));
+        }
+        self.publish(match &event {
+            Event::Create(_) => {
+                init.comes("a creation", &container.created)?;
+                init.added.set(true);
+                created(&container)
+            }
             Event::Start(_) => {
-                container.init.runs.set(true);
+                init.comes("a start", &init.runs)?;
                 Event::Start(api::TaskStart { container_id, pid })
             }
-            Event::Oom(_) => Event::Oom(api::TaskOom { container_id }),
             Event::Exit(exit) => {
-                let at = exit.exited_at.unwrap_or_else(task::event::now);
-                let status = exit.exit_status;
-                let id = ProcessId::in_event(&container.id, &exit.id);
-                let exec_id = id.exec_id();
-                return match container.process(exec_id) {
-                    Some(process) => self.exited(&container, &process, Exit { status, at }),
-                    None => log::warn!("{container_id}: exit of {exec_id:?}, unknown"),
+                let process = ProcessId::in_event(&container.id, &exit.id);
+                let process = match process.exec_id() {
+                    "" => Rc::clone(init),
+                    exec_id => exec(exec_id)?,
                 };
+                if process.exit().is_some() {
+                    return Err(format!("{id}: a second exit of {:?}", process.exec_id));
+                }
+                let exit = word::exit(exit.exit_status, exit.exited_at)?;
+                self.exited(&container, &process, exit);
+                return Ok(());
             }
-            Event::ExecAdded(e) => Event::ExecAdded(api::TaskExecAdded {
-                container_id,
-                exec_id: e.exec_id,
-            }),
-            Event::ExecStarted(e) => {
-                let Some(process) = container.process(&e.exec_id) else {
-                    return log::warn!("{container_id}: start of {:?}, unknown", e.exec_id);
-                };
-                process.runs.set(true);
+            Event::ExecAdded(added) => {
+                let process = exec(&added.exec_id)?;
+                process.comes("a new exec", &process.added)?;
+                Event::ExecAdded(api::TaskExecAdded {
+                    container_id,
+                    exec_id: process.exec_id.clone(),
+                })
+            }
+            Event::ExecStarted(started) => {
+                let process = exec(&started.exec_id)?;
+                process.comes("a start", &process.runs)?;
                 Event::ExecStarted(api::TaskExecStarted {
                     container_id,
-                    exec_id: e.exec_id,
+                    exec_id: process.exec_id.clone(),
                     pid,
                 })
             }
+            Event::Delete(_) if init.deleting.get() && !container.forgotten.replace(true) => {
+                // Told when the host's part is gone too.
+                init.heard();
+                return Ok(());
+            }
+            Event::Delete(_) => return Err(format!("{id}: a deletion that nobody asked for")),
+            Event::Oom(_) | Event::Paused(_) | Event::Resumed(_)
+                if !self.unasked.borrow_mut().take() =>
+            {
+                return Err(format!("{id}: too many events"));
+            }
+            Event::Oom(_) => Event::Oom(api::TaskOom { container_id }),
             Event::Paused(_) => Event::Paused(api::TaskPaused { container_id }),
             Event::Resumed(_) => Event::Resumed(api::TaskResumed { container_id }),
-            // Told when the host's part is gone too.
-            Event::Delete(_) => return,
-        };
-        self.publish(ours);
+        });
+        Ok(())
     }
 
     /// A process has ended: tells so once that is recorded and its output has been read, of init
     /// last.
     fn exited(self: &Rc<Self>, container: &Rc<Container>, process: &Rc<Process>, exit: Exit) {
-        process.exited(exit);
+        process.set_exit(exit);
         let is_init = process.exec_id.is_empty();
         let (service, container) = (Rc::clone(self), Rc::clone(container));
         let process = Rc::clone(process);
@@ -96,9 +131,11 @@ impl Service {
             return; // its Create fails, and says so
         }
         let execs: Vec<_> = container.execs.borrow().values().cloned().collect();
-        let execs = execs.iter().filter(|exec| exec.runs.get());
-        for process in execs.chain([&container.init]) {
-            if process.exit().is_none() {
+        for process in execs.iter().chain([&container.init]) {
+            if !process.exec_id.is_empty() && !process.runs.get() {
+                // Nobody can start it any more.
+                process.deleted();
+            } else if process.exit().is_none() {
                 self.exited(container, process, Exit::killed());
             }
         }
@@ -120,7 +157,6 @@ fn container_of(event: &Event) -> &str {
 }
 
 fn created(container: &Container) -> Event {
-    container.created.set(true);
     let paths = container.init.paths.clone();
     Event::Create(api::TaskCreate {
         container_id: container.id.clone(),

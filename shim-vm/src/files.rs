@@ -3,6 +3,7 @@
 use crate::child::Child;
 use crate::console::Console;
 use crate::fsd::LISTENER_FD;
+use crate::sys;
 use command_fds::{CommandFdExt, FdMapping};
 use std::fs;
 use std::io;
@@ -46,7 +47,7 @@ pub fn start(
     };
     let mapped = command.fd_mappings(vec![listener]);
     mapped.map_err(|e| format!("fd for the file server: {e}"))?;
-    let child = Child::spawn(command, reaper)?;
+    let child = sys::with_new_pids(|| Child::spawn(command, reaper)).map_err(at("pids"))??;
     let said = pipe::Receiver::from_owned_fd(reader.into()).map_err(at("pipe"))?;
     console.read(said, false);
     Ok((child, client.into()))

@@ -3,6 +3,8 @@
 use crate::config::Accel;
 use crate::image::Image;
 use crate::network::Tap;
+use crate::program::Program;
+use crate::users::User;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -21,7 +23,9 @@ pub struct Plan {
     pub memory: u64,
     pub vcpus: u32,
     /// The program that runs it.
-    pub program: PathBuf,
+    pub program: Program,
+    /// Who its process is.
+    pub user: User,
     /// A socket connected to the file server; without one there are no files of the host's.
     pub files: Option<OwnedFd>,
     pub taps: Vec<Tap>,

@@ -8,6 +8,8 @@
 //! ```
 
 mod accel;
+mod boot;
+mod bpf;
 mod calls;
 mod check;
 mod child;
@@ -18,23 +20,36 @@ mod console;
 mod container;
 mod events;
 mod files;
+mod filter;
 mod fsd;
 mod hooks;
 mod image;
+mod jail;
+mod limits;
+mod link;
 mod machine;
 mod make;
 mod network;
 mod notices;
 mod overhead;
 mod place;
+mod pod;
+mod points;
+mod program;
+mod promises;
 mod qemu;
+mod remembered;
 mod service;
 mod share;
+mod skeleton;
+mod source;
 mod spec;
 mod start;
 mod streams;
 mod sys;
+mod users;
 mod vm;
+mod word;
 
 use protos::Any;
 use protos::task::DeleteResponse;

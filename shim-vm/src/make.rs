@@ -2,24 +2,28 @@
 //! its streams, and then the guest's part.
 
 use crate::accel;
+use crate::boot::Purpose;
 use crate::config::Config;
-use crate::container::{Container, Process};
+use crate::container::{CLOSE, Container, Process};
 use crate::image::Image;
 use crate::place;
 use crate::service::{Service, unimplemented, unknown};
 use crate::spec::{Anchor, Refusal, Translated, translate};
 use crate::streams::Ends;
-use crate::vm::{Purpose, Vm};
+use crate::vm::Vm;
+use protos::events::TaskOom;
 use protos::guest::{ConfigureRequest, PutBundleRequest, PutBundleResponse};
-use protos::task::{CreateTaskRequest, CreateTaskResponse};
+use protos::task::{CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse};
 use protos::ttrpc::Context;
 use protos::{Code, Status, any, runc, service};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
+use std::pin::pin;
 use std::rc::Rc;
 use task::aside;
 use task::bundle::{Bundle, write_private};
+use task::event::Event;
 use task::runtime::Options;
 use task::stdio::Paths;
 use tokio::sync::Mutex;
@@ -49,7 +53,7 @@ impl Service {
         });
         let (options, config) = read.await;
         let (options, config) = (options?, config.map_err(failed)?);
-        let translated =
+        let mut translated =
             translate(&id, &config, self.anchor.get()).map_err(|refusal| match refusal {
                 refusal @ Refusal::Broken(_) => failed(refusal.to_string()),
                 refusal @ Refusal::Unimplemented(_) => {
@@ -58,11 +62,12 @@ impl Service {
             })?;
         let vm = self.vm_for(&id, &translated, context).await;
         let vm = vm.map_err(failed)?;
+        vm.pod.set(&translated.place).await.map_err(failed)?;
 
         let root = bundle.path().join(&translated.root);
-        let share = &vm.share;
+        let (share, points) = (&vm.share, translated.points.take());
         let shared = share
-            .add_rootfs(&id, request.rootfs.clone(), &root, context)
+            .add_rootfs(&id, request.rootfs.clone(), &root, points, context)
             .await;
         shared.map_err(|e| unknown(&format!("failed to mount rootfs component: {e}")))?;
         let (mut sources, mut shared_memory, mut volumes) = (Vec::new(), Vec::new(), Vec::new());
@@ -73,8 +78,8 @@ impl Service {
                 shared_memory.push(memory);
                 path
             } else {
-                let added = share.add_volume(&id, source, volume.readonly, context);
-                let (path, is_dir) = added.await.map_err(failed)?;
+                let added = share.add_volume(&id, volume, context).await;
+                let (path, is_dir) = added.map_err(failed)?;
                 volumes.extend(is_dir.then(|| path.clone()));
                 path
             };
@@ -109,6 +114,7 @@ impl Service {
             hooks: translated.hooks,
             created: Cell::new(false),
             recording: Mutex::default(),
+            forgotten: Cell::new(false),
         });
         if let Some(ends) = init.ends.take() {
             self.connect(&container, &init, ends, context).await?;
@@ -145,13 +151,39 @@ impl Service {
             })),
             ..Default::default()
         };
-        let made: CreateTaskResponse = vm.ask(service::TASK_V3, "Create", &asked, context).await?;
-        container.created.set(true);
+        let made = self.create_in(&container, &asked, context).await?;
         if self.anchor.get().is_none() {
             let (host, guest) = (vm.pid(), made.pid);
             self.anchor.set(Some(Anchor { host, guest }));
         }
         Ok(container)
+    }
+
+    /// Has the guest make it. What the guest has begun it ends, and so this waits for that also when
+    /// nobody waits for this any more: what came of it must be undone.
+    async fn create_in(
+        &self,
+        container: &Container,
+        request: &CreateTaskRequest,
+        context: &Context,
+    ) -> Result<CreateTaskResponse, Status> {
+        let (vm, whole) = (&container.vm, Context::background());
+        let made = async {
+            let made = vm.ask(service::TASK_V3, "Create", request, &whole).await?;
+            // It is told before the answer.
+            let created = container.init.until(|_| container.created.get());
+            let what = format!("the creation of {}", container.id);
+            vm.in_time(&what, vm.patience, created).await;
+            self.alive(container).map(|()| made)
+        };
+        let mut made = pin!(made);
+        let why = tokio::select! {
+            made = &mut made => return made,
+            why = context.cancelled() => why,
+        };
+        let what = format!("the answer of Create of {}", container.id);
+        vm.in_time(&what, vm.patience, made).await;
+        Err(why)
     }
 
     /// The VM; booted, if this is its first container.
@@ -182,6 +214,7 @@ impl Service {
             image,
             accel,
             network: spec.network.clone(),
+            place: spec.place.clone(),
             guest: ConfigureRequest {
                 hostname: id.chars().take(63).collect(),
                 sysctls: spec.sysctls.clone(),
@@ -191,42 +224,66 @@ impl Service {
             config,
         };
         let telling = Rc::downgrade(self);
-        let tell = move |event| {
-            if let Some(service) = telling.upgrade() {
-                service.told(&event);
-            }
+        let tell = move |event| match telling.upgrade() {
+            Some(service) => service.told(&event),
+            None => Ok(()),
         };
         let vm = Vm::boot(purpose, &self.reaper, tell).await?;
         self.vm.replace(Some(Rc::clone(&vm)));
         let (watching, watched) = (Rc::downgrade(self), Rc::clone(&vm));
         tokio::task::spawn_local(async move {
-            let why = watched.gone().await;
+            let tell = || {
+                if let Some(service) = watching.upgrade() {
+                    service.vm_had_oom();
+                }
+            };
+            let why = loop {
+                tokio::select! {
+                    () = watched.pod.oom() => tell(),
+                    why = watched.gone() => break why,
+                }
+            };
+            // TaskOOM comes before TaskExit (V10).
+            if watched.pod.had_oom() {
+                tell();
+            }
             if let Some(service) = watching.upgrade() {
-                service.vm_is_gone(&why);
+                service.vm_is_gone(&watched, &why);
             }
         });
         Ok(vm)
     }
 
-    fn vm_is_gone(self: &Rc<Self>, why: &str) {
-        let containers: Vec<_> = self
-            .containers
-            .borrow()
-            .values()
-            .flatten()
-            .cloned()
-            .collect();
+    /// The kernel has killed one of the VM's processes: that is every container's loss.
+    fn vm_had_oom(&self) {
+        for container in self.all() {
+            if container.created.get() && container.init.exit().is_none() {
+                let container_id = container.id.clone();
+                self.publish(Event::Oom(TaskOom { container_id }));
+            }
+        }
+    }
+
+    fn all(&self) -> Vec<Rc<Container>> {
+        let containers = self.containers.borrow();
+        containers.values().flatten().cloned().collect()
+    }
+
+    fn vm_is_gone(self: &Rc<Self>, vm: &Vm, why: &str) {
+        let containers = self.all();
         // With containers that have ended, it was to end.
-        if containers.iter().any(|of| of.init.exit().is_none()) {
-            log::error!("{why}");
+        if vm.doom.is_told() || containers.iter().any(|of| of.init.exit().is_none()) {
+            let ids: Vec<&str> = containers.iter().map(|of| of.id.as_str()).collect();
+            log::error!("VM of {}: {why}", ids.join(", "));
         }
         for container in containers {
             self.lost(&container);
         }
     }
 
-    /// Takes the host's part of a container away, and with the last one the VM.
-    pub(crate) async fn unmake(self: &Rc<Self>, id: &str) {
+    /// Takes the host's part of a container away, and with the last one the VM. `undo`: the guest may
+    /// have its part still.
+    pub(crate) async fn unmake(self: &Rc<Self>, id: &str, undo: bool) {
         let container = self.known(id);
         if let Some(container) = &container {
             container.init.close().await;
@@ -236,10 +293,11 @@ impl Service {
             let _turn = self.turn.lock().await;
             let others = self.containers.borrow().len() > 1;
             if others {
-                if let Some(container) = &container
-                    && !container.created.get()
-                {
-                    self.undo_create(container).await;
+                if let Some(container) = container.filter(|of| undo && of.created.get()) {
+                    self.undo_create(&container).await;
+                }
+                if let Err(why) = vm.pod.remove(id).await {
+                    log::warn!("{id}: limits of the VM: {why}");
                 }
             } else {
                 vm.power_off().await;
@@ -251,20 +309,25 @@ impl Service {
         self.forget(id);
     }
 
-    /// The guest may have gone on with a Create that nobody waits for.
+    /// The guest has made a container that nobody waits for.
     async fn undo_create(&self, container: &Container) {
-        let context = Context::background();
-        let id = container.id.clone();
-        let request = protos::task::DeleteRequest {
-            id,
+        let vm = &container.vm;
+        let request = DeleteRequest {
+            id: container.id.clone(),
             ..Default::default()
         };
-        let gone: Result<protos::task::DeleteResponse, Status> = container
-            .vm
-            .ask(service::TASK_V3, "Delete", &request, &context)
-            .await;
-        if let Err(status) = gone {
-            log::debug!("{}: delete after failed create: {status}", container.id);
+        container.init.deleting.set(true);
+        let deleted = async {
+            let whole = Context::background();
+            let deleted = vm.ask::<DeleteResponse>(service::TASK_V3, "Delete", &request, &whole);
+            deleted.await?;
+            container.init.until(|_| container.forgotten.get()).await;
+            Ok::<_, Status>(())
+        };
+        let what = format!("the end of {}, which was not made", container.id);
+        let deleted = vm.in_time(&what, vm.patience + CLOSE, deleted).await;
+        if let Some(Err(status)) = deleted {
+            vm.doom.end(format!("{what}: {status}"));
         }
     }
 

@@ -1,16 +1,16 @@
 //! What the guest says without being asked: its hello, and then every event.
 
 use crate::image::AGENT;
+use crate::word::{self, Doom};
 use protos::Message;
 use protos::guest::{Event, Hello, Notice, notice};
-use protos::mux::Stream;
+use protos::mux::{Link, MAX_NOTICE, Stream};
 use std::io;
+use std::rc::Rc;
 use tokio::io::AsyncReadExt;
 
 /// The version of what both sides speak.
 const PROTOCOL: u32 = 1;
-/// The most that one notice may have, in bytes.
-const NOTICE: usize = 1 << 20;
 
 /// The first that the guest says.
 ///
@@ -21,13 +21,15 @@ pub async fn hello(notices: &mut Stream) -> Result<Hello, String> {
         Ok(notice::Notice::Hello(hello)) if hello.version == PROTOCOL => {
             let ours = format!("{} {}", AGENT.0, AGENT.1);
             if hello.agent != ours {
-                log::warn!("the agent in the VM is {}, not {ours}", hello.agent);
+                let theirs = word::line(&hello.agent);
+                log::warn!("the agent in the VM is {theirs}, not {ours}");
             }
             Ok(hello)
         }
         Ok(notice::Notice::Hello(hello)) => Err(format!(
             "its agent {} speaks version {}, not {PROTOCOL}: make guest anew",
-            hello.agent, hello.version
+            word::line(&hello.agent),
+            hello.version
         )),
         Ok(_) => Err("its agent did not say hello first".into()),
         Err(e) => Err(format!("its agent is not heard: {e}")),
@@ -44,7 +46,7 @@ async fn next(notices: &mut Stream) -> io::Result<notice::Notice> {
             break;
         }
     }
-    if length > NOTICE {
+    if length > MAX_NOTICE {
         return Err(bad("a notice that is too long"));
     }
     let mut message = vec![0; length];
@@ -53,13 +55,23 @@ async fn next(notices: &mut Stream) -> io::Result<notice::Notice> {
     notice.notice.ok_or_else(|| bad("a notice of nothing"))
 }
 
-/// Tells every event of the guest's, in order, for as long as there is a guest.
-pub async fn listen(mut notices: Stream, mut tell: impl FnMut(Event)) {
+/// Tells every event of the guest's, in order, for as long as there is a guest. What is no event, or
+/// what `tell` finds wrong, ends the VM, and nothing is told any more.
+pub async fn listen(
+    mut notices: Stream,
+    link: Rc<Link>,
+    doom: Doom,
+    mut tell: impl FnMut(Event) -> Result<(), String>,
+) {
     loop {
-        match next(&mut notices).await {
+        let told = match next(&mut notices).await {
             Ok(notice::Notice::Event(event)) => tell(event),
-            Ok(notice::Notice::Hello(_)) => {}
-            Err(e) => return log::debug!("no more events: {e}"),
+            Ok(notice::Notice::Hello(_)) => Err("a second hello".into()),
+            Err(e) if link.is_closed() => return log::debug!("no more events: {e}"),
+            Err(e) => Err(format!("its notices: {e}")),
+        };
+        if let Err(how) = told {
+            return doom.broke_word(&how);
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The directory of one VM in /run, and who its processes are: what `delete` finds when the shim
 //! is gone.
 
+use crate::skeleton::Skeleton;
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -9,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use task::cgroup::Remains;
 use task::proc::started;
 use task::sys;
 use tokio::io::Interest;
@@ -49,10 +52,21 @@ pub fn make_run() -> io::Result<()> {
 /// # Errors
 /// If it can't be made.
 pub fn make(dir: &Path) -> io::Result<()> {
-    let _ = fs::remove_dir_all(dir);
     make_run()?;
+    remove(dir)?;
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(dir)
+}
+
+/// Removes it, and what is directly in it: what is mounted there is unmounted, and no directory is
+/// emptied. Nothing may be there.
+fn remove(dir: &Path) -> io::Result<()> {
+    let emptied = match Skeleton::open(dir) {
+        Ok(inside) => inside.clear_all(),
+        Err(Errno::ENOENT) => return Ok(()),
+        Err(errno) => Err(errno.into()),
+    };
+    emptied.and_then(|()| fs::remove_dir(dir))
 }
 
 /// A process that is not mistaken for another that has its pid later.
@@ -68,26 +82,37 @@ struct Process {
 struct Record {
     processes: Vec<Process>,
     netns: Option<PathBuf>,
+    #[serde(default)]
+    cgroup: Option<PathBuf>,
 }
 
-/// Writes down who the VM's processes are.
+/// What a VM has of the host's, beside its processes.
+#[derive(Clone, Debug, Default)]
+pub struct Holds {
+    pub netns: Option<PathBuf>,
+    /// As for [`Remains::find`].
+    pub cgroup: Option<PathBuf>,
+}
+
+/// Writes down who the VM's processes are, and what it holds.
 ///
 /// # Errors
 /// If it can't be written.
-pub fn record(dir: &Path, pids: &[u32], netns: Option<&Path>) -> io::Result<()> {
+pub fn record(dir: &Path, pids: &[u32], holds: &Holds) -> io::Result<()> {
     let known = |&pid: &u32| {
         let started = started(pid)?;
         Some(Process { pid, started })
     };
     let record = Record {
         processes: pids.iter().filter_map(known).collect(),
-        netns: netns.map(Path::to_owned),
+        netns: holds.netns.clone(),
+        cgroup: holds.cgroup.clone(),
     };
     task::bundle::write_private(&dir.join(PROCESSES), &serde_json::to_vec(&record)?)
 }
 
 /// Ends what is left of the VM at `dir`, and waits until it is gone; the network namespace that
-/// it was connected to comes back. Nothing may be there.
+/// it was connected to comes back, its cgroup is removed. Nothing may be there.
 ///
 /// # Errors
 /// If something resists.
@@ -107,10 +132,15 @@ pub async fn clear(dir: &Path) -> io::Result<Option<PathBuf>> {
         sys::pidfd_kill(&pidfd)?;
         gone(pidfd).await?;
     }
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(record.netns),
+    if let Some(cgroup) = &record.cgroup
+        && !Remains::find(cgroup, &[]).remove_empty().await
+    {
+        log::warn!(
+            "cgroup {}: somebody else is in it, it stays",
+            cgroup.display()
+        );
     }
+    remove(dir).map(|()| record.netns)
 }
 
 /// Waits until the process has ended.
@@ -135,7 +165,11 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        record(&vm, &[ours.id()], Some(Path::new("/n"))).unwrap();
+        let holds = Holds {
+            netns: Some("/n".into()),
+            cgroup: None,
+        };
+        record(&vm, &[ours.id()], &holds).unwrap();
         let json = fs::read_to_string(vm.join(PROCESSES)).unwrap();
         let other = started(ours.id()).unwrap() + 1;
         let mut wrong: Record = serde_json::from_str(&json).unwrap();

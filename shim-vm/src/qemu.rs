@@ -1,25 +1,28 @@
 //! QEMU's machine `microvm`: its command line, and its process.
 //!
-//! What the options are for, where it is not plain: `-cx16`, because QEMU 7.2 without KVM runs
-//! that instruction wrongly and some guests panic; `tsc_early_khz`, because without KVM and with
-//! ACPI there is no clock to calibrate by, and some boots hang; `tsc=reliable`, because a guest
-//! that waits for a processor takes its clock for broken, counts ticks, and falls behind by seconds
-//! in a minute; `init_on_alloc=1`, for kernels that do not zero the pages that the file server will
-//! write into (kernel.patch says why they must, without KVM); `rootfstype=ramfs`, because files of a
-//! tmpfs have seals, and an OCI runtime takes a program that could be sealed and is not for one that
-//! can be written to; `force-legacy=false`, because vhost-user devices are virtio 1; `noreplace-smp`
-//! and `cryptomgr.notests` save a third of the boot; the RTC stays, because a kernel waits seconds
-//! for a missing one.
+//! What the options are for, where it is not plain: `-cx16`, because QEMU 7.2 without KVM runs that
+//! instruction wrongly and some guests panic; `tsc_early_khz`, because without KVM and with ACPI
+//! there is no clock to calibrate by, and some boots hang; `tsc=reliable`, because a guest that
+//! waits for a processor takes its clock for broken, counts ticks, and falls behind by seconds in a
+//! minute; `init_on_alloc=1`, for kernels that do not zero the pages that the file server will
+//! write into (kernel.patch says why they must, without KVM); `dump=off`, because a guest's memory
+//! is nobody's to keep; `-L`, because QEMU can't see where it is; `rootfstype=ramfs`, because files
+//! of a tmpfs have seals, and an OCI runtime takes a program that could be sealed and is not for
+//! one that can be written to; `force-legacy=false`, because vhost-user devices are virtio 1;
+//! `noreplace-smp` and `cryptomgr.notests` save a third of the boot; the RTC stays, because a
+//! kernel waits seconds for a missing one.
 
 use crate::child::Child;
 use crate::config::Accel;
 use crate::console::Console;
 use crate::image::Abilities;
+use crate::jail::{Jail, Shown};
 use crate::machine::{Machine, Plan, SHARE_TAG};
-use crate::sys;
+use crate::program::Program;
 use command_fds::{CommandFdExt, FdMapping};
+use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -28,11 +31,16 @@ use std::process::{Command, Stdio};
 use task::reaper::{ExitStatus, Reaper};
 use tokio::net::unix::pipe;
 
-/// Nobody: neither user nor group has anything.
-const NOBODY: u32 = 65534;
 /// The first fd of those that QEMU gets, beside stdio.
 const FIRST_FD: i32 = 3;
 const KVM: &str = "/dev/kvm";
+/// What is booted, as QEMU finds it.
+const KERNEL: &str = "/kernel";
+const INITRD: &str = "/initrd";
+/// In the machine's directory: where QEMU's root is mounted, which nobody sees but QEMU.
+const ROOT: &str = "root";
+/// MiB of translated code that are kept, without KVM; left to itself QEMU takes up to 1024.
+const TRANSLATED: u32 = 128;
 /// Devices that a microvm has room for.
 const SLOTS_WITHOUT_ACPI: usize = 8;
 /// The socket in the machine's directory.
@@ -88,19 +96,8 @@ impl Machine for Qemu {
 
         let mut line = Line::default();
         basics(&mut line, &plan);
-        let kernel = fs::File::open(&plan.image.kernel).map_err(at("kernel"))?;
-        let initrd = fs::File::open(&plan.image.initrd).map_err(at("initrd"))?;
-        // Opened by us: QEMU's user may not see the directory.
-        let kernel = line.fd(kernel);
-        let initrd = line.fd(initrd);
-        line.add([
-            "-kernel".to_owned(),
-            format!("/proc/self/fd/{kernel}"),
-            "-initrd".to_owned(),
-            format!("/proc/self/fd/{initrd}"),
-            "-append".to_owned(),
-            append(plan.accel, plan.image.abilities, host_khz()),
-        ]);
+        let words = append(plan.accel, plan.image.abilities, host_khz());
+        line.add(["-kernel", KERNEL, "-initrd", INITRD, "-append", &words]);
         let console = line.fd(console);
         line.add([
             "-chardev".to_owned(),
@@ -149,12 +146,13 @@ impl Machine for Qemu {
 
     fn boot(&mut self, reaper: &Reaper) -> Result<UnixStream, String> {
         let at = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
-        let (reader, writer) = io::pipe().map_err(at("pipe"))?;
-        let mut command = Command::new(&self.plan.program);
+        let (mut reader, writer) = io::pipe().map_err(at("pipe"))?;
+        let program = &self.plan.program;
+        let mut command = Command::new(&program.path);
         command
             .args(&self.arguments)
             .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(environment(program))
             // What is translated is kept on the heap, which grows fast (mallopt(3)).
             .env("MALLOC_ARENA_MAX", "1")
             .env("MALLOC_TOP_PAD_", (16 << 20).to_string())
@@ -162,10 +160,8 @@ impl Machine for Qemu {
             .stdin(Stdio::null())
             .stdout(writer.try_clone().map_err(at("pipe"))?)
             .stderr(writer);
-        let network = self.plan.netns.take();
-        sys::confine(&mut command, network, NOBODY, group(self.plan.accel));
-        sys::no_new_privileges(&mut command);
         let inherited = std::mem::take(&mut self.inherited);
+        let fds = FIRST_FD + inherited.len() as i32;
         let mappings = inherited.into_iter().zip(FIRST_FD..);
         let mappings = mappings.map(|(parent_fd, child_fd)| FdMapping {
             parent_fd,
@@ -174,7 +170,18 @@ impl Machine for Qemu {
         command
             .fd_mappings(mappings.collect())
             .map_err(|e| format!("fds for QEMU: {e}"))?;
-        self.child = Some(Child::spawn(command, reaper)?);
+        let jail = Jail::new(
+            &self.plan.user,
+            group(self.plan.accel),
+            self.plan.netns.take(),
+            self.plan.dir.join(ROOT),
+            fds,
+            program,
+            shown(&self.plan),
+        );
+        let jail = jail.map_err(at("jail"))?;
+        let spawned = Child::jailed(command, jail, reaper);
+        self.child = Some(spawned.map_err(|why| jailed(why, &mut reader))?);
         let said = pipe::Receiver::from_owned_fd(reader.into()).map_err(at("pipe"))?;
         self.console.read(said, self.debug);
         let console = self.console_end.try_clone().map_err(at("console"))?;
@@ -220,8 +227,8 @@ fn needs_acpi(plan: &Plan) -> bool {
 
 fn basics(line: &mut Line, plan: &Plan) {
     let (accel, cpu) = match plan.accel {
-        Accel::Kvm => ("kvm", "host"),
-        Accel::Tcg | Accel::Auto => ("tcg", "qemu64,-cx16"),
+        Accel::Kvm => ("kvm".to_owned(), "host"),
+        Accel::Tcg | Accel::Auto => (format!("tcg,tb-size={TRANSLATED}"), "qemu64,-cx16"),
     };
     let memory = plan.memory;
     let acpi = if needs_acpi(plan) { "on" } else { "off" };
@@ -229,7 +236,7 @@ fn basics(line: &mut Line, plan: &Plan) {
         "-M",
         &format!("microvm,acpi={acpi},isa-serial=on,memory-backend=memory"),
         "-accel",
-        accel,
+        &accel,
         "-cpu",
         cpu,
         "-global",
@@ -242,6 +249,9 @@ fn basics(line: &mut Line, plan: &Plan) {
         "-sandbox",
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     ]);
+    for dir in &plan.program.data {
+        line.add(["-L".to_owned(), dir.display().to_string()]);
+    }
     line.add([
         "-name".to_owned(),
         format!("guest={}", plan.name.replace(',', ",,")),
@@ -250,7 +260,7 @@ fn basics(line: &mut Line, plan: &Plan) {
         "-smp".to_owned(),
         plan.vcpus.to_string(),
         "-object".to_owned(),
-        format!("memory-backend-memfd,id=memory,size={memory}M,share=on"),
+        format!("memory-backend-memfd,id=memory,size={memory}M,share=on,dump=off"),
     ]);
 }
 
@@ -278,11 +288,41 @@ fn host_khz() -> u64 {
     (mhz.unwrap_or(2000.0).clamp(100.0, 10_000.0) * 1000.0) as u64
 }
 
-/// The group that QEMU needs to be of.
-fn group(accel: Accel) -> u32 {
-    match accel {
-        Accel::Kvm => fs::metadata(Path::new(KVM)).map_or(NOBODY, |file| file.gid()),
-        _ => NOBODY,
+/// The group that QEMU needs to be of, beside its own.
+fn group(accel: Accel) -> Option<u32> {
+    let kvm = || fs::metadata(KVM).ok().map(|file| file.gid());
+    (accel == Accel::Kvm).then(kvm).flatten()
+}
+
+/// What QEMU finds beside itself.
+fn shown(plan: &Plan) -> Vec<Shown> {
+    let mut shown = vec![
+        Shown::data(&plan.image.kernel, Path::new(KERNEL)),
+        Shown::data(&plan.image.initrd, Path::new(INITRD)),
+    ];
+    if plan.accel == Accel::Kvm {
+        shown.push(Shown::device(Path::new(KVM)));
+    }
+    shown
+}
+
+/// Where QEMU looks for its libraries and modules: it has neither a cache of them nor a /proc that
+/// says where it is.
+fn environment(program: &Program) -> impl Iterator<Item = (&'static str, OsString)> {
+    let libraries = std::env::join_paths(&program.libraries).ok();
+    let libraries = libraries.filter(|paths| !paths.is_empty());
+    let modules = program.modules.as_ref().map(OsString::from);
+    let modules = modules.map(|dir| ("QEMU_MODULE_DIR", dir));
+    let libraries = libraries.map(|paths| ("LD_LIBRARY_PATH", paths));
+    libraries.into_iter().chain(modules)
+}
+
+/// Why QEMU's process could not be shut in, with the step that it said last.
+fn jailed(why: String, said: &mut io::PipeReader) -> String {
+    let mut step = String::new();
+    match said.read_to_string(&mut step) {
+        Ok(1..) => format!("{why} ({step})"),
+        _ => why,
     }
 }
 

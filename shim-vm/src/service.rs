@@ -2,10 +2,12 @@
 //! answered with what is the host's. Nothing is held while the guest is asked.
 
 use crate::container::{Container, Exit, Process};
+use crate::events::UNASKED;
+use crate::promises::owes_exit;
 use crate::spec::Anchor;
 use crate::streams::Ends;
 use crate::vm::Vm;
-use protos::events::TaskDelete;
+use crate::word::{self, Allowance};
 use protos::task::*;
 use protos::ttrpc::{Answer, Context, Request};
 use protos::{Code, Message, Status, service};
@@ -23,6 +25,9 @@ use tokio::sync::{Mutex, Notify};
 pub(crate) type Result<T> = std::result::Result<T, Status>;
 pub(crate) type Empty = ();
 
+/// The most that an id has, in bytes: with them all the guest's notices have at most what they may.
+const LONGEST_ID: usize = 255;
+
 /// Answers the Task API for the containers of one VM, and boots it for the first.
 pub struct Service {
     pub(crate) namespace: String,
@@ -31,6 +36,8 @@ pub struct Service {
     /// `None` while the container is being created and nothing is known of it.
     pub(crate) containers: RefCell<HashMap<String, Option<Rc<Container>>>>,
     pub(crate) vm: RefCell<Option<Rc<Vm>>>,
+    /// What its guest may tell unasked.
+    pub(crate) unasked: RefCell<Allowance>,
     pub(crate) anchor: Cell<Option<Anchor>>,
     /// Held while the VM is booted or ended.
     pub(crate) turn: Mutex<()>,
@@ -46,6 +53,7 @@ impl Service {
             outbox,
             containers: RefCell::default(),
             vm: RefCell::default(),
+            unasked: RefCell::new(Allowance::new(UNASKED.0, UNASKED.1)),
             anchor: Cell::new(None),
             turn: Mutex::new(()),
             changed: Notify::new(),
@@ -79,17 +87,32 @@ impl Service {
         Ok((container, process))
     }
 
+    /// Asks the guest about a process that it has told of.
     pub(crate) async fn ask<A: Message + Default>(
         &self,
-        container: &Container,
+        container: &Rc<Container>,
+        process: &Rc<Process>,
         method: &str,
         request: &impl Message,
         context: &Context,
     ) -> Result<A> {
-        container
-            .vm
-            .ask(service::TASK_V3, method, request, context)
-            .await
+        let vm = &container.vm;
+        let answer = vm.ask(service::TASK_V3, method, request, context).await;
+        let goes = container.init.deleting.get() || process.deleting.get();
+        let is_there = process.added.get() && !goes;
+        if is_there && matches!(&answer, Err(status) if status.code == Code::NotFound) {
+            match method {
+                // It has ended, is what that says.
+                "Kill" => owes_exit(container, process),
+                // Nor need a container have a cgroup.
+                "Stats" => {}
+                _ => vm.doom.broke_word(&format!(
+                    "{method} of {}, which is there: not found",
+                    container.name_of(process)
+                )),
+            }
+        }
+        answer
     }
 
     pub(crate) fn forget(&self, id: &str) {
@@ -110,6 +133,9 @@ impl Service {
         context: &Context,
     ) -> Result<CreateTaskResponse> {
         let id = request.id.clone();
+        if id.len() > LONGEST_ID {
+            return Err(too_long(&id));
+        }
         if self.containers.borrow().contains_key(&id) {
             let text = "OCI runtime create failed: container with given ID already exists";
             return Err(unknown(text));
@@ -124,7 +150,7 @@ impl Service {
             }
             Err(status) => {
                 let begun = self.known(&id);
-                self.unmake(&id).await;
+                self.unmake(&id, true).await;
                 if let Some(begun) = begun {
                     begun.run_poststop(&self.reaper).await;
                 }
@@ -137,71 +163,33 @@ impl Service {
         }
     }
 
-    async fn delete(
+    async fn state(
         self: &Rc<Self>,
-        request: DeleteRequest,
+        request: StateRequest,
         context: &Context,
-    ) -> Result<DeleteResponse> {
+    ) -> Result<StateResponse> {
         let (container, process) = self.find_process(&request.id, &request.exec_id)?;
-        let is_init = request.exec_id.is_empty();
-        if !container.vm.is_gone() {
-            let answer = self
-                .ask::<DeleteResponse>(&container, "Delete", &request, context)
-                .await;
-            match answer {
-                // Its exit was told before, and is on its way.
-                Ok(answer) if answer.exited_at.is_some_and(|at| at != Exit::NONE.at) => {
-                    tokio::select! {
-                        _ = process.ended() => {}
-                        _ = container.vm.gone() => {}
+        let vm = &container.vm;
+        if !vm.is_gone() {
+            let answer =
+                self.ask::<StateResponse>(&container, &process, "State", &request, context);
+            match answer.await {
+                Ok(guest) => match word::exit_so_far(guest.exit_status, guest.exited_at) {
+                    Ok(exit) => return Ok(container.state(&process, Some((guest.status(), exit)))),
+                    Err(how) => {
+                        vm.doom
+                            .broke_word(&format!("State of {}: {how}", request.id));
+                        tokio::select! {
+                            _ = vm.gone() => {}
+                            why = context.cancelled() => return Err(why),
+                        }
                     }
-                }
-                Ok(_) => process.deleted(),
-                Err(_) if container.vm.is_gone() => {}
+                },
+                Err(_) if vm.is_gone() => {}
                 Err(status) => return Err(status),
             }
         }
-        let exit = match process.exit() {
-            Some(_) => process.ended().await,
-            None => Exit::NONE,
-        };
-        process.close().await;
-        process.deleted();
-        if !is_init {
-            container.execs.borrow_mut().remove(&request.exec_id);
-            let answer = container.deleted(exit);
-            let pid = if process.runs.get() { answer.pid } else { 0 };
-            return Ok(DeleteResponse { pid, ..answer });
-        }
-        let execs = container.execs.take();
-        for exec in execs.values() {
-            exec.deleted();
-            exec.close().await;
-        }
-        self.unmake(&request.id).await;
-        container.run_poststop(&self.reaper).await;
-        self.publish(Event::Delete(TaskDelete {
-            container_id: request.id,
-            pid: container.vm.pid(),
-            exit_status: exit.status,
-            exited_at: Some(exit.at),
-            id: String::new(),
-        }));
-        Ok(container.deleted(exit))
-    }
-
-    async fn state(&self, request: StateRequest, context: &Context) -> Result<StateResponse> {
-        let (container, process) = self.find_process(&request.id, &request.exec_id)?;
-        if !container.vm.is_gone() {
-            match self
-                .ask::<StateResponse>(&container, "State", &request, context)
-                .await
-            {
-                Ok(guest) => return Ok(container.state(&process, Some(&guest))),
-                Err(status) if status.code != Code::Unavailable => return Err(status),
-                Err(_) => drop(container.vm.gone().await),
-            }
-        }
+        self.lost(&container);
         Ok(container.state(&process, None))
     }
 
@@ -222,18 +210,20 @@ impl Service {
     /// Waits until the guest knows that a process, which has not been started, never will be.
     async fn never_runs(
         &self,
-        container: &Container,
-        process: &Process,
+        container: &Rc<Container>,
+        process: &Rc<Process>,
         request: &WaitRequest,
         context: &Context,
     ) -> Exit {
         if !process.runs.get() {
             // Boxed: to most Waits it is room for nothing.
-            let waited = Box::pin(self.ask::<WaitResponse>(container, "Wait", request, context));
+            let waited =
+                Box::pin(self.ask::<WaitResponse>(container, process, "Wait", request, context));
             if waited
                 .await
-                .is_ok_and(|exit| exit.exited_at == Some(Exit::NONE.at))
+                .is_ok_and(|exit| exit.exited_at == Some(Exit::NONE.at) && !process.runs.get())
             {
+                process.deleted();
                 return Exit::NONE;
             }
         }
@@ -244,6 +234,9 @@ impl Service {
         let container = self.find(&request.id)?;
         self.alive(&container)?;
         let exec_id = request.exec_id.clone();
+        if exec_id.len() > LONGEST_ID {
+            return Err(too_long(&exec_id));
+        }
         if container.execs.borrow().contains_key(&exec_id) {
             return Err(Status::new(
                 Code::AlreadyExists,
@@ -263,20 +256,30 @@ impl Service {
         container
             .execs
             .borrow_mut()
-            .insert(exec_id.clone(), process);
+            .insert(exec_id.clone(), Rc::clone(&process));
         let asked = ExecProcessRequest {
             stdin: names.stdin,
             stdout: names.stdout,
             stderr: names.stderr,
             ..request
         };
+        let vm = &container.vm;
         let added = self
-            .ask::<protos::guest::Empty>(&container, "Exec", &asked, context)
+            .ask::<protos::guest::Empty>(&container, &container.init, "Exec", &asked, context)
             .await;
-        if added.is_err() {
-            container.execs.borrow_mut().remove(&exec_id);
+        if let Err(status) = added {
+            // Of a caller that gave up nobody knows what the guest does: it is there until it is
+            // deleted.
+            if !gave_up(context).await {
+                container.execs.borrow_mut().remove(&exec_id);
+            }
+            return Err(status);
         }
-        added.map(drop)
+        // It is told before the answer.
+        let told = process.until(|process| process.added.get());
+        let what = format!("the new exec {exec_id} of {}", container.id);
+        vm.in_time(&what, vm.patience, told).await;
+        self.alive(&container)
     }
 
     async fn connect_task(&self, request: ConnectRequest, _: &Context) -> Result<ConnectResponse> {
@@ -291,7 +294,9 @@ impl Service {
     }
 
     async fn shutdown(&self, _: ShutdownRequest, _: &Context) -> Result<Empty> {
-        if self.containers.borrow().is_empty() {
+        // One that is being created may yet fail, and one that is made undoes this.
+        let made = |of: &Option<Rc<Container>>| of.as_ref().is_some_and(|of| of.created.get());
+        if !self.containers.borrow().values().any(made) {
             self.shutdown.set(true);
             self.changed.notify_waiters();
         }
@@ -335,6 +340,21 @@ impl Service {
             other => Err(Context::no_such_method(other)),
         }
     }
+}
+
+/// Whether the caller waits no more.
+async fn gave_up(context: &Context) -> bool {
+    tokio::select! {
+        biased;
+        _ = context.cancelled() => true,
+        () = std::future::ready(()) => false,
+    }
+}
+
+fn too_long(id: &str) -> Status {
+    let length = id.len();
+    let text = format!("id of {length} bytes, more than {LONGEST_ID}: invalid argument");
+    Status::new(Code::InvalidArgument, text)
 }
 
 pub fn unknown(text: &str) -> Status {

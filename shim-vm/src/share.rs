@@ -1,10 +1,16 @@
 //! The directory that a VM sees of the host: its containers' root filesystems and volumes,
-//! bind-mounted there.
+//! mounted there.
 //!
 //! ```text
-//!  <share>/<container>/rootfs  what containerd's mounts make
-//!  <share>/.volumes/<n>/v      a volume: a directory, or a single file
+//!  <place>/share/<container>/rootfs  what containerd's mounts make
+//!  <place>/share/.volumes/<n>/v      a volume: a directory, or a single file
+//!  <place>/stage-<n>                 where each of them is made before it is shown
 //! ```
+//!
+//! The guest is not trusted. All that it can change is what is in a container's root filesystem or
+//! in a volume, never what these are in: its file server has that read-only ([`crate::fsd`]). What it
+//! sees was made elsewhere and is moved here when it is whole, to a directory that is open. So
+//! nothing that the guest does to a name makes a mount go elsewhere, or anything be removed.
 //!
 //! Containers that have the same volume have it as one: a FIFO or a socket in it is known by its
 //! inode, of which the guest has one per mount.
@@ -12,6 +18,10 @@
 //! The mounts are in the shim's own mount namespace, which sees what the host mounts later and
 //! shows the host nothing: when the shim and its file server are gone, so are they.
 
+use crate::points::{self, Point};
+use crate::skeleton::Skeleton;
+use crate::source::{Identity, Source};
+use crate::spec::Volume;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
@@ -19,14 +29,16 @@ use protos::guest::SharedMemory;
 use protos::ttrpc::Context;
 use protos::types::Mount;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use task::aside;
 use task::reaper::Reaper;
-use task::rootfs;
+use task::rootfs::{self, Hidden};
 use tokio::sync::OnceCell;
 
 /// Where the guest has it.
@@ -35,15 +47,31 @@ const IN_GUEST: &str = "/run/share";
 const MEMORY_IN_GUEST: &str = "/run/shm";
 /// Bytes of it, if the host's is no tmpfs (Docker's and CRI's own default).
 const MEMORY: u64 = 64 << 20;
-/// No container is called so.
+/// In the share; no container is called so.
 const VOLUMES: &str = ".volumes";
+/// In the VM's place.
+const SHARE: &str = "share";
+/// In a container's directory.
+const ROOTFS: &str = "rootfs";
+/// In a volume's directory.
+const VOLUME: &str = "v";
+/// A directory for each container, and for each volume two names; no content.
+const LIMITS: &str = "mode=0755,size=64k,nr_inodes=16384";
+/// What the guest makes in the share has no force on the host: no program that it marks, and no
+/// device. The guest's own kernel goes by what the files say.
+const HARMLESS: MsFlags = MsFlags::MS_NOSUID
+    .union(MsFlags::MS_NODEV)
+    .union(MsFlags::MS_NOEXEC);
 
 pub struct Share {
+    /// Where it is mounted.
     dir: PathBuf,
+    /// The VM's directory, and its fd.
+    place: (PathBuf, Arc<Skeleton>),
+    skeleton: Arc<Skeleton>,
     reaper: Rc<Reaper>,
-    /// Where something is mounted, by container, in order.
-    mounted: RefCell<HashMap<String, Vec<PathBuf>>>,
-    volumes: RefCell<BTreeMap<usize, Volume>>,
+    stages: Cell<u64>,
+    volumes: RefCell<BTreeMap<usize, Shared>>,
     /// How many there have been: the place of one that goes is nobody else's.
     numbers: Cell<usize>,
     /// Directories of the host's whose memory the guest has instead.
@@ -54,16 +82,28 @@ pub struct Share {
 #[derive(PartialEq)]
 struct Key {
     source: PathBuf,
-    /// Device and inode: there may be another file of this name by now.
-    file: (u64, u64),
+    /// There may be another file of this name by now.
+    file: Identity,
     readonly: bool,
+    follows: bool,
 }
 
-struct Volume {
+struct Shared {
     key: Key,
     /// Ids of containers.
     users: Vec<String>,
     mounted: Rc<OnceCell<()>>,
+}
+
+/// What the guest may do with a tree of mounts, and what the host still does.
+struct Terms {
+    /// Flags of all of them, beside [`HARMLESS`], and of the topmost alone.
+    all: MsFlags,
+    top: MsFlags,
+    /// What the host mounts in it later appears.
+    follows: bool,
+    /// Made in it before it can't be written to any more.
+    points: Vec<Point>,
 }
 
 /// Gives this process, which has one thread, a mount namespace of its own.
@@ -77,21 +117,27 @@ pub fn own_mounts() -> nix::Result<()> {
 }
 
 impl Share {
-    /// A share at `dir`, which is made.
+    /// A share in the VM's directory `place`.
     ///
     /// # Errors
     /// If it can't be made.
-    pub fn new(dir: PathBuf, reaper: Rc<Reaper>) -> Result<Self, String> {
-        let failed = |e: &dyn std::fmt::Display| format!("share {}: {e}", dir.display());
-        fs::create_dir_all(&dir).map_err(|e| failed(&e))?;
+    pub fn new(place: &Path, reaper: Rc<Reaper>) -> Result<Self, String> {
+        let dir = place.join(SHARE);
+        let failed = |e: &dyn Display| format!("share {}: {e}", dir.display());
+        let inside = Skeleton::open(place).map_err(|e| failed(&e))?;
+        inside.make_dir(SHARE).map_err(|e| failed(&e))?;
         // Mount points are made on it, and go with it.
-        let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some("share"), &dir, Some("tmpfs"), safe, Some("mode=0755"))
+        mount(Some("share"), &dir, Some("tmpfs"), HARMLESS, Some(LIMITS))
             .map_err(|e| failed(&e))?;
+        // What is mounted in it appears at the file server's.
+        let (shared, none) = (MsFlags::MS_SHARED, None::<&str>);
+        mount(none, &dir, none, shared, none).map_err(|e| failed(&e))?;
         Ok(Self {
+            skeleton: Arc::new(Skeleton::open(&dir).map_err(|e| failed(&e))?),
             dir,
+            place: (place.to_owned(), Arc::new(inside)),
             reaper,
-            mounted: RefCell::default(),
+            stages: Cell::default(),
             volumes: RefCell::default(),
             numbers: Cell::default(),
             memory: RefCell::default(),
@@ -103,7 +149,7 @@ impl Share {
     }
 
     /// Makes the root filesystem of container `id`: what `mounts` make, or else the directory
-    /// `root`.
+    /// `root`. With `points` it can't be written to, but these are in it.
     ///
     /// # Errors
     /// Which mount failed, and why.
@@ -112,19 +158,23 @@ impl Share {
         id: &str,
         mounts: Vec<Mount>,
         root: &Path,
+        points: Option<Vec<Point>>,
         context: &Context,
     ) -> Result<(), String> {
-        let target = self.dir.join(id).join("rootfs");
         let mounts = if mounts.is_empty() {
-            vec![bind(root, false)]
+            vec![bind(root)]
         } else {
             mounts
         };
-        fs::create_dir_all(&target).map_err(|e| format!("mkdir {}: {e}", target.display()))?;
-        self.mount(target.clone(), mounts, context).await?;
-        let mut mounted = self.mounted.borrow_mut();
-        mounted.entry(id.to_owned()).or_default().push(target);
-        Ok(())
+        let terms = Terms {
+            all: MsFlags::empty(),
+            top: readonly(points.is_some()),
+            follows: false,
+            points: points.unwrap_or_default(),
+        };
+        let dir = self.skeleton.make_dir(id);
+        let dir = dir.map_err(|e| format!("mkdir {id}: {e}"))?;
+        self.show(dir, ROOTFS, true, mounts, terms, context).await
     }
 
     /// Shows the guest a volume of container `id`, a directory or a file; its path there, and
@@ -135,39 +185,46 @@ impl Share {
     pub async fn add_volume(
         &self,
         id: &str,
-        source: &Path,
-        readonly: bool,
+        volume: &Volume,
         context: &Context,
     ) -> Result<(String, bool), String> {
-        let failed = |e: &dyn std::fmt::Display| format!("mount source {}: {e}", source.display());
-        let wanted = source.to_owned();
-        let found = aside::run(move || fs::metadata(wanted)).await;
-        let found = found.map_err(|e| failed(&e))?;
-        if !found.is_dir() && !found.is_file() {
-            return Err(failed(
-                &"neither a directory nor a file: a VM can't share it",
-            ));
-        }
+        let path = &volume.source;
+        let failed = |e: &dyn Display| format!("mount source {}: {e}", path.display());
+        let writable = self.writable();
+        let opening = path.clone();
+        let source = aside::run(move || Source::open(&opening, &writable)).await;
+        let source = source.map_err(|e| failed(&e))?;
         let key = Key {
-            source: source.to_owned(),
-            file: (found.dev(), found.ino()),
-            readonly,
+            source: path.clone(),
+            file: source.identity,
+            readonly: volume.readonly,
+            follows: volume.follows,
         };
         let (number, mounted) = self.use_volume(id, key);
-        let place = self.dir.join(VOLUMES).join(number.to_string());
-        let target = place.join("v");
+        let name = number.to_string();
         let mount = async || {
-            fs::create_dir_all(&place).map_err(|e| failed(&e))?;
-            if found.is_dir() {
-                fs::create_dir_all(&target).map_err(|e| failed(&e))?;
-            } else {
-                fs::write(&target, "").map_err(|e| failed(&e))?;
-            }
-            let mounts = vec![bind(source, readonly)];
-            self.mount(target.clone(), mounts, context).await
+            let terms = Terms {
+                all: readonly(volume.readonly),
+                top: MsFlags::empty(),
+                follows: volume.follows,
+                points: Vec::new(),
+            };
+            let volumes = self.skeleton.make_dir(VOLUMES).map_err(|e| failed(&e))?;
+            let place = volumes.make_dir(&name).map_err(|e| failed(&e))?;
+            let mounts = vec![bind(&source.path())];
+            let shown = self.show(place, VOLUME, source.is_dir, mounts, terms, context);
+            shown.await.map_err(|e| failed(&e))
         };
         mounted.get_or_try_init(mount).await?;
-        Ok((format!("{IN_GUEST}/{VOLUMES}/{number}/v"), found.is_dir()))
+        let path = format!("{IN_GUEST}/{VOLUMES}/{name}/{VOLUME}");
+        Ok((path, source.is_dir))
+    }
+
+    /// The volumes in which the guest may change names.
+    fn writable(&self) -> Vec<Identity> {
+        let volumes = self.volumes.borrow();
+        let writable = volumes.values().filter(|volume| !volume.key.readonly);
+        writable.map(|volume| volume.key.file).collect()
     }
 
     /// The volume's number, and whether it is mounted; it stays until `id` is removed.
@@ -180,7 +237,7 @@ impl Share {
         let number = self.numbers.get();
         self.numbers.set(number + 1);
         let mounted = Rc::new(OnceCell::new());
-        let volume = Volume {
+        let volume = Shared {
             key,
             users: vec![id.to_owned()],
             mounted: Rc::clone(&mounted),
@@ -206,35 +263,66 @@ impl Share {
         (SharedMemory { name, size }, path)
     }
 
-    async fn mount(
+    /// Makes `mounts` where nobody else sees them, and then shows the guest what they have become,
+    /// as `name` in `dir`.
+    async fn show(
         &self,
-        target: PathBuf,
+        dir: Skeleton,
+        name: &'static str,
+        is_dir: bool,
         mounts: Vec<Mount>,
+        terms: Terms,
         context: &Context,
     ) -> Result<(), String> {
-        let mounted = rootfs::mount_all(&self.reaper, context, target, mounts).await;
-        mounted.map_err(|e| e.to_string())
+        let number = self.stages.get();
+        self.stages.set(number + 1);
+        let stage = format!("stage-{number}");
+        let (path, place) = &self.place;
+        let path = path.join(&stage);
+        let make = |at: &Skeleton, name: &str| match is_dir {
+            true => at.make_dir(name),
+            false => at.make_file(name),
+        };
+        let shown = async {
+            let target = make(&dir, name).map_err(|e| format!("make {name}: {e}"))?;
+            make(place, &stage).map_err(|e| format!("make {stage}: {e}"))?;
+            let mounted = rootfs::mount_all(&self.reaper, context, path.clone(), mounts).await;
+            mounted.map_err(|e| e.to_string())?;
+            let shown = aside::run(move || terms.show(&path, &target)).await;
+            shown.map_err(|e| e.to_string())
+        };
+        let shown = shown.await;
+        let (place, failed) = (Arc::clone(place), shown.is_err());
+        aside::run(move || {
+            // The topmost mount has moved; what it covered is of no use.
+            say(&stage, place.clear(&stage));
+            if failed {
+                say(name, dir.clear(name));
+            }
+        })
+        .await;
+        shown
     }
 
     /// Takes the container's files out of the share. What the guest still has open of them stays
     /// until it lets go.
     pub async fn remove(&self, id: &str) {
-        let mut mounted = self.mounted.borrow_mut().remove(id).unwrap_or_default();
-        let mut places = vec![self.dir.join(id)];
+        let mut unused = Vec::new();
         self.volumes.borrow_mut().retain(|number, volume| {
             volume.users.retain(|user| user != id);
             let used = !volume.users.is_empty();
             if !used {
-                let place = self.dir.join(VOLUMES).join(number.to_string());
-                mounted.insert(0, place.join("v"));
-                places.push(place);
+                unused.push(number.to_string());
             }
             used
         });
+        let (skeleton, id) = (Arc::clone(&self.skeleton), id.to_owned());
         aside::run(move || {
-            mounted.iter().rev().for_each(|target| unmount(target));
-            for place in places {
-                let _ = fs::remove_dir_all(place);
+            clear(&skeleton, &id, ROOTFS);
+            if let Ok(volumes) = skeleton.dir(VOLUMES) {
+                for number in unused {
+                    clear(&volumes, &number, VOLUME);
+                }
             }
         })
         .await;
@@ -244,20 +332,61 @@ impl Share {
     pub async fn close(&self) {
         let dir = self.dir.clone();
         aside::run(move || {
-            let _ = umount2(&dir, MntFlags::MNT_DETACH);
+            let _ = umount2(&dir, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
         })
         .await;
+    }
+}
+
+impl Terms {
+    /// Moves what is mounted at `stage` to `target`, on these terms.
+    fn show(self, stage: &Path, target: &Skeleton) -> io::Result<()> {
+        let tree = Hidden::at(stage)?;
+        if !self.follows {
+            tree.cut_off()?;
+        }
+        for point in &self.points {
+            if let Err(e) = points::make(tree.as_fd(), point) {
+                // The guest's runtime will say so, too, if it matters.
+                log::debug!("mount point {}: {e}", point.path.display());
+            }
+        }
+        tree.restrict(HARMLESS | self.all, true)?;
+        if !self.top.is_empty() {
+            tree.restrict(self.top, false)?;
+        }
+        Ok(tree.show(target.as_fd())?)
+    }
+}
+
+fn readonly(is: bool) -> MsFlags {
+    if is {
+        MsFlags::MS_RDONLY
+    } else {
+        MsFlags::empty()
+    }
+}
+
+/// Takes away what is `inside` of the directory `name`, and that; it may not be there.
+fn clear(at: &Skeleton, name: &str, inside: &str) {
+    match at.dir(name) {
+        Ok(dir) => say(&format!("{name}/{inside}"), dir.clear(inside)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+        Err(e) => say(name, Err(e)),
+    }
+    say(name, at.clear(name));
+}
+
+/// What could not be taken away is left as it is.
+fn say(name: &str, cleared: io::Result<()>) {
+    if let Err(e) = cleared {
+        log::warn!("share: {name} stays: {e}");
     }
 }
 
 /// Where the guest has the root filesystem of container `id`.
 pub fn guest_rootfs(id: &str) -> String {
     format!("{IN_GUEST}/{id}/rootfs")
-}
-
-/// All that was mounted there, one on the other.
-fn unmount(target: &Path) {
-    while umount2(target, MntFlags::MNT_DETACH).is_ok() {}
 }
 
 /// How much may be in the tmpfs at `path`, in bytes; `None` if it is none.
@@ -267,13 +396,11 @@ fn size_of_tmpfs(path: &Path) -> Option<u64> {
     (found.filesystem_type() == TMPFS_MAGIC && size > 0).then_some(size)
 }
 
-fn bind(source: &Path, readonly: bool) -> Mount {
-    let mut options = vec!["rbind".to_owned()];
-    options.extend(readonly.then(|| "ro".to_owned()));
+fn bind(source: &Path) -> Mount {
     Mount {
         r#type: "bind".into(),
         source: source.to_string_lossy().into_owned(),
-        options,
+        options: vec!["rbind".into()],
         ..Default::default()
     }
 }

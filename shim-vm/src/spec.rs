@@ -6,7 +6,9 @@
 
 use crate::config::Wanted;
 use crate::hooks::Hooks;
+use crate::limits::Place;
 use crate::network::Where;
+use crate::points::{self, Point};
 use crate::share::guest_rootfs;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -21,6 +23,8 @@ const OCI_VERSION: &str = "1.0.2";
 pub struct Volume {
     pub source: PathBuf,
     pub readonly: bool,
+    /// What the host mounts in it later appears in it.
+    pub follows: bool,
     /// What processes share there is memory, which must be the guest's own.
     pub memory: bool,
     /// Its place among the mounts.
@@ -34,12 +38,16 @@ pub struct Translated {
     spec: Value,
     /// The root filesystem, when containerd gives no mounts for one; relative to the bundle.
     pub root: PathBuf,
+    /// What must be in the root filesystem, if it can't be written to.
+    pub points: Option<Vec<Point>>,
     pub volumes: Vec<Volume>,
     pub network: Where,
     /// Of the network; the guest has but one.
     pub sysctls: HashMap<String, String>,
     pub hooks: Hooks,
     pub wanted: Wanted,
+    /// On the host.
+    pub place: Place,
 }
 
 impl Translated {
@@ -90,10 +98,13 @@ pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Tran
     {
         spec["ociVersion"] = OCI_VERSION.into();
     }
+    let readonly = spec["root"]["readonly"] == true;
+    let points = readonly.then(|| points::of(&spec));
     let volumes = volumes(&spec);
     let network = namespaces(&mut spec, anchor)?;
     let sysctls = network_sysctls(&mut spec);
     let wanted = wanted(&spec);
+    let place = Place::of(&spec, id);
     for (part, label) in [
         ("process", "apparmorProfile"),
         ("process", "selinuxLabel"),
@@ -109,11 +120,13 @@ pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Tran
     Ok(Translated {
         spec,
         root,
+        points,
         volumes,
         network,
         sysctls,
         hooks,
         wanted,
+        place,
     })
 }
 
@@ -152,7 +165,10 @@ fn volumes(spec: &Value) -> Vec<Volume> {
         }
         volumes.push(Volume {
             source: source.into(),
-            readonly: has("ro"),
+            readonly: has("ro") || has("rro"),
+            follows: ["slave", "rslave", "shared", "rshared"]
+                .into_iter()
+                .any(has),
             memory,
             mount: place,
         });
@@ -296,6 +312,7 @@ mod tests {
         let volume = |source: &str, readonly, mount| Volume {
             source: source.into(),
             readonly,
+            follows: false,
             memory: source == "/run/shm",
             mount,
         };

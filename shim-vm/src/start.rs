@@ -25,7 +25,15 @@ impl Service {
         } else if let Some(ends) = process.ends.take() {
             self.connect(&container, &process, ends, context).await?;
         }
-        let _: StartResponse = self.ask(&container, "Start", &request, context).await?;
+        let _: StartResponse = self
+            .ask(&container, &process, "Start", &request, context)
+            .await?;
+        // It is told before the answer.
+        let vm = &container.vm;
+        let runs = process.until(|process| process.runs.get());
+        let what = format!("the start of {}", request.id);
+        vm.in_time(&what, vm.patience, runs).await;
+        self.alive(&container)?;
         if is_init {
             let hooks = &container.hooks.poststart;
             let ran = self.run_hooks(&container, hooks, "running", context).await;
@@ -57,10 +65,10 @@ impl Service {
             io_uid: container.io_uid,
             io_gid: container.io_gid,
         };
-        let io = ends
+        let (io, copies) = ends
             .connect(&process.paths, of, &self.reaper, context)
             .await?;
-        process.connected(io);
+        process.connected(io, copies);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use task::reaper::Reaper;
 use task::stdio::{self, Io, Of, Paths};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
+use tokio::task::JoinHandle;
 
 /// Streams that are open to the guest, for a process to come.
 pub struct Ends {
@@ -22,6 +23,18 @@ pub struct Names {
     pub stdin: String,
     pub stdout: String,
     pub stderr: String,
+}
+
+/// What goes on between both; to drop it ends that, and the streams, whatever the guest says.
+#[derive(Default)]
+pub struct Copies(Vec<JoinHandle<()>>);
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        for copy in &self.0 {
+            copy.abort();
+        }
+    }
 }
 
 impl Ends {
@@ -58,7 +71,7 @@ impl Ends {
         of: Of<'_>,
         reaper: &Reaper,
         context: &Context,
-    ) -> task::Result<Io> {
+    ) -> task::Result<(Io, Copies)> {
         // The terminal itself is the guest's; here it is one stream in and one out.
         let paths = Paths {
             stderr: if paths.terminal {
@@ -70,37 +83,36 @@ impl Ends {
         };
         let ([stdin, stdout, stderr], io) = stdio::open(&paths, of, reaper, context).await?;
         let failed = |e| task::Error::io("connect", "stream")(e);
+        let mut copies = Copies::default();
         if let Some(stream) = self.stdin {
-            input(stdin, stream).map_err(failed)?;
+            copies.0.push(input(stdin, stream).map_err(failed)?);
         }
         for (fd, stream) in [(stdout, self.stdout), (stderr, self.stderr)] {
             if let Some(stream) = stream {
-                output(stream, fd).map_err(failed)?;
+                copies.0.push(output(stream, fd).map_err(failed)?);
             }
         }
-        Ok(io)
+        Ok((io, copies))
     }
 }
 
-fn input(from: OwnedFd, mut to: Stream) -> std::io::Result<()> {
+fn input(from: OwnedFd, mut to: Stream) -> std::io::Result<JoinHandle<()>> {
     let mut from = pipe::Receiver::from_owned_fd(from)?;
-    tokio::task::spawn_local(async move {
+    Ok(tokio::task::spawn_local(async move {
         // The process may have had enough.
         let _ = tokio::io::copy(&mut from, &mut to).await;
         let _ = to.shutdown().await;
-    });
-    Ok(())
+    }))
 }
 
-fn output(mut from: Stream, to: OwnedFd) -> std::io::Result<()> {
+fn output(mut from: Stream, to: OwnedFd) -> std::io::Result<JoinHandle<()>> {
     let mut to = pipe::Sender::from_owned_fd(to)?;
-    tokio::task::spawn_local(async move {
+    Ok(tokio::task::spawn_local(async move {
         if let Err(e) = tokio::io::copy(&mut from, &mut to).await {
             // A process does not wait for a logger that is gone.
             log::debug!("a stream's reader is gone: {e}");
             let _ = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
         }
         let _ = from.shutdown().await;
-    });
-    Ok(())
+    }))
 }

@@ -2,56 +2,51 @@
 //!
 //! ```text
 //!  place made ─> file server ─> QEMU ─> hello ─> configured ─> up ──┬─ power_off ─> gone
-//!       └─ any failure: everything killed, the place removed        └─ QEMU, the file server
-//!                                                                      or the link ends ─> gone
+//!       └─ any failure: everything killed, the place removed        ├─ QEMU, the file server
+//!                                                                   │  or the link ends ─> gone
+//!                                                                   └─ doomed: killed ─> gone
 //! ```
+//!
+//! It is doomed when its guest breaks its word ([`Doom::broke_word`], wherever that is seen), or owes
+//! something for too long ([`Vm::in_time`]).
 
 use crate::child::Child;
-use crate::config::{Accel, Config};
 use crate::console::Console;
-use crate::image::Image;
-use crate::machine::{Machine, Plan, SHARE_TAG};
+use crate::machine::{Machine, Plan};
 use crate::network::{self, Where};
+use crate::place::Holds;
+use crate::pod::Pod;
 use crate::qemu::Qemu;
 use crate::share::Share;
-use crate::{clock, files, notices, place};
+use crate::word::{self, Doom};
+use crate::{boot, clock, files, link, notices, place, program, users};
 use protos::guest::{ConfigureRequest, Empty, Event, Hello};
-use protos::mux::{Link, Stream};
+use protos::mux::Link;
 use protos::ttrpc::{CallError, Client, Context};
 use protos::{Code, Message, Status, service};
 use std::cell::Cell;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use task::aside;
 use task::reaper::Reaper;
-use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 /// How long the guest may take to write back and end.
 const POWER_OFF: Duration = Duration::from_secs(5);
-/// How long after the link QEMU may end.
+/// How long after the link QEMU may end, and the file server after QEMU.
 const DYING: Duration = Duration::from_secs(2);
-
-/// What a VM is booted for.
-pub struct Purpose<'a> {
-    pub context: &'a Context,
-    pub name: String,
-    pub dir: PathBuf,
-    pub config: Config,
-    pub image: Image,
-    pub accel: Accel,
-    pub network: Where,
-    pub guest: ConfigureRequest,
-}
 
 pub struct Vm {
     machine: Rc<Qemu>,
     files: Rc<Child>,
     link: Rc<Link>,
     client: Client,
+    pub doom: Doom,
+    /// How long the guest may owe what it must do.
+    pub patience: Duration,
     pub share: Share,
+    pub pod: Pod,
     pub hello: Hello,
     /// How long after QEMU's start its hello came.
     pub heard_after: Duration,
@@ -63,14 +58,14 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Boots it; `tell` hears every event of the guest's, in order.
+    /// Boots it; `tell` hears every event of the guest's, in order, and says what is wrong with it.
     ///
     /// # Errors
     /// Why it is not up, with the last it said; nothing of it is left.
     pub async fn boot(
-        purpose: Purpose<'_>,
+        purpose: boot::Purpose<'_>,
         reaper: &Rc<Reaper>,
-        tell: impl FnMut(Event) + 'static,
+        tell: impl FnMut(Event) -> Result<(), String> + 'static,
     ) -> Result<Rc<Self>, String> {
         let dir = purpose.dir.clone();
         place::make(&dir).map_err(|e| format!("mkdir {}: {e}", dir.display()))?;
@@ -84,16 +79,25 @@ impl Vm {
     }
 
     async fn boot_at(
-        purpose: Purpose<'_>,
+        purpose: boot::Purpose<'_>,
         reaper: &Rc<Reaper>,
         console: &Console,
-        tell: impl FnMut(Event) + 'static,
+        tell: impl FnMut(Event) -> Result<(), String> + 'static,
     ) -> Result<Rc<Self>, String> {
         let (dir, config, context) = (purpose.dir, purpose.config, purpose.context);
+        let holds = Holds {
+            netns: purpose.network.path().map(Path::to_owned),
+            cgroup: purpose.place.cgroup.clone(),
+        };
+        let program = program::find(&config.qemu, reaper).await?;
+        let user = users::take(config.first_user, config.users)?;
+        // Before there is any of it.
+        place::record(&dir, &[], &holds).map_err(|e| e.to_string())?;
+        let pod = Pod::make(&purpose.place, config.overhead()).await?;
         let wanted = purpose.network.clone();
         let network = aside::alone(move || network::prepare(&wanted)).await;
         let network = network.map_err(|e| e.to_string())?;
-        let share = Share::new(dir.join("share"), Rc::clone(reaper))?;
+        let share = Share::new(&dir, Rc::clone(reaper))?;
         let (files, socket) = files::start(&dir, share.dir(), console, reaper)?;
         let deadline = config.deadline(purpose.accel);
         let plan = Plan {
@@ -103,52 +107,43 @@ impl Vm {
             accel: purpose.accel,
             memory: config.memory,
             vcpus: config.vcpus,
-            program: config.qemu.clone(),
+            program,
+            user,
             files: Some(socket),
             taps: network.taps,
             netns: network.namespace,
         };
         let mut machine = Qemu::prepare(plan)?.with_console_in_log(config.debug_console);
+        let doom = Doom::default();
         let up = async {
             let started = Instant::now();
             let socket = machine.boot(reaper)?;
             let pids = [machine.pid(), files.pid];
-            place::record(&dir, &pids, purpose.network.path()).map_err(|e| e.to_string())?;
-            let link = connect(socket).map_err(|e| format!("link: {e}"))?;
-            let mut notices = link.first();
-            let hello = tokio::select! {
-                hello = notices::hello(&mut notices) => hello,
-                status = machine.wait() => Err(format!("QEMU ended: {status}")),
-                status = files.wait() => Err(format!("the file server ended: {status}")),
-                why = context.cancelled() => {
-                    machine.kill();
-                    Err(why.message)
-                }
-                () = tokio::time::sleep(deadline) => {
-                    machine.kill();
-                    Err(format!("the guest said nothing within {} s", deadline.as_secs()))
-                }
-            }?;
-            let heard_after = started.elapsed();
-            let client = client(link.open()).map_err(|e| format!("link: {e}"))?;
+            place::record(&dir, &pids, &holds).map_err(|e| e.to_string())?;
+            let link = link::connect(socket, &doom).map_err(|e| format!("link: {e}"))?;
             let request = ConfigureRequest {
-                share: SHARE_TAG.into(),
-                seed: seed().map_err(|e| format!("/dev/urandom: {e}"))?,
                 interfaces: network.interfaces,
                 routes: network.routes,
                 neighbours: network.neighbours,
                 ..purpose.guest
             };
-            let configured = client.call(service::GUEST, "Configure", &request, Some(deadline));
-            let _: Empty = configured
-                .await
-                .map_err(|e| format!("set up the guest: {e}"))?;
-            let set = clock::set(&client).await;
-            set.map_err(|e| format!("set the guest's clock: {e}"))?;
-            Ok::<_, String>((link, notices, hello, heard_after, client))
+            let ready = async {
+                tokio::try_join!(boot::ready(&link, &doom, request, started), pod.join(pids))
+            };
+            let (ready, ()) = tokio::select! {
+                ready = ready => ready,
+                status = machine.wait() => Err(format!("QEMU ended: {status}")),
+                status = files.wait() => Err(format!("the file server ended: {status}")),
+                why = boot::given_up(context, &doom, deadline) => {
+                    machine.kill();
+                    Err(why)
+                }
+            }?;
+            pod.up().await?;
+            Ok::<_, String>((link, ready))
         };
         let up = up.await;
-        let (link, notices, hello, heard_after, client) = match up {
+        let (link, ready) = match up {
             Ok(up) => up,
             Err(mut why) => {
                 // Whatever was seen first: if QEMU has ended by itself, that is why.
@@ -176,26 +171,33 @@ impl Vm {
                 ));
             }
         };
-        log::debug!("VM up: agent {}, kernel {}", hello.agent, hello.kernel);
+        let hello = ready.hello;
+        let (agent, kernel) = (word::line(&hello.agent), word::line(&hello.kernel));
+        log::debug!("VM up: agent {agent}, kernel {kernel}");
         let (gone_sender, gone) = watch::channel(None);
         let vm = Rc::new(Self {
             machine: Rc::new(machine),
             files: Rc::new(files),
             link,
-            client,
+            client: ready.client,
+            doom,
+            patience: config.patience(),
             share,
+            pod,
             hello,
-            heard_after,
+            heard_after: ready.heard_after,
             dir,
             network: purpose.network,
             joined: Cell::new(false),
             gone,
         });
-        let heard = tokio::task::spawn_local(notices::listen(notices, tell));
+        let heard = notices::listen(ready.notices, Rc::clone(&vm.link), vm.doom.clone(), tell);
+        let heard = tokio::task::spawn_local(heard);
         tokio::task::spawn_local(end(
             Rc::clone(&vm.machine),
             Rc::clone(&vm.files),
             Rc::clone(&vm.link),
+            vm.doom.clone(),
             heard,
             gone_sender,
         ));
@@ -254,17 +256,51 @@ impl Vm {
         request: &impl Message,
         context: &Context,
     ) -> Result<A, Status> {
+        let request = request.encode_to_vec();
         let call = self
             .client
-            .call(service, method, request, context.remaining());
-        tokio::select! {
+            .call_raw(service, method, request, &[], context.remaining());
+        let answer = tokio::select! {
             biased;
-            answer = call => answer.map_err(|e| match e {
-                CallError::Status(status) => status,
-                CallError::Closed => Status::new(Code::Unavailable, "the VM is gone"),
-            }),
+            answer = call => answer,
+            why = context.cancelled() => return Err(why),
+        };
+        match answer {
+            Ok(answer) => match A::decode(answer.as_slice()) {
+                Ok(answer) => return Ok(answer),
+                Err(e) => self.doom.broke_word(&format!("answer of {method}: {e}")),
+            },
+            Err(CallError::Status(status)) => {
+                return Err(Status::new(status.code, word::text(&status.message)));
+            }
+            Err(CallError::Closed) => {}
+        }
+        // No answer will come. That the VM is gone is said when it is.
+        tokio::select! {
+            _ = self.gone() => Err(Status::new(Code::Unavailable, "the VM is gone")),
             why = context.cancelled() => Err(why),
         }
+    }
+
+    /// Waits for what the guest owes, and kills the VM when that takes longer than `patience`;
+    /// `None` once the VM is gone. Every wait for the guest that no caller's context ends is here.
+    pub async fn in_time<T>(
+        &self,
+        what: &str,
+        patience: Duration,
+        owed: impl Future<Output = T>,
+    ) -> Option<T> {
+        tokio::select! {
+            biased;
+            owed = owed => return Some(owed),
+            _ = self.gone() => {}
+            () = tokio::time::sleep(patience) => {
+                let seconds = patience.as_secs();
+                self.doom.end(format!("the guest owes {what} for {seconds} s"));
+                self.gone().await;
+            }
+        }
+        None
     }
 
     pub fn is_gone(&self) -> bool {
@@ -298,13 +334,6 @@ impl Vm {
     }
 }
 
-/// Random bytes, as many as the guest's kernel takes at once.
-fn seed() -> io::Result<Vec<u8>> {
-    let mut seed = vec![0; 64];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
-    Ok(seed)
-}
-
 /// Removes the VM's place, and its way to the network.
 async fn clear(dir: &Path, network: &Where) {
     if let Err(e) = place::clear(dir).await {
@@ -317,38 +346,19 @@ async fn clear(dir: &Path, network: &Where) {
     }
 }
 
-/// Speaks over the guest's serial port.
-fn connect(socket: std::os::unix::net::UnixStream) -> io::Result<Rc<Link>> {
-    socket.set_nonblocking(true)?;
-    let (reader, writer) = UnixStream::from_std(socket)?.into_split();
-    let link = Link::new();
-    let running = Rc::clone(&link);
-    tokio::task::spawn_local(async move {
-        let why = running.run(reader, writer).await;
-        log::debug!("the link has ended: {why}");
-    });
-    Ok(link)
-}
-
-/// The guest's ttrpc, over its stream.
-fn client(mut stream: Stream) -> io::Result<Client> {
-    let (ours, mut theirs) = UnixStream::pair()?;
-    tokio::task::spawn_local(async move {
-        let _ = tokio::io::copy_bidirectional(&mut stream, &mut theirs).await;
-    });
-    Ok(Client::new(ours))
-}
-
 /// Waits for whatever ends first, ends the rest, and tells once all is gone and every event of the
 /// guest's was heard.
 async fn end(
     machine: Rc<Qemu>,
     files: Rc<Child>,
     link: Rc<Link>,
+    doom: Doom,
     heard: tokio::task::JoinHandle<()>,
     gone: watch::Sender<Option<String>>,
 ) {
     let why = tokio::select! {
+        biased;
+        why = doom.told() => why,
         status = machine.wait() => format!("QEMU ended: {status}"),
         status = files.wait() => format!("the file server ended: {status}"),
         () = link.closed() => "the link to the guest has ended".to_owned(),
@@ -356,7 +366,8 @@ async fn end(
     machine.kill();
     machine.wait().await;
     files.kill();
-    files.wait().await;
+    // It may hang in a filesystem of the host's, and then it is only late.
+    let _ = tokio::time::timeout(DYING, files.wait()).await;
     link.closed().await;
     let _ = heard.await;
     let _ = tokio::time::timeout(DYING, machine.said_all()).await;

@@ -6,15 +6,18 @@
 //! helper programs in place of the thread (contract N6).
 
 mod fuse;
+mod hidden;
 mod idmap;
 mod loopdev;
 pub(crate) mod mountinfo;
 mod options;
+mod remount;
 mod target;
 #[cfg(test)]
 mod tests;
 mod unmount;
 
+pub use hidden::{Hidden, followed};
 pub use options::Refusal;
 
 use crate::aside;
@@ -24,26 +27,15 @@ use crate::runtime::Failure;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{SysconfVar, chdir, sysconf};
 use options::{Arguments, Plan};
 use protos::ttrpc::Context;
 use protos::types::Mount;
+use remount::make_readonly;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-
-/// The flags of a mount that a user namespace may not clear, as statvfs(3) and mount(2) call them.
-#[rustfmt::skip]
-const LOCKED: [(FsFlags, MsFlags); 7] = [
-    (FsFlags::ST_RDONLY, MsFlags::MS_RDONLY),
-    (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
-    (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
-    (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
-    (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
-    (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
-    (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
-];
+use target::Target;
 
 /// Why a root filesystem could not be made or taken down.
 #[derive(Debug, thiserror::Error)]
@@ -208,7 +200,7 @@ impl Job {
             return on_thread(move || {
                 let target = self.target()?;
                 self.mount_here(&target, &how)?;
-                Ok(target)
+                Ok(target.path)
             })
             .await;
         };
@@ -222,16 +214,13 @@ impl Job {
             )
         })?;
         let job = self.clone();
-        let (mounted, target) = on_thread(move || {
-            let target = job.target()?;
-            let mounted = job.mount_hidden(&target, &how, &ids, &users)?;
-            Ok((mounted, target))
-        })
-        .await?;
+        let mounted = on_thread(move || job.mount_hidden(&how, &ids, &users)).await?;
         on_thread(move || {
-            let attached = crate::sys::attach_mount(mounted.as_fd(), &target);
-            attached.map_err(|errno| self.failed(&target, errno))?;
-            Ok(target)
+            let target = self.target()?;
+            let open = target.open().map_err(|e| self.no_target(e))?;
+            let attached = crate::sys::attach_mount(mounted.as_fd(), open.as_fd());
+            attached.map_err(|errno| self.failed(&target.path, errno))?;
+            Ok(target.path)
         })
         .await
     }
@@ -246,7 +235,7 @@ impl Job {
     ) -> Result<PathBuf, MountError> {
         let one = self.one.clone();
         let (target, before) = on_thread(move || {
-            let target = self.target()?;
+            let target = self.target()?.path;
             let before = unmount::count_at(&target)?;
             Ok((target, before))
         })
@@ -267,12 +256,16 @@ impl Job {
         Err(MountError::Helper { command, failure })
     }
 
-    fn target(&self) -> Result<PathBuf, MountError> {
-        target::below(&self.rootfs, &self.one.target).map_err(|error| MountError::Target {
+    fn target(&self) -> Result<Target, MountError> {
+        Target::below(&self.rootfs, &self.one.target).map_err(|error| self.no_target(error))
+    }
+
+    fn no_target(&self, error: io::Error) -> MountError {
+        MountError::Target {
             rootfs: self.rootfs.clone(),
             target: self.one.target.clone(),
             error,
-        })
+        }
     }
 
     fn failed(&self, target: &Path, errno: Errno) -> MountError {
@@ -305,30 +298,33 @@ impl Job {
     /// Mounts where this thread sees it, and nobody else does, and gives the mount away.
     fn mount_hidden(
         &self,
-        target: &Path,
         how: &Arguments,
         ids: &idmap::Ids,
         users: &OwnedFd,
     ) -> Result<OwnedFd, MountError> {
         let failed = |doing, path: &Path| {
             let path = path.to_owned();
-            move |errno: Errno| self.prepare(doing, &path, target, of_call(errno))
+            move |errno: Errno| self.prepare(doing, &path, &self.rootfs, of_call(errno))
         };
-        idmap::hide_this_thread().map_err(failed("make a mount namespace for", target))?;
+        idmap::hide_this_thread().map_err(failed("make a mount namespace for", &self.rootfs))?;
+        // Only now: what is open in another mount namespace can't be mounted on.
+        let target = self.target()?;
         for dir in &ids.lower {
             idmap::cover(dir, users).map_err(failed("map the owners of", dir))?;
         }
-        self.mount_here(target, how)?;
-        idmap::take(target, ids, users).map_err(failed("map the owners of", target))
+        self.mount_here(&target, how)?;
+        let taken = idmap::take(&self.target()?.point(), ids, users);
+        taken.map_err(failed("map the owners of", &target.path))
     }
 
-    fn mount_here(&self, target: &Path, how: &Arguments) -> Result<(), MountError> {
-        let failed = |errno| self.failed(target, errno);
+    fn mount_here(&self, target: &Target, how: &Arguments) -> Result<(), MountError> {
+        let point = target.point();
+        let failed = |errno| self.failed(&target.path, errno);
         let device = match how.image {
             Some(image) => {
                 let readonly = how.flags.contains(MsFlags::MS_RDONLY);
                 let device = loopdev::attach(Path::new(&self.one.source), image, readonly);
-                Some(device.map_err(|e| self.prepare(e.doing, &e.path, target, e.error))?)
+                Some(device.map_err(|e| self.prepare(e.doing, &e.path, &target.path, e.error))?)
             }
             None => None,
         };
@@ -347,33 +343,16 @@ impl Job {
             let kind = self.one.r#type.as_str();
             // Some filesystems take an empty text for a wrong one.
             let data = Some(how.data.as_str()).filter(|data| !data.is_empty());
-            mount(Some(source), target, Some(kind), how.flags, data).map_err(failed)?;
+            mount(Some(source), &point, Some(kind), how.flags, data).map_err(failed)?;
         }
-        if readonly_bind && let Err(error) = make_readonly(target, how.flags).map_err(failed) {
-            if !remount {
-                unmount::each(vec![target.to_owned()])?;
+        if readonly_bind {
+            // Opened anew: what was open is below the mount now.
+            let made = make_readonly(&self.target()?.point(), how.flags);
+            if made.is_err() && !remount {
+                unmount::each(vec![target.path.clone()])?;
             }
-            return Err(error);
+            made.map_err(failed)?;
         }
         Ok(())
     }
-}
-
-/// The second step of a read-only bind mount: the kernel ignores `ro` in the first (contract N4).
-fn make_readonly(target: &Path, flags: MsFlags) -> nix::Result<()> {
-    let remount = |flags| mount(None::<&str>, target, None::<&str>, flags, None::<&str>);
-    let flags = flags | MsFlags::MS_REMOUNT;
-    match remount(flags) {
-        // A user namespace must keep the flags that the source's mount is locked with.
-        Err(Errno::EPERM) => remount(flags | locked(statvfs(target)?.flags())),
-        done => done,
-    }
-}
-
-fn locked(set: FsFlags) -> MsFlags {
-    LOCKED
-        .iter()
-        .filter(|(fs, _)| set.contains(*fs))
-        .map(|(_, ms)| *ms)
-        .collect()
 }

@@ -5,13 +5,15 @@
 )]
 
 pub mod limits;
+mod mounts;
 pub mod wait;
+
+pub use mounts::{attach_mount, clone_mount, map_mount, restrict_mount};
 
 use nix::errno::Errno;
 use nix::unistd::ForkResult;
-use std::ffi::CString;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -27,8 +29,10 @@ pub fn die_with_parent(command: &mut Command) {
     unsafe {
         command.pre_exec(move || {
             nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-            // Whose parent is dead by now will not be told any more.
-            if nix::unistd::getppid() != parent {
+            // Whose parent is dead by now will not be told any more. In a pid namespace of its own
+            // it has none that it could name: it must find out by what it is connected to.
+            let now = nix::unistd::getppid();
+            if now != parent && now.as_raw() != 0 {
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
             Ok(())
@@ -260,70 +264,6 @@ pub fn idle_in_user_namespace() -> io::Result<u32> {
             pid => Ok(pid as u32),
         }
     }
-}
-
-/// A path as system calls take it.
-fn c_path(path: &Path) -> nix::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)
-}
-
-/// A copy of the mount that `path` is in, from `path` on, attached nowhere (open_tree(2)); with
-/// `below` also of what is mounted below. Gone with the fd, unless it is attached.
-pub fn clone_mount(path: &Path, below: bool) -> nix::Result<OwnedFd> {
-    let path = c_path(path)?;
-    let below = if below { libc::AT_RECURSIVE } else { 0 };
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | below.cast_unsigned();
-    // SAFETY: the call reads a text that lives until it returns, and returns a new fd, which we
-    // then own.
-    unsafe {
-        let fd = libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags);
-        Errno::result(fd).map(|fd| OwnedFd::from_raw_fd(fd as RawFd))
-    }
-}
-
-/// Has the unattached `mount` show owners as `user_namespace` maps them (mount_setattr(2)); with
-/// `below` also what is mounted below.
-pub fn map_mount(mount: BorrowedFd, user_namespace: BorrowedFd, below: bool) -> nix::Result<()> {
-    let attr = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_IDMAP,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: user_namespace.as_raw_fd() as u64,
-    };
-    let below = if below { libc::AT_RECURSIVE } else { 0 };
-    let flags = libc::AT_EMPTY_PATH | below;
-    let (fd, empty) = (mount.as_raw_fd(), c"".as_ptr());
-    // SAFETY: the call reads an empty text and one mount_attr; both live until it returns.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            fd,
-            empty,
-            flags,
-            &raw const attr,
-            size_of_val(&attr),
-        )
-    };
-    Errno::result(done).map(drop)
-}
-
-/// Mounts the unattached `mount` at `target` (move_mount(2)).
-pub fn attach_mount(mount: BorrowedFd, target: &Path) -> nix::Result<()> {
-    let target = c_path(target)?;
-    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_SYMLINKS;
-    let (fd, empty) = (mount.as_raw_fd(), c"".as_ptr());
-    // SAFETY: the call reads two texts that live until it returns.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            fd,
-            empty,
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            flags,
-        )
-    };
-    Errno::result(done).map(drop)
 }
 
 /// `struct loop_info64` (linux/loop.h).

@@ -14,6 +14,7 @@
 //!  └── leaks    what the test left on the machine
 //! wait: deadlines     program: scripts and binaries to execute     proc: /proc     ledger: known differences from containerd's shim
 //! pid_namespace: pids that the test chooses
+//! inject: what somebody could do who has taken a process over
 //! sweep: a shim killed at every system call     start_sweep: the same of `start`
 //! manager: a private dunnage daemon
 //! containerd: a private containerd to run the shim under     pty: a child on a terminal
@@ -31,6 +32,8 @@ pub mod docker;
 pub mod events;
 pub mod figures;
 pub mod full_disk;
+#[cfg(target_arch = "x86_64")]
+pub mod inject;
 pub mod leaks;
 pub mod ledger;
 pub mod manager;

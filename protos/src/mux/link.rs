@@ -22,7 +22,6 @@ struct Waiting {
 }
 
 /// One end of a multiplexed pipe.
-#[derive(Default)]
 pub struct Link {
     streams: RefCell<Streams>,
     waiting: RefCell<HashMap<u32, Waiting>>,
@@ -36,8 +35,26 @@ pub struct Link {
 }
 
 impl Link {
-    pub fn new() -> Rc<Self> {
-        Rc::default()
+    /// The end that opens the streams.
+    pub fn host() -> Rc<Self> {
+        Self::of(Streams::host())
+    }
+
+    /// The end that accepts them.
+    pub fn guest() -> Rc<Self> {
+        Self::of(Streams::guest())
+    }
+
+    fn of(streams: Streams) -> Rc<Self> {
+        Rc::new(Self {
+            streams: RefCell::new(streams),
+            waiting: RefCell::default(),
+            outgoing: Notify::new(),
+            sent: Notify::new(),
+            accepted: Notify::new(),
+            closed: Cell::new(false),
+            closing: Notify::new(),
+        })
     }
 
     /// Moves bytes until the pipe ends; from then on every stream is gone.
@@ -65,20 +82,28 @@ impl Link {
                 Ok(n) => n,
                 Err(e) => return e,
             };
-            let received = self.streams.borrow_mut().receive(&buffer[..n]);
-            let touched = self.streams.borrow_mut().touched();
-            let mut waiting = self.waiting.borrow_mut();
-            for stream in touched {
-                if let Some(waiting) = waiting.remove(&stream) {
-                    waiting.wake();
-                }
-            }
-            drop(waiting);
-            self.accepted.notify_one();
-            if let Err(Violation(why)) = received {
+            if let Err(Violation(why)) = self.take(&buffer[..n]) {
                 return io::Error::new(io::ErrorKind::InvalidData, why);
             }
+            if n == buffer.len() {
+                // A peer that floods us must not keep everybody else from running.
+                tokio::task::yield_now().await;
+            }
         }
+    }
+
+    /// Takes what came, and wakes whoever waits for it.
+    fn take(&self, bytes: &[u8]) -> Result<(), Violation> {
+        let received = self.streams.borrow_mut().receive(bytes);
+        let touched = self.streams.borrow_mut().touched();
+        let mut waiting = self.waiting.borrow_mut();
+        for stream in touched {
+            if let Some(waiting) = waiting.remove(&stream) {
+                waiting.wake();
+            }
+        }
+        self.accepted.notify_one();
+        received
     }
 
     async fn send(&self, mut writer: impl AsyncWrite + Unpin) -> io::Error {
@@ -118,6 +143,10 @@ impl Link {
         }
         self.closing.notify_waiters();
         self.accepted.notify_one();
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
     }
 
     /// Waits until the pipe has ended.
@@ -274,7 +303,7 @@ mod tests {
     /// Two links over a socket; they run until the first is closed.
     fn pair() -> (Rc<Link>, Rc<Link>) {
         let (a, b) = UnixStream::pair().unwrap();
-        let links = (Link::new(), Link::new());
+        let links = (Link::host(), Link::guest());
         for (link, socket) in [(&links.0, a), (&links.1, b)] {
             let link = Rc::clone(link);
             tokio::task::spawn_local(async move {

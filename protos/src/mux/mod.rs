@@ -20,6 +20,9 @@
 //! Stream 0 is there from the start. The others are opened by one side, the host. Each way of a
 //! stream starts with [`WINDOW`] bytes of credit, so that one whose reader sleeps holds up no
 //! other.
+//!
+//! The host believes nothing: a stream that a guest opens, a number that the host has not given out,
+//! data beyond the credit, and a frame after the last are a [`Violation`] each.
 
 mod frame;
 mod link;
@@ -28,3 +31,9 @@ mod streams;
 pub use frame::{Violation, WINDOW};
 pub use link::{Link, Stream};
 pub use streams::{Gone, Streams};
+
+/// The most that an agent answers to one call, and the longest text of an error in it, in bytes. What
+/// decodes may take thirty times its bytes.
+pub const MAX_ANSWER: usize = 128 << 10;
+/// The most that one of its notices has, in bytes.
+pub const MAX_NOTICE: usize = 4 << 10;

@@ -28,6 +28,8 @@ struct One {
     granted: u32,
     /// What was read and not told of.
     untold: u32,
+    /// That is worth telling, at the next chance.
+    owes: bool,
 }
 
 impl One {
@@ -43,30 +45,44 @@ impl One {
 /// One end's streams.
 pub struct Streams {
     all: HashMap<u32, One>,
+    /// It opens the streams; the peer may not.
+    is_host: bool,
     next: u32,
     /// Opened by the peer, and not accepted yet.
     waiting: VecDeque<u32>,
     /// Half a frame.
     begun: Vec<u8>,
     out: Vec<u8>,
+    /// Streams whose reader's progress is to be told.
+    owing: Vec<u32>,
     /// Streams with news for whoever waits.
     touched: Vec<u32>,
 }
 
-impl Default for Streams {
-    fn default() -> Self {
+impl Streams {
+    /// Those of the side that opens them.
+    pub fn host() -> Self {
+        Self::new(true)
+    }
+
+    /// Those of the side that accepts them.
+    pub fn guest() -> Self {
+        Self::new(false)
+    }
+
+    fn new(is_host: bool) -> Self {
         Self {
             all: HashMap::from([(0, One::new())]),
+            is_host,
             next: 1,
             waiting: VecDeque::new(),
             begun: Vec::new(),
             out: Vec::new(),
+            owing: Vec::new(),
             touched: Vec::new(),
         }
     }
-}
 
-impl Streams {
     /// Opens a stream; its number is new to both sides.
     pub fn open(&mut self) -> u32 {
         let stream = self.next;
@@ -131,10 +147,9 @@ impl Streams {
             one.received = VecDeque::new();
         }
         one.untold += n as u32;
-        if one.untold >= WORTH_TELLING && !one.ended {
-            one.granted += one.untold;
-            put(&mut self.out, stream, Frame::Credit(one.untold));
-            one.untold = 0;
+        if one.untold >= WORTH_TELLING && !one.ended && !one.owes {
+            one.owes = true;
+            self.owing.push(stream);
         }
         Ok(Some(n))
     }
@@ -181,6 +196,9 @@ impl Streams {
     fn frame(&mut self, stream: u32, frame: Frame<'_>) -> Result<(), Violation> {
         let broken = |what: &str| Err(Violation(format!("stream {stream}: {what}")));
         if frame == Frame::Open {
+            if self.is_host {
+                return broken("opened by the side that may not");
+            }
             if self.all.contains_key(&stream) {
                 return broken("opened twice");
             }
@@ -191,12 +209,16 @@ impl Streams {
             self.waiting.push_back(stream);
             return Ok(());
         }
-        // One that was forgotten here is still known there, for a while.
         let Some(one) = self.all.get_mut(&stream) else {
+            if self.is_host && stream >= self.next {
+                return broken("was never opened");
+            }
+            // One that was forgotten here is still known there, for a while.
             return Ok(());
         };
         match frame {
-            Frame::Data(_) if one.ended => return broken("data after its end"),
+            _ if one.reset => return broken("a frame after its reset"),
+            Frame::Data(_) | Frame::End if one.ended => return broken("data after its end"),
             Frame::Data(data) => {
                 let Some(left) = one.granted.checked_sub(data.len() as u32) else {
                     return broken("more data than it has credit");
@@ -221,8 +243,20 @@ impl Streams {
         std::mem::take(&mut self.touched)
     }
 
-    /// What is to go over the pipe now.
+    /// What is to go over the pipe now. A peer that does not read is given no more credit either, and
+    /// nothing waits here for it but what was written.
     pub fn outgoing(&mut self) -> Vec<u8> {
+        for stream in std::mem::take(&mut self.owing) {
+            let Some(one) = self.all.get_mut(&stream) else {
+                continue;
+            };
+            one.owes = false;
+            if !one.ended && !one.reset {
+                one.granted += one.untold;
+                put(&mut self.out, stream, Frame::Credit(one.untold));
+                one.untold = 0;
+            }
+        }
         std::mem::take(&mut self.out)
     }
 }

@@ -19,7 +19,7 @@ fn read_all(streams: &mut Streams, stream: u32) -> Vec<u8> {
 
 #[test]
 fn a_stream_is_opened_written_and_ended_each_way_on_its_own() {
-    let (mut host, mut guest) = (Streams::default(), Streams::default());
+    let (mut host, mut guest) = (Streams::host(), Streams::guest());
     let stream = host.open();
     assert_eq!(host.write(stream, b"in"), Ok(2));
     host.end(stream);
@@ -43,7 +43,7 @@ fn a_stream_is_opened_written_and_ended_each_way_on_its_own() {
 
 #[test]
 fn stream_0_is_there_from_the_start() {
-    let (mut host, mut guest) = (Streams::default(), Streams::default());
+    let (mut host, mut guest) = (Streams::host(), Streams::guest());
     assert_eq!(guest.write(0, b"hello"), Ok(5));
     carry(&mut guest, &mut host);
     assert_eq!(host.touched(), [0]);
@@ -52,7 +52,7 @@ fn stream_0_is_there_from_the_start() {
 
 #[test]
 fn a_forgotten_stream_is_reset_and_what_was_sent_before_is_still_read() {
-    let (mut host, mut guest) = (Streams::default(), Streams::default());
+    let (mut host, mut guest) = (Streams::host(), Streams::guest());
     let stream = host.open();
     assert_eq!(host.write(stream, b"last words"), Ok(10));
     host.forget(stream);
@@ -66,7 +66,7 @@ fn a_forgotten_stream_is_reset_and_what_was_sent_before_is_still_read() {
 
 #[test]
 fn a_sleeping_reader_holds_up_no_other_stream() {
-    let (mut host, mut guest) = (Streams::default(), Streams::default());
+    let (mut host, mut guest) = (Streams::host(), Streams::guest());
     let (slow, fast) = (host.open(), host.open());
     let data = vec![1; WINDOW as usize + 1];
     let mut sent = 0;
@@ -95,7 +95,7 @@ fn a_peer_that_breaks_the_protocol_is_caught() {
         for (stream, frame) in list {
             put(&mut bytes, *stream, *frame);
         }
-        Streams::default().receive(&bytes).map_err(|v| v.0)
+        Streams::guest().receive(&bytes).map_err(|v| v.0)
     };
     let data = vec![0; MAX_DATA];
     let mut flood = vec![(0, Frame::Data(&data)); (WINDOW as usize) / MAX_DATA];
@@ -115,8 +115,56 @@ fn a_peer_that_breaks_the_protocol_is_caught() {
         text(frames(&rich)),
         "stream 0: more credit than it can have"
     );
-    // What is said about a stream that was never there is no harm.
+    let dead = [(0, Frame::Reset), (0, Frame::Data(b"x"))];
+    assert_eq!(text(frames(&dead)), "stream 0: a frame after its reset");
+    let ends = [(0, Frame::End), (0, Frame::End)];
+    assert_eq!(text(frames(&ends)), "stream 0: data after its end");
+    // What the host says about a stream that is forgotten here is no harm.
     assert_eq!(frames(&[(9, Frame::Data(b"x")), (9, Frame::Reset)]), Ok(()));
+}
+
+/// The host has every stream opened itself, so it knows of each: one that a guest opens, 128 KiB of
+/// the host's memory each, or makes up, is a breach.
+#[test]
+fn a_host_lets_nobody_open_streams() {
+    let said = |frame: Frame<'_>, stream| {
+        let mut host = Streams::host();
+        let known = host.open();
+        assert_eq!(known, 1);
+        host.forget(known);
+        let mut bytes = Vec::new();
+        put(&mut bytes, stream, frame);
+        host.receive(&bytes).map_err(|v| v.0)
+    };
+    let opened = said(Frame::Open, 2).unwrap_err();
+    assert_eq!(opened, "stream 2: opened by the side that may not");
+    for frame in [
+        Frame::Data(b"x"),
+        Frame::End,
+        Frame::Reset,
+        Frame::Credit(1),
+    ] {
+        assert_eq!(said(frame, 1), Ok(()), "forgotten, but not there");
+        let why = said(frame, 2).unwrap_err();
+        assert_eq!(why, "stream 2: was never opened");
+    }
+}
+
+/// A peer that sends and never reads: what waits for it stays small, and it gets no more credit.
+#[test]
+fn who_does_not_read_gets_no_credit() {
+    let (mut host, mut guest) = (Streams::host(), Streams::guest());
+    let stream = host.open();
+    carry(&mut host, &mut guest);
+    let data = [1; 1000];
+    let mut sent = 0;
+    for _ in 0..1_000 {
+        sent += guest.write(stream, &data).unwrap();
+        carry(&mut guest, &mut host);
+        read_all(&mut host, stream);
+    }
+    assert_eq!(sent, WINDOW as usize, "what it had from the start");
+    assert!(host.outgoing().len() < 100, "one frame of credit");
 }
 
 /// A small generator, so that a failure comes again (xorshift64*).
@@ -144,7 +192,7 @@ struct Way {
 fn every_byte_arrives_in_order_on_any_schedule() {
     for seed in 1..=60 {
         let mut random = Random(seed);
-        let mut ends = [Streams::default(), Streams::default()];
+        let mut ends = [Streams::host(), Streams::guest()];
         let mut wire: [Vec<u8>; 2] = Default::default();
         let mut ways: Vec<(u32, [Way; 2])> = Vec::new();
         for _ in 0..1 + random.below(5) {
@@ -208,7 +256,7 @@ fn every_byte_arrives_in_order_on_any_schedule() {
 
 #[test]
 fn no_bytes_upset_it() {
-    let mut valid = Streams::default();
+    let mut valid = Streams::host();
     let stream = valid.open();
     valid.write(stream, b"some data").unwrap();
     valid.write(0, b"more").unwrap();
@@ -222,7 +270,7 @@ fn no_bytes_upset_it() {
             bytes[at] = random.below(256) as u8;
         }
         bytes.truncate(1 + random.below(bytes.len()));
-        let mut streams = Streams::default();
+        let mut streams = Streams::guest();
         let _ = streams.receive(&bytes);
         while let Some(stream) = streams.accept() {
             let _ = read_all(&mut streams, stream);

@@ -1,6 +1,6 @@
 //! The client: many calls at once over one connection.
 
-use super::frame::{Kind, read_frame, write_frame};
+use super::frame::{Kind, MAX_PAYLOAD, ReadError, read_frame_within, write_frame};
 use super::wire;
 use crate::status::{Code, Status};
 use prost::Message;
@@ -50,12 +50,31 @@ pub struct Client {
 struct Shared {
     writer: Mutex<OwnedWriteHalf>,
     pending: Rc<Pending>,
-    next_stream: Cell<u32>,
-    closed: watch::Receiver<bool>,
+    /// Why no answer comes any more.
+    closed: watch::Receiver<Option<String>>,
     reader: JoinHandle<()>,
 }
 
-type Pending = RefCell<HashMap<u32, oneshot::Sender<wire::Response>>>;
+/// Who waits for which answer.
+#[derive(Default)]
+struct Pending {
+    waiting: RefCell<HashMap<u32, oneshot::Sender<wire::Response>>>,
+    /// How many calls were made.
+    made: Cell<u32>,
+}
+
+impl Pending {
+    /// Who waits for the answer on `stream`; none, if nobody does any more.
+    ///
+    /// # Errors
+    /// If there was no such call.
+    fn take(&self, stream: u32) -> Result<Option<oneshot::Sender<wire::Response>>, String> {
+        if stream.is_multiple_of(2) || stream / 2 >= self.made.get() {
+            return Err(format!("an answer on stream {stream}, to no call"));
+        }
+        Ok(self.waiting.borrow_mut().remove(&stream))
+    }
+}
 
 impl Drop for Shared {
     fn drop(&mut self) {
@@ -71,15 +90,24 @@ impl Client {
 
     /// Speaks over a connection that is already there.
     pub fn new(stream: UnixStream) -> Self {
-        let (reader, writer) = stream.into_split();
+        Self::with_limit(stream, MAX_PAYLOAD)
+    }
+
+    /// [`Client::new`], with a server whose answers have at most `most` bytes: it closes at more.
+    pub fn with_limit(stream: UnixStream, most: usize) -> Self {
+        let (mut reader, writer) = stream.into_split();
         let pending = Rc::<Pending>::default();
-        let (closed_tx, closed) = watch::channel(false);
-        let reader =
-            tokio::task::spawn_local(read_responses(reader, Rc::clone(&pending), closed_tx));
+        let (closing, closed) = watch::channel(None);
+        let known = Rc::clone(&pending);
+        let reader = tokio::task::spawn_local(async move {
+            let why = read_responses(&mut reader, &known, most).await;
+            closing.send_replace(Some(why));
+            // Dropping the senders tells every waiter that no answer will come.
+            known.waiting.borrow_mut().clear();
+        });
         let shared = Shared {
             writer: Mutex::new(writer),
             pending,
-            next_stream: Cell::new(1),
             closed,
             reader,
         };
@@ -88,10 +116,16 @@ impl Client {
         }
     }
 
-    /// Waits until the server's end is gone.
+    /// Waits until the server's end is gone, or has said what no server may.
     pub async fn closed(&self) {
+        self.why_closed().await;
+    }
+
+    /// [`Client::closed`], and tells why.
+    pub async fn why_closed(&self) -> String {
         let mut closed = self.shared.closed.clone();
-        let _ = closed.wait_for(|&closed| closed).await;
+        let why = closed.wait_for(Option::is_some).await;
+        why.ok().and_then(|why| why.clone()).unwrap_or_default()
     }
 
     /// Calls `service/method` with an encoded message; the answer's bytes come back.
@@ -185,12 +219,13 @@ async fn send(
 ) -> Option<u32> {
     // Under the lock, so that stream numbers go out in order: a server refuses a smaller one.
     let mut writer = shared.writer.lock().await;
-    if *shared.closed.borrow() {
+    if shared.closed.borrow().is_some() {
         return None;
     }
-    let stream = shared.next_stream.get();
-    shared.next_stream.set(stream + 2);
-    shared.pending.borrow_mut().insert(stream, answer);
+    let made = shared.pending.made.get();
+    shared.pending.made.set(made + 1);
+    let stream = 2 * made + 1;
+    shared.pending.waiting.borrow_mut().insert(stream, answer);
     let sent = write_frame(
         &mut *writer,
         stream,
@@ -199,7 +234,7 @@ async fn send(
     )
     .await;
     if sent.is_err() {
-        shared.pending.borrow_mut().remove(&stream);
+        shared.pending.waiting.borrow_mut().remove(&stream);
         return None;
     }
     Some(stream)
@@ -213,36 +248,88 @@ struct Forget<'a> {
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        self.pending.borrow_mut().remove(&self.stream);
+        self.pending.waiting.borrow_mut().remove(&self.stream);
     }
 }
 
-async fn read_responses(
-    mut reader: OwnedReadHalf,
-    pending: Rc<Pending>,
-    closed: watch::Sender<bool>,
-) {
-    while let Ok(Some(frame)) = read_frame(&mut reader).await {
-        if frame.kind != Kind::Response {
-            continue;
-        }
-        let Some(waiter) = pending.borrow_mut().remove(&frame.stream) else {
-            continue;
-        };
-        let response = wire::Response::decode(frame.payload.as_slice()).unwrap_or_else(|e| {
-            let status = wire::Status {
-                code: Code::Internal as i32,
-                message: format!("unmarshal response error: {e}"),
-                details: Vec::new(),
-            };
-            wire::Response {
-                status: Some(status),
-                payload: Vec::new(),
+/// Hands out answers until no more will come, and says why.
+async fn read_responses(reader: &mut OwnedReadHalf, pending: &Pending, most: usize) -> String {
+    loop {
+        let frame = match read_frame_within(reader, most).await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return "the connection has ended".into(),
+            Err(ReadError::Io(e)) => return e.to_string(),
+            Err(ReadError::TooLong { length, .. }) => {
+                return format!("an answer of {length} bytes");
             }
-        });
-        let _ = waiter.send(response);
+        };
+        if frame.kind != Kind::Response {
+            return format!("{:?} in place of an answer", frame.kind);
+        }
+        let waiter = match pending.take(frame.stream) {
+            Ok(waiter) => waiter,
+            Err(why) => return why,
+        };
+        match wire::Response::decode(frame.payload.as_slice()) {
+            Ok(response) => drop(waiter.map(|waiter| waiter.send(response))),
+            Err(e) => return format!("an answer that is none: {e}"),
+        }
     }
-    closed.send_replace(true);
-    // Dropping the senders tells every waiter that no answer will come.
-    pending.borrow_mut().clear();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    /// What a client says of a server that sends `frames` of (stream, kind, length, payload) while
+    /// it waits for an answer on stream 1.
+    fn said_of(frames: &[(u32, u8, u32, &[u8])]) -> String {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(Default::default());
+        runtime.unwrap().block_on(async {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let client = Client::with_limit(ours, 1000);
+            let asking = client.clone();
+            let call = tokio::task::spawn_local(async move {
+                asking.call_raw("s", "m", Vec::new(), &[], None).await
+            });
+            // It has been asked.
+            theirs.readable().await.unwrap();
+            for (stream, kind, length, payload) in frames {
+                let header = [
+                    &length.to_be_bytes()[..],
+                    &stream.to_be_bytes(),
+                    &[*kind, 0],
+                ];
+                theirs.write_all(&header.concat()).await.unwrap();
+                theirs.write_all(payload).await.unwrap();
+            }
+            let why = client.why_closed().await;
+            assert!(matches!(call.await.unwrap(), Err(CallError::Closed)));
+            let again = client.call_raw("s", "m", Vec::new(), &[], None).await;
+            assert!(matches!(again, Err(CallError::Closed)));
+            why
+        })
+    }
+
+    /// A server that breaks the protocol is left at once, and whoever waits hears so; of an answer
+    /// that is too long not a byte is read.
+    #[test]
+    fn a_server_that_breaks_the_protocol_is_left() {
+        let why = said_of(&[(1, 2, 1001, b"")]);
+        assert_eq!(why, "an answer of 1001 bytes");
+        assert_eq!(
+            said_of(&[(1, 2, u32::MAX, b"")]),
+            "an answer of 4294967295 bytes"
+        );
+        for stream in [0, 2, 3, 0xffff_ffff] {
+            let why = said_of(&[(stream, 2, 0, b"")]);
+            assert_eq!(why, format!("an answer on stream {stream}, to no call"));
+        }
+        assert_eq!(said_of(&[(1, 1, 0, b"")]), "Request in place of an answer");
+        let why = said_of(&[(1, 2, 1, b"\xff")]);
+        assert!(why.starts_with("an answer that is none: "), "{why}");
+    }
 }

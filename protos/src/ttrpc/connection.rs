@@ -1,6 +1,8 @@
 //! One connection of a server: it reads requests, runs each as its own task, and writes answers.
 
-use super::frame::{Frame, Kind, MAX_PAYLOAD, ReadError, begin_frame, end_frame, write_frame};
+use super::frame::{
+    Frame, Kind, MAX_PAYLOAD, ReadError, begin_frame, end_frame, skip, write_frame,
+};
 use super::server::{Busy, MovedCall, MovedConnection, Services, Shared};
 use super::service::{Answer, Context, Request};
 use super::wire;
@@ -152,7 +154,7 @@ impl Connection {
             };
             let Ok(Some(begun)) = begun else { return };
             let busy = Busy::new(shared);
-            let refusal = match end_frame(&mut *reader, begun).await {
+            let refusal = match end_frame(&mut *reader, begun, MAX_PAYLOAD).await {
                 Ok(frame) if frame.kind != Kind::Request => None,
                 Ok(frame) => {
                     let stream = frame.stream;
@@ -160,7 +162,12 @@ impl Connection {
                     started.err().map(|status| (stream, status))
                 }
                 Err(ReadError::Io(_)) => return,
-                Err(ReadError::TooLong { stream, length }) => Some((stream, too_long(length))),
+                Err(ReadError::TooLong { stream, length }) => {
+                    if skip(&mut *reader, length).await.is_err() {
+                        return;
+                    }
+                    Some((stream, too_long(length)))
+                }
             };
             // Here, and not beside: who only sends and never reads is read no further.
             if let Some((stream, status)) = refusal {

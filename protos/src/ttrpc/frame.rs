@@ -30,7 +30,7 @@ pub struct Frame {
 #[derive(Debug)]
 pub enum ReadError {
     Io(io::Error),
-    /// The payload was over [`MAX_PAYLOAD`]; it was skipped and the connection lives on.
+    /// The payload is longer than it may be, and still to be read; see [`skip`].
     TooLong {
         stream: u32,
         length: usize,
@@ -59,16 +59,34 @@ pub async fn begin_frame<R: AsyncRead + Unpin>(reader: &mut R) -> io::Result<Opt
 
 /// Reads one frame; `Ok(None)` at the end of the connection.
 pub async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Option<Frame>, ReadError> {
+    read_frame_within(reader, MAX_PAYLOAD).await
+}
+
+/// Reads one frame with a payload of at most `most` bytes.
+pub async fn read_frame_within<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    most: usize,
+) -> Result<Option<Frame>, ReadError> {
     match begin_frame(reader).await? {
-        Some(begun) => end_frame(reader, begun).await.map(Some),
+        Some(begun) => end_frame(reader, begun, most).await.map(Some),
         None => Ok(None),
     }
 }
 
-/// Reads the rest of a frame.
+/// Reads past a payload that is too long.
+pub async fn skip<R: AsyncRead + Unpin>(reader: &mut R, length: usize) -> io::Result<()> {
+    let skipped = tokio::io::copy(&mut reader.take(length as u64), &mut tokio::io::sink()).await?;
+    match skipped == length as u64 {
+        true => Ok(()),
+        false => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Reads the rest of a frame, with a payload of at most `most` bytes.
 pub async fn end_frame<R: AsyncRead + Unpin>(
     reader: &mut R,
     begun: Begun,
+    most: usize,
 ) -> Result<Frame, ReadError> {
     let Begun { mut header, filled } = begun;
     reader.read_exact(&mut header[filled..]).await?;
@@ -79,8 +97,7 @@ pub async fn end_frame<R: AsyncRead + Unpin>(
         2 => Kind::Response,
         other => Kind::Other(other),
     };
-    if length > MAX_PAYLOAD {
-        tokio::io::copy(&mut reader.take(length as u64), &mut tokio::io::sink()).await?;
+    if length > most {
         return Err(ReadError::TooLong { stream, length });
     }
     let mut payload = vec![0; length];

@@ -38,7 +38,7 @@ pub fn run(started_ms: u64) -> Result<(), String> {
 
 async fn serve(started_ms: u64) -> Result<(), String> {
     let port = Port::open()?;
-    let link = Link::new();
+    let link = Link::guest();
     // The first that is sent.
     let mut notices = link.first();
     let hello = notice::Notice::Hello(hello(started_ms));

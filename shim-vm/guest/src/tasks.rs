@@ -2,8 +2,10 @@
 //! paths.
 
 use crate::stdio::{Held, Parked};
+use protos::mux::MAX_ANSWER;
 use protos::task::{
-    CloseIoRequest, CreateTaskRequest, DeleteRequest, ExecProcessRequest, StartRequest,
+    CloseIoRequest, CreateTaskRequest, DeleteRequest, ExecProcessRequest, PidsResponse,
+    StartRequest,
 };
 use protos::ttrpc::{Answer, Context, Request, Service};
 use protos::{Code, Message, Status};
@@ -15,6 +17,9 @@ use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use task::aside;
+
+/// What an answer may have, beside the envelope of ttrpc.
+const LONGEST: usize = MAX_ANSWER - 1024;
 
 /// Container and exec id; no exec id is init.
 type Key = (String, String);
@@ -112,16 +117,43 @@ impl Tasks {
     }
 }
 
+impl Tasks {
+    /// The pids of a guest mean nothing to its host: it is told of execs alone.
+    async fn pids(&self, request: Request) -> Answer {
+        let mut pids: PidsResponse = decode(&self.engine(request).await?)?;
+        pids.processes.retain(|process| process.info.is_some());
+        Ok(pids.encode_to_vec())
+    }
+}
+
+/// An answer that is no longer than the host bears.
+fn short(answer: Answer) -> Answer {
+    match answer {
+        Ok(answer) if answer.len() > LONGEST => {
+            let text = format!("an answer of {} bytes", answer.len());
+            Err(Status::new(Code::ResourceExhausted, text))
+        }
+        Err(status) if status.message.len() > LONGEST => {
+            let mut message = status.message.into_bytes();
+            message.truncate(LONGEST);
+            Err(Status::new(status.code, String::from_utf8_lossy(&message)))
+        }
+        answer => answer,
+    }
+}
+
 impl Service for Tasks {
     fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
         Box::pin(async move {
-            match request.method.as_str() {
+            let answer = match request.method.as_str() {
                 "Create" => self.create(request).await,
                 "Exec" => self.exec(request).await,
                 "Start" => self.start(request).await,
                 "Delete" => self.delete(request).await,
+                "Pids" => self.pids(request).await,
                 _ => self.engine(request).await,
-            }
+            };
+            short(answer)
         })
     }
 }

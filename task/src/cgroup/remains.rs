@@ -116,8 +116,8 @@ impl Remains {
         remains
     }
 
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn dirs(&self) -> &[PathBuf] {
+    /// Where the cgroup is, or would be, in each hierarchy.
+    pub fn dirs(&self) -> &[PathBuf] {
         &self.dirs
     }
 

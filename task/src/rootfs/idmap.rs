@@ -20,9 +20,11 @@
 use super::options::Refusal;
 use crate::reaper::Reaper;
 use crate::sys;
+use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 use std::cmp::Reverse;
 use std::fs::{self, File};
 use std::io;
@@ -148,8 +150,9 @@ pub(super) fn hide_this_thread() -> nix::Result<()> {
 /// Lays over `dir` itself, mapped. For a hidden thread.
 pub(super) fn cover(dir: &Path, user_namespace: impl AsFd) -> nix::Result<()> {
     let clone = sys::clone_mount(dir, false)?;
+    let target = open(dir, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
     sys::map_mount(clone.as_fd(), user_namespace.as_fd(), false)?;
-    sys::attach_mount(clone.as_fd(), dir)
+    sys::attach_mount(clone.as_fd(), target.as_fd())
 }
 
 /// What is mounted at `target`, below it too, as an fd; mapped, unless it is an overlay whose

@@ -5,11 +5,11 @@ use std::fs;
 use tempfile::TempDir;
 
 /// A temporary directory that is unmounted before it is removed.
-struct Scratch(TempDir);
+pub(super) struct Scratch(TempDir);
 
 impl Scratch {
     /// `None`, with a word about it, for a user that may not mount.
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             println!("skipped: mounting needs root");
             return None;
@@ -17,11 +17,11 @@ impl Scratch {
         Some(Self(TempDir::new().unwrap()))
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn dir(&self, name: &str) -> PathBuf {
+    pub fn dir(&self, name: &str) -> PathBuf {
         fs::create_dir_all(self.path(name)).unwrap();
         self.path(name)
     }
@@ -265,10 +265,4 @@ fn n7_a_mount_that_stays_busy_is_an_error() {
         ),
         "{error}"
     );
-}
-
-#[test]
-fn locked_flags_are_named_as_mount_names_them() {
-    let set = FsFlags::ST_NOSUID | FsFlags::ST_RELATIME | FsFlags::ST_MANDLOCK;
-    assert_eq!(locked(set), MsFlags::MS_NOSUID | MsFlags::MS_RELATIME);
 }

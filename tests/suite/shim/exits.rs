@@ -72,11 +72,10 @@ fn ends_by_every_signal_are_told_when_reaped_at_once() {
             ends.push((id, id.to_owned(), shim.init(id).await, signal));
         }
         wait::signal(shim.pid(), libc::SIGSTOP).unwrap();
-        for (_, _, pid, signal) in &ends {
+        for (_, id, pid, signal) in &ends {
             wait::signal(*pid, *signal).unwrap();
-        }
-        for (_, id, pid, _) in &ends {
-            // Init of a pid namespace lasts until the last of the others is reaped.
+            // Each dies of its own before the next, and before init ends the rest of its pid
+            // namespace; it lasts itself until the last of them is reaped.
             if id != "c" {
                 wait::ended(*pid).await;
             }

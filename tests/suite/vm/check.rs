@@ -68,3 +68,17 @@ fn an_image_of_another_build_is_refused() {
         "{said}"
     );
 }
+
+/// Two at a time do not take each other's VM for their own.
+#[test]
+fn checks_may_run_side_by_side() {
+    crate::prepare();
+    let config = std::env::var("DUNNAGE_VM_CONFIG").expect("set");
+    let other = {
+        let config = config.clone();
+        std::thread::spawn(move || check(&config).0)
+    };
+    for output in [check(&config).0, other.join().expect("check")] {
+        assert!(output.status.success(), "{output:?}");
+    }
+}

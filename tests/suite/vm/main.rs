@@ -10,15 +10,21 @@ mod cycles;
 mod death;
 mod docker;
 mod files;
+#[cfg(target_arch = "x86_64")]
+mod fsd;
 mod hooks;
+mod hostile;
 mod image;
+mod jail;
 mod late;
 mod life;
 mod manager;
 mod network;
+mod pod;
 mod pods;
 mod refusals;
 mod rules;
+mod share;
 mod streams;
 
 use harness::bundle::Bundle;

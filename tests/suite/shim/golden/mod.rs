@@ -283,7 +283,7 @@ impl<'a> Golden<'a> {
         let text = if differs("json-errors") {
             "invalid character 'o' in literal null (expecting 'u')"
         } else {
-            "spec of exec bad: expected ident at line 1 column 2"
+            "spec of exec bad: 'n' at byte 0 is no JSON"
         };
         status(s.exec(bad).await, Code::Unknown, text);
         s.exec(self.bundle.exec("nx", &["/nonexistent"]))

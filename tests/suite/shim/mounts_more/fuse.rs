@@ -19,11 +19,11 @@ fn kind(bundle: &Bundle) -> Option<String> {
 
 /// The process that serves the container's FUSE filesystem.
 fn server(bundle: &Bundle) -> i32 {
+    // A VM's is made beside the share, and moved there with all of its mounts.
+    let vm = bundle.test.vm_dir(&bundle.id).join("stage-");
     let rootfs = bundle.mounted_at();
-    let serves = |pid: &i32| {
-        let words = proc::words(*pid, "cmdline");
-        proc::alive(*pid) && words.iter().any(|word| word == text(&rootfs))
-    };
+    let at = |word: &String| word == text(&rootfs) || word.starts_with(text(&vm));
+    let serves = |pid: &i32| proc::alive(*pid) && proc::words(*pid, "cmdline").iter().any(at);
     let found: Vec<i32> = proc::all().into_iter().filter(serves).collect();
     assert_eq!(found.len(), 1, "{found:?}");
     found[0]

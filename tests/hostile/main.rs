@@ -1,0 +1,205 @@
+//! The first process of a VM whose guest is the attacker: it speaks the link as the agent does, up to
+//! the point where it lies. The file `/mode` of its initrd says how; tests/suite/vm/hostile.rs has the
+//! list.
+//!
+//! Every request it gets first goes to [`attack`], and if that leaves it alone to [`honest`].
+
+mod guest;
+mod machine;
+mod wire;
+
+use guest::{Guest, MARK, event, honest};
+use protos::guest::{Event, Hello, Notice, notice};
+use protos::task::{DeleteResponse, StateResponse};
+use protos::{Code, Timestamp, events};
+use std::fs;
+use std::io::Write;
+use wire::{Call, DATA, END, OPEN, Wire};
+
+/// Streams 0 and 1 of the link.
+const NOTICES: u32 = 0;
+const TTRPC: u32 = 1;
+/// The exec whose start sets it off.
+const EXEC: &str = "go";
+/// Longer than any text that anybody should repeat, and rude to terminals.
+const RUDE: usize = 100 << 10;
+
+fn main() {
+    machine::mount();
+    machine::load_modules();
+    let mode = fs::read_to_string("/mode").expect("the mode");
+    let mode = mode.trim();
+    let mut wire = Wire::new(machine::port());
+    match mode {
+        "silent" => machine::sleep_for_ever(),
+        "reboot" => machine::reboot(),
+        "hello-garbage" => {
+            wire.frame(NOTICES, DATA, &[0xff; 64]);
+            machine::sleep_for_ever()
+        }
+        _ => {}
+    }
+    let version = if mode == "hello-version" { 99 } else { 1 };
+    hello(&mut wire, version);
+    let mut guest = Guest::default();
+    loop {
+        let call = wire.call();
+        if !attack(mode, &mut wire, &mut guest, &call) {
+            honest(&mut wire, &mut guest, &call);
+        }
+    }
+}
+
+fn hello(wire: &mut Wire, version: u32) {
+    let hello = Hello {
+        version,
+        agent: "hostile \x1b[2J".into(),
+        kernel: "x".into(),
+        uptime_ms: 1,
+        started_ms: 1,
+    };
+    let notice = Some(notice::Notice::Hello(hello));
+    wire.notice(&Notice { notice });
+}
+
+fn exit(wire: &mut Wire, container: &str, id: &str, status: u32, at: Timestamp) {
+    event(
+        wire,
+        &events::TaskExit {
+            container_id: container.into(),
+            id: id.into(),
+            pid: 7,
+            exit_status: status,
+            exited_at: Some(at),
+        },
+    );
+}
+
+/// What this mode does when it gets this call; false: what an honest guest does.
+fn attack(mode: &str, wire: &mut Wire, guest: &mut Guest, call: &Call) -> bool {
+    let method = call.request.method.as_str();
+    match (mode, method) {
+        // Calls without an answer.
+        ("no-configure", "Configure") | ("no-time", "GetTime") | ("no-create", "Create") => {}
+        ("no-start", "Start") | ("no-delete", "Delete") | ("no-state", "State") => {}
+        ("no-kill", "Kill") => {}
+        ("deaf", "Kill" | "State" | "Delete" | "Pids" | "Wait" | "PowerOff") => {}
+        // And calls with a false one.
+        ("kill-lies", "Kill") => wire.answer(call, &protos::guest::Empty {}),
+        ("kill-not-found", "Kill") => wire.refuse(call, Code::NotFound, "process already finished"),
+        ("kill-unavailable", "Kill" | "State") => wire.refuse(call, Code::Unavailable, "gone"),
+        ("delete-lies", "Delete") => wire.answer(call, &DeleteResponse::default()),
+        ("not-found", "State") => wire.refuse(call, Code::NotFound, "no such container"),
+        ("rude", "Kill" | "State" | "Delete" | "Pids" | "Pause" | "Stats") => {
+            let text = "\x1b[2J\u{202e}\n".repeat(RUDE / 8);
+            wire.refuse(call, Code::Internal, &text);
+        }
+        ("big-answer", "State") => {
+            wire.ttrpc(call.stream, 5 << 20, &vec![0; 1 << 16]);
+            machine::sleep_for_ever()
+        }
+        ("answer-garbage", "State") => wire.ttrpc(call.stream, 8, &[0xff; 8]),
+        ("state-garbage", "State") => wire.answer_bytes(call, vec![0xff; 8]),
+        ("state-nonsense", "State") => {
+            let exited_at = Some(Timestamp {
+                seconds: i64::MAX,
+                nanos: -1,
+            });
+            let state = StateResponse {
+                exited_at,
+                ..Default::default()
+            };
+            wire.answer(call, &state);
+        }
+        // Many empty messages: small on the wire, and large where they are unpacked.
+        ("bomb", "Pids") => wire.answer_bytes(call, [10, 0].repeat(60 << 10)),
+        // After the honest start of an exec.
+        (_, "Start") if !guest::start_of(call).exec_id.is_empty() => {
+            honest(wire, guest, call);
+            after_start(mode, wire, guest, call);
+        }
+        _ => return false,
+    }
+    true
+}
+
+fn after_start(mode: &str, wire: &mut Wire, guest: &mut Guest, call: &Call) {
+    let id = guest::start_of(call).id;
+    let id = id.as_str();
+    let now = machine::now();
+    let at = |seconds, nanos| Timestamp { seconds, nanos };
+    let unknown = |name: &str| events::TaskOom {
+        container_id: name.into(),
+    };
+    match mode {
+        "hello-twice" => hello(wire, 1),
+        "huge-frame" => wire.header(NOTICES, DATA, 0xff_ffff),
+        "unknown-frame" => wire.frame(NOTICES, 77, b""),
+        "never-opened" => wire.frame(9_999, DATA, b"x"),
+        "open" => (0..2_000).for_each(|n| {
+            wire.frame(10_000 + n, OPEN, b"");
+            wire.frame(10_000 + n, DATA, &[1; 16 << 10]);
+        }),
+        "window" => loop {
+            wire.frame(guest.stdout, DATA, &[b'x'; 16 << 10]);
+        },
+        "stdout" => guest.writes_for_ever(wire),
+        "close-ttrpc" => wire.frame(TTRPC, END, b""),
+        "close-notices" => wire.frame(NOTICES, END, b""),
+        "notice-long" => wire.frame(NOTICES, DATA, &[0xff, 0xff, 0xff, 0x7f, 0]),
+        "notice-garbage" => wire.frame(NOTICES, DATA, &[3, 0xff, 0xff, 0xff]),
+        "unmade-answer" => wire.ttrpc(999_999, 0, b""),
+        "events" => loop {
+            event(wire, &unknown(id));
+        },
+        "event-garbage" => {
+            let event = Some(protos::Any {
+                type_url: "x".into(),
+                value: Vec::new(),
+            });
+            let event = Event {
+                timestamp: None,
+                event,
+            };
+            let notice = Some(notice::Notice::Event(event));
+            wire.notice(&Notice { notice });
+        }
+        "unknown-container" => event(wire, &unknown("nobody")),
+        "unknown-process" => exit(wire, id, "nobody\x1b[2J", 0, now),
+        "second-start" => event(
+            wire,
+            &events::TaskStart {
+                container_id: id.into(),
+                pid: 1,
+            },
+        ),
+        "second-exit" => {
+            exit(wire, id, EXEC, 3, now);
+            exit(wire, id, EXEC, 4, now);
+        }
+        "unasked-delete" => event(
+            wire,
+            &events::TaskDelete {
+                container_id: id.into(),
+                ..Default::default()
+            },
+        ),
+        "status" => exit(wire, id, EXEC, 1 << 31, now),
+        "year" => exit(wire, id, EXEC, 0, at(31_556_889_864_403_199, 0)),
+        "nanos" => exit(wire, id, EXEC, 0, at(now.seconds, -1)),
+        "never" => exit(wire, id, EXEC, 0, at(-62_135_596_800, 0)),
+        "panic" => panic!("{MARK}"),
+        "reboots" => machine::reboot(),
+        "hangs" => machine::sleep_for_ever(),
+        "console" => {
+            let mut console = fs::File::options()
+                .write(true)
+                .open("/dev/ttyS0")
+                .expect("the console");
+            loop {
+                let _ = console.write_all(b"\x1b[2J spam spam spam spam\n");
+            }
+        }
+        _ => {}
+    }
+}

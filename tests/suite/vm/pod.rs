@@ -1,0 +1,184 @@
+//! The VM is inside its pod's limits: the host's cgroup that config.json names.
+
+use crate::child;
+use crate::jail;
+use harness::events::{Event, Kind};
+use harness::{Shim, Test, refused, wait};
+use serde_json::json;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What the default configuration gives a VM beside its containers' limits, in MiB.
+const OVERHEAD: u64 = 384;
+
+/// The cgroup of container `id`, as the controller `controller` has it.
+fn cgroup(test: &Test, id: &str, controller: &str) -> PathBuf {
+    let name = format!("{}-{id}", test.namespace());
+    let root = Path::new("/sys/fs/cgroup");
+    if root.join("cgroup.controllers").exists() {
+        return root.join(name);
+    }
+    root.join(controller).join(name)
+}
+
+/// What is in the first of these files that is there: that of version 1, or 2.
+fn limit(dir: &Path, files: [&str; 2]) -> String {
+    let mut found = files
+        .iter()
+        .map(|file| dir.join(file))
+        .filter(|file| file.exists());
+    let file = found
+        .next()
+        .unwrap_or_else(|| panic!("{files:?} in {}", dir.display()));
+    fs::read_to_string(file).expect("a limit").trim().to_owned()
+}
+
+fn memory(test: &Test, id: &str) -> u64 {
+    let limit = limit(
+        &cgroup(test, id, "memory"),
+        ["memory.limit_in_bytes", "memory.max"],
+    );
+    limit.parse().expect("a limit of memory")
+}
+
+fn processes(shim: &Shim) -> [i32; 2] {
+    ["-no-user-config", "fsd"].map(|word| child(shim, word))
+}
+
+/// Issue 16, point 7: QEMU and the file server are in the cgroup, which has the containers' limits
+/// and the VM's own needs, and their oomScoreAdj. An Update is the VM's too. It goes with the VM.
+#[test]
+fn a_vm_is_in_the_cgroup_that_its_container_names() {
+    crate::run(async |test| {
+        let group = "io.containerd.runc.v2.group";
+        let bundle = test
+            .bundle("c")
+            .annotation(group, "g")
+            .memory_limit(96 << 20)
+            .set(
+                "/linux/resources/cpu",
+                json!({"quota": 150_000, "period": 100_000, "shares": 512}),
+            )
+            .set("/process/oomScoreAdj", json!(321))
+            .build();
+        let shim = bundle.running().await;
+        for controller in ["memory", "cpu", "pids", "freezer"] {
+            let dir = cgroup(test, "c", controller);
+            let procs = fs::read_to_string(dir.join("cgroup.procs")).expect("a cgroup");
+            let mut members: Vec<i32> = procs
+                .lines()
+                .map(|pid| pid.parse().expect("a pid"))
+                .collect();
+            let mut expected = processes(&shim);
+            members.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(members, expected, "{controller}");
+        }
+        for pid in processes(&shim) {
+            let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
+            assert_eq!(score.expect("a process").trim(), "321");
+        }
+        assert_eq!(memory(test, "c"), (96 + OVERHEAD) << 20);
+        let cpu = cgroup(test, "c", "cpu");
+        let quota = limit(&cpu, ["cpu.cfs_quota_us", "cpu.max"]);
+        assert_eq!(quota.split(' ').next(), Some("175000"));
+        let weight = limit(&cpu, ["cpu.shares", "cpu.weight"]);
+        assert!(["512", "20"].contains(&&*weight), "{weight}");
+
+        shim.update(
+            "c",
+            r#"{"memory":{"limit":134217728},"cpu":{"quota":50000}}"#,
+        )
+        .await
+        .unwrap();
+        assert_eq!(memory(test, "c"), (128 + OVERHEAD) << 20);
+        let quota = limit(&cpu, ["cpu.cfs_quota_us", "cpu.max"]);
+        assert_eq!(quota.split(' ').next(), Some("75000"));
+
+        // Another container's limits are added; what the VM may have had is not taken away.
+        let other = test
+            .bundle("d")
+            .annotation(group, "g")
+            .memory_limit(32 << 20)
+            .build();
+        other.start().answer().await;
+        shim.create(other.create()).await.unwrap();
+        assert_eq!(memory(test, "c"), (160 + OVERHEAD) << 20);
+        assert!(!cgroup(test, "d", "memory").exists());
+        shim.start("d", "").await.unwrap();
+        for id in ["d", "c"] {
+            shim.kill(id, "", 9, false).await.unwrap();
+            shim.wait(id, "").await.unwrap();
+            shim.delete(id, "").await.unwrap();
+        }
+        for controller in ["memory", "cpu", "pids", "freezer"] {
+            assert!(!cgroup(test, "c", controller).exists(), "{controller}");
+        }
+    });
+}
+
+/// Issue 16, point 7: QEMU killed for lack of the host's memory is TaskOOM of its containers, told
+/// before their exits. After that, and a shim that is killed, `delete` takes the cgroup away.
+#[test]
+fn a_vm_that_is_killed_for_lack_of_memory_tells_so() {
+    crate::run(async |test| {
+        let bundle = test.bundle("c").memory_limit(400 << 20).build();
+        let shim = bundle.running().await;
+        let dir = cgroup(test, "c", "memory");
+        let used = limit(&dir, ["memory.usage_in_bytes", "memory.current"]);
+        let little = used.parse::<u64>().expect("bytes") + (24 << 20);
+        let files = ["memory.limit_in_bytes", "memory.max"].map(|file| dir.join(file));
+        let file = files.iter().find(|file| file.exists()).expect("a limit");
+        fs::write(file, little.to_string()).expect("a limit");
+        shim.run(bundle.exec_sh("eats", "exec tail /dev/zero"))
+            .await;
+        assert_eq!(test.events().exit("c", "c").await.exit_status, 137);
+        let about = test.events().about("c");
+        let oom = |event: &Event| matches!(&event.kind, Kind::Oom(oom) if oom.container_id == "c");
+        let place = |of: &dyn Fn(&Event) -> bool| about.iter().position(of).expect("an event");
+        assert!(place(&oom) < place(&|event| event.exit_of("c", "eats").is_some()));
+        assert!(place(&oom) < place(&|event| event.exit_of("c", "c").is_some()));
+        assert_eq!(about.iter().filter(|event| oom(event)).count(), 1);
+        assert!(dir.exists());
+        shim.kill_process().await;
+        bundle.start().deleted().await;
+        assert!(!dir.exists());
+    });
+}
+
+/// Issue 16, point 7: an operator's maxima hold against annotations; 1 TiB was accepted.
+#[test]
+fn annotations_stay_below_the_operators_maxima() {
+    crate::run(async |test| {
+        let most = [
+            ("max_memory", "300".to_owned()),
+            ("max_vcpus", "1".to_owned()),
+            ("memory", "256".to_owned()),
+        ];
+        let config = jail::config(test, "most.toml", &most);
+        let ours = std::env::var("DUNNAGE_VM_CONFIG").expect("set");
+        for (id, config, name, value) in [
+            ("tib", ours.as_ref(), "memory", "1048576"),
+            ("cpus", ours.as_ref(), "vcpus", "65"),
+            ("memory", config.as_path(), "memory", "301"),
+            ("vcpus", config.as_path(), "vcpus", "2"),
+        ] {
+            let annotation = format!("io.dunnage.vm.{name}");
+            let bundle = test.bundle(id).annotation(&annotation, value).build();
+            let start = bundle
+                .start()
+                .env("DUNNAGE_VM_CONFIG", &config.to_string_lossy());
+            let shim = start.shim().await;
+            let create = shim.create(bundle.create());
+            let status = refused(wait::within(wait::DEADLINE, "the refusal", create).await);
+            let text = &status.message;
+            assert!(
+                text.contains(&format!("{annotation}=\"{value}\"")),
+                "{text}"
+            );
+            assert!(text.contains("not within"), "{text}");
+            shim.shutdown(id).await.unwrap();
+            shim.stopped().await;
+        }
+    });
+}
