@@ -138,7 +138,7 @@ impl Golden<'_> {
         let junk = if differs("json-errors") {
             "invalid character 'j' looking for beginning of value"
         } else {
-            "resources: expected value at line 1 column 1"
+            "resources: 'j' at byte 0 is no JSON"
         };
         status(s.update("g1", "junk").await, Code::Unknown, junk);
         let reason = if runtime_differs("bad-signal") {
