@@ -167,8 +167,16 @@ pub fn calls() -> Vec<Point> {
 
 /// The paths in the system calls of the daemon's loop in a container's life.
 pub async fn paths(test: &Test) -> Vec<String> {
-    let log = traced_life(test, &["-e", "trace=%file"]).await;
-    let path = |line: &str| Some(line.split('"').nth(1)?.to_owned());
+    let log = traced_life(test, &["-y", "-e", "trace=%file"]).await;
+    // A call without a path is about an fd, with its path in angle brackets; a pipe has none.
+    let open = |line: &str| {
+        let path = line.split_once('<')?.1.split_once('>')?.0;
+        path.starts_with('/').then(|| path.to_owned())
+    };
+    let path = |line: &str| match line.split('"').nth(1)? {
+        "" => open(line),
+        path => Some(path.to_owned()),
+    };
     log.lines().filter_map(path).collect()
 }
 

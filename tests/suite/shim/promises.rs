@@ -120,6 +120,7 @@ fn pending_waits_cost_no_thread() {
     harness::run(async |test| {
         let bundle = test.bundle("c").build();
         let shim = bundle.running().await;
+        shim.one_thread().await;
         let before = shim.footprint();
         asleep(&shim).await;
         let dirty = proc::private_dirty(shim.pid());
