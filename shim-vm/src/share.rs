@@ -19,7 +19,7 @@
 //! shows the host nothing: when the shim and its file server are gone, so are they.
 
 use crate::points::{self, Point};
-use crate::skeleton::Skeleton;
+use crate::skeleton::{Skeleton, clear, say};
 use crate::source::{Identity, Source};
 use crate::spec::Volume;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -364,23 +364,6 @@ fn readonly(is: bool) -> MsFlags {
         MsFlags::MS_RDONLY
     } else {
         MsFlags::empty()
-    }
-}
-
-/// Takes away what is `inside` of the directory `name`, and that; it may not be there.
-fn clear(at: &Skeleton, name: &str, inside: &str) {
-    match at.dir(name) {
-        Ok(dir) => say(&format!("{name}/{inside}"), dir.clear(inside)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return,
-        Err(e) => say(name, Err(e)),
-    }
-    say(name, at.clear(name));
-}
-
-/// What could not be taken away is left as it is.
-fn say(name: &str, cleared: io::Result<()>) {
-    if let Err(e) = cleared {
-        log::warn!("share: {name} stays: {e}");
     }
 }
 
