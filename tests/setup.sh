@@ -193,10 +193,12 @@ all_run() {
 # (LD_LIBRARY_PATH would not do: these programs execute themselves anew through
 # /proc/self/exe, and a newer libc wants its own dynamic loader.)
 own_libraries() {
-    local final=$1 tree=$2 conf=$3 package=$4 libs library program
+    local final=$1 tree=$2 conf=$3 package=$4 more='' libs library program
+    # It looks for this when it is told to checkpoint.
+    [ "$package" != crun ] || more=libcriu2
     obtain_package patchelf
     # What apt would install on a machine that has nothing.
-    quietly apt-get -q -s -c "$conf" --no-install-recommends install "$package" || return 1
+    quietly apt-get -q -s -c "$conf" --no-install-recommends install "$package" ${more:+"$more"} || return 1
     mapfile -t libs < <(sed -n 's/^Inst \(lib[^ ]*\) .*/\1/p' <<<"$said" | sort -u)
     [ "${#libs[@]}" -gt 0 ] || return 1
     unpack "$tree.libs" "$conf" "${libs[@]}" || return 1
@@ -231,7 +233,7 @@ put() {
     done
     if [ "$package" = qemu-system-x86 ]; then
         # It looks for what it needs where it would be beside its own directory.
-        unpack "$tree.all" "$conf" qemu-system-data seabios || return 1
+        unpack "$tree.all" "$conf" qemu-system-common qemu-system-data seabios || return 1
         quietly mkdir -p "$tree/share" "$tree/lib" || return 1
         for data in "$tree.all"/usr/share/{qemu,seabios}; do
             quietly cp -a -t "$tree/share" "$data" || return 1
@@ -243,7 +245,7 @@ put() {
         done
     fi
     rm -rf "$tree.all"
-    if ! all_run "$tree/bin"; then
+    if [ "$package" = crun ] || ! all_run "$tree/bin"; then
         own_libraries "$peers/$name" "$tree" "$conf" "$package" || return 1
     fi
     echo "$version" >"$tree/VERSION" || return 1
@@ -326,6 +328,7 @@ needs=(
     'test   docker.io                  dockerd'
     'test   docker-cli|docker.io       docker'
     'test   shellcheck                 shellcheck'
+    'test   g++                        g++'
     'test   debian-archive-keyring     keyring'
 )
 
@@ -623,7 +626,7 @@ fi
 version_of() {
     local path=$2 version
     version=$(dpkg-query -W -f '${Version}' "$1" 2>/dev/null) &&
-        dpkg-query -L "$1" 2>/dev/null | grep -qxF "$path" || version=''
+        dpkg-query -L "$1" 2>/dev/null | grep -xF "$path" >/dev/null || version=''
     [ -n "$version" ] || version=$("$path" --version | grep -oE '[0-9]+\.[0-9]+\.[0-9][^ ,]*' | head -n 1)
     echo "${version:-0.0}"
 }
@@ -640,10 +643,12 @@ own() {
 go_shim() {
     local path
     type -P -a containerd-shim-runc-v2 | while read -r path; do
-        if "$path" -v 2>/dev/null | grep -q 'Go version'; then
-            echo "go-shim $(version_of containerd "$path") ${path%/*}"
-            break
-        fi
+        case $("$path" -v 2>/dev/null) in
+            *'Go version'*)
+                echo "go-shim $(version_of containerd "$path") ${path%/*}"
+                break
+                ;;
+        esac
     done
 }
 
@@ -662,7 +667,9 @@ cmp -s "$peers/.versions" "$peers/versions" || cp "$peers/.versions" "$peers/ver
 rm "$peers/.versions"
 
 # Without KVM, so that they are the same everywhere.
-qemu=$(type -P qemu-system-x86_64 || :)
+# The file itself, not a link to it.
+qemu=$(readlink -f "$(type -P qemu-system-x86_64 || echo /dev/null)")
+[ "$qemu" != /dev/null ] || qemu=
 cat >"$peers/.vm.toml" <<END
 accel = "tcg"
 image = "$PWD/target/dist/guest"

@@ -10,7 +10,7 @@
 mod envelope;
 mod room;
 
-pub use envelope::container_of;
+pub use envelope::{container_of, process_of};
 
 use crate::journal::{Record, Started};
 use crate::names::MAX_ID;
@@ -25,8 +25,7 @@ use task::ProcessId;
 /// their events, and an exec's exit that comes after its deletion.
 const REMEMBERED: usize = 256;
 
-/// How many of a container's events a shim may send again: ours sends one after the other, Go's
-/// may have some on their way.
+/// How many events of a container a shim may send again: Go's may have some on their way.
 const SENT_AGAIN: usize = 8;
 
 /// Namespace and container.
@@ -395,11 +394,6 @@ impl Ledger {
             self.gone(&oldest.0, facts.processes.len());
         }
     }
-}
-
-/// Whose exit it is.
-pub fn process_of(exit: &TaskExit) -> ProcessId {
-    ProcessId::in_event(&exit.container_id, &exit.id)
 }
 
 #[cfg(test)]

@@ -30,9 +30,11 @@ impl Child {
     /// # Errors
     /// Those of [`Child::spawn`].
     pub fn jailed(mut command: Command, jail: Jail, reaper: &Reaper) -> Result<Self, String> {
+        // Before the jail, which allows few system calls.
+        task::sys::start_afresh(&mut command);
         sys::confine(&mut command, jail);
-        let spawned = sys::with_new_pids(|| reaper.spawn(&mut command)).unwrap_or_else(Err);
-        Self::of(&command, spawned)
+        let spawned = sys::with_new_pids(|| command.spawn()).unwrap_or_else(Err);
+        Self::of(&command, spawned.map(|child| reaper.adopt(child.id())))
     }
 
     fn of(command: &Command, spawned: io::Result<reaper::Child>) -> Result<Self, String> {

@@ -1,11 +1,11 @@
 //! The system calls that QEMU may make, from before its first instruction on: those of a program
 //! that computes, waits, and uses the files that it was given.
 //!
-//! There is none to make a socket that could reach anybody, a process, a namespace or a mount, to look into another process,
-//! or to get at the kernel's rarer parts (bpf, io_uring, keyrings, perf). `execve` is there, because
-//! it is how QEMU begins; QEMU's own `-sandbox` takes that away before there is a guest, and all that
-//! could be executed is QEMU itself. What is not there answers ENOSYS, with which programs and
-//! libraries that try something new know what to do.
+//! There is none to make a socket that could reach anybody, a process, a namespace or a mount, to
+//! look into another process, or to get at the kernel's rarer parts (bpf, io_uring, keyrings, perf).
+//! `execve` is there, because it is how QEMU begins; QEMU's own `-sandbox` takes that away before
+//! there is a guest, and all that could be executed is QEMU itself. What is not there answers ENOSYS,
+//! with which programs and libraries that try something new know what to do.
 
 use libc::sock_filter;
 

@@ -177,6 +177,6 @@ mod tests {
     fn a_hook_that_is_none_is_named() {
         let mut spec = json!({"hooks": {"prestart": [{"args": []}]}});
         let why = Hooks::take(&mut spec).unwrap_err().to_string();
-        assert_eq!(why, "config.json: hooks.prestart: missing field `path`");
+        assert_eq!(why, "config.json: hooks.prestart: 0: missing field `path`");
     }
 }

@@ -70,7 +70,8 @@ impl Pod {
             watch: RefCell::default(),
         };
         let dirs = pod.dirs.clone();
-        let made = aside::run(move || dirs.iter().try_for_each(|dir| make(dir))).await;
+        let alone = dirs.len() == 1;
+        let made = aside::run(move || dirs.iter().try_for_each(|dir| make(dir, alone))).await;
         made.map_err(|e| e.to_string())?;
         pod.set(place).await?;
         Ok(pod)
@@ -235,8 +236,8 @@ impl Pod {
     }
 }
 
-/// Makes the cgroup at `dir`, and those above it.
-fn make(dir: &Path) -> io::Result<()> {
+/// Makes the cgroup at `dir`, and those above it; `alone`: it is the VM's only one.
+fn make(dir: &Path, alone: bool) -> io::Result<()> {
     let missing = dir.ancestors().take_while(|dir| !dir.exists());
     let missing: Vec<&Path> = missing.collect();
     for dir in missing.into_iter().rev() {
@@ -247,8 +248,8 @@ fn make(dir: &Path) -> io::Result<()> {
             _ => inherit_cpus(dir)?,
         }
     }
-    // Version 2: what may be limited here is said above.
-    let is_v2 = |dir: &&Path| dir.join("cgroup.controllers").exists();
+    // Version 2: what may be limited here is said above. Beside version 1 it limits nothing.
+    let is_v2 = |dir: &&Path| alone && dir.join("cgroup.controllers").exists();
     if let Some(root) = dir.ancestors().take_while(is_v2).last() {
         let (root, dir) = (root.to_owned(), dir.to_owned());
         let cgroup = Cgroup::take_over(handover::Cgroup::V2 { root, dir });
@@ -266,7 +267,7 @@ fn inherit_cpus(dir: &Path) -> io::Result<()> {
     }
     let above = dir.parent().unwrap_or(dir);
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        if let Ok(list) = fs::read_to_string(above.join(name)) {
+        if let Ok(list) = task::proc::text(above.join(name)) {
             write(&dir.join(name), list.trim())?;
         }
     }

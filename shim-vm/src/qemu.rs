@@ -319,9 +319,9 @@ fn environment(program: &Program) -> impl Iterator<Item = (&'static str, OsStrin
 
 /// Why QEMU's process could not be shut in, with the step that it said last.
 fn jailed(why: String, said: &mut io::PipeReader) -> String {
-    let mut step = String::new();
-    match said.read_to_string(&mut step) {
-        Ok(1..) => format!("{why} ({step})"),
+    let mut step = Vec::new();
+    match said.read_to_end(&mut step) {
+        Ok(1..) => format!("{why} ({})", String::from_utf8_lossy(&step)),
         _ => why,
     }
 }

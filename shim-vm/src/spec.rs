@@ -361,7 +361,7 @@ mod tests {
         let hooks = json!({"root": {}, "hooks": {"createContainer": [{"path": "/h"}]}});
         assert!(refused(hooks).starts_with("hooks.createContainer: not impl"));
         let hooks = json!({"hooks": {"poststop": [{"path": "/x", "env": ["A=1", "B"]}]}});
-        let why = "config.json: hooks.poststop: env \"B\": must be NAME=value";
+        let why = "config.json: hooks.poststop: 0.env: env \"B\": must be NAME=value";
         assert_eq!(refused(hooks), why);
         assert_eq!(refused(json!({})), "config.json: no root");
         assert!(translate("c", b"{", None).is_err());

@@ -62,7 +62,11 @@ static OUTPUT: LazyLock<String> = LazyLock::new(|| {
     // Whoever is in QEMU's place at the other end of the socket ends it, too.
     let mut virtiofsd = Command::new(peers::peers().join("virtiofsd/bin/virtiofsd"))
         .arg(format!("--socket-path={}", socket.display()))
-        .args(["--shared-dir=/", "--sandbox=chroot", "--announce-submounts"])
+        .args([
+            "--shared-dir=/",
+            "--sandbox=chroot",
+            "--no-announce-submounts",
+        ])
         .args(["--cache=always", "--log-level=error"])
         // It complains of how QEMU ends.
         .stderr(Stdio::null())

@@ -1,8 +1,10 @@
 //! What an envelope tells of itself: whose event it is, and whether it is the same as another.
 
+use protos::events::TaskExit;
 use protos::types::Envelope;
 use protos::{Any, any};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use task::ProcessId;
 
 /// Tells events apart: sent again, one is the same to the nanosecond.
 pub fn print_of(envelope: &Envelope) -> u64 {
@@ -29,6 +31,11 @@ pub fn container_of(envelope: &Envelope) -> Option<String> {
     let event = envelope.event.as_ref()?;
     let about: About = prost::Message::decode(event.value.as_slice()).ok()?;
     Some(about.container_id)
+}
+
+/// Whose exit it is.
+pub fn process_of(exit: &TaskExit) -> ProcessId {
+    ProcessId::in_event(&exit.container_id, &exit.id)
 }
 
 /// The event, if it is of this kind.

@@ -8,6 +8,9 @@ const DEEPEST: usize = 10_000;
 /// Stands for what is no character.
 const REPLACEMENT: char = '\u{fffd}';
 
+/// A field's name, as it is written, if it is an object's; and its value.
+pub type Part<'a> = (Option<&'a [u8]>, &'a [u8]);
+
 /// Text of a document, from `at` on.
 #[derive(Clone, Copy)]
 pub struct Scan<'a> {
@@ -88,7 +91,7 @@ impl<'a> Scan<'a> {
     ///
     /// # Errors
     /// At the first byte that is none of JSON's.
-    pub fn parts(&mut self) -> Result<Vec<(Option<&'a [u8]>, &'a [u8])>, Error> {
+    pub fn parts(&mut self) -> Result<Vec<Part<'a>>, Error> {
         self.space();
         let (close, keys) = match self.peek() {
             Some(b'{') => (b'}', true),

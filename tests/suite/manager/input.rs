@@ -38,7 +38,7 @@ fn a_process_whose_name_is_no_text_is_kept_as_any_other() {
         assert_eq!(manager.status("c"), "running");
         let waiting = manager.spawn_dunnage(&["wait", "c"]);
         gate.send("go");
-        waiting.finish().exits(9);
+        waiting.finish().ok().prints("9\n");
         assert_eq!(manager.exits("c"), [(9, "reaped".to_owned())]);
     });
 }

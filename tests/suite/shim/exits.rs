@@ -52,7 +52,7 @@ fn exit_status_is_the_code_or_128_plus_the_signal() {
 }
 
 /// X1, X2: no end is lost among others that are reaped in the same go, whatever signal a process
-/// dies of: 32 to 64 have no names. Init's own end is the last of them.
+/// dies of: those from 32 on have no names. Init's own end is the last of them.
 #[test]
 fn ends_by_every_signal_are_told_when_reaped_at_once() {
     harness::run_unless_vm_differs("one-process", async |test| {
@@ -63,7 +63,8 @@ fn ends_by_every_signal_are_told_when_reaped_at_once() {
         shim.create(beside.create()).await.unwrap();
         shim.start("beside", "").await.unwrap();
         let mut ends = Vec::new();
-        for signal in [9, 32, 33, 34, 37, 50, 64, 9] {
+        // Not 32: cargo's children ignore it, and so do the containers of a shim that they start.
+        for signal in [9, 33, 34, 37, 50, 64, 9] {
             let id = format!("e{}", ends.len());
             let pid = shim.run(bundle.exec(&id, &["sleep", "600"])).await;
             ends.push(("c", id, pid as i32, signal));

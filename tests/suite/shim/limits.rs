@@ -2,7 +2,7 @@
 
 use harness::raw::Raw;
 use harness::runtime::Runtime;
-use harness::{Code, Shim, differs, proc, refused, vm_differs, wait};
+use harness::{Code, Shim, differs, peers, proc, refused, vm_differs, wait};
 use protos::service;
 use protos::task::{ExecProcessRequest, StateRequest, WaitRequest};
 use serde_json::json;
@@ -161,7 +161,9 @@ fn answers_that_nobody_reads_have_a_bound() {
         let more = memory(&shim).saturating_sub(before);
         if !differs("call-bound") {
             assert!(!asks.is_finished(), "400,000 calls were read");
-            assert!(more < ROOM, "{more} KiB");
+            // Of a VM the calls are the guest's, too, and the link to it holds them.
+            let room = if peers::is_vm() { 2 * ROOM } else { ROOM };
+            assert!(more < room, "{more} KiB");
         }
         asks.abort();
         let _ = asks.await;

@@ -106,6 +106,9 @@ fn a_vm_is_in_the_cgroup_that_its_container_names() {
         assert_eq!(memory(test, "c"), (160 + OVERHEAD) << 20);
         assert!(!cgroup(test, "d", "memory").exists());
         shim.start("d", "").await.unwrap();
+        // The guest's kernel may fail if a program is killed before it was read (VFS: Busy inodes).
+        shim.run(other.exec("up", &["true"])).await;
+        shim.wait("d", "up").await.unwrap();
         for id in ["d", "c"] {
             shim.kill(id, "", 9, false).await.unwrap();
             shim.wait(id, "").await.unwrap();
