@@ -22,6 +22,7 @@
 pub mod aside;
 pub mod bundle;
 pub mod cgroup;
+pub mod connect;
 pub mod container;
 mod containers;
 pub mod error;

@@ -21,10 +21,15 @@ pub struct Disk(PathBuf);
 impl Disk {
     /// Makes one, and mounts it at `dir`.
     pub fn new(test: &Test, dir: impl Into<PathBuf>) -> Self {
+        Self::within(test.dir(), dir)
+    }
+
+    /// [`Disk::new`], with its file in the directory `place`.
+    pub fn within(place: &Path, dir: impl Into<PathBuf>) -> Self {
         let dir = dir.into();
         fs::create_dir_all(&dir).expect("mount point");
         let name = dir.file_name().expect("a name").to_string_lossy();
-        let image = test.dir().join(format!("{name}.ext4"));
+        let image = place.join(format!("{name}.ext4"));
         let file = File::create(&image).expect("image");
         file.set_len(16 << 20).expect("image");
         tool("mkfs.ext4", &["-q".as_ref(), &image]);
@@ -71,10 +76,15 @@ pub struct Served {
 impl Served {
     /// Mounts an empty one at `dir`.
     pub async fn new(test: &Test, dir: impl Into<PathBuf>) -> Self {
+        Self::within(test.dir(), test.namespace(), dir).await
+    }
+
+    /// [`Served::new`], with what it serves in the directory `place`, of the test in `namespace`.
+    pub async fn within(place: &Path, namespace: &str, dir: impl Into<PathBuf>) -> Self {
         let dir = dir.into();
         let name = dir.file_name().expect("a name").to_string_lossy();
         let parts = ["lower", "upper", "work"];
-        let [lower, upper, work] = parts.map(|part| test.dir().join(format!("{name}-{part}")));
+        let [lower, upper, work] = parts.map(|part| place.join(format!("{name}-{part}")));
         for made in [&dir, &lower, &upper, &work] {
             fs::create_dir_all(made).expect("directory");
         }
@@ -87,7 +97,7 @@ impl Served {
         let server = Command::new("fuse-overlayfs")
             .args(["-f", "-o", &options])
             .arg(&dir)
-            .env(MARK, test.namespace())
+            .env(MARK, namespace)
             .spawn()
             .expect("fuse-overlayfs (tests/setup.sh installs it)");
         let served = Self { dir, server };

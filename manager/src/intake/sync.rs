@@ -9,13 +9,10 @@ impl Intake {
     /// Waits until what was written is on disk, if it has to be. One sync serves all who wait
     /// for it.
     pub async fn synced(self: &Rc<Self>) {
-        let wanted = {
-            let journal = self.journal.borrow();
-            if !journal.is_durable() {
-                return;
-            }
-            journal.last()
-        };
+        if !self.is_durable {
+            return;
+        }
+        let wanted = self.last.get();
         let mut on_disk = self.on_disk.subscribe();
         while *on_disk.borrow_and_update() < wanted {
             if !self.is_syncing.replace(true) {
@@ -28,13 +25,20 @@ impl Intake {
     }
 
     async fn sync(self: Rc<Self>) {
-        let (last, files) = {
-            let mut journal = self.journal.borrow_mut();
-            (journal.last(), journal.take_unsynced())
+        let journal = self.journal.clone();
+        let sync = move || {
+            let (last, files) = {
+                let mut journal = journal.lock();
+                (journal.last(), journal.take_unsynced())
+            };
+            // fdatasync(2) takes milliseconds, or for ever; records are appended meanwhile.
+            (
+                last,
+                files.and_then(|files| files.iter().try_for_each(File::sync_data)),
+            )
         };
-        // fdatasync(2) takes milliseconds, or for ever.
-        let synced = aside::run(move || files?.iter().try_for_each(File::sync_data));
-        if let Err(e) = synced.await {
+        let (last, synced) = aside::run(sync).await;
+        if let Err(e) = synced {
             log::error!("journal: sync: {e}");
         }
         self.is_syncing.set(false);
