@@ -11,57 +11,38 @@
 //! <root>/work/<ns>/<id>/           where `work` points
 //! ```
 //! A bundle goes in one step: it is renamed to `.<id>`, which nobody reads, and then removed.
+//!
+//! Whatever is asked of a bundle's files is done beside the loop (`files`).
 
-use crate::failure::{Failure, io};
-use crate::launch::Address;
-use crate::store::{make_dir, write};
-use prost::Message;
-use protos::task::DeleteResponse;
-use serde::Deserialize;
-use std::ffi::OsStr;
+mod files;
+
+pub use files::Files;
+
+use crate::disk::Disk;
+use crate::failure::Failure;
+use crate::store::make_dir;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use task::ProcessId;
-use task::bundle::ExitRecord;
-use task::foreign::{SMALL, read_whole};
+use std::sync::Arc;
 use task::reaper::Reaper;
 
+/// How many bundles are worked on at once.
+const THREADS: usize = 16;
+
+#[derive(Clone)]
 pub struct Bundles {
     tasks: PathBuf,
     work: PathBuf,
+    disk: Arc<Disk>,
 }
 
 /// One container's directory.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Bundle {
     pub namespace: String,
     pub id: String,
-    path: PathBuf,
-    work: PathBuf,
-}
-
-/// The part of a spec that decides who owns the bundle.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Spec {
-    linux: Option<Linux>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Linux {
-    gid_mappings: Option<Vec<Mapping>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Mapping {
-    #[serde(rename = "containerID")]
-    container: u32,
-    #[serde(rename = "hostID")]
-    host: u32,
+    files: Files,
+    disk: Arc<Disk>,
 }
 
 impl Bundles {
@@ -71,6 +52,7 @@ impl Bundles {
         let bundles = Self {
             tasks: state.join("task"),
             work: root.join("work"),
+            disk: Disk::new(state, THREADS),
         };
         make_dir(&bundles.tasks)?;
         make_dir(&bundles.work)?;
@@ -81,8 +63,11 @@ impl Bundles {
         Bundle {
             namespace: namespace.to_owned(),
             id: id.to_owned(),
-            path: self.tasks.join(namespace).join(id),
-            work: self.work.join(namespace).join(id),
+            files: Files {
+                path: self.tasks.join(namespace).join(id),
+                work: self.work.join(namespace).join(id),
+            },
+            disk: Arc::clone(&self.disk),
         }
     }
 
@@ -90,167 +75,66 @@ impl Bundles {
     ///
     /// # Errors
     /// `AlreadyExists` if there is one; nothing is left of a bundle that could not be made.
-    pub fn create(&self, namespace: &str, id: &str, spec: &[u8]) -> Result<Bundle, Failure> {
+    pub async fn create(
+        &self,
+        namespace: &str,
+        id: &str,
+        spec: Vec<u8>,
+    ) -> Result<Bundle, Failure> {
         let bundle = self.get(namespace, id);
-        make_dir(&self.tasks.join(namespace)).map_err(io("create bundle"))?;
-        make_dir(&self.work.join(namespace)).map_err(io("create bundle"))?;
-        let mut private = fs::DirBuilder::new();
-        private
-            .mode(0o700)
-            .create(&bundle.path)
-            .map_err(|e| match e.kind() {
-                std::io::ErrorKind::AlreadyExists => {
-                    crate::failure::exists(format!("bundle of {id:?}"))
-                }
-                _ => io("create bundle")(e),
-            })?;
-        let filled = bundle.fill(spec);
-        if filled.is_err() {
-            let _ = fs::remove_dir_all(&bundle.path);
-            let _ = fs::remove_dir_all(&bundle.work);
-        }
-        filled.map(|()| bundle)
+        let files = bundle.files.clone();
+        self.disk.ask(move || files.create(&spec)).await?;
+        Ok(bundle)
     }
 
     /// Every bundle there is. Half-removed ones are removed on the way.
-    pub fn list(&self) -> Vec<Bundle> {
-        let mut found = Vec::new();
-        for namespace in names(&self.tasks) {
-            for id in names(&self.tasks.join(&namespace)) {
-                if id.starts_with('.') {
-                    let _ = fs::remove_dir_all(self.tasks.join(&namespace).join(&id));
-                } else {
-                    found.push(self.get(&namespace, &id));
+    pub async fn list(&self) -> Vec<Bundle> {
+        let bundles = self.clone();
+        let list = move || {
+            let mut found = Vec::new();
+            for namespace in names(&bundles.tasks) {
+                for id in names(&bundles.tasks.join(&namespace)) {
+                    if id.starts_with('.') {
+                        let _ = fs::remove_dir_all(bundles.tasks.join(&namespace).join(&id));
+                    } else {
+                        found.push(bundles.get(&namespace, &id));
+                    }
                 }
             }
-        }
-        found
+            found
+        };
+        self.disk.run(list).await
     }
 
     /// Removes work directories whose bundle is gone.
-    pub fn sweep_work(&self) {
-        for namespace in names(&self.work) {
-            for id in names(&self.work.join(&namespace)) {
-                let bundle = self.get(&namespace, &id);
-                if !bundle.path.exists() {
-                    let _ = fs::remove_dir_all(bundle.work);
+    pub async fn sweep_work(&self) {
+        let bundles = self.clone();
+        let sweep = move || {
+            for namespace in names(&bundles.work) {
+                for id in names(&bundles.work.join(&namespace)) {
+                    let files = bundles.get(&namespace, &id).files;
+                    if !files.path.exists() {
+                        let _ = fs::remove_dir_all(files.work);
+                    }
                 }
             }
-        }
+        };
+        self.disk.run(sweep).await;
     }
 }
 
 impl Bundle {
-    fn fill(&self, spec: &[u8]) -> Result<(), Failure> {
-        let failed = |what: &'static str| io(format!("bundle {}: {what}", self.path.display()));
-        let spec_json: Spec = task::json::read_first(spec).unwrap_or_default();
-        let mappings = spec_json.linux.unwrap_or_default().gid_mappings;
-        let root = mappings
-            .unwrap_or_default()
-            .into_iter()
-            .find(|m| m.container == 0);
-        if let Some(root) = root {
-            std::os::unix::fs::chown(&self.path, None, Some(root.host)).map_err(failed("chown"))?;
-            fs::set_permissions(&self.path, fs::Permissions::from_mode(0o710))
-                .map_err(failed("chmod"))?;
-        }
-        let mut dir = fs::DirBuilder::new();
-        dir.mode(0o711)
-            .create(self.rootfs())
-            .map_err(failed("rootfs"))?;
-        match dir.create(&self.work) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                fs::remove_dir_all(&self.work).map_err(failed("work"))?;
-                dir.create(&self.work).map_err(failed("work"))?;
-            }
-            other => other.map_err(failed("work"))?,
-        }
-        symlink(&self.work, self.path.join("work")).map_err(failed("work"))?;
-        fs::write(self.path.join("config.json"), spec).map_err(failed("config.json"))
+    /// Does `work` with its files, beside the loop.
+    pub async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Files) -> T + Send + 'static,
+    ) -> T {
+        let files = self.files.clone();
+        self.disk.run(move || work(&files)).await
     }
 
     pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub fn rootfs(&self) -> PathBuf {
-        self.path.join("rootfs")
-    }
-
-    /// The FIFO that the shim logs to.
-    pub fn log(&self) -> PathBuf {
-        self.path.join("log")
-    }
-
-    pub fn start_out(&self) -> PathBuf {
-        self.path.join("start.out")
-    }
-
-    /// # Errors
-    /// From the file system.
-    pub fn write_shim_path(&self, shim: &Path) -> Result<(), Failure> {
-        let path = self.path.join("shim-binary-path");
-        write(&path, shim.as_os_str().as_encoded_bytes())
-    }
-
-    /// The shim that was started here, if one was.
-    pub fn shim_path(&self) -> Option<PathBuf> {
-        let path = fs::read(self.path.join("shim-binary-path")).ok()?;
-        let path = OsStr::from_bytes(path.trim_ascii());
-        Some(PathBuf::from(path)).filter(|path| path.is_absolute())
-    }
-
-    /// # Errors
-    /// From the file system.
-    pub fn write_address(&self, address: &Address) -> Result<(), Failure> {
-        let json = serde_json::to_vec(address).map_err(crate::failure::unknown)?;
-        write(&self.path.join("bootstrap.json"), &json)
-    }
-
-    /// How the shim is reached, by whichever record of it is there.
-    pub fn address(&self) -> Option<Address> {
-        if let Ok(json) = read_whole(&self.path.join("bootstrap.json"), SMALL)
-            && let Ok(address) = task::json::read(&json)
-        {
-            return Some(address);
-        }
-        let printed = read_whole(&self.start_out(), SMALL).unwrap_or_default();
-        if let Ok(address) = Address::parse(&printed) {
-            return Some(address);
-        }
-        Address::parse(&read_whole(&self.path.join("address"), SMALL).ok()?).ok()
-    }
-
-    /// Notes that the shim has deleted the task, and with what status.
-    ///
-    /// # Errors
-    /// From the file system.
-    pub fn mark_deleting(&self, response: &DeleteResponse) -> Result<(), Failure> {
-        write(&self.path.join("deleting"), &response.encode_to_vec())
-    }
-
-    pub fn deleting(&self) -> Option<DeleteResponse> {
-        DeleteResponse::decode(fs::read(self.path.join("deleting")).ok()?.as_slice()).ok()
-    }
-
-    /// The shim's own record of how a process ended, init's for an empty name.
-    pub fn exit_record(&self, exec: &str) -> Option<ExitRecord> {
-        match self.of_shim().read_exit(&ProcessId::in_request(exec)) {
-            Ok(record) => record,
-            Err(e) => {
-                log::warn!("{}/{}: {e}", self.namespace, self.id);
-                None
-            }
-        }
-    }
-
-    pub fn init_pid(&self) -> Option<u32> {
-        task::bundle::read_pid(&self.of_shim().pid(&ProcessId::Init)).ok()
-    }
-
-    /// The bundle as its shim knows it.
-    fn of_shim(&self) -> task::bundle::Bundle {
-        task::bundle::Bundle::new(&self.path)
+        &self.files.path
     }
 
     /// Unmounts what is mounted in it and removes it.
@@ -258,21 +142,11 @@ impl Bundle {
     /// # Errors
     /// If something stays mounted; then the bundle stays, lest a mounted tree be removed.
     pub async fn delete(&self, reaper: &Reaper) -> Result<(), Failure> {
-        if self.path.exists() {
-            task::rootfs::unmount_recursive(reaper, self.rootfs())
-                .await
-                .map_err(crate::failure::unknown)?;
-            let hidden = self.path.with_file_name(format!(".{}", self.id));
-            if hidden.exists() {
-                let _ = fs::remove_dir_all(&hidden);
-            }
-            fs::rename(&self.path, &hidden).map_err(io(self.path.display()))?;
-            fs::remove_dir_all(&hidden).map_err(io(hidden.display()))?;
-        }
-        match fs::remove_dir_all(&self.work) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io(self.work.display())(e)),
-            _ => Ok(()),
-        }
+        task::rootfs::unmount_recursive(reaper, self.files.rootfs())
+            .await
+            .map_err(crate::failure::unknown)?;
+        let id = self.id.clone();
+        self.with(move |files| files.remove(&id)).await
     }
 }
 
@@ -290,28 +164,29 @@ fn names(dir: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[tokio::test]
     async fn a_bundle_has_what_shims_look_for_and_goes_whole() {
         let dir = tempfile::tempdir().unwrap();
         let (state, root) = (dir.path().join("s"), dir.path().join("r"));
         let bundles = Bundles::open(&state, &root).unwrap();
-        let bundle = bundles.create("n", "c", b"{}").unwrap();
+        let bundle = bundles.create("n", "c", b"{}".into()).await.unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(bundle.path()), 0o700);
-        assert_eq!(mode(&bundle.rootfs()), 0o711);
+        assert_eq!(mode(&bundle.files.rootfs()), 0o711);
         assert_eq!(fs::read(bundle.path().join("config.json")).unwrap(), b"{}");
         assert_eq!(
             fs::read_link(bundle.path().join("work")).unwrap(),
             root.join("work/n/c")
         );
-        let twice = bundles.create("n", "c", b"{}").unwrap_err();
+        let twice = bundles.create("n", "c", b"{}".into()).await.err().unwrap();
         assert_eq!(twice.code, protos::Code::AlreadyExists);
-        assert_eq!(bundles.list().len(), 1);
+        assert_eq!(bundles.list().await.len(), 1);
         let reaper = Reaper::new().unwrap();
         bundle.delete(&reaper).await.unwrap();
         bundle.delete(&reaper).await.unwrap();
-        assert!(bundles.list().is_empty());
+        assert!(bundles.list().await.is_empty());
         assert!(!root.join("work/n/c").exists());
     }
 }

@@ -17,6 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use task::reaper::Reaper;
 use task::signals::Signals;
 use tokio::runtime::Builder;
@@ -43,7 +44,7 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), String> {
         .enable_all()
         .build_local(Default::default());
     let runtime = runtime.map_err(|e| format!("set up the event loop: {e}"))?;
-    let end = runtime.block_on(serve(Rc::new(config), file.as_deref(), sockets))?;
+    let end = runtime.block_on(serve(Arc::new(config), file.as_deref(), sockets))?;
     drop(runtime);
     if let End::Renew(sockets) = end {
         log::info!("starts anew");
@@ -53,7 +54,7 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), String> {
     Ok(())
 }
 
-async fn serve(config: Rc<Config>, file: Option<&Path>, sockets: Sockets) -> Result<End, String> {
+async fn serve(config: Arc<Config>, file: Option<&Path>, sockets: Sockets) -> Result<End, String> {
     let failed = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
     nix::sys::prctl::set_child_subreaper(true).map_err(|e| format!("subreaper: {e}"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
@@ -85,7 +86,7 @@ async fn serve(config: Rc<Config>, file: Option<&Path>, sockets: Sockets) -> Res
     crate::metrics::serve(&manager).await?;
 
     let (api, jobs) = Api::new();
-    let requests = tokio::task::spawn_local(api::serve(Rc::clone(&manager), jobs));
+    tokio::task::spawn_local(api::serve(Rc::clone(&manager), jobs));
     let grpc = tonic::transport::Server::builder()
         .max_concurrent_streams(incoming::CALLS)
         .serve_with_incoming(Router::new(api), incoming::accept(sockets.grpc));
@@ -95,20 +96,17 @@ async fn serve(config: Rc<Config>, file: Option<&Path>, sockets: Sockets) -> Res
     let told = async {
         loop {
             match asked.next().await.map_err(failed("signals"))? {
-                Signal::SIGHUP => match renewal::check(&reaper, file).await {
-                    Ok(()) => break,
+                Signal::SIGHUP => match renewal::prepare(&manager, file).await {
+                    Ok(()) => return Ok(End::Renew(kept)),
                     Err(e) => log::error!("does not start anew: {e}"),
                 },
                 _ => {
                     notify::stopping();
+                    manager.intake.settled().await;
                     return Ok(End::Stop);
                 }
             }
         }
-        notify::reloading();
-        requests.abort();
-        renewal::finish(&manager.requests).await;
-        Ok(End::Renew(kept))
     };
     tokio::select! {
         end = told => end,
@@ -119,7 +117,7 @@ async fn serve(config: Rc<Config>, file: Option<&Path>, sockets: Sockets) -> Res
 }
 
 fn open(
-    config: &Rc<Config>,
+    config: &Arc<Config>,
     reaper: &Rc<Reaper>,
     exits: mpsc::UnboundedSender<(crate::ledger::Key, crate::ledger::Exit)>,
 ) -> Result<Manager, String> {
@@ -139,14 +137,15 @@ fn open(
     let journal = Journal::open(&dir, limits, |seq, record| ledger.apply(seq, &record));
     let journal = journal.map_err(failed(dir.display().to_string()))?;
     Ok(Manager {
-        config: Rc::clone(config),
+        config: Arc::clone(config),
         store: Store::open(root).map_err(failed(root.display().to_string()))?,
         bundles: Bundles::open(state, root).map_err(failed(state.display().to_string()))?,
-        launcher: Launcher::new(Rc::clone(config), Rc::clone(reaper)),
+        launcher: Launcher::new(Arc::clone(config), Rc::clone(reaper)),
         intake: Rc::new(Intake::new(journal, ledger, exits)),
         tasks: Default::default(),
         leases: RefCell::default(),
         requests: Default::default(),
+        held: Default::default(),
         uuid,
         deaths: Cell::new(0),
         restarts: Cell::new(0),

@@ -1,10 +1,13 @@
 //! Starting a shim, and asking a dead one's binary to clean up: the command lines, both dialects
 //! of `start`'s stdin and all three of its answer (contract §1.2).
 
-use crate::bundles::Bundle;
+mod binary;
+
+use crate::bundles::{Bundle, Files};
 use crate::config::Config;
-use crate::failure::{Failure, invalid, io, not_found, unknown};
+use crate::failure::{Failure, io, not_found, unknown};
 use crate::renewal::program;
+use binary::{Identity, identity};
 use prost::Message;
 use protos::bootstrap::{BootstrapParams, BootstrapResult, Extension};
 use protos::task::DeleteResponse;
@@ -12,15 +15,13 @@ use protos::{Any, Code};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
-use task::foreign::{SMALL, read_head, read_whole};
 use task::reaper::Reaper;
 
 /// The latest version of the shim protocol that we speak.
@@ -111,9 +112,6 @@ impl Address {
     }
 }
 
-/// Inode and time of change of a binary.
-type Identity = (u64, i64);
-
 /// What the shim's stdin is to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dialect {
@@ -124,14 +122,14 @@ enum Dialect {
 }
 
 pub struct Launcher {
-    config: Rc<Config>,
+    config: Arc<Config>,
     pub reaper: Rc<Reaper>,
     /// Which dialect a binary took, by path, inode and time of change.
     dialects: RefCell<HashMap<PathBuf, (Identity, Dialect)>>,
 }
 
 impl Launcher {
-    pub fn new(config: Rc<Config>, reaper: Rc<Reaper>) -> Self {
+    pub fn new(config: Arc<Config>, reaper: Rc<Reaper>) -> Self {
         Self {
             config,
             reaper,
@@ -139,40 +137,15 @@ impl Launcher {
         }
     }
 
-    /// The binary of a runtime: an absolute path, or `a.b.NAME.VERSION` (shim_manager.go:383-459).
+    /// The binary of a runtime: see [`binary::resolve`].
     ///
     /// # Errors
-    /// `InvalidArgument` for what is neither, `NotFound` if there is no such binary.
-    pub fn resolve(&self, runtime: &str) -> Result<PathBuf, Failure> {
-        if let Some(path) = self.config.runtime.paths.get(runtime) {
-            return Ok(path.clone());
+    /// As that.
+    pub async fn resolve(&self, runtime: &str) -> Result<PathBuf, Failure> {
+        match self.config.runtime.paths.get(runtime) {
+            Some(path) => Ok(path.clone()),
+            None => binary::resolve(runtime).await,
         }
-        if runtime.starts_with('/') {
-            return match Path::new(runtime).is_file() {
-                true => Ok(runtime.into()),
-                false => Err(not_found(format!("runtime {runtime:?}"))),
-            };
-        }
-        let mut parts = runtime.rsplit('.');
-        let (version, name) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
-        if runtime.contains('/') || name.is_empty() || version.is_empty() {
-            return Err(invalid(format!(
-                "invalid runtime name {runtime}, correct runtime name should be either format \
-                 like `io.containerd.runc.v2` or a full path to the binary"
-            )));
-        }
-        let binary = format!("containerd-shim-{name}-{version}");
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let beside = std::env::current_exe().ok();
-        let beside = beside.as_deref().and_then(Path::parent).map(Path::to_owned);
-        let mut candidates = std::env::split_paths(&path)
-            .chain(beside)
-            .map(|dir| dir.join(&binary));
-        candidates.find(|path| path.is_file()).ok_or_else(|| {
-            not_found(format!(
-                "runtime {runtime:?}: binary {binary:?} not installed"
-            ))
-        })
     }
 
     /// Starts the shim of `bundle`, or finds the one of its group; where it listens.
@@ -185,14 +158,17 @@ impl Launcher {
         shim: &Path,
         options: Option<&Any>,
     ) -> Result<Address, Failure> {
-        bundle.write_shim_path(shim)?;
-        let known = self.known(shim);
+        let path = shim.to_owned();
+        let written = bundle.with(move |files| files.write_shim_path(&path));
+        written.await?;
+        let identity = identity(shim).await;
+        let known = self.known(shim, identity);
         let first = known.unwrap_or(Dialect::Bootstrap);
         let result = match self.start_as(first, bundle, shim, options).await {
             Err(e) if known.is_none() && e.code != Code::DeadlineExceeded => {
                 match self.start_as(Dialect::Legacy, bundle, shim, options).await {
                     Ok(address) => {
-                        self.learn(shim, Dialect::Legacy);
+                        self.learn(shim, identity, Dialect::Legacy);
                         Ok(address)
                     }
                     // Both failed: what the newer dialect got tells more.
@@ -200,13 +176,15 @@ impl Launcher {
                 }
             }
             Ok(address) => {
-                self.learn(shim, first);
+                self.learn(shim, identity, first);
                 Ok(address)
             }
             other => other,
         };
         let address = result?;
-        bundle.write_address(&address)?;
+        let found = address.clone();
+        let written = bundle.with(move |files| files.write_address(&found));
+        written.await?;
         Ok(address)
     }
 
@@ -222,18 +200,16 @@ impl Launcher {
             Dialect::Legacy => options.map(Message::encode_to_vec).unwrap_or_default(),
         };
         let failed = |what: &str| io(format!("start {}: {what}", shim.display()));
-        // A file: its content survives us, and whoever comes after us finds the shim by it. It
-        // is locked for as long as `start` has it open, with us or after us.
-        let out = File::create(bundle.start_out()).map_err(failed("start.out"))?;
-        crate::sys::lock(&out).map_err(failed("lock start.out"))?;
-        let errors = File::create(bundle.path().join("start.err")).map_err(failed("start.err"))?;
+        let outputs = bundle.with(Files::outputs_of_start).await;
+        let (out, errors) = outputs.map_err(failed("start.out"))?;
         let mut command = self.command(bundle, shim);
         command
             .arg("start")
             .stdin(pipe_of(&stdin).map_err(failed("stdin"))?)
             .stdout(out)
             .stderr(errors);
-        let mut child = self.reaper.spawn(&mut command).map_err(failed("exec"))?;
+        let forked = self.reaper.fork(&mut command);
+        let (mut child, not_executed) = forked.map_err(failed("fork"))?;
         // Else the last copy of the pipe's reading end would be ours.
         drop(command);
         let timeout = self.config.shim.start_timeout.0;
@@ -244,9 +220,12 @@ impl Launcher {
                 format!("{} start: no answer in {timeout:?}", shim.display()),
             ));
         };
-        let printed = read_head(&bundle.start_out(), SMALL).map_err(failed("start.out"))?;
+        if let Some(e) = not_executed.error() {
+            return Err(failed("exec")(e));
+        }
+        let said = bundle.with(Files::said_by_start).await;
+        let (printed, said) = said.map_err(failed("start.out"))?;
         if !status.success() {
-            let said = read_head(&bundle.path().join("start.err"), SMALL).unwrap_or_default();
             let said = String::from_utf8_lossy(&said);
             let printed = String::from_utf8_lossy(&printed);
             return Err(unknown(format!(
@@ -263,28 +242,33 @@ impl Launcher {
     /// # Errors
     /// If it fails; the container may then be left.
     pub async fn delete(&self, bundle: &Bundle) -> Result<DeleteResponse, Failure> {
-        let shim = bundle
-            .shim_path()
-            .ok_or_else(|| not_found(format!("shim of {:?}", bundle.id)))?;
+        let shim = bundle.with(Files::shim_path).await;
+        let shim = shim.ok_or_else(|| not_found(format!("shim of {:?}", bundle.id)))?;
         let failed = |what: &str| io(format!("delete with {}: {what}", shim.display()));
-        let out = bundle.path().join("delete.out");
+        let out = bundle.with(Files::output_of_delete).await;
         let mut command = self.command(bundle, &shim);
         command
             .arg("-bundle")
             .arg(bundle.path())
             .arg("delete")
             .stdin(Stdio::null())
-            .stdout(File::create(&out).map_err(failed("delete.out"))?)
+            .stdout(out.map_err(failed("delete.out"))?)
             .stderr(Stdio::inherit());
-        let mut child = self.reaper.spawn(&mut command).map_err(failed("exec"))?;
+        let forked = self.reaper.fork(&mut command);
+        let (mut child, not_executed) = forked.map_err(failed("fork"))?;
+        drop(command);
         let Ok(status) = tokio::time::timeout(DELETE_TIMEOUT, child.exit()).await else {
             child.kill(nix::sys::signal::Signal::SIGKILL);
             return Err(unknown(format!("{} delete: no answer", shim.display())));
         };
+        if let Some(e) = not_executed.error() {
+            return Err(failed("exec")(e));
+        }
         if !status.success() {
             return Err(unknown(format!("{} delete: {status}", shim.display())));
         }
-        let bytes = read_whole(&out, SMALL).map_err(failed("delete.out"))?;
+        let bytes = bundle.with(Files::answer_of_delete).await;
+        let bytes = bytes.map_err(failed("delete.out"))?;
         DeleteResponse::decode(bytes.as_slice())
             .map_err(|e| unknown(format!("{} delete: {e}", shim.display())))
     }
@@ -349,14 +333,14 @@ impl Launcher {
         }
     }
 
-    fn known(&self, shim: &Path) -> Option<Dialect> {
+    fn known(&self, shim: &Path, identity: Option<Identity>) -> Option<Dialect> {
         let dialects = self.dialects.borrow();
         let (of, dialect) = dialects.get(shim)?;
-        (identity(shim)? == *of).then_some(*dialect)
+        (identity? == *of).then_some(*dialect)
     }
 
-    fn learn(&self, shim: &Path, dialect: Dialect) {
-        if let Some(identity) = identity(shim) {
+    fn learn(&self, shim: &Path, identity: Option<Identity>, dialect: Dialect) {
+        if let Some(identity) = identity {
             let mut dialects = self.dialects.borrow_mut();
             if dialects.len() >= DIALECTS {
                 dialects.clear();
@@ -364,11 +348,6 @@ impl Launcher {
             dialects.insert(shim.to_owned(), (identity, dialect));
         }
     }
-}
-
-fn identity(shim: &Path) -> Option<Identity> {
-    let metadata = fs::metadata(shim).ok()?;
-    Some((metadata.ino(), metadata.mtime()))
 }
 
 /// A pipe that holds `bytes`, at its end.

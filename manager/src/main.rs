@@ -5,6 +5,7 @@ mod bundles;
 mod cli;
 mod config;
 mod daemon;
+mod disk;
 mod exchange;
 mod failure;
 mod filter;

@@ -11,10 +11,11 @@ use prost::Message;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use tokio::sync::watch;
 
 pub struct Manager {
-    pub config: Rc<Config>,
+    pub config: Arc<Config>,
     pub store: Store,
     pub bundles: Bundles,
     pub launcher: Launcher,
@@ -24,6 +25,8 @@ pub struct Manager {
     pub leases: RefCell<BTreeMap<(String, String), protos::services::leases::v1::Lease>>,
     /// How many requests are being worked on, but for those that may wait for ever.
     pub requests: watch::Sender<usize>,
+    /// True while no further ones are begun, because another image of the program is to come.
+    pub held: watch::Sender<bool>,
     /// Names this installation, for ever.
     pub uuid: String,
     /// Shims that died.

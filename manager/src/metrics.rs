@@ -152,6 +152,7 @@ async fn text(manager: &Rc<Manager>) -> String {
     for task in manager.tasks.all() {
         *counts.entry(task.key.0.clone()).or_default() += 1;
         let Some(shim) = task.shim() else { continue };
+        let manager = Rc::clone(manager);
         asked.push(spawn_local(async move {
             let request = StatsRequest {
                 id: task.id().to_owned(),
@@ -159,7 +160,13 @@ async fn text(manager: &Rc<Manager>) -> String {
             let stats = shim
                 .call::<StatsResponse>("Stats", &request, Some(STATS_TIMEOUT))
                 .await;
-            (task, stats)
+            // A label is not worth waiting for a disk that stands still.
+            let (namespace, id) = &task.key;
+            let record = manager.store.container(namespace, id);
+            let record = tokio::time::timeout(STATS_TIMEOUT, record).await;
+            let record = record.ok().and_then(Result::ok).unwrap_or_default();
+            let runtime = record.runtime.unwrap_or_default().name;
+            (task, runtime, stats)
         }));
     }
     for (namespace, count) in counts {
@@ -171,10 +178,8 @@ async fn text(manager: &Rc<Manager>) -> String {
         );
     }
     for answer in asked {
-        if let Ok((task, Ok(StatsResponse { stats: Some(stats) }))) = answer.await {
+        if let Ok((task, runtime, Ok(StatsResponse { stats: Some(stats) }))) = answer.await {
             let (namespace, id) = &task.key;
-            let record = manager.store.container(namespace, id).unwrap_or_default();
-            let runtime = record.runtime.unwrap_or_default().name;
             let labels = format!("container_id={id:?},namespace={namespace:?},runtime={runtime:?}");
             container(&mut families, &labels, &stats);
         }

@@ -8,7 +8,7 @@
 //! | the shim had deleted the task | the rest is done, TaskDelete once |
 //! | the shim is dead | the exit is found out and published; the task is there, stopped, until deleted |
 
-use crate::bundles::Bundle;
+use crate::bundles::{Bundle, Files};
 use crate::failure::Failure;
 use crate::ledger::{Key, Origin};
 use crate::manager::Manager;
@@ -23,7 +23,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::net::UnixStream;
+use task::{ProcessId, aside};
 use tokio::sync::OnceCell;
 
 /// How long a shim may take to tell of itself (shim.go:73-77, load).
@@ -36,7 +36,7 @@ impl Manager {
     /// Takes over every bundle there is. All at once: one shim that hangs must not hold up the
     /// others.
     pub async fn recover(self: &Rc<Self>) {
-        let bundles = self.bundles.list();
+        let bundles = self.bundles.list().await;
         let count = bundles.len();
         let shims = Rc::<Shims>::default();
         let mut running = Vec::new();
@@ -52,9 +52,10 @@ impl Manager {
         for one in running {
             let _ = one.await;
         }
-        self.bundles.sweep_work();
+        self.bundles.sweep_work().await;
         self.sweep_sockets().await;
         self.close_books();
+        self.intake.settled().await;
         if count > 0 {
             log::info!("found {count} bundles, {} tasks", self.tasks.all().len());
         }
@@ -63,32 +64,36 @@ impl Manager {
     /// Removes sockets that nobody listens at: a shim that is killed before it could tell where
     /// it listens leaves one. Only from a directory of our own, where nobody else starts any.
     async fn sweep_sockets(&self) {
-        let dir = &self.config.shim.socket_dir;
+        let dir = self.config.shim.socket_dir.clone();
         if !dir.starts_with(&self.config.state) {
             return;
         }
-        let entries = std::fs::read_dir(dir).into_iter().flatten();
-        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-            let connected = tokio::time::timeout(TIMEOUT, UnixStream::connect(&path)).await;
+        let list = move || {
+            let entries = std::fs::read_dir(dir).into_iter().flatten();
+            let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+            paths.collect::<Vec<_>>()
+        };
+        for path in aside::run(list).await {
+            let connected = tokio::time::timeout(TIMEOUT, task::connect::to(&path)).await;
             if let Ok(Err(e)) = connected
                 && e.kind() == std::io::ErrorKind::ConnectionRefused
             {
                 log::info!("{}: nobody listens there", path.display());
-                let _ = std::fs::remove_file(path);
+                aside::forget(move || drop(std::fs::remove_file(path)));
             }
         }
     }
 
     async fn recover_bundle(self: &Rc<Self>, bundle: Bundle, shims: &Shims) -> Result<(), Failure> {
         let key = (bundle.namespace.clone(), bundle.id.clone());
-        if bundle.shim_path().is_none() {
+        if bundle.with(Files::shim_path).await.is_none() {
             log::info!("{}/{}: no shim was started here", key.0, key.1);
             return bundle.delete(&self.launcher.reaper).await;
         }
-        let log = crate::shim_log::open(&bundle)?;
+        let log = crate::shim_log::open(&bundle).await?;
         // Somebody may still be starting it: `start` goes on when its manager dies.
         started(&bundle).await;
-        let connected = match bundle.address() {
+        let connected = match bundle.with(Files::address).await {
             None => Err(crate::failure::unavailable("no address")),
             Some(address) => {
                 let met = shims
@@ -131,7 +136,7 @@ impl Manager {
             }
         };
         let pid = if state.pid == 0 {
-            self.known_pid(&key)
+            self.known_pid(&key).await
         } else {
             state.pid
         };
@@ -142,22 +147,24 @@ impl Manager {
                 continue;
             }
             match self::state(&shim, &key.1, &exec).await {
-                Ok(state) => self.note_stopped(&key, &exec, &state),
+                Ok(state) => self.note_stopped(&key, &exec, &state).await,
                 // Deleted, and whoever did it was not told; its exit is on its way to us.
                 Err(e) if e.code == Code::NotFound => self.intake.forget_exec(&key, &exec),
                 Err(e) => log::warn!("{}/{}: state of {exec}: {e}", key.0, key.1),
             }
         }
-        self.note_stopped(&key, "", &state);
+        self.note_stopped(&key, "", &state).await;
         Ok(())
     }
 
     /// Publishes an exit that happened while nobody was there to be told.
-    fn note_stopped(&self, key: &Key, exec: &str, state: &StateResponse) {
+    async fn note_stopped(&self, key: &Key, exec: &str, state: &StateResponse) {
         if state.status != Status::Stopped as i32 || self.intake.exit(key, exec).is_some() {
             return;
         }
-        let record = self.bundles.get(&key.0, &key.1).exit_record(exec);
+        let process = ProcessId::in_request(exec);
+        let bundle = self.bundles.get(&key.0, &key.1);
+        let record = bundle.with(move |files| files.exit_record(&process)).await;
         let (exit, origin) = match record {
             Some(record) => ((record.exit_status, time_of(&record)), Origin::Record),
             None => ((state.exit_status, state.exited_at), Origin::State),
@@ -167,10 +174,8 @@ impl Manager {
 
     /// The shim is there and has no such task: it was never created, or is deleted already.
     async fn end_without_task(&self, task: &Task, shim: Option<&Shim>) -> Result<(), Failure> {
-        let deleted = task
-            .bundle
-            .deleting()
-            .or_else(|| self.was_created(&task.key));
+        let deleted = task.bundle.with(Files::deleting).await;
+        let deleted = deleted.or_else(|| self.was_created(&task.key));
         match deleted {
             Some(response) => {
                 let response = self.true_status(&task.key, response);
@@ -194,10 +199,17 @@ impl Manager {
         log: tokio::task::AbortHandle,
     ) -> Result<(), Failure> {
         let key = (bundle.namespace.clone(), bundle.id.clone());
-        let pid = self.known_pid(&key);
+        let pid = self.known_pid(&key).await;
         let task = Rc::new(Task::new(bundle, pid, None, Some(log)));
-        let created = self.was_created(&key).is_some() || task.bundle.exit_record("").is_some();
-        if !created || task.bundle.deleting().is_some() {
+        let (has_exit, is_deleting) = task
+            .bundle
+            .with(|files| {
+                let exit = files.exit_record(&ProcessId::Init);
+                (exit.is_some(), files.deleting().is_some())
+            })
+            .await;
+        let created = self.was_created(&key).is_some() || has_exit;
+        if !created || is_deleting {
             return self.end_without_task(&task, None).await;
         }
         log::warn!("{}/{}: its shim is gone: {why}", key.0, key.1);
@@ -210,15 +222,19 @@ impl Manager {
         Ok(())
     }
 
-    fn known_pid(&self, key: &Key) -> u32 {
+    async fn known_pid(&self, key: &Key) -> u32 {
         let of_ledger = self
             .intake
             .ledger()
             .facts(key)
             .and_then(|facts| Some(facts.init()?.pid));
-        of_ledger
-            .or_else(|| self.bundles.get(&key.0, &key.1).init_pid())
-            .unwrap_or(0)
+        match of_ledger {
+            Some(pid) => pid,
+            None => {
+                let bundle = self.bundles.get(&key.0, &key.1);
+                bundle.with(Files::init_pid).await.unwrap_or(0)
+            }
+        }
     }
 
     /// What the journal says of a task that was created and not deleted.
@@ -264,7 +280,7 @@ async fn state(shim: &Shim, id: &str, exec: &str) -> Result<StateResponse, Failu
 
 /// Waits for a `start` that may still run: it has start.out open, and locked.
 async fn started(bundle: &Bundle) {
-    let Ok(file) = std::fs::File::open(bundle.start_out()) else {
+    let Some(file) = bundle.with(Files::start_lock).await else {
         return;
     };
     let mut file = file;

@@ -9,6 +9,8 @@ use crate::store::Labels;
 use protos::events::ContainerDelete;
 use protos::{Code, any};
 use std::rc::Rc;
+use std::sync::Arc;
+use task::aside;
 
 pub const LABEL: &str = "io.dunnage.rm";
 
@@ -28,10 +30,11 @@ pub async fn remove(manager: Rc<Manager>, key: Key) {
         _ => {}
     }
     // While the name is still taken.
-    if let Err(e) = logfile::remove(&manager.config, namespace, id) {
+    let (config, of) = (Arc::clone(&manager.config), key.clone());
+    if let Err(e) = aside::run(move || logfile::remove(&config, &of.0, &of.1)).await {
         log::warn!("{namespace}/{id}: remove: {e}");
     }
-    match forget(&manager, namespace, id) {
+    match forget(&manager, namespace, id).await {
         Err(e) if e.code != Code::NotFound => log::error!("{namespace}/{id}: remove: {e}"),
         _ => log::info!("{namespace}/{id}: removed"),
     }
@@ -41,11 +44,15 @@ pub async fn remove(manager: Rc<Manager>, key: Key) {
 ///
 /// # Errors
 /// `NotFound`, or from the store.
-pub fn forget(manager: &Manager, namespace: &str, id: &str) -> Result<(), Failure> {
-    manager.store.delete_container(namespace, id)?;
+pub async fn forget(manager: &Manager, namespace: &str, id: &str) -> Result<(), Failure> {
+    manager.store.delete_container(namespace, id).await?;
+    if let Ok(task) = manager.tasks.get(&(namespace.to_owned(), id.to_owned())) {
+        task.has_record.set(false);
+    }
     let event = any::pack(&ContainerDelete { id: id.to_owned() });
     manager
         .intake
-        .publish(namespace, "/containers/delete", event, Origin::State);
+        .publish(namespace, "/containers/delete", event, Origin::State)
+        .await;
     Ok(())
 }

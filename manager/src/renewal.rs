@@ -1,12 +1,15 @@
 //! Starting anew in place: the program that is installed now takes over, under the same pid.
 //!
 //! ```text
-//!  SIGHUP ─> `dunnage check`, as it is now ── fails ─> told in the log, all goes on
-//!                  │
-//!                  └─> no new requests, the running ones end ─> exec, with both sockets
+//!  SIGHUP ─> `dunnage check`, as it is now ── fails ─────────┬─> told in the log, all goes on
+//!                  │                                          │
+//!                  └─> no new requests, the running ones end ─┴─> exec, with both sockets
 //! ```
-//! Children stay ours, so their exit statuses still come to us.
+//! A thread that waits for a disk would keep the new image from coming (execve(2) waits for it), so
+//! it does not come then. Children stay ours, so their exit statuses still come to us.
 
+use crate::manager::Manager;
+use crate::notify;
 use crate::sockets::Kept;
 use nix::sys::signal::Signal;
 use std::io;
@@ -14,6 +17,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use task::aside;
 use task::reaper::Reaper;
 use tokio::sync::watch;
 
@@ -36,7 +40,7 @@ pub fn program() -> PathBuf {
 ///
 /// # Errors
 /// A text, if it cannot be run or does not take the configuration.
-pub async fn check(reaper: &Reaper, config: Option<&Path>) -> Result<(), String> {
+async fn check(reaper: &Reaper, config: Option<&Path>) -> Result<(), String> {
     let program = program();
     let failed = |what: &dyn std::fmt::Display| format!("{} check: {what}", program.display());
     let mut command = Command::new(&program);
@@ -47,8 +51,15 @@ pub async fn check(reaper: &Reaper, config: Option<&Path>) -> Result<(), String>
         .arg("check")
         .stdin(Stdio::null())
         .stdout(Stdio::null());
-    let mut child = reaper.spawn(&mut command).map_err(|e| failed(&e))?;
-    match tokio::time::timeout(CHECK_TIMEOUT, child.exit()).await {
+    let (mut child, not_executed) = reaper.fork(&mut command).map_err(|e| failed(&e))?;
+    drop(command);
+    let ended = tokio::time::timeout(CHECK_TIMEOUT, child.exit()).await;
+    if ended.is_ok()
+        && let Some(e) = not_executed.error()
+    {
+        return Err(failed(&e));
+    }
+    match ended {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(failed(&status)),
         Err(_) => {
@@ -58,8 +69,41 @@ pub async fn check(reaper: &Reaper, config: Option<&Path>) -> Result<(), String>
     }
 }
 
+/// Has everything ready for another image of the program. If there can be none, all goes on.
+///
+/// # Errors
+/// A text, if the program does not take its configuration, or a file system does not answer.
+pub async fn prepare(manager: &Manager, file: Option<&Path>) -> Result<(), String> {
+    check(&manager.launcher.reaper, file).await?;
+    notify::reloading();
+    manager.held.send_replace(true);
+    finish(&manager.requests).await;
+    if tokio::time::timeout(FINISH_TIMEOUT, nothing_waits(manager))
+        .await
+        .is_ok()
+    {
+        return Ok(());
+    }
+    manager.held.send_replace(false);
+    notify::ready();
+    Err(format!(
+        "a file system did not answer within {FINISH_TIMEOUT:?}"
+    ))
+}
+
+/// Waits until nothing is under way beside the loop, nor waits to be written down.
+async fn nothing_waits(manager: &Manager) {
+    loop {
+        manager.intake.settled().await;
+        aside::done().await;
+        if manager.intake.is_settled() && aside::is_done() {
+            return;
+        }
+    }
+}
+
 /// Waits until the requests that are being worked on are answered.
-pub async fn finish(requests: &watch::Sender<usize>) {
+async fn finish(requests: &watch::Sender<usize>) {
     let mut requests = requests.subscribe();
     let none = requests.wait_for(|count| *count == 0);
     if tokio::time::timeout(FINISH_TIMEOUT, none).await.is_err() {

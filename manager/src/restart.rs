@@ -24,6 +24,9 @@ pub const COUNT: &str = "containerd.io/restart.count";
 pub const LOG_URI: &str = "containerd.io/restart.loguri";
 pub const STOPPED: &str = "containerd.io/restart.explicitly-stopped";
 
+/// How long to wait after a disk did not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// What a container's labels say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Policy {
@@ -88,7 +91,7 @@ struct Pauses(RefCell<HashMap<Key, (Duration, Instant)>>);
 /// Restarts what ends, for ever; first what was found stopped.
 pub async fn run(manager: Rc<Manager>, mut ended: mpsc::UnboundedReceiver<(Key, Exit)>) {
     let pauses = Rc::<Pauses>::default();
-    for (key, status) in found_stopped(&manager) {
+    for (key, status) in found_stopped(&manager).await {
         consider(&manager, &pauses, key, status);
     }
     while let Some((key, exit)) = ended.recv().await {
@@ -97,10 +100,12 @@ pub async fn run(manager: Rc<Manager>, mut ended: mpsc::UnboundedReceiver<(Key, 
 }
 
 /// Containers without a running task, as after a reboot.
-fn found_stopped(manager: &Manager) -> Vec<(Key, Option<u32>)> {
+async fn found_stopped(manager: &Manager) -> Vec<(Key, Option<u32>)> {
     let mut found = Vec::new();
-    for namespace in manager.store.namespaces().unwrap_or_default() {
-        for container in manager.store.containers(&namespace).unwrap_or_default() {
+    let namespaces = answered(async || manager.store.namespaces().await).await;
+    for (namespace, _) in namespaces.unwrap_or_default() {
+        let containers = answered(async || manager.store.containers(&namespace).await).await;
+        for container in containers.unwrap_or_default() {
             let key = (namespace.clone(), container.id);
             let exit = manager.intake.exit(&key, "");
             if manager.tasks.get(&key).is_err() || exit.is_some() {
@@ -112,7 +117,12 @@ fn found_stopped(manager: &Manager) -> Vec<(Key, Option<u32>)> {
 }
 
 fn consider(manager: &Rc<Manager>, pauses: &Rc<Pauses>, key: Key, status: Option<u32>) {
-    let container = manager.store.container(&key.0, &key.1);
+    let (manager, pauses) = (Rc::clone(manager), Rc::clone(pauses));
+    tokio::task::spawn_local(async move { decide(&manager, &pauses, key, status).await });
+}
+
+async fn decide(manager: &Rc<Manager>, pauses: &Rc<Pauses>, key: Key, status: Option<u32>) {
+    let container = record(manager, &key).await;
     if container
         .as_ref()
         .is_ok_and(|it| removal::is_wanted(&it.labels))
@@ -141,7 +151,7 @@ fn consider(manager: &Rc<Manager>, pauses: &Rc<Pauses>, key: Key, status: Option
     tokio::task::spawn_local(async move {
         tokio::time::sleep(pause).await;
         // What is wanted may have changed meanwhile.
-        let Ok(container) = manager.store.container(&key.0, &key.1) else {
+        let Ok(container) = record(&manager, &key).await else {
             return;
         };
         if !wants_restart(&container.labels, status) || has_started(&manager, &key) {
@@ -153,6 +163,20 @@ fn consider(manager: &Rc<Manager>, pauses: &Rc<Pauses>, key: Key, status: Option
             consider(&manager, &pauses, key, None);
         }
     });
+}
+
+async fn record(manager: &Manager, key: &Key) -> Result<Container, Failure> {
+    answered(async || manager.store.container(&key.0, &key.1).await).await
+}
+
+/// Asks the store until its disk answers: no restart is lost because it stood still.
+async fn answered<T>(ask: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
+    loop {
+        match ask().await {
+            Err(e) if e.code == Code::Unavailable => tokio::time::sleep(ASK_AGAIN).await,
+            answer => return answer,
+        }
+    }
 }
 
 /// Somebody was quicker: there is a task that has not ended.
@@ -171,25 +195,28 @@ async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Resu
         stderr: if terminal { String::new() } else { uri.clone() },
         stdout: uri,
         terminal,
-        ..manager.store.last_create(&key.0, &key.1)
+        ..manager.store.last_create(&key.0, &key.1).await?
     };
     manager.create_task(&key.0, &container, create).await?;
     // It may have been stopped or removed while its shim was started.
-    let now = manager.store.container(&key.0, &key.1);
+    let now = record(manager, key).await;
     if !now.is_ok_and(|it| wants_restart(&it.labels, None)) {
         return manager.delete_task(key).await.map(drop);
     }
     manager.start_task(key, "").await?;
     manager.restarts.set(manager.restarts.get() + 1);
-    // Read again: whoever stops it now says so in another label.
-    let mut container = manager.store.container(&key.0, &key.1)?;
-    let count = container
-        .labels
-        .get(COUNT)
-        .and_then(|count| count.parse::<u32>().ok());
-    let count = count.unwrap_or(0).saturating_add(1);
-    container.labels.insert(COUNT.into(), count.to_string());
-    manager.store.update_container(&key.0, &container)
+    // The one that is there now: whoever stops it meanwhile says so in another label.
+    let count = |mut container: Container| {
+        let count = container
+            .labels
+            .get(COUNT)
+            .and_then(|count| count.parse::<u32>().ok());
+        let count = count.unwrap_or(0).saturating_add(1);
+        container.labels.insert(COUNT.into(), count.to_string());
+        Ok(container)
+    };
+    let counted = manager.store.update_container(&key.0, &key.1, count);
+    counted.await.map(drop)
 }
 
 /// What its spec says.

@@ -11,7 +11,9 @@ use protos::task::{ConnectRequest, ConnectResponse, ShutdownRequest};
 use protos::ttrpc::{CallError, Client};
 use protos::{Code, service};
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -20,6 +22,10 @@ use tokio::sync::watch;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a shim may take to end once it was asked to (shim.go:73-77, shutdown).
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+
+async fn connect(path: &Path) -> io::Result<Client> {
+    task::connect::to(path).await.map(Client::new)
+}
 
 pub struct Shim {
     pub address: Address,
@@ -39,7 +45,7 @@ impl Shim {
             crate::failure::unavailable(format!("connect to shim {}: {e}", address.address))
         };
         let path = address.path().ok_or_else(|| gone(&"no unix socket"))?;
-        let client = tokio::time::timeout(CONNECT_TIMEOUT, Client::connect(path)).await;
+        let client = tokio::time::timeout(CONNECT_TIMEOUT, connect(path)).await;
         let client = client.map_err(|e| gone(&e))?.map_err(|e| gone(&e))?;
         let shim = Self {
             version: Cell::new(address.version),
@@ -140,7 +146,7 @@ impl Shim {
             let Some(path) = self.address.path() else {
                 return;
             };
-            match Client::connect(path).await {
+            match connect(path).await {
                 Ok(client) => drop(self.client.replace(client)),
                 Err(_) => {
                     log::warn!("shim {} is alive but does not listen", self.pid);

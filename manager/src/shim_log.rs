@@ -2,34 +2,23 @@
 //!
 //! A shim that writes more than its share loses lines, and is never held up.
 
-use crate::bundles::Bundle;
+use crate::bundles::{Bundle, Files};
 use crate::failure::{Failure, io};
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
 use protos::text;
 use std::io::Write;
 use std::time::Instant;
 use task::quota::Quota;
-use tokio::net::unix::pipe::{OpenOptions, Receiver};
+use tokio::net::unix::pipe::Receiver;
 use tokio::task::AbortHandle;
 
 /// Makes the FIFO, or opens the one that is there; it stays open until the handle is aborted.
 ///
 /// # Errors
 /// From the file system.
-pub fn open(bundle: &Bundle) -> Result<AbortHandle, Failure> {
-    let path = bundle.log();
+pub async fn open(bundle: &Bundle) -> Result<AbortHandle, Failure> {
     let failed = || io(format!("log of {}/{}", bundle.namespace, bundle.id));
-    match mkfifo(&path, Mode::S_IRWXU) {
-        Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
-        Err(e) => return Err(failed()(e.into())),
-    }
-    // Both ends: a shim must never find it without a reader, nor we the end of it.
-    let mut options = OpenOptions::new();
-    let receiver = options
-        .read_write(true)
-        .open_receiver(&path)
-        .map_err(failed())?;
+    let log = bundle.with(Files::open_log).await.map_err(failed())?;
+    let receiver = Receiver::from_file_unchecked(log).map_err(failed())?;
     let lines = Lines {
         of: format!("{}/{}", bundle.namespace, bundle.id),
         begun: Vec::new(),

@@ -6,119 +6,144 @@
 //!                                    that is more than a restart could know from the above
 //! <root>/namespaces/<ns>.json        its labels
 //! ```
-//! Nothing is kept in memory: records are read when somebody asks.
+//! Nothing is kept in memory: records are read when somebody asks, and changed one after the other,
+//! both beside the loop.
 
-use crate::failure::{Failure, exists, io, not_found, unknown};
+mod records;
+
+pub use records::{make_dir, write};
+
+use crate::disk::Disk;
+use crate::failure::{Failure, exists};
 use protos::Message;
 use protos::services::containers::v1::Container;
 use protos::services::tasks::v1::CreateTaskRequest;
+use records::Records;
 use std::collections::HashMap;
-use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many records are read at once, and how long that may take.
+const READERS: usize = 8;
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub type Labels = HashMap<String, String>;
 
 pub struct Store {
-    containers: PathBuf,
-    namespaces: PathBuf,
+    records: Records,
+    readers: Arc<Disk>,
+    writer: Arc<Disk>,
 }
 
 impl Store {
     /// # Errors
     /// If its directories can't be made.
     pub fn open(root: &Path) -> std::io::Result<Self> {
-        let store = Self {
+        let records = Records {
             containers: root.join("containers"),
             namespaces: root.join("namespaces"),
         };
-        for dir in [&store.containers, &store.namespaces] {
+        for dir in [&records.containers, &records.namespaces] {
             make_dir(dir)?;
         }
-        Ok(store)
+        Ok(Self {
+            records,
+            readers: Disk::new(root, READERS),
+            writer: Disk::new(root, 1),
+        })
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Records) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let records = self.records.clone();
+        let read = self.readers.ask(move || work(&records));
+        match tokio::time::timeout(PATIENCE, read).await {
+            Ok(read) => read,
+            Err(_) => Err(self.readers.stands_still()),
+        }
+    }
+
+    /// What `work` finds is so until it is done. However long that takes: half done is worse.
+    async fn change<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Records) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let records = self.records.clone();
+        self.writer.ask(move || work(&records)).await
     }
 
     /// # Errors
-    /// `NotFound`.
-    pub fn container(&self, namespace: &str, id: &str) -> Result<Container, Failure> {
-        let path = self.container_path(namespace, id);
-        match fs::read(&path) {
-            Ok(bytes) => {
-                let damaged =
-                    |e: &dyn std::fmt::Display| unknown(format!("{}: {e}", path.display()));
-                let container = Container::decode(bytes.as_slice()).map_err(|e| damaged(&e))?;
-                // As after a power loss: an empty file decodes too.
-                match container.id == id {
-                    true => Ok(container),
-                    false => Err(damaged(&"is damaged")),
-                }
-            }
-            Err(e) if e.kind() == ErrorKind::NotFound => Err(missing(namespace, id)),
-            Err(e) => Err(io(path.display())(e)),
-        }
+    /// `NotFound`; `Unavailable` if the disk stands still.
+    pub async fn container(&self, namespace: &str, id: &str) -> Result<Container, Failure> {
+        let (namespace, id) = (namespace.to_owned(), id.to_owned());
+        self.read(move |records| records.container(&namespace, &id))
+            .await
     }
 
     /// All containers of a namespace, by id.
     ///
     /// # Errors
     /// If the directory can't be read; an unreadable record is logged and left out.
-    pub fn containers(&self, namespace: &str) -> Result<Vec<Container>, Failure> {
-        let mut ids = names(&self.containers.join(namespace), ".pb")?;
-        ids.sort_unstable();
-        let read = |id: &String| match self.container(namespace, id) {
-            Ok(container) => Some(container),
-            Err(e) => {
-                log::error!("container {namespace}/{id}: {e}");
-                None
-            }
-        };
-        Ok(ids.iter().filter_map(read).collect())
+    pub async fn containers(&self, namespace: &str) -> Result<Vec<Container>, Failure> {
+        let namespace = namespace.to_owned();
+        self.read(move |records| records.containers(&namespace))
+            .await
     }
 
     /// # Errors
     /// `AlreadyExists`.
-    pub fn create_container(&self, namespace: &str, container: &Container) -> Result<(), Failure> {
-        let path = self.container_path(namespace, &container.id);
-        if path.exists() {
-            return Err(exists(format!("container {:?}", container.id)));
-        }
-        if !self.namespace_path(namespace).exists() {
-            self.write_namespace(namespace, &Labels::default())?;
-        }
-        make_dir(&self.containers.join(namespace)).map_err(io("create container"))?;
-        write(&path, &container.encode_to_vec())
+    pub async fn create_container(
+        &self,
+        namespace: &str,
+        container: &Container,
+    ) -> Result<(), Failure> {
+        let (namespace, container) = (namespace.to_owned(), container.clone());
+        self.change(move |records| records.create_container(&namespace, &container))
+            .await
     }
 
+    /// Has `update` make another record of the one that is there.
+    ///
     /// # Errors
-    /// From the file system.
-    pub fn update_container(&self, namespace: &str, container: &Container) -> Result<(), Failure> {
-        let path = self.container_path(namespace, &container.id);
-        write(&path, &container.encode_to_vec())
+    /// `NotFound`, or whatever `update` refuses it with.
+    pub async fn update_container(
+        &self,
+        namespace: &str,
+        id: &str,
+        update: impl FnOnce(Container) -> Result<Container, Failure> + Send + 'static,
+    ) -> Result<Container, Failure> {
+        let (namespace, id) = (namespace.to_owned(), id.to_owned());
+        let change = move |records: &Records| {
+            let updated = update(records.container(&namespace, &id)?)?;
+            let path = records.container_path(&namespace, &id);
+            write(&path, &updated.encode_to_vec())?;
+            Ok(updated)
+        };
+        self.change(change).await
     }
 
     /// # Errors
     /// `NotFound`.
-    pub fn delete_container(&self, namespace: &str, id: &str) -> Result<(), Failure> {
-        let path = self.container_path(namespace, id);
-        let _ = fs::remove_file(self.create_path(namespace, id));
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Err(missing(namespace, id)),
-            other => other.map_err(io(path.display())),
-        }
+    pub async fn delete_container(&self, namespace: &str, id: &str) -> Result<(), Failure> {
+        let (namespace, id) = (namespace.to_owned(), id.to_owned());
+        self.change(move |records| records.delete_container(&namespace, &id))
+            .await
     }
 
-    /// Keeps what a restart needs of how a task is created: its root filesystem's mounts and
+    /// Keeps what a restart needs of how a task is created: its root recordsystem's mounts and
     /// its runtime, but not its stdio.
     ///
     /// # Errors
     /// From the file system.
-    pub fn remember_create(
+    pub async fn remember_create(
         &self,
         namespace: &str,
         create: &CreateTaskRequest,
     ) -> Result<(), Failure> {
-        let path = self.create_path(namespace, &create.container_id);
+        let namespace = namespace.to_owned();
         let kept = CreateTaskRequest {
             container_id: create.container_id.clone(),
             rootfs: create.rootfs.clone(),
@@ -126,122 +151,73 @@ impl Store {
             runtime_path: create.runtime_path.clone(),
             ..Default::default()
         };
-        let nothing = CreateTaskRequest {
-            container_id: create.container_id.clone(),
-            ..Default::default()
-        };
-        if kept != nothing {
-            return write(&path, &kept.encode_to_vec());
-        }
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(io(path.display())(e)),
-            _ => Ok(()),
-        }
+        self.change(move |records| records.remember_create(&namespace, &kept))
+            .await
     }
 
     /// What [`Store::remember_create`] kept.
-    pub fn last_create(&self, namespace: &str, id: &str) -> CreateTaskRequest {
-        let bytes = fs::read(self.create_path(namespace, id)).unwrap_or_default();
-        CreateTaskRequest {
-            container_id: id.to_owned(),
-            ..CreateTaskRequest::decode(bytes.as_slice()).unwrap_or_default()
-        }
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk stands still.
+    pub async fn last_create(
+        &self,
+        namespace: &str,
+        id: &str,
+    ) -> Result<CreateTaskRequest, Failure> {
+        let (namespace, id) = (namespace.to_owned(), id.to_owned());
+        self.read(move |records| Ok(records.last_create(&namespace, &id)))
+            .await
     }
 
     /// # Errors
     /// `NotFound`.
-    pub fn namespace(&self, name: &str) -> Result<Labels, Failure> {
-        let path = self.namespace_path(name);
-        match fs::read(&path) {
-            Ok(json) => serde_json::from_slice(&json)
-                .map_err(|e| unknown(format!("{}: {e}", path.display()))),
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                Err(not_found(format!("namespace {name:?}")))
-            }
-            Err(e) => Err(io(path.display())(e)),
-        }
+    pub async fn namespace(&self, name: &str) -> Result<Labels, Failure> {
+        let name = name.to_owned();
+        self.read(move |records| records.namespace(&name)).await
     }
 
+    /// All namespaces, by name; what can't be read is left out.
+    ///
     /// # Errors
     /// If the directory can't be read.
-    pub fn namespaces(&self) -> Result<Vec<String>, Failure> {
-        let mut names = names(&self.namespaces, ".json")?;
-        names.sort_unstable();
-        Ok(names)
+    pub async fn namespaces(&self) -> Result<Vec<(String, Labels)>, Failure> {
+        self.read(Records::namespaces).await
     }
 
     /// # Errors
-    /// From the file system.
-    pub fn write_namespace(&self, name: &str, labels: &Labels) -> Result<(), Failure> {
-        let json = serde_json::to_vec(labels).map_err(unknown)?;
-        write(&self.namespace_path(name), &json)
+    /// `AlreadyExists`.
+    pub async fn create_namespace(&self, name: &str, labels: &Labels) -> Result<(), Failure> {
+        let (name, labels) = (name.to_owned(), labels.clone());
+        let create = move |records: &Records| match records.namespace(&name) {
+            Ok(_) => Err(exists(format!("namespace {name:?}"))),
+            Err(_) => records.write_namespace(&name, &labels),
+        };
+        self.change(create).await
+    }
+
+    /// Has `update` make other labels of those that are there.
+    ///
+    /// # Errors
+    /// `NotFound`, or whatever `update` refuses it with.
+    pub async fn update_namespace(
+        &self,
+        name: &str,
+        update: impl FnOnce(Labels) -> Result<Labels, Failure> + Send + 'static,
+    ) -> Result<Labels, Failure> {
+        let name = name.to_owned();
+        let change = move |records: &Records| {
+            let updated = update(records.namespace(&name)?)?;
+            records.write_namespace(&name, &updated)?;
+            Ok(updated)
+        };
+        self.change(change).await
     }
 
     /// # Errors
-    /// `NotFound`.
-    pub fn delete_namespace(&self, name: &str) -> Result<(), Failure> {
-        self.namespace(name)?;
-        let _ = fs::remove_dir(self.containers.join(name));
-        fs::remove_file(self.namespace_path(name)).map_err(io(format!("namespace {name}")))
+    /// `NotFound`, or `FailedPrecondition` if it has containers.
+    pub async fn delete_namespace(&self, name: &str) -> Result<(), Failure> {
+        let name = name.to_owned();
+        self.change(move |records| records.delete_namespace(&name))
+            .await
     }
-
-    fn container_path(&self, namespace: &str, id: &str) -> PathBuf {
-        self.containers.join(namespace).join(format!("{id}.pb"))
-    }
-
-    /// No name of a container's record ends so, for they end in `.pb`.
-    fn create_path(&self, namespace: &str, id: &str) -> PathBuf {
-        self.containers.join(namespace).join(format!("{id}.task"))
-    }
-
-    fn namespace_path(&self, name: &str) -> PathBuf {
-        self.namespaces.join(format!("{name}.json"))
-    }
-}
-
-fn missing(namespace: &str, id: &str) -> Failure {
-    not_found(format!("container {id:?} in namespace {namespace:?}"))
-}
-
-/// Makes a directory that only we may enter.
-///
-/// # Errors
-/// From mkdir(2).
-pub fn make_dir(path: &Path) -> std::io::Result<()> {
-    const MODE: u32 = 0o711;
-    if path.is_dir() {
-        return Ok(());
-    }
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(MODE)
-        .create(path)?;
-    // Whatever the umask: clients of another user must be able to go through.
-    fs::set_permissions(path, fs::Permissions::from_mode(MODE))
-}
-
-/// Replaces a file in one step.
-///
-/// # Errors
-/// From the file system; the old content is then there.
-pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let mut name = path.as_os_str().to_owned();
-    // No id ends with a mark, so no record has this name.
-    name.push("~");
-    let new = PathBuf::from(name);
-    task::bundle::write_private(&new, bytes)
-        .and_then(|()| fs::rename(&new, path))
-        .map_err(io(path.display()))
-}
-
-fn names(dir: &Path, suffix: &str) -> Result<Vec<String>, Failure> {
-    let entries = match fs::read_dir(dir) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(io(dir.display()))?,
-    };
-    let names = entries.filter_map(|entry| {
-        let name = entry.ok()?.file_name().into_string().ok()?;
-        Some(name.strip_suffix(suffix)?.to_owned())
-    });
-    Ok(names.collect())
 }

@@ -10,8 +10,10 @@
 //! We are a child subreaper: processes of a shim that is gone become our children, so their true
 //! status comes to us.
 
+use crate::bundles::Files;
 use crate::config::OnDeath;
 use crate::failure::Failure;
+use crate::intake::End;
 use crate::ledger::{Key, Origin};
 use crate::manager::Manager;
 use crate::shim::Shim;
@@ -21,6 +23,7 @@ use protos::task::DeleteResponse;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
+use task::ProcessId;
 use task::reaper::ExitStatus;
 use tokio::io::unix::AsyncFd;
 
@@ -52,12 +55,7 @@ impl Manager {
 
     /// A child that we did not spawn has ended: a shim, or a process that a dead shim left us.
     pub fn reaped(&self, pid: u32, status: ExitStatus) {
-        let found = self.intake.ledger().find_running(pid);
-        if let Some((key, exec)) = found {
-            let exit = (status.number(), None);
-            self.intake
-                .publish_exit(&key, &exec, pid, exit, Origin::Reaped);
-        }
+        self.intake.reaped(pid, status.number());
     }
 
     /// Ends a task whose shim is gone, or lets its container live on without.
@@ -102,10 +100,13 @@ impl Manager {
 
     /// Publishes the exits of processes that have ended unseen; init's last.
     pub fn give_up(&self, key: &Key) {
-        for (exec, pid) in self.running(key).into_iter().rev() {
-            self.intake
-                .publish_exit(key, &exec, pid, (UNKNOWN, None), Origin::Unknown);
-        }
+        self.intake.over(End {
+            key: key.clone(),
+            init: None,
+            status: UNKNOWN,
+            at: None,
+            origin: Origin::Unknown,
+        });
     }
 
     pub fn init_is_alive(&self, task: &Task) -> bool {
@@ -122,7 +123,7 @@ impl Manager {
     pub async fn find_out(&self, task: &Task) -> DeleteResponse {
         let key = &task.key;
         let pid = task.pid.get();
-        self.publish_record(task);
+        self.publish_record(task).await;
         let was_alive = self.init_is_alive(task);
         let is_ours = task::proc::parent(pid) == Some(std::process::id());
         let answer = self.launcher.delete(&task.bundle).await;
@@ -138,14 +139,14 @@ impl Manager {
             None => (UNKNOWN, Origin::Unknown),
         };
         let at = known.and_then(|answer| answer.exited_at);
-        // Init last.
-        for (exec, pid) in self.running(key).into_iter().rev() {
-            self.intake
-                .publish_exit(key, &exec, pid, (status, at), origin);
-        }
-        if self.intake.exit(key, "").is_none() && pid != 0 {
-            self.intake.publish_exit(key, "", pid, (status, at), origin);
-        }
+        self.intake.over(End {
+            key: key.clone(),
+            init: Some(pid).filter(|pid| *pid != 0),
+            status,
+            at,
+            origin,
+        });
+        self.intake.settled().await;
         let response = DeleteResponse {
             pid,
             exit_status: status,
@@ -155,11 +156,12 @@ impl Manager {
     }
 
     /// Publishes init's exit from the record that the shim left, if it did.
-    fn publish_record(&self, task: &Task) {
+    async fn publish_record(&self, task: &Task) {
         if self.intake.exit(&task.key, "").is_some() {
             return;
         }
-        if let Some(record) = task.bundle.exit_record("") {
+        let record = |files: &Files| files.exit_record(&ProcessId::Init);
+        if let Some(record) = task.bundle.with(record).await {
             let pid = if task.pid.get() == 0 {
                 record.pid
             } else {
@@ -168,6 +170,7 @@ impl Manager {
             let exit = (record.exit_status, time_of(&record));
             self.intake
                 .publish_exit(&task.key, "", pid, exit, Origin::Record);
+            self.intake.settled().await;
         }
     }
 

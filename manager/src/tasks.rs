@@ -6,7 +6,7 @@
 //!  delete   Delete at the shim ─> mark ─> shut the shim down ─> TaskDelete ─> bundle away
 //! ```
 
-use crate::bundles::Bundle;
+use crate::bundles::{Bundle, Files};
 use crate::failure::{Failure, exists, not_found};
 use crate::journal::Started;
 use crate::launch::Address;
@@ -41,6 +41,8 @@ pub struct Task {
     /// The shim has deleted it; only the rest is to be done.
     pub deleting: Cell<bool>,
     log: Option<AbortHandle>,
+    /// Its container has a record, as far as we know.
+    pub has_record: Cell<bool>,
 }
 
 impl Task {
@@ -52,6 +54,7 @@ impl Task {
             shim: shim.into(),
             deleting: Cell::new(false),
             log,
+            has_record: Cell::new(false),
         }
     }
 
@@ -166,11 +169,14 @@ impl Manager {
         } else {
             create.runtime_path.clone()
         };
-        let binary = self.launcher.resolve(&name)?;
-        self.store.remember_create(namespace, &create)?;
-        let spec = container.spec.as_ref().map_or(&[][..], |spec| &spec.value);
-        let bundle = self.bundles.create(namespace, &container.id, spec)?;
-        let log = crate::shim_log::open(&bundle);
+        let binary = self.launcher.resolve(&name).await?;
+        self.store.remember_create(namespace, &create).await?;
+        let spec = container.spec.as_ref().map(|spec| spec.value.clone());
+        let bundle = self
+            .bundles
+            .create(namespace, &container.id, spec.unwrap_or_default());
+        let bundle = bundle.await?;
+        let log = crate::shim_log::open(&bundle).await;
         let launched = match &log {
             Ok(_) => {
                 self.launcher
@@ -217,6 +223,7 @@ impl Manager {
         {
             Ok(response) => {
                 let task = Task::new(bundle, response.pid, Some(Rc::clone(&shim)), log.ok());
+                task.has_record.set(true);
                 let task = Rc::new(task);
                 self.tasks.insert(Rc::clone(&task));
                 if shim.is_over() {
@@ -241,7 +248,7 @@ impl Manager {
 
     /// Takes away what a task that could not be created left.
     pub async fn clean_up(&self, bundle: &Bundle) {
-        if bundle.shim_path().is_some()
+        if bundle.with(Files::shim_path).await.is_some()
             && let Err(e) = self.launcher.delete(bundle).await
         {
             log::warn!("{}/{}: {e}", bundle.namespace, bundle.id);
@@ -269,7 +276,7 @@ impl Manager {
             pid: response.pid,
             start_time: task::proc::started(response.pid).unwrap_or(0),
         };
-        self.intake.started(started);
+        self.intake.started(started).await;
         self.intake.synced().await;
         Ok(response.pid)
     }
@@ -305,7 +312,10 @@ impl Manager {
             return Err(not_found(format!("task {}", key.1)));
         }
         let response = self.true_status(key, response);
-        if let Err(e) = task.bundle.mark_deleting(&response) {
+        let marked = task
+            .bundle
+            .with(move |files| files.mark_deleting(&response));
+        if let Err(e) = marked.await {
             log::error!("{}/{}: {e}", key.0, key.1);
         }
         self.finish_delete(&task, Some(&shim), &response).await;
@@ -334,7 +344,7 @@ impl Manager {
     /// What is left to do once the shim has let go of the task.
     pub async fn finish_delete(&self, task: &Task, shim: Option<&Shim>, response: &DeleteResponse) {
         let key = &task.key;
-        let address = task.bundle.address();
+        let address = task.bundle.with(Files::address).await;
         let is_shared = self.tasks.all().iter().any(|other| {
             let shim = other.shim().filter(|_| other.key != *key);
             shim.is_some_and(|shim| Some(&shim.address) == address.as_ref())
@@ -346,9 +356,12 @@ impl Manager {
         }
         // One that was killed leaves its socket.
         let is_over = !is_shared && shim.is_none_or(Shim::is_over);
-        let socket = address.as_ref().and_then(Address::path);
+        let is_left = move |_: &Files| {
+            let socket = address.as_ref().and_then(Address::path);
+            socket.is_some_and(Path::exists)
+        };
         if is_over
-            && socket.is_some_and(Path::exists)
+            && task.bundle.with(is_left).await
             && let Err(e) = self.launcher.delete(&task.bundle).await
         {
             log::warn!("{}/{}: {e}", key.0, key.1);
@@ -365,6 +378,7 @@ impl Manager {
         {
             let exit = (response.exit_status, response.exited_at);
             self.intake.publish_delete(key, response.pid, exit);
+            self.intake.settled().await;
         }
         if let Err(e) = task.bundle.delete(&self.launcher.reaper).await {
             log::error!("{}/{}: bundle: {e}", key.0, key.1);

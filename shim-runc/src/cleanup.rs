@@ -35,7 +35,7 @@ pub async fn cleanup(
     let mut removed = remove(&runtime, id).await;
     // What the runtime has no record of is found by its cgroup; with that gone, a runtime that
     // failed may do better.
-    let leftovers = Leftovers::of(bundle, id, &options);
+    let leftovers = Leftovers::of(bundle.clone(), id, &options);
     if !leftovers.end().await {
         shim::warn(&format!("processes or cgroups of container {id} are left"));
     }

@@ -2,13 +2,13 @@
 //! now, and nothing of it stays.
 
 use crate::hooks::Hooks;
-use crate::vm::aside;
 use crate::{network, place};
 use protos::Timestamp;
 use protos::task::DeleteResponse;
 use std::rc::Rc;
 use std::time::SystemTime;
 use task::ProcessId;
+use task::aside;
 use task::bundle::{Bundle, read_pid};
 use task::json;
 use task::reaper::Reaper;
@@ -33,7 +33,7 @@ pub async fn cleanup(
     let netns = cleared.map_err(|e| shim::Error::io("clear", &dir, e))?;
     if let Some(netns) = netns {
         let at = netns.clone();
-        let detached = aside(move || network::detach(&at)).await;
+        let detached = aside::alone(move || network::detach(&at)).await;
         detached.map_err(|e| shim::Error::io("take the network from", &netns, e))?;
     }
     run_poststop(id, bundle, &reaper).await;

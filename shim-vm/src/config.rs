@@ -96,7 +96,7 @@ impl Default for Config {
 }
 
 /// What a container's config.json says of the machine it wants.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Wanted {
     /// The memory limit, in bytes.
     pub memory: Option<u64>,

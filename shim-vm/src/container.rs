@@ -13,11 +13,12 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 use task::ProcessId;
+use task::aside;
 use task::bundle::{Bundle, ExitRecord};
 use task::event::NEVER;
 use task::reaper::Reaper;
 use task::stdio::{Io, Paths};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 
 /// How long output may take to arrive after an exit, for Wait.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -90,6 +91,12 @@ impl Process {
             never: Cell::new(false),
             news: Notify::new(),
         })
+    }
+
+    /// It has ended: see [`Process::exited`].
+    pub fn set_exit(&self, exit: Exit) {
+        self.exit.set(Some(exit));
+        self.heard();
     }
 
     /// Its streams are connected.
@@ -221,6 +228,8 @@ pub struct Container {
     pub hooks: Hooks,
     /// The guest has told that it has made it.
     pub created: Cell<bool>,
+    /// Exits are recorded one after the other: a burst of them is no burst of threads.
+    pub recording: Mutex<()>,
     /// And that it has deleted it: the last that it tells of it.
     pub forgotten: Cell<bool>,
 }
@@ -292,18 +301,19 @@ impl Container {
         }
     }
 
-    /// A process has ended: remembers it, also where it outlives this process.
-    pub fn exited(&self, process: &Process, exit: Exit) {
+    /// A process has ended, with the exit that it has: writes it down where it outlives this one.
+    pub async fn record(&self, process: &Process, exit: Exit) {
         let record = ExitRecord {
             pid: self.vm.pid(),
             exit_status: exit.status,
             exited_at: (exit.at.seconds, exit.at.nanos),
         };
         let id = ProcessId::in_request(&process.exec_id);
-        if let Err(e) = self.bundle.write_exit(&id, &record) {
+        let bundle = self.bundle.clone();
+        let _turn = self.recording.lock().await;
+        let written = aside::run(move || bundle.write_exit(&id, &record));
+        if let Err(e) = written.await {
             log::warn!("{}: {}: record of the exit: {e}", self.id, process.exec_id);
         }
-        process.exit.set(Some(exit));
-        process.news.notify_waiters();
     }
 }

@@ -95,14 +95,16 @@ impl Service {
         Ok(())
     }
 
-    /// A process has ended: tells so once its output has been read, of init last.
+    /// A process has ended: tells so once that is recorded and its output has been read, of init
+    /// last.
     fn exited(self: &Rc<Self>, container: &Rc<Container>, process: &Rc<Process>, exit: Exit) {
-        container.exited(process, exit);
+        process.set_exit(exit);
         let is_init = process.exec_id.is_empty();
         let (service, container) = (Rc::clone(self), Rc::clone(container));
         let process = Rc::clone(process);
-        // What came before the exit is on its way to the client first.
         tokio::task::spawn_local(async move {
+            container.record(&process, exit).await;
+            // What came before the exit is on its way to the client first.
             process.read_out().await;
             if is_init {
                 container.execs_told().await;

@@ -21,10 +21,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::pin::pin;
 use std::rc::Rc;
+use task::aside;
 use task::bundle::{Bundle, write_private};
 use task::event::Event;
 use task::runtime::Options;
 use task::stdio::Paths;
+use tokio::sync::Mutex;
 
 const FAILED: &str = "OCI runtime create failed";
 
@@ -43,11 +45,14 @@ impl Service {
             return Err(unimplemented("restore of a container in a VM"));
         }
         let id = request.id.clone();
-        let options = Options::from_any(request.options.as_ref())?;
         let bundle = Bundle::new(&request.bundle);
-        let config = bundle.path().join("config.json");
-        let config =
-            fs::read(&config).map_err(|e| failed(format!("open {}: {e}", config.display())))?;
+        let (config, options) = (bundle.path().join("config.json"), request.options.clone());
+        let read = aside::run(move || {
+            let json = fs::read(&config).map_err(|e| format!("open {}: {e}", config.display()));
+            (Options::from_any(options.as_ref()), json)
+        });
+        let (options, config) = read.await;
+        let (options, config) = (options?, config.map_err(failed)?);
         let mut translated =
             translate(&id, &config, self.anchor.get()).map_err(|refusal| match refusal {
                 refusal @ Refusal::Broken(_) => failed(refusal.to_string()),
@@ -69,7 +74,7 @@ impl Service {
         for volume in &translated.volumes {
             let source = &volume.source;
             let path = if volume.memory {
-                let (memory, path) = share.add_memory(source);
+                let (memory, path) = share.add_memory(source).await;
                 shared_memory.push(memory);
                 path
             } else {
@@ -108,15 +113,22 @@ impl Service {
             io_gid: options.io_gid,
             hooks: translated.hooks,
             created: Cell::new(false),
+            recording: Mutex::default(),
             forgotten: Cell::new(false),
         });
         if let Some(ends) = init.ends.take() {
             self.connect(&container, &init, ends, context).await?;
         }
         // Who `delete` says it was, if this shim does not live to.
-        let pid = container.bundle.pid(&task::ProcessId::Init);
-        write_private(&pid, vm.pid().to_string().as_bytes())
-            .map_err(|e| failed(format!("write {}: {e}", pid.display())))?;
+        let (file, pid) = (
+            container.bundle.pid(&task::ProcessId::Init),
+            vm.pid().to_string(),
+        );
+        let written = aside::run(move || {
+            write_private(&file, pid.as_bytes())
+                .map_err(|e| format!("write {}: {e}", file.display()))
+        });
+        written.await.map_err(failed)?;
         // From here on the guest may tell of it.
         self.containers
             .borrow_mut()
@@ -188,8 +200,12 @@ impl Service {
             }
             return Ok(Rc::clone(vm));
         }
-        let config = Config::load()?.wanted(&spec.wanted)?;
-        let image = Image::find(&config)?;
+        let wanted = spec.wanted.clone();
+        let found = aside::run(move || {
+            let config = Config::load()?.wanted(&wanted)?;
+            Image::find(&config).map(|image| (config, image))
+        });
+        let (config, image) = found.await?;
         let accel = accel::choose(&config, &image, &self.reaper).await;
         let purpose = Purpose {
             context,
@@ -288,7 +304,7 @@ impl Service {
                 self.vm.replace(None);
                 self.anchor.set(None);
             }
-            vm.share.remove(id);
+            vm.share.remove(id).await;
         }
         self.forget(id);
     }

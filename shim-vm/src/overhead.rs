@@ -1,18 +1,19 @@
 //! What a VM costs its host, by /proc: told beside what its containers use in it.
 
-use crate::vm::{Vm, aside};
+use crate::vm::Vm;
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use protos::Message;
 use protos::vm::{Host, Metrics, Process};
 use std::io;
+use task::aside;
 
 /// The encoded [`Metrics`] of the VM, to be appended to a container's; a process that is gone by
 /// now is left out.
 pub async fn of(vm: &Vm) -> Vec<u8> {
     let pids = [vm.pid(), vm.files_pid(), std::process::id()];
     // The kernel looks at every page: not in the loop.
-    let told = aside(move || {
+    let told = aside::run(move || {
         let [vmm, files, shim] = pids.map(|pid| match process(pid) {
             Ok(process) => Some(process),
             Err(e) => {
@@ -20,9 +21,9 @@ pub async fn of(vm: &Vm) -> Vec<u8> {
                 None
             }
         });
-        Ok(Host { vmm, files, shim })
+        Host { vmm, files, shim }
     });
-    let host = told.await.ok();
+    let host = Some(told.await);
     Metrics { host }.encode_to_vec()
 }
 

@@ -7,13 +7,13 @@
 //! memory it does not give back, and a limit below that would be its end.
 
 use crate::limits::{Limits, PERIOD, Place, Setting, named, write};
-use crate::vm::aside;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use task::aside;
 use task::cgroup::{Cgroup, OomWatch, Remains};
 use task::handover;
 
@@ -71,7 +71,7 @@ impl Pod {
         };
         let dirs = pod.dirs.clone();
         let alone = dirs.len() == 1;
-        let made = aside(move || dirs.iter().try_for_each(|dir| make(dir, alone))).await;
+        let made = aside::run(move || dirs.iter().try_for_each(|dir| make(dir, alone))).await;
         made.map_err(|e| e.to_string())?;
         pod.set(place).await?;
         Ok(pod)
@@ -83,7 +83,7 @@ impl Pod {
     /// If one can't be moved.
     pub async fn join(&self, pids: [u32; 2]) -> Result<(), String> {
         let (dirs, score) = (self.dirs.clone(), self.oom_score_adj);
-        let moved = aside(move || {
+        let moved = aside::run(move || {
             for pid in pids {
                 let process = PathBuf::from(format!("/proc/{pid}"));
                 let score = score.map(|score| (process.join("oom_score_adj"), score.to_string()));
@@ -97,7 +97,7 @@ impl Pod {
                     }
                 }
             }
-            Ok(())
+            Ok::<(), io::Error>(())
         });
         moved.await.map_err(|e| e.to_string())?;
         if self.dirs.is_empty() {
@@ -153,7 +153,8 @@ impl Pod {
     async fn apply(&self) -> Result<(), String> {
         let settings = self.settings();
         let dirs = self.dirs.clone();
-        let written = aside(move || settings.iter().try_for_each(|setting| setting.apply(&dirs)));
+        let written =
+            aside::run(move || settings.iter().try_for_each(|setting| setting.apply(&dirs)));
         written.await.map_err(|e| e.to_string())
     }
 

@@ -19,10 +19,9 @@
 //! shows the host nothing: when the shim and its file server are gone, so are they.
 
 use crate::points::{self, Point};
-use crate::skeleton::Skeleton;
+use crate::skeleton::{Skeleton, clear, say};
 use crate::source::{Identity, Source};
 use crate::spec::Volume;
-use crate::vm::aside;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
@@ -36,6 +35,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use task::aside;
 use task::reaper::Reaper;
 use task::rootfs::{self, Hidden};
 use tokio::sync::OnceCell;
@@ -66,11 +67,13 @@ pub struct Share {
     /// Where it is mounted.
     dir: PathBuf,
     /// The VM's directory, and its fd.
-    place: (PathBuf, Skeleton),
-    skeleton: Skeleton,
+    place: (PathBuf, Arc<Skeleton>),
+    skeleton: Arc<Skeleton>,
     reaper: Rc<Reaper>,
     stages: Cell<u64>,
     volumes: RefCell<BTreeMap<usize, Shared>>,
+    /// How many there have been: the place of one that goes is nobody else's.
+    numbers: Cell<usize>,
     /// Directories of the host's whose memory the guest has instead.
     memory: RefCell<Vec<PathBuf>>,
 }
@@ -130,12 +133,13 @@ impl Share {
         let (shared, none) = (MsFlags::MS_SHARED, None::<&str>);
         mount(none, &dir, none, shared, none).map_err(|e| failed(&e))?;
         Ok(Self {
-            skeleton: Skeleton::open(&dir).map_err(|e| failed(&e))?,
+            skeleton: Arc::new(Skeleton::open(&dir).map_err(|e| failed(&e))?),
             dir,
-            place: (place.to_owned(), inside),
+            place: (place.to_owned(), Arc::new(inside)),
             reaper,
             stages: Cell::default(),
             volumes: RefCell::default(),
+            numbers: Cell::default(),
             memory: RefCell::default(),
         })
     }
@@ -170,7 +174,7 @@ impl Share {
         };
         let dir = self.skeleton.make_dir(id);
         let dir = dir.map_err(|e| format!("mkdir {id}: {e}"))?;
-        self.show(&dir, ROOTFS, true, mounts, terms, context).await
+        self.show(dir, ROOTFS, true, mounts, terms, context).await
     }
 
     /// Shows the guest a volume of container `id`, a directory or a file; its path there, and
@@ -188,7 +192,7 @@ impl Share {
         let failed = |e: &dyn Display| format!("mount source {}: {e}", path.display());
         let writable = self.writable();
         let opening = path.clone();
-        let source = aside(move || Source::open(&opening, &writable)).await;
+        let source = aside::run(move || Source::open(&opening, &writable)).await;
         let source = source.map_err(|e| failed(&e))?;
         let key = Key {
             source: path.clone(),
@@ -208,7 +212,7 @@ impl Share {
             let volumes = self.skeleton.make_dir(VOLUMES).map_err(|e| failed(&e))?;
             let place = volumes.make_dir(&name).map_err(|e| failed(&e))?;
             let mounts = vec![bind(&source.path())];
-            let shown = self.show(&place, VOLUME, source.is_dir, mounts, terms, context);
+            let shown = self.show(place, VOLUME, source.is_dir, mounts, terms, context);
             shown.await.map_err(|e| failed(&e))
         };
         mounted.get_or_try_init(mount).await?;
@@ -230,7 +234,8 @@ impl Share {
             volume.users.push(id.to_owned());
             return (*number, Rc::clone(&volume.mounted));
         }
-        let number = volumes.last_key_value().map_or(0, |(last, _)| last + 1);
+        let number = self.numbers.get();
+        self.numbers.set(number + 1);
         let mounted = Rc::new(OnceCell::new());
         let volume = Shared {
             key,
@@ -243,7 +248,9 @@ impl Share {
 
     /// Memory of the guest's for what is memory of the host's at `source`, one for all containers
     /// that name it, and its path there.
-    pub fn add_memory(&self, source: &Path) -> (SharedMemory, String) {
+    pub async fn add_memory(&self, source: &Path) -> (SharedMemory, String) {
+        let wanted = source.to_owned();
+        let size = aside::run(move || size_of_tmpfs(&wanted)).await;
         let mut all = self.memory.borrow_mut();
         let known = all.iter().position(|known| known == source);
         let number = known.unwrap_or_else(|| {
@@ -252,7 +259,7 @@ impl Share {
         });
         let name = number.to_string();
         let path = format!("{MEMORY_IN_GUEST}/{name}");
-        let size = size_of_tmpfs(source).unwrap_or(MEMORY);
+        let size = size.unwrap_or(MEMORY);
         (SharedMemory { name, size }, path)
     }
 
@@ -260,8 +267,8 @@ impl Share {
     /// as `name` in `dir`.
     async fn show(
         &self,
-        dir: &Skeleton,
-        name: &str,
+        dir: Skeleton,
+        name: &'static str,
         is_dir: bool,
         mounts: Vec<Mount>,
         terms: Terms,
@@ -277,47 +284,57 @@ impl Share {
             false => at.make_file(name),
         };
         let shown = async {
-            let target = make(dir, name).map_err(|e| format!("make {name}: {e}"))?;
+            let target = make(&dir, name).map_err(|e| format!("make {name}: {e}"))?;
             make(place, &stage).map_err(|e| format!("make {stage}: {e}"))?;
             let mounted = rootfs::mount_all(&self.reaper, context, path.clone(), mounts).await;
             mounted.map_err(|e| e.to_string())?;
-            let shown = aside(move || terms.show(&path, &target)).await;
+            let shown = aside::run(move || terms.show(&path, &target)).await;
             shown.map_err(|e| e.to_string())
         };
         let shown = shown.await;
-        // The topmost mount has moved; what it covered is of no use.
-        say(&stage, place.clear(&stage));
-        if shown.is_err() {
-            say(name, dir.clear(name));
-        }
+        let (place, failed) = (Arc::clone(place), shown.is_err());
+        aside::run(move || {
+            // The topmost mount has moved; what it covered is of no use.
+            say(&stage, place.clear(&stage));
+            if failed {
+                say(name, dir.clear(name));
+            }
+        })
+        .await;
         shown
     }
 
     /// Takes the container's files out of the share. What the guest still has open of them stays
     /// until it lets go.
-    pub fn remove(&self, id: &str) {
-        let clear = |at: &Skeleton, name: &str, inside: &str| {
-            match at.dir(name) {
-                Ok(dir) => say(&format!("{name}/{inside}"), dir.clear(inside)),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return,
-                Err(e) => say(name, Err(e)),
-            }
-            say(name, at.clear(name));
-        };
-        clear(&self.skeleton, id, ROOTFS);
+    pub async fn remove(&self, id: &str) {
+        let mut unused = Vec::new();
         self.volumes.borrow_mut().retain(|number, volume| {
             volume.users.retain(|user| user != id);
             let used = !volume.users.is_empty();
-            if !used && let Ok(volumes) = self.skeleton.dir(VOLUMES) {
-                clear(&volumes, &number.to_string(), VOLUME);
+            if !used {
+                unused.push(number.to_string());
             }
             used
         });
+        let (skeleton, id) = (Arc::clone(&self.skeleton), id.to_owned());
+        aside::run(move || {
+            clear(&skeleton, &id, ROOTFS);
+            if let Ok(volumes) = skeleton.dir(VOLUMES) {
+                for number in unused {
+                    clear(&volumes, &number, VOLUME);
+                }
+            }
+        })
+        .await;
     }
 
     /// Takes the whole share away; the VM is gone.
-    pub fn close(&self) {
-        let _ = umount2(&self.dir, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+    pub async fn close(&self) {
+        let dir = self.dir.clone();
+        aside::run(move || {
+            let _ = umount2(&dir, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+        })
+        .await;
     }
 }
 
@@ -347,13 +364,6 @@ fn readonly(is: bool) -> MsFlags {
         MsFlags::MS_RDONLY
     } else {
         MsFlags::empty()
-    }
-}
-
-/// What could not be taken away is left as it is.
-fn say(name: &str, cleared: io::Result<()>) {
-    if let Err(e) = cleared {
-        log::warn!("share: {name} stays: {e}");
     }
 }
 

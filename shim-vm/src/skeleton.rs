@@ -124,6 +124,23 @@ impl Skeleton {
     }
 }
 
+/// Takes away what is `inside` of the directory `name`, and that; it may not be there.
+pub fn clear(at: &Skeleton, name: &str, inside: &str) {
+    match at.dir(name) {
+        Ok(dir) => say(&format!("{name}/{inside}"), dir.clear(inside)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+        Err(e) => say(name, Err(e)),
+    }
+    say(name, at.clear(name));
+}
+
+/// What could not be taken away is left as it is.
+pub fn say(name: &str, cleared: io::Result<()>) {
+    if let Err(e) = cleared {
+        log::warn!("share: {name} stays: {e}");
+    }
+}
+
 /// `name`, if it is the name of something in a directory, and no way out of it.
 fn single(name: &str) -> io::Result<&str> {
     let mut parts = Path::new(name).components();

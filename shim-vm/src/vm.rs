@@ -25,12 +25,12 @@ use protos::mux::Link;
 use protos::ttrpc::{CallError, Client, Context};
 use protos::{Code, Message, Status, service};
 use std::cell::Cell;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use task::aside;
 use task::reaper::Reaper;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 /// How long the guest may take to write back and end.
 const POWER_OFF: Duration = Duration::from_secs(5);
@@ -95,7 +95,7 @@ impl Vm {
         place::record(&dir, &[], &holds).map_err(|e| e.to_string())?;
         let pod = Pod::make(&purpose.place, config.overhead()).await?;
         let wanted = purpose.network.clone();
-        let network = aside(move || network::prepare(&wanted)).await;
+        let network = aside::alone(move || network::prepare(&wanted)).await;
         let network = network.map_err(|e| e.to_string())?;
         let share = Share::new(&dir, Rc::clone(reaper))?;
         let (files, socket) = files::start(&dir, share.dir(), console, reaper)?;
@@ -158,7 +158,7 @@ impl Vm {
                     machine.wait().await;
                 }
                 files.wait().await;
-                share.close();
+                share.close().await;
                 // Its last words may be on their way.
                 let read = async { tokio::join!(console.read_to_end(), machine.said_all()) };
                 let _ = tokio::time::timeout(DYING, read).await;
@@ -229,7 +229,7 @@ impl Vm {
             return Ok(());
         }
         let netns = PathBuf::from(format!("/proc/{}/ns/net", self.pid()));
-        let network = aside(move || network::join(&netns)).await;
+        let network = aside::alone(move || network::join(&netns)).await;
         let Some(network) = network.map_err(|e| e.to_string())? else {
             return Ok(());
         };
@@ -329,7 +329,7 @@ impl Vm {
         }
         self.machine.kill();
         self.gone().await;
-        self.share.close();
+        self.share.close().await;
         clear(&self.dir, &self.network).await;
     }
 }
@@ -340,24 +340,10 @@ async fn clear(dir: &Path, network: &Where) {
         log::error!("{}: {e}", dir.display());
     }
     if let Some(netns) = network.path().map(Path::to_owned)
-        && let Err(e) = aside(move || network::detach(&netns)).await
+        && let Err(e) = aside::alone(move || network::detach(&netns)).await
     {
         log::error!("network: {e}");
     }
-}
-
-/// Runs `work`, which may block, on a thread of its own.
-pub async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let (done, result) = oneshot::channel();
-    std::thread::Builder::new().spawn(move || {
-        // Nobody may be waiting any more.
-        let _ = done.send(work());
-    })?;
-    result
-        .await
-        .unwrap_or_else(|gone| Err(io::Error::other(gone)))
 }
 
 /// Waits for whatever ends first, ends the rest, and tells once all is gone and every event of the

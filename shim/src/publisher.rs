@@ -90,9 +90,8 @@ impl Publisher {
         let client = match &self.client {
             Some(client) => client.clone(),
             None => {
-                let client = Client::connect(address)
-                    .await
-                    .map_err(|_| CallError::Closed)?;
+                let stream = task::connect::to(address).await;
+                let client = Client::new(stream.map_err(|_| CallError::Closed)?);
                 self.client.insert(client).clone()
             }
         };

@@ -16,6 +16,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
+use task::aside;
 use task::handover::Kept;
 use task::outbox::Outbox;
 use task::reaper::Reaper;
@@ -167,7 +168,12 @@ fn run(
             () = service.end() => {}
             e = &mut running => return Err(failed(e)),
         }
-        if tokio::time::timeout(DRAIN, outbox.drained()).await.is_err() {
+        // What has been reaped is recorded, and then told.
+        let told = async {
+            service.settled().await;
+            outbox.drained().await;
+        };
+        if tokio::time::timeout(DRAIN, told).await.is_err() {
             log::error!("events that containerd did not take within 5 s are lost");
         }
         Ok(End::Done)
@@ -213,16 +219,23 @@ impl Upgrade {
         let (preview, kept) = self.describe()?;
         drop(kept);
         check(&asked.binary, &preview, &self.reaper).await?;
+        // A thread that is stuck would be cut off in the middle of its work, or keep the new image
+        // from coming; streams to files never end, and pause.
+        let _hold = aside::hold();
         let still = async {
             loop {
+                aside::done().await;
                 self.handle.freeze().await;
                 self.service.settled().await;
-                if self.handle.is_idle() {
+                if self.handle.is_idle() && aside::is_done() {
                     return;
                 }
             }
         };
-        let late = |_| Error::new("calls that run did not end within 10 s");
+        let late = |_| match aside::is_done() {
+            true => Error::new("calls that run did not end within 10 s"),
+            false => Error::new("a file system did not answer within 10 s"),
+        };
         tokio::time::timeout(FREEZE, still).await.map_err(late)?;
         let described = self.describe()?;
         self.handle.let_go();

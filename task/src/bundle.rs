@@ -1,4 +1,6 @@
 //! Every file name in a bundle, and what its small files say (contract §1.6).
+//!
+//! A bundle may lie on a disk: a loop does what is here that touches files aside.
 
 use crate::error::{Error, Result};
 pub use crate::foreign::read_pid;
@@ -12,7 +14,6 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 /// The directory that containerd made for one container.
 #[derive(Clone, Debug)]
@@ -78,9 +79,9 @@ impl Bundle {
         self.path.join("exits").join(name)
     }
 
-    /// Where the OCI runtime sends the pty of a process, while it starts.
-    pub fn console_socket(&self, process: &str) -> PathBuf {
-        self.path.join(format!("{process}.pty"))
+    /// Where the OCI runtime sends the pty of a process, while it starts; each has its number.
+    pub fn console_socket(&self, process: &str, number: u32) -> PathBuf {
+        self.path.join(format!("{process}.{number}.pty"))
     }
 
     /// Removes what a start that was cut off has left: sockets for ptys, specs of execs.
@@ -231,11 +232,6 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
         .mode(0o600)
         .open(path)?;
     io::Write::write_all(&mut file, content)
-}
-
-/// When a file was written, to a tick of the kernel's clock; `None` if it is gone.
-pub fn written_at(path: &Path) -> Option<SystemTime> {
-    fs::metadata(path).and_then(|file| file.modified()).ok()
 }
 
 fn read_if_there(path: &Path, most: u64) -> Result<Option<Vec<u8>>> {

@@ -1,5 +1,6 @@
 //! One container: its bundle, its init process and its execs.
 
+use crate::aside;
 use crate::bundle::{Bundle, ExitRecord};
 use crate::cgroup::{Cgroup, OomWatch};
 use crate::error::{Error, Result};
@@ -21,6 +22,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 pub struct Container {
@@ -31,6 +33,8 @@ pub struct Container {
     pub(crate) init: Rc<Process>,
     pub(crate) execs: RefCell<HashMap<String, Rc<Exec>>>,
     pub(crate) last_exit: LastExit,
+    /// Exits are recorded one after the other: a burst of them is no burst of threads.
+    recording: Mutex<()>,
     pub(crate) own_pid_namespace: bool,
     pub(crate) starting_execs: Cell<usize>,
     /// An exec has failed since nothing was being started; see [`Container::kill_strays`].
@@ -52,8 +56,24 @@ impl Container {
         request: &CreateTaskRequest,
         context: &Context,
     ) -> Result<Rc<Self>> {
-        let options = Options::from_any(request.options.as_ref())?;
         let bundle = Bundle::new(&request.bundle);
+        let mounts = request.rootfs.clone();
+        let mounted = !mounts.is_empty();
+        let prepared = {
+            let (bundle, options) = (bundle.clone(), request.options.clone());
+            aside::run(move || {
+                let options = Options::from_any(options.as_ref())?;
+                // An unreadable spec is the OCI runtime's to refuse; until then expect the worst.
+                let spec = bundle.read_spec();
+                let own_pid_namespace = spec.is_ok_and(|spec| spec.has_own_pid_namespace());
+                if mounted {
+                    bundle.make_rootfs()?;
+                }
+                bundle.write_options(&options)?;
+                Ok::<_, Error>((options, own_pid_namespace))
+            })
+        };
+        let (options, own_pid_namespace) = prepared.await?;
         let paths = Paths {
             stdin: request.stdin.clone(),
             stdout: request.stdout.clone(),
@@ -74,10 +94,8 @@ impl Container {
             last_exit: LastExit::default(),
             starting_execs: Cell::default(),
             may_have_strays: Cell::default(),
-            // An unreadable spec is the OCI runtime's to refuse; until then expect the worst.
-            own_pid_namespace: bundle
-                .read_spec()
-                .is_ok_and(|spec| spec.has_own_pid_namespace()),
+            own_pid_namespace,
+            recording: Mutex::default(),
             cgroup: RefCell::default(),
             oom: RefCell::default(),
             checkpoint,
@@ -85,12 +103,6 @@ impl Container {
             options,
         });
         let bundle = &container.bundle;
-        let mounts = request.rootfs.clone();
-        let mounted = !mounts.is_empty();
-        if mounted {
-            bundle.make_rootfs()?;
-        }
-        bundle.write_options(&container.options)?;
         if mounted {
             let mounted = rootfs::mount_all(&engine.reaper, context, bundle.rootfs(), mounts).await;
             mounted
@@ -208,6 +220,7 @@ impl Container {
             init,
             execs: RefCell::new(execs),
             last_exit,
+            recording: Mutex::default(),
             own_pid_namespace: container.own_pid_namespace,
             starting_execs: Cell::default(),
             may_have_strays: Cell::default(),
@@ -237,13 +250,16 @@ impl Container {
     }
 
     /// Writes the exit into the bundle, where it outlives this process.
-    pub(crate) fn record_exit(&self, process: &Process, exit: Exit) {
+    pub(crate) async fn record_exit(&self, process: &Process, exit: Exit) {
         let record = ExitRecord {
             pid: process.pid.get(),
             exit_status: exit.status,
             exited_at: (exit.at.seconds, exit.at.nanos),
         };
-        if let Err(e) = self.bundle.write_exit(&process.id, &record) {
+        let (bundle, id) = (self.bundle.clone(), process.id.clone());
+        let _turn = self.recording.lock().await;
+        let written = aside::run(move || bundle.write_exit(&id, &record));
+        if let Err(e) = written.await {
             log::warn!("{}: {}: record of the exit: {e}", self.id, process.id);
         }
     }
@@ -364,6 +380,7 @@ impl Container {
             init: Rc::new(Process::new(ProcessId::Init, Paths::default())),
             execs: RefCell::default(),
             last_exit: LastExit::default(),
+            recording: Mutex::default(),
             own_pid_namespace,
             starting_execs: Cell::default(),
             may_have_strays: Cell::default(),

@@ -2,9 +2,9 @@
 //! init's exit last (contract X2 to X7).
 //!
 //! ```text
-//!  reaper ─> tracked? ── yes ─> exec: wait until its output is read, tell it ──┐
-//!                │                init: the same, kill what it leaves behind,   ├─> outbox
-//!                │                      wait for the last exec, tell it ────────┘
+//!  reaper ─> tracked? ── yes ─> exec: record it, wait until its output is read, tell it ──┐
+//!                │                init: the same, kill what it leaves behind,             ├─> outbox
+//!                │                      wait for the last exec, tell it ──────────────────┘
 //!                └ no ─> is anything being started? ── yes ─> keep it until that is tracked
 //!                                                   └─ no ──> an orphan: nobody asked
 //! ```
@@ -122,11 +122,6 @@ impl LastExit {
         self.init_exited.get()
     }
 
-    #[cfg(test)]
-    pub fn is_killing(&self) -> bool {
-        self.killing.get()
-    }
-
     /// An exec is being started, or init is being started or killed: init's exit waits for
     /// [`Engine::release`].
     pub fn hold(&self) {
@@ -168,12 +163,29 @@ impl Engine {
     }
 
     fn exited(self: &Rc<Self>, container: &Rc<Container>, process: &Rc<Process>, exit: Exit) {
-        container.record_exit(process, exit);
         if Rc::ptr_eq(process, &container.init) {
+            container.last_exit.init_exited.set(true);
+            container.last_exit.hold();
+        } else {
+            process.reaped.set(true);
+        }
+        let (engine, container) = (Rc::clone(self), Rc::clone(container));
+        let process = Rc::clone(process);
+        self.in_background(async move {
+            container.record_exit(&process, exit).await;
+            engine.recorded(&container, &process, exit);
+            if let Some(io) = process.unread_output() {
+                io.read_out().await;
+            }
+            engine.output_read(&container, &process);
+        });
+    }
+
+    /// The exit is where it outlives this process: it may be known now.
+    fn recorded(self: &Rc<Self>, container: &Rc<Container>, process: &Process, exit: Exit) {
+        if std::ptr::eq(process, &*container.init) {
             let last = &container.last_exit;
-            last.init_exited.set(true);
             last.untold.set(Some(exit));
-            last.hold();
             if !container.own_pid_namespace {
                 last.killing.set(true);
                 let (engine, container) = (Rc::clone(self), Rc::clone(container));
@@ -185,17 +197,6 @@ impl Engine {
             }
         } else {
             process.exited(exit);
-        }
-        match process.unread_output() {
-            None => self.output_read(container, process),
-            Some(io) => {
-                let (engine, container) = (Rc::clone(self), Rc::clone(container));
-                let process = Rc::clone(process);
-                self.in_background(async move {
-                    io.read_out().await;
-                    engine.output_read(&container, &process);
-                });
-            }
         }
     }
 

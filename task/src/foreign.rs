@@ -1,9 +1,11 @@
 //! Reading files that somebody else wrote, and no more of them than is to be expected.
 
 use crate::error::{Error, Result};
+use protos::Timestamp;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::SystemTime;
 
 /// The longest pid file, the longest other small file, and the longest config.json or options.json
 /// that is read, in bytes. containerd takes no request that is longer than 16 MiB.
@@ -46,6 +48,20 @@ pub fn read_pid(path: &Path) -> Result<u32> {
         .ok()
         .filter(|&pid| pid > 0 && pid <= i32::MAX.cast_unsigned());
     pid.ok_or_else(|| Error::Refused(format!("{}: {text:?} is no pid", path.display())))
+}
+
+/// When a file was written, to a tick of the kernel's clock; `None` if it is gone.
+pub fn written_at(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|file| file.modified()).ok()
+}
+
+/// The pid in a file that the OCI runtime wrote, and when it did; see [`read_pid`], [`written_at`].
+///
+/// # Errors
+/// If the file is missing or holds no pid.
+pub fn read_made(path: &Path) -> Result<(u32, Option<Timestamp>)> {
+    let pid = read_pid(path)?;
+    Ok((pid, written_at(path).map(Into::into)))
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! What the OCI runtime does not know of a container whose shim is gone: processes and cgroups of
 //! a create that was cut off, an init whose records are lost, half a start in the bundle.
 
-use crate::bundle::{Bundle, read_pid, written_at};
+use crate::bundle::Bundle;
 use crate::cgroup::{Remains, path_of};
+use crate::foreign::{read_pid, written_at};
 use crate::process::ProcessId;
 use crate::runtime::Options;
 use crate::{proc, sys};
@@ -11,20 +12,20 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 /// What may be left of one container.
-pub struct Leftovers<'a> {
-    bundle: &'a Bundle,
+pub struct Leftovers {
+    bundle: Bundle,
     cgroups: Option<Remains>,
 }
 
-impl<'a> Leftovers<'a> {
+impl Leftovers {
     /// Looks where config.json says; one that can't be read tells of no cgroup.
-    pub fn of(bundle: &'a Bundle, id: &str, options: &Options) -> Self {
+    pub fn of(bundle: Bundle, id: &str, options: &Options) -> Self {
         let cgroup = |bundle: &Bundle, id: &str| -> Option<PathBuf> {
             let spec = bundle.read_spec().ok()?;
             let systemd = options.systemd_cgroup;
             Some(path_of(spec.cgroups_path(), id, systemd))
         };
-        let cgroups = cgroup(bundle, id).map(|path| {
+        let cgroups = cgroup(&bundle, id).map(|path| {
             let other = |bundle: Bundle| {
                 let id = bundle.path().file_name()?.to_str()?.to_owned();
                 cgroup(&bundle, &id)
@@ -49,7 +50,7 @@ impl<'a> Leftovers<'a> {
             Some(cgroups) => cgroups.end().await,
             None => true,
         };
-        kill_init(self.bundle);
+        kill_init(&self.bundle);
         self.bundle.remove_rubbish();
         ended
     }

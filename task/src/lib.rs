@@ -19,8 +19,10 @@
 //!  exec   created ──start──> running ──exit──> stopped          (created, stopped) ──delete──> gone
 //! ```
 
+pub mod aside;
 pub mod bundle;
 pub mod cgroup;
+pub mod connect;
 pub mod container;
 mod containers;
 pub mod error;

@@ -16,11 +16,10 @@ pub use crate::sys::wait::ExitStatus;
 use crate::signals::Signals;
 use crate::sys;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{AccessFlags, Pid, access};
+use nix::unistd::Pid;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
@@ -30,6 +29,9 @@ pub struct Reaper {
     sigchld: Signals,
     claims: RefCell<HashMap<u32, oneshot::Sender<ExitStatus>>>,
     turns: Semaphore,
+    /// There is no program that could be run.
+    #[cfg(test)]
+    no_programs: bool,
 }
 
 /// A command that runs. Dropping it leaves it running; its exit is then nobody's business.
@@ -69,7 +71,8 @@ impl Child {
 pub struct NotExecuted(io::PipeReader);
 
 impl NotExecuted {
-    /// The error of exec(2), if it was that with which a child has ended.
+    /// The error of exec(2), if there was one: to be asked once the child has ended, or has shown
+    /// that it executes the program.
     pub fn error(mut self) -> Option<io::Error> {
         let mut number = [0; 4];
         let read = self.0.read_exact(&mut number);
@@ -89,7 +92,19 @@ impl Reaper {
             sigchld,
             claims: RefCell::default(),
             turns: Semaphore::new(turns(sys::processors())),
+            #[cfg(test)]
+            no_programs: false,
         }))
+    }
+
+    /// One that finds no program to fork for.
+    #[cfg(test)]
+    pub fn imagined() -> io::Result<Rc<Self>> {
+        let mut reaper = Self::new()?;
+        Rc::get_mut(&mut reaper)
+            .ok_or(io::ErrorKind::Other)?
+            .no_programs = true;
+        Ok(reaper)
     }
 
     /// Waits for a turn to run a command that keeps a processor busy, such as an OCI runtime's. More
@@ -113,11 +128,11 @@ impl Reaper {
     /// ended.
     ///
     /// # Errors
-    /// From fork(2); from access(2) for a program with an absolute path.
+    /// From fork(2).
     pub fn fork(&self, command: &mut Command) -> io::Result<(Child, NotExecuted)> {
-        let program = Path::new(command.get_program());
-        if program.is_absolute() {
-            access(program, AccessFlags::X_OK)?;
+        #[cfg(test)]
+        if self.no_programs {
+            return Err(io::ErrorKind::NotFound.into());
         }
         sys::start_afresh(command);
         let (pid, why) = sys::fork(command)?;

@@ -20,6 +20,7 @@ mod unmount;
 pub use hidden::{Hidden, followed};
 pub use options::Refusal;
 
+use crate::aside;
 use crate::error::{of_call, words};
 use crate::reaper::Reaper;
 use crate::runtime::Failure;
@@ -31,14 +32,10 @@ use options::{Arguments, Plan};
 use protos::ttrpc::Context;
 use protos::types::Mount;
 use remount::make_readonly;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::{io, thread};
 use target::Target;
-use tokio::sync::oneshot;
-
-/// What the mount threads' stacks may grow to, in bytes; they need a fraction of it.
-const STACK: usize = 256 * 1024;
 
 /// Why a root filesystem could not be made or taken down.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +86,7 @@ pub enum MountError {
     #[error("what is mounted at {path:?}: {}", words(error))]
     Lookup { path: PathBuf, error: io::Error },
     #[error("mount thread: {0}")]
-    Thread(io::Error),
+    Thread(#[from] io::Error),
 }
 
 /// The data and the directory that options make, for the fuzzer.
@@ -173,22 +170,11 @@ pub async fn unmount_recursive(reaper: &Reaper, path: PathBuf) -> Result<(), Mou
     on_thread(move || unmount::each(unmount::below(&again)?.1)).await
 }
 
-/// Runs `work` on a thread of its own; an error if there can be none.
+/// Mounting changes what belongs to its thread.
 async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, MountError> + Send + 'static,
 ) -> Result<T, MountError> {
-    let (done, result) = oneshot::channel();
-    thread::Builder::new()
-        .name("mount".to_owned())
-        .stack_size(STACK)
-        .spawn(move || {
-            // Nobody may be waiting any more.
-            let _ = done.send(work());
-        })
-        .map_err(MountError::Thread)?;
-    result
-        .await
-        .unwrap_or_else(|gone| Err(MountError::Thread(io::Error::other(gone))))
+    aside::alone(work).await
 }
 
 fn refused(one: Mount, refusal: Refusal) -> MountError {

@@ -47,6 +47,9 @@ pub fn die_with_parent(command: &mut Command) {
 /// From pipe(2) or fork(2).
 pub fn fork(command: &mut Command) -> io::Result<(u32, io::PipeReader)> {
     let (read, mut write) = io::pipe()?;
+    // Another child that is forked and waits for its program's disk holds the pipe, too.
+    let nonblocking = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
+    nix::fcntl::fcntl(&read, nonblocking)?;
     // SAFETY: the child goes on with a copy of this thread alone. What it calls until it executes
     // takes no lock that another thread may have held but malloc's, which fork(3) looks after; it
     // leaves by exec(3) or _exit(2), so nothing of the parent's is ever run to its end there.

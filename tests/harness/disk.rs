@@ -1,28 +1,39 @@
-//! A disk that is soon full: a small tmpfs, for as long as a test has it.
+//! File systems of a test's own that can be made to stand still, as a dead disk or server does.
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use std::fs;
+use crate::bundle::MARK;
+use crate::test::Test;
+use crate::{proc, wait};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 
-/// What half of a [`Disk`] is filled with, until it is removed.
-const BALLAST: &str = "ballast";
+/// Runs a program of the machine's to its end.
+fn tool(program: &str, args: &[&Path]) {
+    let output = Command::new(program).args(args).output();
+    let output = output.unwrap_or_else(|e| panic!("{program}: {e} (tests/setup.sh installs it)"));
+    assert!(output.status.success(), "{program} {args:?}: {output:?}");
+}
 
+/// An ext4 in a file. Whoever writes to it while it is frozen waits in the kernel, and can't be
+/// killed; who reads does not.
 pub struct Disk(PathBuf);
 
 impl Disk {
-    /// Mounts one of `size` bytes on a new directory. Half of it is taken.
-    pub fn half_full(dir: PathBuf, size: usize) -> Self {
-        fs::create_dir(&dir).expect("a new directory");
-        let options = format!("size={size}");
-        mount(
-            Some("tmpfs"),
-            &dir,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some(options.as_str()),
-        )
-        .expect("mount a tmpfs");
-        fs::write(dir.join(BALLAST), vec![0; size / 2]).expect("ballast");
+    /// Makes one, and mounts it at `dir`.
+    pub fn new(test: &Test, dir: impl Into<PathBuf>) -> Self {
+        Self::within(test.dir(), dir)
+    }
+
+    /// [`Disk::new`], with its file in the directory `place`.
+    pub fn within(place: &Path, dir: impl Into<PathBuf>) -> Self {
+        let dir = dir.into();
+        fs::create_dir_all(&dir).expect("mount point");
+        let name = dir.file_name().expect("a name").to_string_lossy();
+        let image = place.join(format!("{name}.ext4"));
+        let file = File::create(&image).expect("image");
+        file.set_len(16 << 20).expect("image");
+        tool("mkfs.ext4", &["-q".as_ref(), &image]);
+        tool("mount", &["-o".as_ref(), "loop".as_ref(), &image, &dir]);
         Self(dir)
     }
 
@@ -30,14 +41,109 @@ impl Disk {
         &self.0
     }
 
-    /// There is room again.
-    pub fn make_room(&self) {
-        fs::remove_file(self.0.join(BALLAST)).expect("remove the ballast");
+    /// Has it stand still until the answer is dropped.
+    pub fn freeze(&self) -> Frozen<'_> {
+        tool("fsfreeze", &["-f".as_ref(), &self.0]);
+        Frozen(self)
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+        // Who still has something open has it a little longer.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
     }
+}
+
+/// A disk that stands still.
+pub struct Frozen<'a>(&'a Disk);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let thawed = Command::new("fsfreeze").arg("-u").arg(&self.0.0).output();
+        if !thawed.is_ok_and(|output| output.status.success()) {
+            eprintln!("{} is still frozen", self.0.0.display());
+        }
+    }
+}
+
+/// A file system that a program serves (fuse-overlayfs). While that is stopped, who reads waits too.
+pub struct Served {
+    dir: PathBuf,
+    server: Child,
+}
+
+impl Served {
+    /// Mounts an empty one at `dir`.
+    pub async fn new(test: &Test, dir: impl Into<PathBuf>) -> Self {
+        Self::within(test.dir(), test.namespace(), dir).await
+    }
+
+    /// [`Served::new`], with what it serves in the directory `place`, of the test in `namespace`.
+    pub async fn within(place: &Path, namespace: &str, dir: impl Into<PathBuf>) -> Self {
+        let dir = dir.into();
+        let name = dir.file_name().expect("a name").to_string_lossy();
+        let parts = ["lower", "upper", "work"];
+        let [lower, upper, work] = parts.map(|part| place.join(format!("{name}-{part}")));
+        for made in [&dir, &lower, &upper, &work] {
+            fs::create_dir_all(made).expect("directory");
+        }
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            lower.display(),
+            upper.display(),
+            work.display()
+        );
+        let server = Command::new("fuse-overlayfs")
+            .args(["-f", "-o", &options])
+            .arg(&dir)
+            .env(MARK, namespace)
+            .spawn()
+            .expect("fuse-overlayfs (tests/setup.sh installs it)");
+        let served = Self { dir, server };
+        wait::until("a mount", || {
+            let table = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+            match table.contains(&*served.dir.to_string_lossy()) {
+                true => Ok(()),
+                false => Err("not mounted".to_owned()),
+            }
+        })
+        .await;
+        served
+    }
+
+    /// Has it stand still until the answer is dropped.
+    pub fn stop(&self) -> Stopped<'_> {
+        wait::signal(self.server.id() as i32, libc::SIGSTOP).expect("the server");
+        Stopped(self)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.dir).output();
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// One whose server is stopped.
+pub struct Stopped<'a>(&'a Served);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        let _ = wait::signal(self.0.server.id() as i32, libc::SIGCONT);
+    }
+}
+
+/// Waits until a thread of `pid` waits for a disk: it is in uninterruptible sleep.
+pub async fn is_waited_for_by(pid: i32) {
+    wait::until("a thread that waits for a disk", || {
+        let states = proc::thread_states(pid);
+        match states.contains(&'D') {
+            true => Ok(()),
+            false => Err(format!("{states:?}")),
+        }
+    })
+    .await;
 }

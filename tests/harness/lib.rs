@@ -10,6 +10,7 @@
 //!  ├── figures  what Stats says, of either version of cgroups
 //!  ├── stdio    the client's ends of a container's FIFOs and terminals
 //!  ├── runtime  OCI runtimes that wait, fail or tell, in front of the real one
+//!  ├── disk     file systems that can be made to stand still
 //!  └── leaks    what the test left on the machine
 //! wait: deadlines     program: scripts and binaries to execute     proc: /proc     ledger: known differences from containerd's shim
 //! pid_namespace: pids that the test chooses
@@ -30,6 +31,7 @@ pub mod disk;
 pub mod docker;
 pub mod events;
 pub mod figures;
+pub mod full_disk;
 #[cfg(target_arch = "x86_64")]
 pub mod inject;
 pub mod leaks;

@@ -36,6 +36,17 @@ pub fn stat(pid: i32) -> Option<Stat> {
     })
 }
 
+/// The state of each thread of `pid`: `R`, `S`, `D` and so on.
+pub fn thread_states(pid: i32) -> Vec<char> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let state = |task: fs::DirEntry| {
+        let text = fs::read_to_string(task.path().join("stat")).ok()?;
+        text.rsplit_once(") ")?.1.chars().next()
+    };
+    let tasks = tasks.into_iter().flatten().flatten();
+    tasks.filter_map(state).collect()
+}
+
 /// True if `pid` runs or sleeps.
 pub fn alive(pid: i32) -> bool {
     stat(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))

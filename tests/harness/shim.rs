@@ -169,6 +169,16 @@ impl Shim {
         .await;
     }
 
+    /// Waits until it is one thread: those that worked beside its loop leave a moment later. Go's
+    /// runtime has its own.
+    pub async fn one_thread(&self) {
+        wait::until("one thread", || match self.footprint().threads {
+            more if more > 1 && !peers::is_go() => Err(format!("{more} threads")),
+            _ => Ok(()),
+        })
+        .await;
+    }
+
     pub(crate) fn note_created(&self, id: &str) {
         let test = &self.shared.bundle.test;
         if peers::is_vm() && test.containers_of(self.pid()).is_empty() {

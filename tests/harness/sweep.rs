@@ -158,21 +158,41 @@ impl Life {
 
 const PHASES: [Phase; 4] = [Phase::Create, Phase::Start, Phase::Exec, Phase::Delete];
 
-/// Every system call of the daemon in a container's life, in the order they came up.
+/// Every system call of the daemon's loop in a container's life, in the order they came up.
 pub fn calls() -> Vec<Point> {
     let mut points = Vec::new();
-    test::run(async |test| {
-        let life = Life::new(test).await;
-        let log = test.dir().join("strace");
-        let options = ["-o", &log.to_string_lossy()].map(str::to_owned);
-        let mut strace = Strace::attach(life.shim.pid(), &options).await;
-        for phase in PHASES {
-            life.live(phase).await.expect("an undisturbed life");
-        }
-        strace.detach().await;
-        points = parse(&fs::read_to_string(&log).expect("strace's log"));
-    });
+    test::run(async |test| points = parse(&traced_life(test, &[]).await));
     points
+}
+
+/// The paths in the system calls of the daemon's loop in a container's life.
+pub async fn paths(test: &Test) -> Vec<String> {
+    let log = traced_life(test, &["-y", "-e", "trace=%file"]).await;
+    // A call without a path is about an fd, with its path in angle brackets; a pipe has none.
+    let open = |line: &str| {
+        let path = line.split_once('<')?.1.split_once('>')?.0;
+        path.starts_with('/').then(|| path.to_owned())
+    };
+    let path = |line: &str| match line.split('"').nth(1)? {
+        "" => open(line),
+        path => Some(path.to_owned()),
+    };
+    log.lines().filter_map(path).collect()
+}
+
+/// strace's log of the daemon's loop in an undisturbed life.
+async fn traced_life(test: &Test, options: &[&str]) -> String {
+    let life = Life::new(test).await;
+    let log = test.dir().join("strace");
+    let words = ["-o", &log.to_string_lossy()];
+    let options = words.iter().chain(options).map(|word| (*word).to_owned());
+    let options: Vec<String> = options.collect();
+    let mut strace = Strace::attach(life.shim.pid(), &options).await;
+    for phase in PHASES {
+        life.live(phase).await.expect("an undisturbed life");
+    }
+    strace.detach().await;
+    fs::read_to_string(&log).expect("strace's log")
 }
 
 /// The system calls in strace's log.
@@ -194,10 +214,19 @@ pub(crate) fn parse(log: &str) -> Vec<Point> {
     points
 }
 
-/// The work of the daemon's threads: the mounts of Create, and the unmounts of Delete.
+/// The work of the daemon's threads: files of the bundle, the mounts of Create, the unmounts of
+/// Delete.
 pub fn threads() -> Vec<Point> {
     let point = |(name, phase)| Point::Thread { name, phase };
-    let points = [("mount", Phase::Create), ("umount2", Phase::Delete)];
+    let points = [
+        ("mkdir", Phase::Create),
+        ("rename", Phase::Create),
+        ("mount", Phase::Create),
+        ("unlink", Phase::Exec),
+        ("rename", Phase::Exec),
+        ("rename", Phase::Delete),
+        ("umount2", Phase::Delete),
+    ];
     points.map(point).into()
 }
 

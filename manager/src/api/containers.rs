@@ -50,19 +50,19 @@ async fn get(
     request: GetContainerRequest,
 ) -> Result<GetContainerResponse, Failure> {
     check_id(&request.id)?;
-    let container = manager.store.container(&namespace, &request.id)?;
+    let container = manager.store.container(&namespace, &request.id).await?;
     Ok(GetContainerResponse {
         container: Some(container),
     })
 }
 
-fn filtered(
+async fn filtered(
     manager: &Manager,
     namespace: &str,
     request: &ListContainersRequest,
 ) -> Result<Vec<Container>, Failure> {
     let filters = Filters::parse(&request.filters)?;
-    let mut containers = manager.store.containers(namespace)?;
+    let mut containers = manager.store.containers(namespace).await?;
     containers.retain(|container| filters.matches(container));
     Ok(containers)
 }
@@ -72,7 +72,7 @@ async fn list(
     namespace: String,
     request: ListContainersRequest,
 ) -> Result<ListContainersResponse, Failure> {
-    let containers = filtered(&manager, &namespace, &request)?;
+    let containers = filtered(&manager, &namespace, &request).await?;
     Ok(ListContainersResponse { containers })
 }
 
@@ -81,7 +81,7 @@ async fn list_stream(
     namespace: String,
     request: ListContainersRequest,
 ) -> Result<Stream<ListContainerMessage>, Failure> {
-    let containers = filtered(&manager, &namespace, &request)?;
+    let containers = filtered(&manager, &namespace, &request).await?;
     let messages = containers.into_iter().map(|container| {
         Ok(ListContainerMessage {
             container: Some(container),
@@ -137,7 +137,8 @@ async fn create(
     let now = task::event::now();
     container.created_at = Some(now);
     container.updated_at = Some(now);
-    manager.store.create_container(&namespace, &container)?;
+    let created = manager.store.create_container(&namespace, &container);
+    created.await?;
     let runtime = container.runtime.clone().unwrap_or_default();
     let event = ContainerCreate {
         id: container.id.clone(),
@@ -150,7 +151,8 @@ async fn create(
     let event = any::pack(&event);
     manager
         .intake
-        .publish(&namespace, "/containers/create", event, Origin::State);
+        .publish(&namespace, "/containers/create", event, Origin::State)
+        .await;
     Ok(CreateContainerResponse {
         container: Some(container),
     })
@@ -166,11 +168,15 @@ async fn update(
         return Err(invalid("must specify a container id"));
     }
     check_id(&new.id)?;
-    let old = manager.store.container(&namespace, &new.id)?;
-    let mut updated = merge(old, new, request.update_mask.as_ref())?;
-    check(&updated)?;
-    updated.updated_at = Some(task::event::now());
-    manager.store.update_container(&namespace, &updated)?;
+    let id = new.id.clone();
+    let update = move |old| {
+        let mut updated = merge(old, new, request.update_mask.as_ref())?;
+        check(&updated)?;
+        updated.updated_at = Some(task::event::now());
+        Ok(updated)
+    };
+    let updated = manager.store.update_container(&namespace, &id, update);
+    let updated = updated.await?;
     let event = any::pack(&ContainerUpdate {
         id: updated.id.clone(),
         image: updated.image.clone(),
@@ -179,7 +185,8 @@ async fn update(
     });
     manager
         .intake
-        .publish(&namespace, "/containers/update", event, Origin::State);
+        .publish(&namespace, "/containers/update", event, Origin::State)
+        .await;
     Ok(UpdateContainerResponse {
         container: Some(updated),
     })
@@ -243,7 +250,7 @@ async fn delete(
     request: DeleteContainerRequest,
 ) -> Result<(), Failure> {
     check_id(&request.id)?;
-    crate::removal::forget(&manager, &namespace, &request.id)
+    crate::removal::forget(&manager, &namespace, &request.id).await
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ async fn forward(manager: Rc<Manager>, _: String, request: ForwardRequest) -> Re
 }
 
 async fn take(manager: &Manager, envelope: Envelope) -> Result<(), Failure> {
-    manager.intake.take(envelope, Origin::Shim)?;
+    manager.intake.take(envelope, Origin::Shim).await?;
     manager.intake.synced().await;
     Ok(())
 }

@@ -11,6 +11,8 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use task::aside;
+use tokio::sync::mpsc;
 
 service! {
     crate::services::dunnage::v1::journal_server::Journal,
@@ -30,54 +32,96 @@ async fn read(
         true => Some(manager.intake.subscribe(&request.filters, false)?),
         false => None,
     };
-    let reader =
-        Reader::open(&manager.intake.journal_dir(), request.since).map_err(io("journal"))?;
-    Ok(Stream::new(Entries {
-        reader,
+    let (dir, since) = (manager.intake.journal_dir(), request.since);
+    let reader = aside::run(move || Reader::open(&dir, since)).await;
+    let next = manager.intake.last() + 1;
+    let wanted = Wanted {
         filters,
         since: request.since_time.map(|time| (time.seconds, time.nanos)),
-        stored: VecDeque::new(),
-        next: manager.intake.last() + 1,
+        next,
+    };
+    let (found, stored) = mpsc::channel(1);
+    let reader = reader.map_err(io("journal"))?;
+    tokio::task::spawn_local(read_stored(reader, wanted, found));
+    Ok(Stream::new(Entries {
+        stored: Some(stored),
+        piece: VecDeque::new(),
+        next,
         live,
     }))
 }
 
-struct Entries {
-    reader: Reader,
+/// Which of the stored entries are told.
+struct Wanted {
     filters: Filters,
     /// Nothing older than this.
     since: Option<(i64, i32)>,
+    /// The first that is not among the stored ones.
+    next: u64,
+}
+
+impl Wanted {
+    fn entry(&self, seq: u64, record: Record) -> Option<Entry> {
+        let envelope = record.envelope.filter(|_| seq < self.next)?;
+        let time = envelope.timestamp.map(|time| (time.seconds, time.nanos));
+        (time >= self.since && self.filters.matches(&envelope)).then_some(Entry {
+            seq,
+            origin: record.origin,
+            envelope: Some(envelope),
+        })
+    }
+}
+
+/// Reads what is stored beside the loop, a piece whenever the client has taken the one before.
+async fn read_stored(mut reader: Reader, wanted: Wanted, found: mpsc::Sender<VecDeque<Entry>>) {
+    loop {
+        let Ok(room) = found.reserve().await else {
+            return;
+        };
+        let read = move || {
+            let mut records = Vec::new();
+            let more = reader.next(|seq, record| records.push((seq, record)));
+            (reader, records, more)
+        };
+        let (again, records, more) = aside::run(read).await;
+        reader = again;
+        let entries = records.into_iter();
+        room.send(
+            entries
+                .filter_map(|(seq, record)| wanted.entry(seq, record))
+                .collect(),
+        );
+        if !more {
+            return;
+        }
+    }
+}
+
+struct Entries {
+    /// None once all that is stored has been told.
+    stored: Option<mpsc::Receiver<VecDeque<Entry>>>,
     /// What is left of the piece that was read last.
-    stored: VecDeque<Entry>,
+    piece: VecDeque<Entry>,
     /// The first that is not among the stored ones.
     next: u64,
     live: Option<Subscription>,
 }
 
 impl Entries {
-    /// Reads on until there is something to tell; false at the end of what is stored.
-    fn fill(&mut self) -> bool {
-        while self.stored.is_empty() {
-            let (stored, next) = (&mut self.stored, self.next);
-            let (filters, since) = (&self.filters, self.since);
-            let more = self.reader.next(|seq, record: Record| {
-                let Some(envelope) = record.envelope.filter(|_| seq < next) else {
-                    return;
-                };
-                let time = envelope.timestamp.map(|time| (time.seconds, time.nanos));
-                if time >= since && filters.matches(&envelope) {
-                    stored.push_back(Entry {
-                        seq,
-                        origin: record.origin,
-                        envelope: Some(envelope),
-                    });
-                }
-            });
-            if !more {
-                return false;
+    /// The next of what is stored; none at its end.
+    fn poll_stored(&mut self, context: &mut Context<'_>) -> Poll<Option<Entry>> {
+        loop {
+            if let Some(entry) = self.piece.pop_front() {
+                return Poll::Ready(Some(entry));
+            }
+            let Some(stored) = &mut self.stored else {
+                return Poll::Ready(None);
+            };
+            match std::task::ready!(stored.poll_recv(context)) {
+                Some(piece) => self.piece = piece,
+                None => self.stored = None,
             }
         }
-        true
     }
 }
 
@@ -85,8 +129,8 @@ impl tokio_stream::Stream for Entries {
     type Item = Result<Entry, tonic::Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.fill() {
-            return Poll::Ready(self.stored.pop_front().map(Ok));
+        if let Some(entry) = std::task::ready!(self.poll_stored(context)) {
+            return Poll::Ready(Some(Ok(entry)));
         }
         let next = self.next;
         let Some(live) = &self.live else {

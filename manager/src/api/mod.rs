@@ -52,7 +52,11 @@ pub struct Api {
 
 /// Runs what the services send, each as a task of its own.
 pub async fn serve(manager: Rc<Manager>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+    let mut held = manager.held.subscribe();
     while let Some(Job { is_patient, work }) = jobs.recv().await {
+        if held.wait_for(|held| !held).await.is_err() {
+            return;
+        }
         let manager = Rc::clone(&manager);
         tokio::task::spawn_local(async move {
             let _busy = (!is_patient).then(|| Busy::new(&manager.requests));

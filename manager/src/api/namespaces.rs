@@ -2,14 +2,15 @@
 
 use super::service;
 use crate::exchange::field_of_labels;
-use crate::failure::{Failure, exhausted, exists, invalid, precondition};
+use crate::failure::{Failure, exhausted, invalid};
 use crate::filter::{Fields, Filters};
 use crate::ledger::Origin;
 use crate::manager::Manager;
 use crate::names::{check_id, check_label};
+use crate::store::Labels;
 use protos::events::{NamespaceCreate, NamespaceDelete, NamespaceUpdate};
 use protos::services::namespaces::v1::*;
-use protos::{Message, any};
+use protos::{Code, Message, any};
 use std::rc::Rc;
 
 /// The longest record of a namespace, in bytes.
@@ -35,13 +36,6 @@ impl Fields for Namespace {
     }
 }
 
-fn read(manager: &Manager, name: &str) -> Result<Namespace, Failure> {
-    Ok(Namespace {
-        name: name.to_owned(),
-        labels: manager.store.namespace(name)?,
-    })
-}
-
 async fn get(
     manager: Rc<Manager>,
     _: String,
@@ -49,7 +43,10 @@ async fn get(
 ) -> Result<GetNamespaceResponse, Failure> {
     check_id(&request.name)?;
     // As containerd's: a namespace is there as soon as somebody names it.
-    let labels = manager.store.namespace(&request.name).unwrap_or_default();
+    let labels = match manager.store.namespace(&request.name).await {
+        Err(e) if e.code != Code::Unavailable => Default::default(),
+        found => found?,
+    };
     let namespace = Namespace {
         name: request.name,
         labels,
@@ -65,12 +62,11 @@ async fn list(
     request: ListNamespacesRequest,
 ) -> Result<ListNamespacesResponse, Failure> {
     let filters = Filters::parse(&[request.filter])?;
-    let names = manager.store.namespaces()?;
-    let mut namespaces = Vec::new();
-    for name in names {
-        namespaces.extend(read(&manager, &name).ok().filter(|it| filters.matches(it)));
-    }
-    Ok(ListNamespacesResponse { namespaces })
+    let found = manager.store.namespaces().await?.into_iter();
+    let all = found.map(|(name, labels)| Namespace { name, labels });
+    Ok(ListNamespacesResponse {
+        namespaces: all.filter(|it| filters.matches(it)).collect(),
+    })
 }
 
 fn check(namespace: &Namespace) -> Result<(), Failure> {
@@ -94,19 +90,18 @@ async fn create(
 ) -> Result<CreateNamespaceResponse, Failure> {
     let namespace = request.namespace.unwrap_or_default();
     check(&namespace)?;
-    if manager.store.namespace(&namespace.name).is_ok() {
-        return Err(exists(format!("namespace {:?}", namespace.name)));
-    }
-    manager
+    let created = manager
         .store
-        .write_namespace(&namespace.name, &namespace.labels)?;
+        .create_namespace(&namespace.name, &namespace.labels);
+    created.await?;
     let event = any::pack(&NamespaceCreate {
         name: namespace.name.clone(),
         labels: namespace.labels.clone(),
     });
     manager
         .intake
-        .publish(&namespace.name, "/namespaces/create", event, Origin::State);
+        .publish(&namespace.name, "/namespaces/create", event, Origin::State)
+        .await;
     Ok(CreateNamespaceResponse {
         namespace: Some(namespace),
     })
@@ -119,40 +114,40 @@ async fn update(
 ) -> Result<UpdateNamespaceResponse, Failure> {
     let new = request.namespace.unwrap_or_default();
     check(&new)?;
-    let mut updated = read(&manager, &new.name)?;
+    let name = new.name.clone();
     let paths = request.update_mask.unwrap_or_default().paths;
-    if paths.is_empty() {
-        updated.labels = new.labels;
-    } else {
-        for path in paths {
-            match path
-                .strip_prefix("labels.")
-                .map(|key| (key, new.labels.get(key)))
-            {
-                Some((key, Some(value))) if !value.is_empty() => {
-                    updated.labels.insert(key.to_owned(), value.clone());
-                }
-                Some((key, _)) => drop(updated.labels.remove(key)),
-                None if path == "labels" => updated.labels.clone_from(&new.labels),
-                None => {
-                    return Err(invalid(format!("cannot update {path:?} field")));
-                }
-            }
-        }
-    }
-    manager
-        .store
-        .write_namespace(&updated.name, &updated.labels)?;
+    let update = move |old| merge(old, new.labels, &paths);
+    let labels = manager.store.update_namespace(&name, update).await?;
+    let updated = Namespace { name, labels };
     let event = any::pack(&NamespaceUpdate {
         name: updated.name.clone(),
         labels: updated.labels.clone(),
     });
     manager
         .intake
-        .publish(&updated.name, "/namespaces/update", event, Origin::State);
+        .publish(&updated.name, "/namespaces/update", event, Origin::State)
+        .await;
     Ok(UpdateNamespaceResponse {
         namespace: Some(updated),
     })
+}
+
+/// Replaces what the mask names, or all.
+fn merge(mut old: Labels, new: Labels, paths: &[String]) -> Result<Labels, Failure> {
+    if paths.is_empty() {
+        return Ok(new);
+    }
+    for path in paths {
+        match path.strip_prefix("labels.").map(|key| (key, new.get(key))) {
+            Some((key, Some(value))) if !value.is_empty() => {
+                old.insert(key.to_owned(), value.clone());
+            }
+            Some((key, _)) => drop(old.remove(key)),
+            None if path == "labels" => old.clone_from(&new),
+            None => return Err(invalid(format!("cannot update {path:?} field"))),
+        }
+    }
+    Ok(old)
 }
 
 async fn delete(
@@ -161,19 +156,13 @@ async fn delete(
     request: DeleteNamespaceRequest,
 ) -> Result<(), Failure> {
     check_id(&request.name)?;
-    manager.store.namespace(&request.name)?;
-    if !manager.store.containers(&request.name)?.is_empty() {
-        return Err(precondition(format!(
-            "namespace {:?} must be empty, but it still has containers",
-            request.name
-        )));
-    }
-    manager.store.delete_namespace(&request.name)?;
+    manager.store.delete_namespace(&request.name).await?;
     let event = any::pack(&NamespaceDelete {
         name: request.name.clone(),
     });
     manager
         .intake
-        .publish(&request.name, "/namespaces/delete", event, Origin::State);
+        .publish(&request.name, "/namespaces/delete", event, Origin::State)
+        .await;
     Ok(())
 }

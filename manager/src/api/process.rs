@@ -21,7 +21,7 @@ pub(super) async fn get(
     namespace: String,
     request: GetRequest,
 ) -> Result<GetResponse, Failure> {
-    let task = find(&manager, &namespace, &request.container_id)?;
+    let task = find(&manager, &namespace, &request.container_id).await?;
     let process = process(&manager, &task, &request.exec_id).await?;
     Ok(GetResponse {
         process: Some(process),
@@ -108,7 +108,7 @@ pub(super) async fn wait(
     namespace: String,
     request: WaitRequest,
 ) -> Result<WaitResponse, Failure> {
-    let task = find(&manager, &namespace, &request.container_id)?;
+    let task = find(&manager, &namespace, &request.container_id).await?;
     if let Some(shim) = task.shim() {
         let ask = ShimWait {
             id: request.container_id,

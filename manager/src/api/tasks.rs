@@ -35,11 +35,24 @@ service! {
     wait(WaitRequest) -> WaitResponse, drops: true;
 }
 
-/// The task, of a container that has a record (local.go:746).
-pub(super) fn find(manager: &Manager, namespace: &str, id: &str) -> Result<Rc<Task>, Failure> {
+/// The task, of a container that has a record (local.go:746): which is read once, so that a task
+/// can be killed whatever its disk does.
+pub(super) async fn find(
+    manager: &Manager,
+    namespace: &str,
+    id: &str,
+) -> Result<Rc<Task>, Failure> {
     check_id(id)?;
-    manager.store.container(namespace, id)?;
-    manager.tasks.get(&(namespace.to_owned(), id.to_owned()))
+    let key = (namespace.to_owned(), id.to_owned());
+    if let Ok(task) = manager.tasks.get(&key)
+        && task.has_record.get()
+    {
+        return Ok(task);
+    }
+    manager.store.container(namespace, id).await?;
+    let task = manager.tasks.get(&key)?;
+    task.has_record.set(true);
+    Ok(task)
 }
 
 async fn create(
@@ -48,7 +61,8 @@ async fn create(
     request: CreateTaskRequest,
 ) -> Result<CreateTaskResponse, Failure> {
     check_id(&request.container_id)?;
-    let container = manager.store.container(&namespace, &request.container_id)?;
+    let container = manager.store.container(&namespace, &request.container_id);
+    let container = container.await?;
     let checkpoint = request.checkpoint.as_ref();
     if checkpoint.is_some_and(|checkpoint| !checkpoint.digest.is_empty()) {
         return Err(unimplemented("restore from a checkpoint image"));
@@ -63,7 +77,7 @@ async fn start(
     namespace: String,
     request: StartRequest,
 ) -> Result<StartResponse, Failure> {
-    let task = find(&manager, &namespace, &request.container_id)?;
+    let task = find(&manager, &namespace, &request.container_id).await?;
     let pid = manager.start_task(&task.key, &request.exec_id).await?;
     Ok(StartResponse { pid })
 }
@@ -73,7 +87,7 @@ async fn delete(
     namespace: String,
     request: DeleteTaskRequest,
 ) -> Result<DeleteResponse, Failure> {
-    let task = find(&manager, &namespace, &request.container_id)?;
+    let task = find(&manager, &namespace, &request.container_id).await?;
     let deleted = manager.delete_task(&task.key).await?;
     Ok(DeleteResponse {
         id: request.container_id,
@@ -91,13 +105,14 @@ async fn delete_process(
     if request.exec_id.is_empty() {
         return Err(invalid("exec id cannot be empty"));
     }
-    let task = find(&manager, &namespace, &request.container_id)?;
+    let task = find(&manager, &namespace, &request.container_id).await?;
     let ask = shim::DeleteRequest {
         id: request.container_id,
         exec_id: request.exec_id.clone(),
     };
     let deleted: shim::DeleteResponse = manager.ask(&task, "Delete", &ask).await?;
     manager.intake.forget_exec(&task.key, &request.exec_id);
+    manager.intake.settled().await;
     Ok(DeleteResponse {
         id: request.exec_id,
         pid: deleted.pid,
@@ -111,7 +126,7 @@ async fn kill(
     namespace: String,
     request: KillRequest,
 ) -> Result<(), Failure> {
-    let task = find(&manager, &namespace, &request.container_id)?;
+    let task = find(&manager, &namespace, &request.container_id).await?;
     if task.shim().is_none() {
         return manager.kill_orphan(&task, &request.exec_id, request.signal);
     }
@@ -137,7 +152,7 @@ async fn exec(
     if request.exec_id == request.container_id {
         return Err(exists(format!("id {}", request.exec_id)));
     }
-    let task = find(&manager, &namespace, &request.container_id)?;
+    let task = find(&manager, &namespace, &request.container_id).await?;
     let ask = shim::ExecProcessRequest {
         id: request.container_id,
         exec_id: request.exec_id,
@@ -155,7 +170,7 @@ async fn resize_pty(
     namespace: String,
     request: ResizePtyRequest,
 ) -> Result<(), Failure> {
-    let task = find(&manager, &namespace, &request.container_id)?;
+    let task = find(&manager, &namespace, &request.container_id).await?;
     let ask = shim::ResizePtyRequest {
         id: request.container_id,
         exec_id: request.exec_id,
@@ -170,7 +185,7 @@ async fn close_io(
     namespace: String,
     request: CloseIoRequest,
 ) -> Result<(), Failure> {
-    let task = find(&manager, &namespace, &request.container_id)?;
+    let task = find(&manager, &namespace, &request.container_id).await?;
     let ask = shim::CloseIoRequest {
         id: request.container_id,
         exec_id: request.exec_id,
@@ -184,7 +199,7 @@ async fn pause(
     namespace: String,
     request: PauseTaskRequest,
 ) -> Result<(), Failure> {
-    let task = find(&manager, &namespace, &request.container_id)?;
+    let task = find(&manager, &namespace, &request.container_id).await?;
     let ask = shim::PauseRequest {
         id: request.container_id,
     };
@@ -196,7 +211,7 @@ async fn resume(
     namespace: String,
     request: ResumeTaskRequest,
 ) -> Result<(), Failure> {
-    let task = find(&manager, &namespace, &request.container_id)?;
+    let task = find(&manager, &namespace, &request.container_id).await?;
     let ask = shim::ResumeRequest {
         id: request.container_id,
     };
@@ -208,7 +223,7 @@ async fn list_pids(
     namespace: String,
     request: ListPidsRequest,
 ) -> Result<ListPidsResponse, Failure> {
-    let task = find(&manager, &namespace, &request.container_id)?;
+    let task = find(&manager, &namespace, &request.container_id).await?;
     let ask = shim::PidsRequest {
         id: request.container_id,
     };
@@ -227,7 +242,7 @@ async fn checkpoint(
     namespace: String,
     request: CheckpointTaskRequest,
 ) -> Result<CheckpointTaskResponse, Failure> {
-    let task = find(&manager, &namespace, &request.container_id)?;
+    let task = find(&manager, &namespace, &request.container_id).await?;
     let options = request
         .options
         .as_ref()
@@ -253,7 +268,7 @@ async fn update(
     namespace: String,
     request: UpdateTaskRequest,
 ) -> Result<(), Failure> {
-    let task = find(&manager, &namespace, &request.container_id)?;
+    let task = find(&manager, &namespace, &request.container_id).await?;
     let ask = shim::UpdateTaskRequest {
         id: request.container_id,
         resources: request.resources,

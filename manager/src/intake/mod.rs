@@ -2,43 +2,53 @@
 //!
 //! ```text
 //!  shim ── Forward ──┐
-//!  Publish, Forward ─┼─> checks ─> ledger: known? ─> journal ─> ledger ─> exchange ─> subscribers
-//!  ourselves ────────┘                 │                          └─> who waits for an exit
-//!                                      └─ known already: answered, not told again
+//!  Publish, Forward ─┼─> checks ─> queue ─> ledger: known? ─> journal ─> ledger ─> exchange ─> subscribers
+//!  ourselves ────────┘                            │         (beside the loop)  └─> who waits for an exit
+//!                                                 └─ known already: answered, not told again
 //! ```
 
+mod queue;
 mod service;
 mod sync;
-mod unwritten;
+mod writer;
 
 pub use service::EventsService;
 
+pub use queue::End;
+
 use crate::exchange::Exchange;
-use crate::failure::{Failure, exhausted, unavailable};
+use crate::failure::Failure;
 use crate::filter::Filters;
-use crate::journal::{Journal, Record};
-use crate::ledger::{Exit, Key, Ledger, Origin, Verdict, container_of, process_of};
+use crate::journal::Journal;
+use crate::ledger::{Exit, Key, Ledger, Origin, container_of, process_of};
 use crate::subscription::Subscription;
 use protos::events::{TaskDelete, TaskExit};
 use protos::types::Envelope;
-use protos::{Any, Code, Timestamp, any, topic};
+use protos::{Any, Timestamp, any, topic};
+use queue::{Entry, Queue};
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
 use task::ProcessId;
-use tokio::sync::{Notify, mpsc, watch};
-use unwritten::Unwritten;
+use tokio::sync::{mpsc, watch};
+
+/// How long the journal may take before whoever waits for it is told so, or goes on without.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub struct Intake {
-    journal: RefCell<Journal>,
+    journal: writer::Shared,
+    /// Where the journal is, and whether it has to survive a power loss.
+    dir: PathBuf,
+    is_durable: bool,
+    /// The number of the latest record.
+    last: Cell<u64>,
     ledger: RefCell<Ledger>,
     pub exchange: Exchange,
-    /// The number of the latest record.
+    /// The number of the latest event.
     latest: watch::Sender<u64>,
     exits: mpsc::UnboundedSender<(Key, Exit)>,
-    /// What we know ourselves and could not write down yet, in order. Whatever else comes waits
-    /// behind it; shims keep theirs meanwhile.
-    unwritten: RefCell<VecDeque<Unwritten>>,
-    is_stuck: Notify,
+    queue: Queue,
     /// The number up to which the journal survives a power loss, if it is to.
     on_disk: watch::Sender<u64>,
     is_syncing: Cell<bool>,
@@ -68,12 +78,14 @@ impl Intake {
     ) -> Self {
         Self {
             latest: watch::Sender::new(journal.last()),
-            journal: journal.into(),
+            last: journal.last().into(),
+            dir: journal.dir().to_owned(),
+            is_durable: journal.is_durable(),
+            journal: writer::Shared::new(journal),
             ledger: ledger.into(),
             exchange: Exchange::default(),
             exits,
-            unwritten: RefCell::default(),
-            is_stuck: Notify::new(),
+            queue: Queue::default(),
             on_disk: watch::Sender::new(0),
             is_syncing: Cell::new(false),
             counters: Counters::default(),
@@ -84,107 +96,32 @@ impl Intake {
     ///
     /// # Errors
     /// `InvalidArgument` for an envelope that is not whole, `ResourceExhausted` for one that is too
-    /// long, `Unavailable` if the journal cannot be written: then nobody was told, and the sender
-    /// should try again.
-    pub fn take(&self, envelope: Envelope, origin: Origin) -> Result<(), Failure> {
+    /// long, `Unavailable` if the journal cannot be written, or not in time: then the sender should
+    /// try again.
+    pub async fn take(&self, envelope: Envelope, origin: Origin) -> Result<(), Failure> {
         service::check(&envelope)?;
         count(&self.counters.received);
-        self.write_down()?;
-        self.tell(envelope, origin)
+        self.put(envelope, origin).await
     }
 
-    fn tell(&self, mut envelope: Envelope, origin: Origin) -> Result<(), Failure> {
-        let verdict = self.ledger.borrow().judge(&envelope);
-        match verdict {
-            Verdict::Take => {}
-            Verdict::Amend(event) => {
-                count(&self.counters.conflicts);
-                envelope.event = Some(event);
-            }
-            Verdict::Duplicate => {
-                count(&self.counters.duplicates);
-                return Ok(());
-            }
-            Verdict::Conflict { known, said } => {
-                count(&self.counters.conflicts);
-                let container = container_of(&envelope).unwrap_or_default();
-                log::warn!(
-                    "{}/{container}: exit status {said} contradicts {known}, which stands",
-                    envelope.namespace
-                );
-                return Ok(());
-            }
-        }
-        let record = Record {
-            envelope: Some(envelope),
-            origin: origin.name().into(),
-            ..Default::default()
-        };
-        let seq = self.write(&record)?;
-        let is_exit = record
-            .envelope
-            .as_ref()
-            .is_some_and(|envelope| envelope.topic == topic::TASK_EXIT);
-        // Nobody asks for an exec that is deleted.
-        let is_replayable = is_exit && self.ledger.borrow().needs(seq, &record);
-        let Some(envelope) = record.envelope else {
-            return Ok(());
-        };
-        if envelope.topic == topic::TASK_OOM {
-            count(&self.counters.ooms);
-        }
-        if envelope.topic == topic::TASK_DELETE {
-            self.forget(&envelope);
-        }
-        self.exchange
-            .publish(seq, origin.name(), &envelope, is_replayable);
-        if is_exit {
-            *self
-                .counters
-                .exits
-                .borrow_mut()
-                .entry(origin.name())
-                .or_default() += 1;
-            self.tell_exit(&envelope);
-        }
-        self.latest.send_replace(seq);
-        Ok(())
-    }
-
-    fn write(&self, record: &Record) -> Result<u64, Failure> {
-        let mut journal = self.journal.borrow_mut();
-        let seq = journal.append(record).map_err(|e| match e.kind() {
-            std::io::ErrorKind::InvalidInput => exhausted(format!("journal: {e}")),
-            _ => unavailable(format!("journal: {e}")),
-        })?;
-        let mut ledger = self.ledger.borrow_mut();
-        ledger.apply(seq, record);
-        if journal.is_full()
-            && let Err(e) = journal.compact(|seq, record| ledger.needs(seq, record))
-        {
-            log::error!("journal: compact: {e}");
-        }
-        Ok(seq)
-    }
-
-    /// Publishes an event of our own, as soon as it can be written down.
-    pub fn publish(&self, namespace: &str, topic: &str, event: Any, origin: Origin) {
+    /// Publishes an event of our own, as soon as it can be written down; waits for that, but not for
+    /// long.
+    pub async fn publish(&self, namespace: &str, topic: &str, event: Any, origin: Origin) {
         let envelope = Envelope {
             timestamp: Some(task::event::now()),
             namespace: namespace.to_owned(),
             topic: topic.to_owned(),
             event: Some(event),
         };
-        match self.take(envelope.clone(), origin) {
-            Err(e) if e.code == Code::Unavailable && self.has_room(&envelope) => {
-                self.keep(Unwritten::Event(envelope, origin));
-            }
-            Err(e) => log::error!("{namespace}: {topic}: {e}"),
-            Ok(()) => {}
+        if let Err(e) = service::check(&envelope) {
+            return log::error!("{namespace}: {topic}: {e}");
         }
+        self.room_for(&envelope).await;
+        self.keep(Entry::Event(envelope, origin));
+        self.settled().await;
     }
 
-    /// Publishes an exit that we know from elsewhere than an event.
+    /// Publishes an exit that we know from elsewhere than an event, as soon as it can be written down.
     pub fn publish_exit(
         &self,
         key: &Key,
@@ -193,18 +130,11 @@ impl Intake {
         exit: (u32, Option<Timestamp>),
         origin: Origin,
     ) {
-        let (namespace, id) = key;
-        let event = TaskExit {
-            container_id: id.clone(),
-            id: if exec.is_empty() { id } else { exec }.to_owned(),
-            pid,
-            exit_status: exit.0,
-            exited_at: exit.1.or_else(|| Some(task::event::now())),
-        };
-        self.publish(namespace, topic::TASK_EXIT, any::pack(&event), origin);
+        let envelope = queue::exit_of(key, exec, pid, exit);
+        self.keep(Entry::Event(envelope, origin));
     }
 
-    /// Publishes the end of a task, unless its shim has.
+    /// Publishes the end of a task, unless its shim has; as soon as it can be written down.
     pub fn publish_delete(&self, key: &Key, pid: u32, exit: (u32, Option<Timestamp>)) {
         let event = TaskDelete {
             container_id: key.1.clone(),
@@ -213,7 +143,13 @@ impl Intake {
             exited_at: exit.1,
             id: String::new(),
         };
-        self.publish(&key.0, topic::TASK_DELETE, any::pack(&event), Origin::State);
+        let envelope = Envelope {
+            timestamp: Some(task::event::now()),
+            namespace: key.0.clone(),
+            topic: topic::TASK_DELETE.to_owned(),
+            event: Some(any::pack(&event)),
+        };
+        self.keep(Entry::Event(envelope, Origin::State));
     }
 
     pub fn ledger(&self) -> std::cell::Ref<'_, Ledger> {
@@ -297,12 +233,12 @@ impl Intake {
         exits
     }
 
-    pub fn journal_dir(&self) -> std::path::PathBuf {
-        self.journal.borrow().dir().to_owned()
+    pub fn journal_dir(&self) -> PathBuf {
+        self.dir.clone()
     }
 
     pub fn last(&self) -> u64 {
-        self.journal.borrow().last()
+        self.last.get()
     }
 
     fn tell_exit(&self, envelope: &Envelope) {

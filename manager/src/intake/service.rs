@@ -47,7 +47,7 @@ impl Service for EventsService {
                 .map_err(|e| invalid(format!("{}: {e}", ForwardRequest::full_name())))?;
             let envelope = forward.envelope.ok_or_else(|| invalid("no envelope"))?;
             let wants_sync = matches!(envelope.topic.as_str(), topic::TASK_EXIT | topic::TASK_OOM);
-            self.intake.take(envelope, Origin::Shim)?;
+            self.intake.take(envelope, Origin::Shim).await?;
             if wants_sync {
                 self.intake.synced().await;
             }

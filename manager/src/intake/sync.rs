@@ -3,18 +3,16 @@
 use super::Intake;
 use std::fs::File;
 use std::rc::Rc;
+use task::aside;
 
 impl Intake {
     /// Waits until what was written is on disk, if it has to be. One sync serves all who wait
     /// for it.
     pub async fn synced(self: &Rc<Self>) {
-        let wanted = {
-            let journal = self.journal.borrow();
-            if !journal.is_durable() {
-                return;
-            }
-            journal.last()
-        };
+        if !self.is_durable {
+            return;
+        }
+        let wanted = self.last.get();
         let mut on_disk = self.on_disk.subscribe();
         while *on_disk.borrow_and_update() < wanted {
             if !self.is_syncing.replace(true) {
@@ -27,14 +25,20 @@ impl Intake {
     }
 
     async fn sync(self: Rc<Self>) {
-        let (last, files) = {
-            let mut journal = self.journal.borrow_mut();
-            (journal.last(), journal.take_unsynced())
+        let journal = self.journal.clone();
+        let sync = move || {
+            let (last, files) = {
+                let mut journal = journal.lock();
+                (journal.last(), journal.take_unsynced())
+            };
+            // fdatasync(2) takes milliseconds, or for ever; records are appended meanwhile.
+            (
+                last,
+                files.and_then(|files| files.iter().try_for_each(File::sync_data)),
+            )
         };
-        // fdatasync(2) takes milliseconds, and a thread of its own.
-        let synced =
-            tokio::task::spawn_blocking(move || files?.iter().try_for_each(File::sync_data));
-        if let Ok(Err(e)) = synced.await {
+        let (last, synced) = aside::run(sync).await;
+        if let Err(e) = synced {
             log::error!("journal: sync: {e}");
         }
         self.is_syncing.set(false);

@@ -1,6 +1,6 @@
 //! How much of one namespace the ledger remembers: no namespace makes the daemon large.
 
-use super::{Key, Ledger};
+use super::{Facts, Key, Ledger};
 use crate::names::MAX_ID;
 
 /// So many processes of one namespace are known at once. What happens to more is told to those who
@@ -8,6 +8,24 @@ use crate::names::MAX_ID;
 const MOST: usize = 10_000;
 
 impl Ledger {
+    /// What [`Ledger::needs`] goes by, and no more.
+    pub fn undeleted(&self) -> Self {
+        let lives = self.containers.iter().filter(|(_, facts)| !facts.deleted);
+        let copy = lives.map(|(key, facts)| {
+            let there = facts.processes.iter().filter(|(_, it)| !it.deleted);
+            let facts = Facts {
+                created: facts.created,
+                processes: there.map(|(exec, it)| (exec.clone(), it.clone())).collect(),
+                ..Facts::default()
+            };
+            (key.clone(), facts)
+        });
+        Self {
+            containers: copy.collect(),
+            ..Self::default()
+        }
+    }
+
     /// True of a process that is known, or becomes so now.
     pub(super) fn has_room(&mut self, key: &Key, exec: &str) -> bool {
         if self.process(key, exec).is_some() {

@@ -14,6 +14,7 @@ use std::future::Future;
 use std::path::{Component, Path};
 use std::pin::Pin;
 use std::rc::Rc;
+use task::aside;
 use tokio::sync::Notify;
 
 const CLOCK: ClockId = ClockId::CLOCK_REALTIME;
@@ -34,7 +35,7 @@ impl Guest {
         self.power_off.notified().await;
     }
 
-    fn configure(&self, request: &ConfigureRequest) -> Result<(), Status> {
+    fn configure(request: &ConfigureRequest) -> Result<(), Status> {
         if request.debug {
             log::set_max_level(log::LevelFilter::Debug);
         }
@@ -64,7 +65,7 @@ impl Guest {
         Ok(())
     }
 
-    fn put_bundle(&self, request: &PutBundleRequest) -> Result<PutBundleResponse, Status> {
+    fn put_bundle(request: &PutBundleRequest) -> Result<PutBundleResponse, Status> {
         let id = &request.id;
         if id.is_empty() || id.contains('/') || id.starts_with('.') {
             return Err(failed(format!("id {id:?} names no directory")));
@@ -92,14 +93,22 @@ impl Guest {
         })
     }
 
-    fn answer(&self, request: &Request) -> Answer {
+    async fn answer(&self, request: &Request) -> Answer {
         let payload = request.payload.as_slice();
         let none = |()| Empty {}.encode_to_vec();
         match request.method.as_str() {
-            "Configure" => self.configure(&decode(payload)?).map(none),
-            "PutBundle" => self
-                .put_bundle(&decode(payload)?)
-                .map(|answer| answer.encode_to_vec()),
+            // Mounting and looking into volumes wait for the host, and it for its disks.
+            "Configure" => {
+                let request = decode(payload)?;
+                aside::run(move || Self::configure(&request))
+                    .await
+                    .map(none)
+            }
+            "PutBundle" => {
+                let request = decode(payload)?;
+                let put = aside::run(move || Self::put_bundle(&request)).await;
+                put.map(|answer| answer.encode_to_vec())
+            }
             "GetTime" => time().map(|answer| answer.encode_to_vec()),
             "StepTime" => {
                 let request: StepTimeRequest = decode(payload)?;
@@ -140,6 +149,6 @@ fn step_time(nanos: i64) -> Result<(), Status> {
 
 impl Service for Guest {
     fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
-        Box::pin(async move { self.answer(&request) })
+        Box::pin(async move { self.answer(&request).await })
     }
 }

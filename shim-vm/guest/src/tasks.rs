@@ -16,6 +16,7 @@ use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
+use task::aside;
 
 /// What an answer may have, beside the envelope of ttrpc.
 const LONGEST: usize = MAX_ANSWER - 1024;
@@ -72,7 +73,7 @@ impl Tasks {
         let answer = self.engine(request).await;
         drop(held);
         if answer.is_err() {
-            remove_bundle(&create.bundle);
+            remove_bundle(create.bundle).await;
         }
         answer
     }
@@ -107,7 +108,7 @@ impl Tasks {
         if answer.is_ok() {
             if delete.exec_id.is_empty() {
                 let bundle = Path::new(crate::boot::BUNDLES).join(&delete.id);
-                remove_bundle(&bundle.to_string_lossy());
+                remove_bundle(bundle.to_string_lossy().into_owned()).await;
                 self.held.borrow_mut().retain(|(id, _), _| *id != delete.id);
             }
             self.held.borrow_mut().remove(&(delete.id, delete.exec_id));
@@ -174,9 +175,12 @@ async fn close_stdin(engine: Rc<task::Service>, (id, exec_id): Key) {
     let _ = engine.call(request).await;
 }
 
-fn remove_bundle(bundle: &str) {
-    if let Err(e) = std::fs::remove_dir_all(bundle) {
-        log::warn!("remove {bundle}: {e}");
+async fn remove_bundle(bundle: String) {
+    let removed = aside::run(move || {
+        std::fs::remove_dir_all(&bundle).map_err(|e| format!("remove {bundle}: {e}"))
+    });
+    if let Err(why) = removed.await {
+        log::warn!("{why}");
     }
 }
 

@@ -1,10 +1,12 @@
 //! What is done to an exec process: add, start, kill, delete.
 
 use super::{Exit, Process, ProcessId};
-use crate::bundle::{read_pid, write_private, written_at};
+use crate::aside;
+use crate::bundle::write_private;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::foreign::read_made;
 use crate::handover::{self, Kept};
 use crate::json;
 use crate::reaper::Reaper;
@@ -18,6 +20,7 @@ use protos::events::{TaskExecAdded, TaskExecStarted};
 use protos::ttrpc::Context;
 use serde_json::Value;
 use std::cell::RefCell;
+use std::fs;
 use std::io;
 use std::rc::Rc;
 
@@ -102,9 +105,13 @@ impl Exec {
     pub fn kill(&self, signal: u32) -> Result<()> {
         let process = &self.process;
         process.state.get().allows_kill(process.pid.get())?;
+        let finished = || Error::NotFound("process already finished".into());
+        if process.reaped.get() {
+            return Err(finished());
+        }
         match sys::kill(process.pid.get(), signal) {
             Ok(()) => Ok(()),
-            Err(Errno::ESRCH) => Err(Error::NotFound("process already finished".into())),
+            Err(Errno::ESRCH) => Err(finished()),
             Err(e) => Err(Error::Refused(format!(
                 "unknown error after kill: signal {signal}: {}",
                 std::io::Error::from(e)
@@ -248,9 +255,13 @@ impl Container {
         let (streams, prepared) =
             stdio::prepare(&process.paths, of, &engine.reaper, context).await?;
         let pid_file = self.bundle.pid(&process.id);
-        let _ = std::fs::remove_file(&pid_file);
         let spec = self.bundle.exec_spec(exec.id());
-        write_private(&spec, &exec.spec.take()).map_err(Error::io("write", &spec))?;
+        let (old, wanted, content) = (pid_file.clone(), spec.clone(), exec.spec.take());
+        let written = aside::run(move || {
+            let _ = fs::remove_file(old);
+            write_private(&wanted, &content).map_err(Error::io("write", &wanted))
+        });
+        written.await?;
         let socket = prepared.console_socket().map(ToOwned::to_owned);
         let console = Console(socket.as_deref());
         let run = self
@@ -259,22 +270,28 @@ impl Container {
         let made = prepared
             .connect(run, |failure: Failure| failure.oci(FAILED))
             .await;
-        let _ = std::fs::remove_file(&spec);
-        let pid = read_pid(&pid_file);
-        match (made, pid) {
-            (Ok(io), Ok(pid)) => {
-                process.made_at.set(written_at(&pid_file).map(Into::into));
+        let failed = made.is_err();
+        let born = aside::run(move || {
+            let _ = fs::remove_file(&spec);
+            let born = read_made(&pid_file);
+            if failed {
+                let _ = fs::remove_file(&pid_file);
+            }
+            born
+        });
+        match (made, born.await) {
+            (Ok(io), Ok((pid, at))) => {
+                process.made_at.set(at);
                 Ok((pid, io))
             }
             (Ok(_), Err(e)) => Err(Failure::broken_promise(e.to_string()).oci(FAILED)),
-            (Err(e), pid) => {
+            (Err(e), born) => {
                 // The runtime made it, and failed all the same: nobody will ever ask for it.
-                if let Ok(pid) = pid
+                if let Ok((pid, _)) = born
                     && Reaper::is_child(pid)
                 {
                     let _ = sys::kill(pid, SIGKILL);
                 }
-                let _ = std::fs::remove_file(&pid_file);
                 Err(e)
             }
         }
@@ -293,8 +310,12 @@ impl Container {
             process.wait(context).await?;
         }
         process.close_io(&self.id).await;
-        let _ = std::fs::remove_file(self.bundle.pid(&process.id));
-        self.bundle.remove_exit(&process.id);
+        let (bundle, id) = (self.bundle.clone(), process.id.clone());
+        aside::run(move || {
+            let _ = fs::remove_file(bundle.pid(&id));
+            bundle.remove_exit(&id);
+        })
+        .await;
         process.deleted();
         self.execs.borrow_mut().remove(exec.id());
         Ok(process.exit().unwrap_or(Exit::NONE))

@@ -1,10 +1,11 @@
 //! What is done to a container's init process: create, start, delete, pause, resume, update.
 
 use super::Exit;
-use crate::bundle::{read_pid, written_at};
+use crate::aside;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::foreign::read_made;
 use crate::json;
 use crate::leftovers::Leftovers;
 use crate::reaper::Reaper;
@@ -19,7 +20,7 @@ use protos::runc::CheckpointOptions;
 use protos::ttrpc::Context;
 use serde_json::Value;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -71,11 +72,12 @@ impl Container {
             not_ours = failure.is_known_container();
             failure.oci(what)
         });
+        let pid_file = self.bundle.pid(&init.id);
         let made = match made.await {
-            Ok(io) => read_pid(&self.bundle.pid(&init.id))
-                .map(|pid| {
-                    let written = written_at(&self.bundle.pid(&init.id));
-                    init.made_at.set(written.map(Into::into));
+            Ok(io) => aside::run(move || read_made(&pid_file))
+                .await
+                .map(|(pid, at)| {
+                    init.made_at.set(at);
                     init.made(pid, io);
                 })
                 .map_err(|e| Failure::broken_promise(e.to_string()).oci(what)),
@@ -100,7 +102,8 @@ impl Container {
             log::debug!("{}: delete after failed create: {failure}", self.id);
         }
         // A runtime that was killed half way has no record of these.
-        let leftovers = Leftovers::of(&self.bundle, &self.id, &self.options);
+        let (bundle, id, options) = (self.bundle.clone(), self.id.clone(), self.options.clone());
+        let leftovers = aside::run(move || Leftovers::of(bundle, &id, &options)).await;
         if !leftovers.remove_empty_cgroups().await {
             log::warn!("{}: the cgroup of a failed create is in use", self.id);
         }
@@ -282,25 +285,27 @@ impl Container {
         init.state.get().init_allows(Request::Checkpoint)?;
         let own = self.bundle.work().join("criu-work");
         let work = match options.work_path.as_str() {
-            "" => &own,
-            path => Path::new(path),
+            "" => own.clone(),
+            path => PathBuf::from(path),
         };
-        fs::create_dir_all(work).map_err(Error::io("mkdir", work))?;
+        let made = work.clone();
+        aside::run(move || fs::create_dir_all(&made).map_err(Error::io("mkdir", &made))).await?;
         let done = self
             .runtime
-            .checkpoint(&self.id, image, work, options, context)
+            .checkpoint(&self.id, image, &work, options, context)
             .await;
-        let done = done.map_err(|failure| {
-            let log = self.bundle.criu_dump_log();
-            if let Err(e) = fs::copy(work.join("dump.log"), &log) {
-                log::error!("{}: copy of CRIU's dump.log: {e}", self.id);
+        let (id, log, failed) = (self.id.clone(), self.bundle.criu_dump_log(), done.is_err());
+        let kept = log.clone();
+        aside::run(move || {
+            if failed && let Err(e) = fs::copy(work.join("dump.log"), kept) {
+                log::error!("{id}: copy of CRIU's dump.log: {e}");
             }
-            failure.checkpoint(&log)
-        });
-        if work == own {
-            let _ = fs::remove_dir_all(own);
-        }
-        done
+            if work == own {
+                let _ = fs::remove_dir_all(own);
+            }
+        })
+        .await;
+        done.map_err(|failure| failure.checkpoint(&log))
     }
 
     /// Sets limits (T74); `resources` is an OCI LinuxResources as JSON.

@@ -32,6 +32,8 @@ pub struct Process {
     pub state: Cell<State>,
     /// 0 until there is one.
     pub pid: Cell<u32>,
+    /// An exec that was reaped has no pid any more, whatever is known of its exit.
+    pub reaped: Cell<bool>,
     /// When the OCI runtime wrote its pid file.
     pub made_at: Cell<Option<Timestamp>>,
     exit: exit::Slot,
@@ -48,6 +50,7 @@ impl Process {
             paths,
             state: Cell::new(State::Created),
             pid: Cell::new(0),
+            reaped: Cell::new(false),
             made_at: Cell::default(),
             exit: exit::Slot::default(),
             io: RefCell::default(),
@@ -156,6 +159,7 @@ impl Process {
         let new = Self::new(id, process.paths);
         new.state.set(process.state);
         new.pid.set(process.pid);
+        new.reaped.set(process.exit.is_some());
         if let Some(exit) = process.exit {
             new.exit.set(Exit::take_over(exit));
             new.exit.tell();

@@ -158,12 +158,9 @@ pub struct LogMark {
 }
 
 impl LogMark {
-    pub fn new(path: &Path) -> Self {
+    pub fn new(path: PathBuf) -> Self {
         let length = path.metadata().map_or(0, |metadata| metadata.len());
-        Self {
-            path: path.to_owned(),
-            length,
-        }
+        Self { path, length }
     }
 
     /// After the command, and after [`Failure::with_log`]: a log that has grown too long begins anew.
@@ -219,7 +216,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.json");
         std::fs::write(&path, "{\"level\":\"error\",\"msg\":\"old\"}\n").unwrap();
-        let mark = LogMark::new(&path);
+        let mark = LogMark::new(path.clone());
         assert_eq!(mark.last_error().unwrap(), None);
         let both =
             std::fs::read_to_string(&path).unwrap() + "{\"level\":\"error\",\"msg\":\"new\"}";
@@ -232,14 +229,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.json");
         std::fs::write(&path, "").unwrap();
-        let mark = LogMark::new(&path);
+        let mark = LogMark::new(path.clone());
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         file.set_len(1 << 40).unwrap();
         assert_eq!(mark.last_error().unwrap(), None);
         mark.keep_small();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
         std::fs::write(&path, "{\"level\":\"error\",\"msg\":\"new\"}").unwrap();
-        LogMark::new(&path).keep_small();
+        LogMark::new(path.clone()).keep_small();
         assert_ne!(std::fs::metadata(&path).unwrap().len(), 0);
     }
 
@@ -248,7 +245,7 @@ mod tests {
     fn a_missing_runtime_is_named_as_go_names_it() {
         let not_found = io::Error::from_raw_os_error(libc::ENOENT);
         let failure = Failure::not_spawned("no-runc", &not_found);
-        let failure = failure.with_log(&LogMark::new(Path::new("/nonexistent/log.json")));
+        let failure = failure.with_log(&LogMark::new("/nonexistent/log.json".into()));
         assert_eq!(
             failure.oci("OCI runtime create failed").to_string(),
             "OCI runtime create failed: unable to retrieve OCI runtime error \

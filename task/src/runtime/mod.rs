@@ -9,6 +9,7 @@ pub(crate) use command::run;
 pub use failure::Failure;
 pub use options::{DEFAULT_ROOT, Options};
 
+use crate::aside;
 use crate::bundle::Bundle;
 use crate::process::ProcessId;
 use crate::reaper::Reaper;
@@ -138,7 +139,7 @@ impl Runtime {
         // Execs run at once, so each has a log of its own; with it gone nothing is left behind.
         let log = self.bundle.exec_log(exec);
         let result = self.run_logged(&log, &args, streams, context).await;
-        let _ = std::fs::remove_file(log);
+        aside::run(move || drop(std::fs::remove_file(log))).await;
         result.map(drop)
     }
 
@@ -325,10 +326,14 @@ impl Runtime {
             .args(args)
             .current_dir(self.bundle.path())
             .env_remove("NOTIFY_SOCKET");
-        let mark = LogMark::new(log);
+        let log = log.to_owned();
+        let mark = aside::run(move || LogMark::new(log)).await;
         let done = command::run(&self.reaper, command, streams, context).await;
-        let done = done.map_err(|failure| failure.with_log(&mark));
-        mark.keep_small();
-        done
+        aside::run(move || {
+            let done = done.map_err(|failure| failure.with_log(&mark));
+            mark.keep_small();
+            done
+        })
+        .await
     }
 }

@@ -1,6 +1,7 @@
 //! A process's terminal: the pty comes from the OCI runtime over a socket (contract I12).
 
 use super::ends::{Sink, Source, asynchronous};
+use crate::aside;
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
@@ -10,11 +11,16 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixListener;
+
+/// Counts the sockets.
+static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Waits in the bundle for the pty of one process; its socket goes with it.
 pub struct Listener {
@@ -26,15 +32,22 @@ pub struct Listener {
 impl Listener {
     /// # Errors
     /// If the socket can't be made in the bundle.
-    pub fn bind(bundle: &Bundle, process: &str) -> Result<Self> {
-        let path = bundle.console_socket(process);
-        let failed = |e| Error::io("listen on", &path)(e);
+    pub async fn bind(bundle: &Bundle, process: &str) -> Result<Self> {
+        let path = bundle.console_socket(process, NEXT.fetch_add(1, Relaxed));
         let name = path.file_name().unwrap_or_default().to_owned();
-        // A unix socket's path has room for 107 bytes, a bundle's may need more.
-        let dir = File::open(bundle.path()).map_err(failed)?;
-        let short = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(&name);
-        let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(short).map_err(|e| Error::io("listen on", &path)(e))?;
+        let (dir, socket) = (bundle.path().to_owned(), path.clone());
+        let bound = aside::run(move || {
+            // A unix socket's path has room for 107 bytes, a bundle's may need more.
+            let dir = File::open(dir)?;
+            let short = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+            let _ = std::fs::remove_file(&socket);
+            let listener =
+                net::UnixListener::bind(short.join(socket.file_name().unwrap_or_default()))?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        });
+        let listener = bound.await.and_then(UnixListener::from_std);
+        let listener = listener.map_err(Error::io("listen on", &path))?;
         Ok(Self {
             listener,
             path,
@@ -64,7 +77,9 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let path = std::mem::take(&mut self.path);
+        // The next socket of the process has another name, whenever this one goes.
+        aside::forget(move || drop(std::fs::remove_file(path)));
     }
 }
 

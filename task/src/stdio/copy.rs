@@ -2,12 +2,14 @@
 //!
 //! Little at a time goes through a buffer that lives for one step only; when a page or more comes at
 //! once, the bytes are spliced from pipe to pipe instead and never enter our memory. Whenever a copy
-//! waits, what it has read and not yet written is in its `pending`, and nowhere else.
+//! waits, what it has read and not yet written is in its `pending`, and nowhere else; but what is for
+//! a file is with the thread that writes it, and no more is read until that is done.
 
 use super::console::Master;
 use super::ends::{Sink, Source, is_passing};
 use super::flood::{Flood, PAGE, splice_flood};
 use super::unread;
+use crate::aside;
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
 use crate::sys;
@@ -243,6 +245,12 @@ impl Copy {
 
     async fn write_pending(&self) -> io::Result<()> {
         while !self.pending.borrow().is_empty() {
+            if let Some(file) = self.sink.as_file() {
+                aside::may_begin().await;
+                let bytes = self.pending.take();
+                self.sink.append(file, bytes).await;
+                continue;
+            }
             let ready = match self.sink.fd() {
                 Some(fd) => Some(fd.writable().await?),
                 None => None,

@@ -2,6 +2,7 @@
 
 use super::console::Master;
 use super::line;
+use crate::aside;
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
 use crate::sys;
@@ -12,6 +13,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -66,8 +68,8 @@ enum Target {
         reader: Option<Rc<OwnedFd>>,
     },
     Console(Rc<Master>),
-    /// A file opened for appending.
-    File(File),
+    /// A file opened for appending; whoever writes to it may have to wait for a disk.
+    File(Arc<File>),
 }
 
 impl Sink {
@@ -86,7 +88,7 @@ impl Sink {
     }
 
     pub fn file(file: File) -> Self {
-        Self::to(Target::File(file))
+        Self::to(Target::File(Arc::new(file)))
     }
 
     fn to(target: Target) -> Self {
@@ -106,6 +108,14 @@ impl Sink {
         }
     }
 
+    /// The file, if it is one: it is not written on the loop.
+    pub fn as_file(&self) -> Option<&Arc<File>> {
+        match &self.target {
+            Target::File(file) => Some(file),
+            _ => None,
+        }
+    }
+
     /// The pipe to splice to, if it is one and still works.
     pub fn splice_to(&self) -> Option<&AsyncFd<OwnedFd>> {
         match &self.target {
@@ -122,13 +132,13 @@ impl Sink {
         }
     }
 
-    /// Writes what fits without waiting, and tells how much that was.
+    /// Writes what fits without waiting, and tells how much that was: to a file nothing.
     pub fn write_some(&self, bytes: &[u8]) -> usize {
         if self.broken.get() && !matches!(self.target, Target::File(_)) {
             return bytes.len();
         }
         let written = match &self.target {
-            Target::File(file) => self.append(file, bytes),
+            Target::File(_) => Ok(0),
             Target::Pipe { writer: fd, .. } => write(fd.get_ref(), bytes).map_err(io::Error::from),
             Target::Console(fd) => write(fd.get_ref(), bytes).map_err(io::Error::from),
         };
@@ -142,14 +152,20 @@ impl Sink {
         }
     }
 
-    /// After a failure, what is written begins a line of its own: the one before may be torn.
-    fn append(&self, mut file: &File, bytes: &[u8]) -> io::Result<usize> {
-        if self.broken.get() && !line::is_whole(file)? {
-            file.write_all(b"\n")?;
+    /// Writes all of `bytes` to `file`, which is the sink's, beside the loop. After a failure, what
+    /// is written begins a line of its own: the one before may be torn.
+    pub async fn append(&self, file: &Arc<File>, bytes: Vec<u8>) {
+        let (file, is_torn) = (Arc::clone(file), self.broken.get());
+        let append = move || {
+            if is_torn && !line::is_whole(&file)? {
+                (&*file).write_all(b"\n")?;
+            }
+            (&*file).write_all(&bytes)
+        };
+        match aside::run(append).await {
+            Ok(()) => self.broken.set(false),
+            Err(e) => self.give_up(&e),
         }
-        let written = file.write(bytes)?;
-        self.broken.set(false);
-        Ok(written)
     }
 
     /// Writes to it no more, if it is no file.

@@ -1,6 +1,7 @@
 //! The FIFOs (and plain files) that a client names: opened without ever blocking the loop.
 
 use super::ends::{Sink, Source};
+use crate::aside;
 use crate::error::{Error, Result, words};
 use crate::sys;
 use nix::errno::Errno;
@@ -8,7 +9,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use protos::ttrpc::Context;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -27,13 +28,22 @@ const LOOK: Duration = Duration::from_millis(10);
 /// # Errors
 /// Code Unknown, naming the path; `GivenUp` if the caller did not wait for a reader.
 pub async fn open_sink(path: &Path, context: &Context) -> Result<Sink> {
+    open_or_make(path, false, context).await
+}
+
+/// [`open_sink`] for the path of a `file://` URI: makes the file, with the directories above it.
+///
+/// # Errors
+/// Code Unknown, naming the path; `GivenUp` if the caller did not wait so long.
+pub async fn make_sink(path: &Path, context: &Context) -> Result<Sink> {
+    open_or_make(path, true, context).await
+}
+
+async fn open_or_make(path: &Path, make: bool, context: &Context) -> Result<Sink> {
     let failed = |e: io::Error| opening(path, &e);
-    let handle = match Handle::open(path).map_err(failed)? {
-        Some(handle) => handle,
-        None => {
-            let file = OpenOptions::new().append(true).open(path).map_err(failed)?;
-            return Ok(Sink::file(file));
-        }
+    let handle = match look_up(path, make, context).await? {
+        Named::Fifo(handle) => handle,
+        Named::File(file) => return Ok(Sink::file(file)),
     };
     let writer = match handle.open_end(OFlag::O_WRONLY) {
         Err(Errno::ENXIO) => tokio::select! {
@@ -55,10 +65,11 @@ pub async fn open_sink(path: &Path, context: &Context) -> Result<Sink> {
 ///
 /// # Errors
 /// Code Unknown, naming the path.
-pub fn open_source(path: &Path) -> Result<(Source, OwnedFd)> {
+pub async fn open_source(path: &Path, context: &Context) -> Result<(Source, OwnedFd)> {
     let failed = |e: io::Error| opening(path, &e);
-    let handle = Handle::open(path).map_err(failed)?;
-    let handle = handle.ok_or_else(|| failed(io::Error::other("not a FIFO")))?;
+    let Named::Fifo(handle) = look_up(path, false, context).await? else {
+        return Err(failed(io::Error::other("not a FIFO")));
+    };
     let reader = handle
         .open_end(OFlag::O_RDONLY)
         .map_err(|e| failed(e.into()))?;
@@ -73,14 +84,38 @@ pub fn path(path: &str) -> &str {
     path.strip_prefix("fifo://").unwrap_or(path)
 }
 
-/// The file of a `file://` URI, with the directories above it.
-pub fn make_file(path: &Path) -> Result<()> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(Error::io("mkdir", parent))?;
+/// What a path names.
+enum Named {
+    Fifo(Handle),
+    /// Anything else, opened for appending.
+    File(File),
+}
+
+/// Finds, or makes, what is at `path`, which may lie on a disk that stands still.
+async fn look_up(path: &Path, make: bool, context: &Context) -> Result<Named> {
+    let path = path.to_owned();
+    let found = aside::run(move || {
+        let mut append = OpenOptions::new();
+        append.append(true);
+        match Handle::open(&path) {
+            Ok(Some(handle)) => Ok(Named::Fifo(handle)),
+            Err(e) if make && e.kind() == io::ErrorKind::NotFound => {
+                if let Some(parent) = path.parent() {
+                    fs::create_dir_all(parent).map_err(Error::io("mkdir", parent))?;
+                }
+                let made = append.create(true).open(&path);
+                made.map(Named::File).map_err(Error::io("open", &path))
+            }
+            found => found
+                .and_then(|_| append.open(&path))
+                .map(Named::File)
+                .map_err(|e| opening(&path, &e)),
+        }
+    });
+    tokio::select! {
+        found = found => found,
+        why = context.cancelled() => Err(Error::GivenUp(why)),
     }
-    let mut options = OpenOptions::new();
-    let made = options.create(true).append(true).open(path);
-    made.map(drop).map_err(Error::io("open", path))
 }
 
 fn opening(path: &Path, error: &io::Error) -> Error {

@@ -61,13 +61,19 @@ impl Logger {
         command
             .fd_mappings(mappings.into())
             .map_err(|e| failed(e.to_string()))?;
-        let child = reaper
-            .spawn(&mut command)
+        let (child, not_executed) = reaper
+            .fork(&mut command)
             .map_err(|e| failed(e.to_string()))?;
         drop(command);
 
         let logger = Self::new(child);
-        if let Err(e) = wait_until_ready(ready_read, must_call_ready, context).await {
+        let ready = wait_until_ready(ready_read, must_call_ready, context).await;
+        // A program that is not there looks ready: its end of the pipe is closed.
+        let ready = match not_executed.error() {
+            Some(e) => Err(failed(e.to_string())),
+            None => ready,
+        };
+        if let Err(e) = ready {
             logger.stop().await;
             return Err(e);
         }

@@ -138,26 +138,21 @@ async fn open_ends(
             streams[2] = stderr;
         }
         Target::Fifo | Target::File(_) => {
-            let (out, err) = match target {
-                Target::File(path) => {
-                    fifo::make_file(path)?;
-                    let path = path.to_str().unwrap_or_default();
-                    (path, path)
-                }
-                _ => (fifo::path(&paths.stdout), fifo::path(&paths.stderr)),
-            };
-            for (i, name) in [(1, out), (2, err)] {
-                if !name.is_empty() {
-                    let sink = fifo::open_sink(Path::new(name), context).await?;
-                    let (read, write) = pipe::pipe_for(owner, pipe::End::Write)?;
-                    output.push((Source::pipe(read)?, sink));
-                    streams[i] = write;
-                }
+            for (i, name) in [(1, &paths.stdout), (2, &paths.stderr)] {
+                let sink = match target {
+                    Target::File(path) => fifo::make_sink(path, context).await?,
+                    _ if name.is_empty() => continue,
+                    _ => fifo::open_sink(Path::new(fifo::path(name)), context).await?,
+                };
+                let (read, write) = pipe::pipe_for(owner, pipe::End::Write)?;
+                output.push((Source::pipe(read)?, sink));
+                streams[i] = write;
             }
         }
     }
     if takes_input && !paths.stdin.is_empty() {
-        let (source, hold) = fifo::open_source(Path::new(fifo::path(&paths.stdin)))?;
+        let stdin = Path::new(fifo::path(&paths.stdin));
+        let (source, hold) = fifo::open_source(stdin, context).await?;
         let (read, write) = pipe::pipe_for(owner, pipe::End::Read)?;
         io.input.start(source, Sink::pipe(write, None)?);
         io.stdin.replace(Some(hold));
@@ -178,10 +173,7 @@ async fn prepare_terminal(
         Target::Nowhere => None,
         Target::Fifo if paths.stdout.is_empty() => None,
         Target::Fifo => Some(fifo::open_sink(Path::new(fifo::path(&paths.stdout)), context).await?),
-        Target::File(path) => {
-            fifo::make_file(path)?;
-            Some(fifo::open_sink(path, context).await?)
-        }
+        Target::File(path) => Some(fifo::make_sink(path, context).await?),
         Target::Logger {
             uri,
             must_call_ready,
@@ -195,11 +187,12 @@ async fn prepare_terminal(
     };
     let mut stdin = None;
     if !paths.stdin.is_empty() {
-        let (source, hold) = fifo::open_source(Path::new(fifo::path(&paths.stdin)))?;
+        let name = Path::new(fifo::path(&paths.stdin));
+        let (source, hold) = fifo::open_source(name, context).await?;
         stdin = Some(source);
         io.stdin.replace(Some(hold));
     }
-    let listener = console::Listener::bind(of.bundle, of.process)?;
+    let listener = console::Listener::bind(of.bundle, of.process).await?;
     let prepared = Prepared {
         terminal: Some((listener, Terminal { stdin, stdout })),
         output: Output::new(),

@@ -64,6 +64,34 @@ pub fn changing(mut points: Vec<Point>) -> Vec<Point> {
     points
 }
 
+/// What is written, made and removed in a life by threads beside the loop, and by nobody but the
+/// daemon.
+pub fn beside_the_loop() -> Vec<Point> {
+    let journal = "s/journal/00000000000000000001.log";
+    let calls = [
+        ("openat", 1, "r/containers/NS/c.pb~"),
+        ("rename", 1, "r/containers/NS/c.pb~"),
+        ("mkdir", 1, "s/task/NS/c"),
+        ("mkdir", 1, "r/work/NS/c"),
+        ("symlink", 1, "s/task/NS/c/work"),
+        ("openat", 1, "s/task/NS/c/config.json"),
+        ("rename", 1, "s/task/NS/c/shim-binary-path~"),
+        ("write", 1, journal),
+        ("write", 2, journal),
+        ("write", 3, journal),
+        ("rename", 1, "s/task/NS/c/deleting~"),
+        ("rename", 1, "s/task/NS/c"),
+        ("unlinkat", 1, "s/task/NS/.c"),
+        ("unlink", 1, "r/containers/NS/c.pb"),
+    ];
+    let point = |(name, nth, file): (&str, _, _)| Point {
+        name: name.to_owned(),
+        nth,
+        file: Some(file),
+    };
+    calls.map(point).into()
+}
+
 /// So many of them, evenly.
 pub fn some(points: &[Point], count: usize) -> Vec<Point> {
     let count = count.min(points.len());

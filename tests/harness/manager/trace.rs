@@ -8,24 +8,37 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Just before the `nth` call of `name`.
+/// Just before the `nth` call of `name`, on the loop or by a thread beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Point {
     pub name: String,
     pub nth: usize,
+    /// By whatever thread is the first to make so many such calls for this file of the daemon's, in
+    /// the directory of the test; NS is its namespace.
+    pub file: Option<&'static str>,
 }
 
 impl std::fmt::Display for Point {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} #{}", self.name, self.nth)
+        write!(f, "{} #{}", self.name, self.nth)?;
+        match self.file {
+            None => Ok(()),
+            Some(file) => write!(f, " of {file}"),
+        }
     }
 }
 
 impl Point {
-    fn injection(&self) -> [String; 4] {
+    fn injection(&self, manager: &Manager) -> Vec<String> {
         let (name, nth) = (&self.name, self.nth);
         let inject = format!("inject={name}:signal=SIGKILL:when={nth}");
-        ["-e".into(), format!("trace={name}"), "-e".into(), inject]
+        let mut words = vec!["-e".into(), format!("trace={name}"), "-e".into(), inject];
+        if let Some(file) = self.file {
+            let file = file.replace("NS", &manager.namespace());
+            let file = manager.dir().join(file).display().to_string();
+            words.extend(["-f".into(), "-P".into(), file]);
+        }
+        words
     }
 }
 
@@ -44,6 +57,7 @@ pub fn calls(log: &Path) -> Vec<Point> {
         Point {
             name: name.to_owned(),
             nth: *nth,
+            file: None,
         }
     };
     names.map(point).collect()
@@ -103,7 +117,7 @@ impl Manager {
 
     /// Lets the daemon die at `point`, counted from now on.
     pub fn doom(&self, point: &Point) -> Strace {
-        Strace::attach(self.pid(), Path::new("/dev/null"), &point.injection())
+        Strace::attach(self.pid(), Path::new("/dev/null"), &point.injection(self))
     }
 
     /// The calls of a daemon from its first to when it serves.
@@ -116,7 +130,7 @@ impl Manager {
     /// Starts a daemon that dies at `point`, counted from its first call on; it may be dead at
     /// once.
     pub fn up_doomed(&mut self, point: &Point) {
-        self.up_behind(&point.injection(), Path::new("/dev/null"));
+        self.up_behind(&point.injection(self), Path::new("/dev/null"));
     }
 
     fn up_behind(&mut self, options: &[String], log: &Path) {

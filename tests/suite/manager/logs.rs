@@ -1,6 +1,6 @@
 //! What a container wrote, whatever happens to the file.
 
-use harness::disk::Disk;
+use harness::full_disk::FullDisk;
 use harness::manager::{self, Manager};
 use std::fs::{self, File};
 use std::io::Write;
@@ -94,7 +94,7 @@ fn a_torn_line_spoils_no_other() {
 #[test]
 fn a_log_goes_on_when_a_full_disk_has_room_again() {
     manager::on(|manager| {
-        let disk = Disk::half_full(manager.dir().join("disk"), 64 << 10);
+        let disk = FullDisk::half_full(manager.dir().join("disk"), 64 << 10);
         let say = manager.fifo("say");
         // More than fits at first, less than fits with the room.
         let script = format!("seq 1 600; {ECHO}");

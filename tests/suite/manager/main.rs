@@ -5,6 +5,7 @@ mod client;
 mod docker;
 mod exec;
 mod flags;
+mod frozen;
 mod group;
 mod input;
 mod journal;

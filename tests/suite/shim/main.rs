@@ -6,6 +6,7 @@ mod delete;
 mod exits;
 mod failures;
 mod faults;
+mod frozen;
 mod go_bugs;
 mod golden;
 mod group;

@@ -1,7 +1,7 @@
 //! Where output goes and how much of it: files, large streams, slow readers, failures (I2, I5,
 //! I9, I16).
 
-use harness::disk::Disk;
+use harness::full_disk::FullDisk;
 use harness::stdio::{Fifos, Stdio, Sum};
 use harness::{Code, differs, refused, wait};
 use protos::runc::Options;
@@ -78,7 +78,7 @@ fn a_log_goes_on_when_a_full_disk_has_room_again() {
         if differs("full-disk") {
             return;
         }
-        let disk = Disk::half_full(test.dir().join("disk"), 64 << 10);
+        let disk = FullDisk::half_full(test.dir().join("disk"), 64 << 10);
         let bundle = test.bundle("c").share().build();
         let shim = bundle.running().await;
         let fifos = Fifos::new(test.dir().join("io"));

@@ -27,10 +27,11 @@ async fn asleep(shim: &Shim) {
         'S' => Ok(()),
         state => Err(format!("it is {state}")),
     };
+    shim.one_thread().await;
     wait::until("an idle shim", asleep).await;
 }
 
-/// A daemon is one thread, whatever it does.
+/// A daemon is one thread, whatever it serves.
 #[test]
 fn shim_is_one_thread() {
     if peers::is_go() {
@@ -39,8 +40,7 @@ fn shim_is_one_thread() {
     harness::run(async |test| {
         let bundle = test.bundle("c").build();
         let shim = bundle.start().shim().await;
-        let one = || proc::stat(shim.pid()).unwrap().threads;
-        assert_eq!(one(), 1, "when it is started");
+        assert_eq!(shim.footprint().threads, 1, "when it is started");
         shim.create(bundle.create()).await.unwrap();
         shim.start("c", "").await.unwrap();
         let fifos = Fifos::new(test.dir().join("io"));
@@ -49,7 +49,7 @@ fn shim_is_one_thread() {
         let tty = Fifos::new(test.dir().join("tty"));
         let _out = tty.stdout.reader();
         shim.run(bundle.exec("tty", &["cat"]).terminal(&tty)).await;
-        assert_eq!(one(), 1, "with a container, FIFOs and a terminal");
+        shim.one_thread().await;
     });
 }
 
@@ -120,6 +120,7 @@ fn pending_waits_cost_no_thread() {
     harness::run(async |test| {
         let bundle = test.bundle("c").build();
         let shim = bundle.running().await;
+        shim.one_thread().await;
         let before = shim.footprint();
         asleep(&shim).await;
         let dirty = proc::private_dirty(shim.pid());

@@ -94,7 +94,7 @@ fn fifty_upgrades_in_a_row_lose_and_repeat_nothing() {
                 exit.exit_status
             );
         }
-        assert_eq!(shim.footprint().threads, 1);
+        shim.one_thread().await;
         assert!(!waiting.is_finished());
         assert_eq!(shim.state("c", "").await.unwrap().pid, init);
 

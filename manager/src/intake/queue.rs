@@ -1,0 +1,321 @@
+//! What is to be written down, in order: the journal may lie on a disk that is full or stands still.
+//!
+//! What others tell us is theirs until it is written: they are told if it is not in time, and tell
+//! it again. What we know ourselves stays here until it is.
+
+use super::{Intake, PATIENCE, count};
+use crate::failure::{Failure, unavailable};
+use crate::journal::{ExecDeleted, Record, Started};
+use crate::ledger::{Key, Ledger, Origin};
+use protos::events::TaskExit;
+use protos::types::Envelope;
+use protos::{Message, Timestamp, any, topic};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use tokio::sync::{Notify, oneshot, watch};
+
+/// So many bytes wait of events that tell of no end, and so many of what others tell us; but one
+/// always may.
+const MOST: usize = 1 << 20;
+
+/// Something to be written down when its turn comes.
+pub enum Entry {
+    Event(Envelope, Origin),
+    Mark(Record),
+    /// A process that nobody here had started has ended: whose it was, the ledger knows once all
+    /// that came before is written down.
+    Reaped {
+        pid: u32,
+        status: u32,
+        at: Timestamp,
+    },
+    /// Nobody will tell any more how a task's processes ended: those that have not ended by then
+    /// end like this.
+    Over(End),
+}
+
+pub struct End {
+    pub key: Key,
+    /// If it is known that there was an init.
+    pub init: Option<u32>,
+    pub status: u32,
+    pub at: Option<Timestamp>,
+    pub origin: Origin,
+}
+
+/// Who is told what became of an entry.
+pub(super) type Told = oneshot::Sender<Result<(), Failure>>;
+
+pub(super) struct Item {
+    pub entry: Entry,
+    pub number: u64,
+    /// Whoever keeps it himself.
+    pub told: Option<Told>,
+}
+
+impl Item {
+    fn len(&self) -> usize {
+        match &self.entry {
+            Entry::Event(envelope, _) => envelope.encoded_len(),
+            Entry::Mark(record) => record.encoded_len(),
+            Entry::Reaped { .. } | Entry::Over(_) => size_of::<Self>(),
+        }
+    }
+
+    /// Nobody waits for it any more, and it is kept elsewhere.
+    fn is_given_up(&self) -> bool {
+        self.told.as_ref().is_some_and(oneshot::Sender::is_closed)
+    }
+}
+
+pub(super) struct Queue {
+    items: RefCell<VecDeque<Item>>,
+    /// The number of the item that came last, and of the one that is done with all before it.
+    came: std::cell::Cell<u64>,
+    done: watch::Sender<u64>,
+    /// The journal could not be written when it was tried last.
+    pub failing: watch::Sender<bool>,
+    pub arrived: Notify,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            items: RefCell::default(),
+            came: 0.into(),
+            done: watch::Sender::new(0),
+            failing: watch::Sender::new(false),
+            arrived: Notify::new(),
+        }
+    }
+}
+
+impl Queue {
+    fn push(&self, entry: Entry, told: Option<Told>) {
+        let number = self.came.get() + 1;
+        self.came.set(number);
+        let item = Item {
+            entry,
+            number,
+            told,
+        };
+        self.items.borrow_mut().push_back(item);
+        self.arrived.notify_one();
+    }
+
+    /// The next whose turn it is.
+    pub fn next(&self) -> Option<Item> {
+        loop {
+            let item = self.items.borrow_mut().pop_front()?;
+            if !item.is_given_up() {
+                return Some(item);
+            }
+            self.done(item.number);
+        }
+    }
+
+    /// Its turn comes again.
+    pub fn put_back(&self, item: Item) {
+        self.items.borrow_mut().push_front(item);
+    }
+
+    pub fn done(&self, number: u64) {
+        // What one entry has become is several, of one number.
+        self.done.send_if_modified(|done| {
+            let is_more = number > *done;
+            *done = number.max(*done);
+            is_more
+        });
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.items.borrow().is_empty()
+    }
+
+    /// Tells all who keep theirs themselves that it was not written down.
+    pub fn refuse(&self, failure: &Failure) {
+        self.items.borrow_mut().retain_mut(|item| {
+            let told = item.told.take();
+            let is_ours = told.is_none();
+            if let Some(told) = told {
+                let _ = told.send(Err(failure.clone()));
+            }
+            is_ours
+        });
+    }
+
+    /// True if so many bytes more may wait, of what is ours or of what is not.
+    fn has_room(&self, length: usize, is_ours: bool) -> bool {
+        let mut items = self.items.borrow_mut();
+        items.retain(|item| !item.is_given_up());
+        let such = items.iter().filter(|item| item.told.is_none() == is_ours);
+        let waiting: usize = such.map(Item::len).sum();
+        waiting == 0 || waiting + length <= MOST
+    }
+}
+
+impl Intake {
+    /// Has what somebody else tells written down, who keeps it if that fails.
+    pub(super) async fn put(&self, envelope: Envelope, origin: Origin) -> Result<(), Failure> {
+        if !self.queue.has_room(envelope.encoded_len(), false) {
+            return Err(unavailable("journal: too much waits to be written"));
+        }
+        let (told, answer) = oneshot::channel();
+        self.queue.push(Entry::Event(envelope, origin), Some(told));
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(answer)) => answer,
+            _ => Err(unavailable(format!(
+                "journal: not written within {PATIENCE:?}"
+            ))),
+        }
+    }
+
+    /// Has what we know ourselves written down, as soon as that can be.
+    pub(super) fn keep(&self, entry: Entry) {
+        if let Entry::Event(envelope, _) = &entry {
+            count(&self.counters.received);
+            if !self.may_be_kept(envelope) {
+                let (of, topic) = (&envelope.namespace, &envelope.topic);
+                return log::error!("{of}: {topic}: journal: too much waits to be written");
+            }
+        }
+        self.queue.push(entry, None);
+    }
+
+    /// True of an event that tells the end of a process always, for there are no more of them than
+    /// processes.
+    fn may_be_kept(&self, envelope: &Envelope) -> bool {
+        let tells_an_end = matches!(
+            envelope.topic.as_str(),
+            topic::TASK_EXIT | topic::TASK_DELETE
+        );
+        tells_an_end || self.queue.has_room(envelope.encoded_len(), true)
+    }
+
+    /// Writes down that a process is running, before anybody is told that it was started. If that
+    /// cannot be done now it is done later: the process runs, and saying otherwise would be worse.
+    pub async fn started(&self, started: Started) {
+        self.keep(Entry::Mark(Record {
+            started: Some(started),
+            ..Default::default()
+        }));
+        self.settled().await;
+    }
+
+    /// An exec is gone for good: its name may be used again.
+    pub fn forget_exec(&self, key: &Key, exec: &str) {
+        let exec_deleted = ExecDeleted {
+            namespace: key.0.clone(),
+            container: key.1.clone(),
+            exec: exec.to_owned(),
+        };
+        self.keep(Entry::Mark(Record {
+            exec_deleted: Some(exec_deleted),
+            ..Default::default()
+        }));
+    }
+
+    /// A child that we did not spawn has ended.
+    pub fn reaped(&self, pid: u32, status: u32) {
+        let at = task::event::now();
+        self.keep(Entry::Reaped { pid, status, at });
+    }
+
+    /// Ends all processes of a task that have not ended; init last.
+    pub fn over(&self, end: End) {
+        self.keep(Entry::Over(end));
+    }
+
+    /// Waits until what has come is written down, and the ledger knows it; but not for a disk that
+    /// is full, and not for long.
+    pub async fn settled(&self) {
+        let came = self.queue.came.get();
+        let (mut done, mut failing) = (self.queue.done.subscribe(), self.queue.failing.subscribe());
+        let settled = async {
+            tokio::select! {
+                _ = done.wait_for(|done| *done >= came) => {}
+                _ = failing.wait_for(|failing| *failing) => {}
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, settled).await;
+    }
+
+    /// True if all that has come is written down, or the journal cannot be written at all.
+    pub fn is_settled(&self) -> bool {
+        *self.queue.done.borrow() >= self.queue.came.get() || *self.queue.failing.borrow()
+    }
+
+    /// Waits until an event may be kept; not for long.
+    pub(super) async fn room_for(&self, envelope: &Envelope) {
+        let mut done = self.queue.done.subscribe();
+        let room = async { while !self.may_be_kept(envelope) && done.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(PATIENCE, room).await;
+    }
+}
+
+impl Entry {
+    /// True of what the ledger has to be asked about first.
+    pub(super) fn is_folded(&self) -> bool {
+        matches!(self, Self::Reaped { .. } | Self::Over(_))
+    }
+
+    /// The events that an entry turns out to be, now that all before it is written down.
+    pub(super) fn unfold(self, ledger: &Ledger) -> Vec<Self> {
+        match self {
+            Self::Reaped { pid, status, at } => {
+                let found = ledger.find_running(pid);
+                let event = |(key, exec): (Key, String)| {
+                    let exit = (status, Some(at));
+                    Self::Event(exit_of(&key, &exec, pid, exit), Origin::Reaped)
+                };
+                found.map(event).into_iter().collect()
+            }
+            Self::Over(end) => end.events(ledger),
+            other => vec![other],
+        }
+    }
+}
+
+impl End {
+    fn events(self, ledger: &Ledger) -> Vec<Entry> {
+        let facts = ledger.facts(&self.key);
+        let running = facts.into_iter().flat_map(|facts| facts.running());
+        // Init's name is empty: it comes first there, and last here.
+        let mut ended: Vec<(&str, u32)> = running.map(|(exec, it)| (exec, it.pid)).collect();
+        ended.reverse();
+        let has_ended = facts.is_some_and(|facts| facts.exit("").is_some());
+        let is_told = ended.iter().any(|(exec, _)| exec.is_empty());
+        if let Some(pid) = self.init
+            && !has_ended
+            && !is_told
+        {
+            ended.push(("", pid));
+        }
+        let exit = (self.status, self.at);
+        let event = |(exec, pid)| Entry::Event(exit_of(&self.key, exec, pid, exit), self.origin);
+        ended.into_iter().map(event).collect()
+    }
+}
+
+/// An exit as an event, of init if `exec` is empty.
+pub(super) fn exit_of(
+    (namespace, id): &Key,
+    exec: &str,
+    pid: u32,
+    exit: (u32, Option<Timestamp>),
+) -> Envelope {
+    let now = task::event::now();
+    let event = TaskExit {
+        container_id: id.clone(),
+        id: if exec.is_empty() { id } else { exec }.to_owned(),
+        pid,
+        exit_status: exit.0,
+        exited_at: exit.1.or(Some(now)),
+    };
+    Envelope {
+        timestamp: Some(now),
+        namespace: namespace.clone(),
+        topic: topic::TASK_EXIT.to_owned(),
+        event: Some(any::pack(&event)),
+    }
+}

@@ -1,0 +1,248 @@
+//! Work that may wait in the kernel: it is done on a thread beside the loop, which goes on meanwhile.
+//!
+//! A disk that stands still, a server that is gone or a device that hangs keeps the thread that waits
+//! for it, and nobody else. A thread that is done stays a moment for what comes next, so that a busy
+//! stream costs no thread for each of its writes; then it ends, and an idle process has none but the
+//! loop's. What may be done on the loop, and what not, is in docs/architecture.md.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+
+/// What a thread's stack may grow to, in bytes; the work needs a fraction of it.
+const STACK: usize = 256 * 1024;
+/// How long a thread that has nothing to do stays.
+const STAY: Duration = Duration::from_millis(100);
+
+type Work = Box<dyn FnOnce() + Send>;
+
+struct Threads {
+    /// For each of these there is a thread that will take it now: nothing waits behind what is stuck.
+    given: VecDeque<Work>,
+    idle: usize,
+    /// Pieces of work whose outcome nobody has taken yet.
+    under_way: usize,
+    holds: usize,
+}
+
+static THREADS: Mutex<Threads> = Mutex::new(Threads {
+    given: VecDeque::new(),
+    idle: 0,
+    under_way: 0,
+    holds: 0,
+});
+static GIVEN: Condvar = Condvar::new();
+static CHANGED: Notify = Notify::const_new();
+
+fn threads() -> MutexGuard<'static, Threads> {
+    THREADS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Does `work`, and gives what came of it. Who stops waiting does not stop the work.
+pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, result) = oneshot::channel();
+    let under_way = UnderWay::new();
+    give(Box::new(move || {
+        // Nobody may be waiting any more.
+        let _ = done.send((work(), under_way));
+    }));
+    match result.await {
+        Ok((outcome, _under_way)) => outcome,
+        // It has panicked, and that ends the process.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Does `work`, for which nobody waits.
+pub fn forget(work: impl FnOnce() + Send + 'static) {
+    let under_way = UnderWay::new();
+    give(Box::new(move || {
+        work();
+        drop(under_way);
+    }));
+}
+
+/// [`run`] on a thread that ends with it: for work that changes what belongs to the thread, such as
+/// its working directory or its namespaces.
+///
+/// # Errors
+/// The work's, or that there can be no thread.
+pub async fn alone<T: Send + 'static, E: From<io::Error> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    let (done, result) = oneshot::channel();
+    let under_way = UnderWay::new();
+    thread().spawn(move || {
+        let _ = done.send((work(), under_way));
+    })?;
+    let (outcome, _under_way) = result.await.map_err(io::Error::other)?;
+    outcome
+}
+
+/// Waits until nothing is under way.
+pub async fn done() {
+    loop {
+        let changed = CHANGED.notified();
+        if threads().under_way == 0 {
+            return;
+        }
+        changed.await;
+    }
+}
+
+/// True if nothing is under way.
+pub fn is_done() -> bool {
+    threads().under_way == 0
+}
+
+/// While one lives, what never ends by itself begins no further work: see [`may_begin`].
+pub struct Hold(());
+
+/// Has those that ask [`may_begin`] wait, until the answer is dropped.
+pub fn hold() -> Hold {
+    threads().holds += 1;
+    Hold(())
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        threads().holds -= 1;
+        CHANGED.notify_waiters();
+    }
+}
+
+/// Waits while there is a [`Hold`].
+pub async fn may_begin() {
+    loop {
+        let changed = CHANGED.notified();
+        if threads().holds == 0 {
+            return;
+        }
+        changed.await;
+    }
+}
+
+/// A piece of work, from before it begins until its outcome is taken, or nobody will take it.
+struct UnderWay(());
+
+impl UnderWay {
+    fn new() -> Self {
+        threads().under_way += 1;
+        Self(())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        threads().under_way -= 1;
+        CHANGED.notify_waiters();
+    }
+}
+
+fn thread() -> Builder {
+    Builder::new().name("aside".to_owned()).stack_size(STACK)
+}
+
+fn give(work: Work) {
+    #[cfg(test)]
+    let Some(work) = by_hand::keep(work) else {
+        return;
+    };
+    let mut all = threads();
+    all.given.push_back(work);
+    if all.idle >= all.given.len() {
+        GIVEN.notify_one();
+        return;
+    }
+    drop(all);
+    if let Err(e) = thread().spawn(take) {
+        // Late is better than never: a limit on threads must not lose an exit.
+        log::warn!("no thread beside the loop: {e}");
+        let work = threads().given.pop_back();
+        if let Some(work) = work {
+            work();
+        }
+    }
+}
+
+/// A thread's life.
+fn take() {
+    let mut all = threads();
+    loop {
+        while let Some(work) = all.given.pop_front() {
+            drop(all);
+            work();
+            all = threads();
+        }
+        all.idle += 1;
+        let (again, waited) = GIVEN
+            .wait_timeout(all, STAY)
+            .unwrap_or_else(PoisonError::into_inner);
+        all = again;
+        all.idle -= 1;
+        if waited.timed_out() && all.given.is_empty() {
+            return;
+        }
+    }
+}
+
+/// For a test that says itself when a piece of work is done: there is no thread then.
+#[cfg(test)]
+pub mod by_hand {
+    use super::Work;
+    use std::cell::RefCell;
+
+    thread_local! {
+        static KEPT: RefCell<Option<Vec<Work>>> = const { RefCell::new(None) };
+    }
+
+    /// From now on, what this thread has done beside it is kept for [`do_one`].
+    pub fn begin() {
+        KEPT.set(Some(Vec::new()));
+    }
+
+    pub(super) fn keep(work: Work) -> Option<Work> {
+        KEPT.with_borrow_mut(|kept| match kept {
+            Some(kept) => {
+                kept.push(work);
+                None
+            }
+            None => Some(work),
+        })
+    }
+
+    /// How much waits to be done.
+    pub fn kept() -> usize {
+        KEPT.with_borrow(|kept| kept.as_ref().map_or(0, Vec::len))
+    }
+
+    /// Does the piece of work at `n`, in the order in which they came.
+    pub fn do_one(n: usize) {
+        let work = KEPT.with_borrow_mut(|kept| kept.as_mut().map(|kept| kept.remove(n)));
+        if let Some(work) = work {
+            work();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    /// What waits for ever holds up nothing that comes later.
+    #[tokio::test]
+    async fn nothing_waits_behind_what_is_stuck() {
+        let (go_on, stuck) = mpsc::channel::<()>();
+        let first = tokio::spawn(run(move || stuck.recv().is_err()));
+        for n in 0..100 {
+            assert_eq!(run(move || n).await, n);
+        }
+        assert!(!first.is_finished());
+        drop(go_on);
+        assert!(first.await.unwrap());
+    }
+}

@@ -1,0 +1,24 @@
+//! Connecting to a unix socket: looking its name up may wait for a disk, so it is done beside the loop.
+
+use crate::aside;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net;
+use std::path::Path;
+use tokio::net::UnixStream;
+
+/// Connects to whoever listens at `path`.
+///
+/// # Errors
+/// From socket(2) and connect(2): a listener whose queue is full is not waited for.
+pub async fn to(path: &Path) -> io::Result<UnixStream> {
+    let path = path.to_owned();
+    let stream = aside::run(move || -> io::Result<_> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        connect(fd.as_raw_fd(), &UnixAddr::new(&path)?)?;
+        Ok(net::UnixStream::from(fd))
+    });
+    UnixStream::from_std(stream.await?)
+}
