@@ -1,5 +1,5 @@
 //! Starting a shim, and asking a dead one's binary to clean up: the command lines, both dialects
-//! of `start`'s stdin and all three of its answer (contract §1.2).
+//! of `start`'s stdin and all three of its answer (contract B9, B21).
 
 use crate::bundles::Bundle;
 use crate::config::Config;

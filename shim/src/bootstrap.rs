@@ -1,5 +1,5 @@
 //! The `start` command: finds the shim of the container's group, or becomes its parent
-//! (contract §1.3). Only to ask a shim that runs already what it speaks does it need an event loop.
+//! (contract B30 to B40). Only to ask a shim that runs already what it speaks does it need an event loop.
 
 use crate::error::{Error, Result};
 use crate::flags::Flags;
