@@ -248,7 +248,7 @@ fn write_address(address: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// B30.
+    /// B30: the annotation for runc wins over that for a pod, and without any the id is the group.
     #[test]
     fn the_first_group_annotation_wins() {
         let spec = |json| task::json::read::<Spec>(str::as_bytes(json)).unwrap();

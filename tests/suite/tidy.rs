@@ -171,6 +171,21 @@ fn prose(text: &str) -> String {
     prose
 }
 
+/// The comments of a source: lines that follow each other are one.
+fn comments(text: &str) -> Vec<String> {
+    let mut found = vec![String::new()];
+    for line in text.lines() {
+        match line.trim_start().strip_prefix("//") {
+            Some(comment) => {
+                let last = found.last_mut().unwrap();
+                last.push_str(comment.trim_start_matches(['/', '!']));
+            }
+            None => found.push(String::new()),
+        }
+    }
+    found
+}
+
 /// What of a source is tests: all of a suite, and of a crate its unit tests.
 fn tests_of<'a>(path: &Path, text: &'a str) -> &'a str {
     let is_test = path.components().any(|part| part.as_os_str() == "suite")
@@ -227,6 +242,21 @@ fn every_id_that_is_named_is_a_row_of_the_contract() {
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(unknown(&text), None, "{}", path.display());
     }
+}
+
+#[test]
+fn a_comment_that_names_a_row_says_what_it_means() {
+    each(|_, text| {
+        let says_nothing = |comment: &String| {
+            let mut words: Vec<&str> = comment
+                .split(|c: char| !c.is_ascii_alphanumeric())
+                .collect();
+            words.retain(|word| !["", "and", "to", "contract", "The", "the"].contains(word));
+            !words.is_empty() && words.iter().all(|word| rows(word) == [*word])
+        };
+        let bare: Vec<_> = comments(text).into_iter().filter(says_nothing).collect();
+        (!bare.is_empty()).then(|| format!("only an id: {bare:?}"))
+    });
 }
 
 /// The texts that people read, and the ledgers.
