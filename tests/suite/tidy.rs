@@ -270,3 +270,64 @@ fn texts() -> Vec<PathBuf> {
     let docs = of(root().join("docs"), "md").chain(of(root().to_owned(), "md"));
     docs.chain(of(root().join("tests"), "txt")).collect()
 }
+
+/// What a heading's anchor is called by those who show Markdown.
+fn anchor(heading: &str) -> String {
+    let kept = heading
+        .trim()
+        .to_lowercase()
+        .replace(' ', "-")
+        .replace(|c: char| !c.is_alphanumeric() && c != '-' && c != '_', "");
+    format!("#{kept}")
+}
+
+/// A link leads to a file, and to a heading in it.
+#[test]
+fn links_in_texts_lead_somewhere() {
+    let mut wrong = Vec::new();
+    for path in texts() {
+        let text = fs::read_to_string(&path).unwrap();
+        for link in text.split("](").skip(1) {
+            let link = link.split(')').next().unwrap_or_default();
+            if link.contains("://") {
+                continue;
+            }
+            let (file, heading) = link.split_at(link.find('#').unwrap_or(link.len()));
+            let to = match file {
+                "" => path.clone(),
+                file => path.parent().unwrap().join(file),
+            };
+            let has_heading = |text: String| {
+                let mut headings = text.lines().filter_map(|line| line.split_once("# "));
+                headings.any(|(_, title)| anchor(title) == heading)
+            };
+            let leads = to.exists()
+                && (heading.is_empty() || fs::read_to_string(&to).is_ok_and(has_heading));
+            if !leads {
+                wrong.push(format!("{}: {link}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A source that a text names is there, under this name or in some directory.
+#[test]
+fn files_that_texts_name_are_there() {
+    let sources = sources();
+    let mut wrong = Vec::new();
+    for path in texts() {
+        // What was, and what is containerd's.
+        if path.ends_with("CHANGELOG.md") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        for name in text.split('`').filter(|name| name.ends_with(".rs")) {
+            let is_there = sources.iter().any(|source| source.ends_with(name));
+            if !is_there && !name.contains([' ', '{', '*']) {
+                wrong.push(format!("{}: {name}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
