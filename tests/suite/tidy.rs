@@ -331,3 +331,11 @@ fn files_that_texts_name_are_there() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// Who comes by reads a page, and what that leaves out is in docs.
+#[test]
+fn the_readme_is_a_front_page() {
+    let text = fs::read_to_string(root().join("README.md")).unwrap();
+    let words = text.split_whitespace().count();
+    assert!(words <= 1200, "{words} words");
+}
