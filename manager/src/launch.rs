@@ -25,7 +25,7 @@ use task::reaper::Reaper;
 
 /// The latest version of the shim protocol that we speak.
 const MAX_VERSION: i32 = 3;
-/// How long `delete` may take (shim.go:73-77, and runc's own 10 s for stubborn processes).
+/// How long `delete` may take (contract T5, and runc's own 10 s for stubborn processes).
 const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// So many shims' dialects are remembered; one that is forgotten is found out anew.
@@ -45,7 +45,7 @@ fn ttrpc() -> String {
 }
 
 impl Address {
-    /// Reads what `start` printed: a BootstrapResult, JSON, or a bare address (shim.go:264-291).
+    /// Reads what `start` printed: a BootstrapResult, JSON, or a bare address (contract B21).
     ///
     /// # Errors
     /// If it is none of them, or asks for what we don't speak.
@@ -139,7 +139,7 @@ impl Launcher {
         }
     }
 
-    /// The binary of a runtime: an absolute path, or `a.b.NAME.VERSION` (shim_manager.go:383-459).
+    /// The binary of a runtime: an absolute path, or `a.b.NAME.VERSION` (contract B1).
     ///
     /// # Errors
     /// `InvalidArgument` for what is neither, `NotFound` if there is no such binary.

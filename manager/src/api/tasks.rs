@@ -35,7 +35,7 @@ service! {
     wait(WaitRequest) -> WaitResponse, drops: true;
 }
 
-/// The task, of a container that has a record (local.go:746).
+/// The task, of a container that has a record (plugins/services/tasks/local.go).
 pub(super) fn find(manager: &Manager, namespace: &str, id: &str) -> Result<Rc<Task>, Failure> {
     check_id(id)?;
     manager.store.container(namespace, id)?;
