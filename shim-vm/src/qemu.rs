@@ -330,7 +330,7 @@ fn jailed(why: String, said: &mut io::PipeReader) -> String {
 mod tests {
     use super::*;
 
-    /// Contract guest.md §0: what keeps boots without KVM from hanging.
+    /// V13: what keeps boots without KVM from hanging.
     #[test]
     fn the_command_lines_carry_what_was_learnt() {
         let unknown = Abilities::default();
