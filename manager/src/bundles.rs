@@ -22,6 +22,7 @@ use crate::disk::Disk;
 use crate::failure::Failure;
 use crate::store::make_dir;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use task::reaper::Reaper;
@@ -83,12 +84,17 @@ impl Bundles {
     ) -> Result<Bundle, Failure> {
         let bundle = self.get(namespace, id);
         let files = bundle.files.clone();
-        self.disk.ask(move || files.create(&spec)).await?;
+        let _waits = self.disk.admit()?;
+        let created = self.disk.run_deep(move || files.create(&spec)).await;
+        created.map_err(crate::failure::io("create bundle"))??;
         Ok(bundle)
     }
 
     /// Every bundle there is. Half-removed ones are removed on the way.
-    pub async fn list(&self) -> Vec<Bundle> {
+    ///
+    /// # Errors
+    /// If they can't be looked for.
+    pub async fn list(&self) -> io::Result<Vec<Bundle>> {
         let bundles = self.clone();
         let list = move || {
             let mut found = Vec::new();
@@ -103,11 +109,14 @@ impl Bundles {
             }
             found
         };
-        self.disk.run(list).await
+        self.disk.run_deep(list).await
     }
 
     /// Removes work directories whose bundle is gone.
-    pub async fn sweep_work(&self) {
+    ///
+    /// # Errors
+    /// If they can't be looked for.
+    pub async fn sweep_work(&self) -> io::Result<()> {
         let bundles = self.clone();
         let sweep = move || {
             for namespace in names(&bundles.work) {
@@ -119,7 +128,7 @@ impl Bundles {
                 }
             }
         };
-        self.disk.run(sweep).await;
+        self.disk.run_deep(sweep).await
     }
 }
 
@@ -145,8 +154,9 @@ impl Bundle {
         task::rootfs::unmount_recursive(reaper, self.files.rootfs())
             .await
             .map_err(crate::failure::unknown)?;
-        let id = self.id.clone();
-        self.with(move |files| files.remove(&id)).await
+        let (files, id) = (self.files.clone(), self.id.clone());
+        let removed = self.disk.run_deep(move || files.remove(&id)).await;
+        removed.map_err(crate::failure::io(self.files.path.display()))?
     }
 }
 
@@ -166,6 +176,20 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
+    /// Whose threads have small stacks.
+    #[tokio::test]
+    async fn a_deep_tree_goes_as_any_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, root) = (dir.path().join("s"), dir.path().join("r"));
+        let bundles = Bundles::open(&state, &root).unwrap();
+        let bundle = bundles.create("n", "c", b"{}".into()).await.unwrap();
+        let deep = bundle.files.rootfs().join("d/".repeat(1900));
+        fs::create_dir_all(deep).unwrap();
+        let reaper = Reaper::new().unwrap();
+        bundle.delete(&reaper).await.unwrap();
+        assert!(bundles.list().await.unwrap().is_empty());
+    }
+
     #[tokio::test]
     async fn a_bundle_has_what_shims_look_for_and_goes_whole() {
         let dir = tempfile::tempdir().unwrap();
@@ -182,11 +206,11 @@ mod tests {
         );
         let twice = bundles.create("n", "c", b"{}".into()).await.err().unwrap();
         assert_eq!(twice.code, protos::Code::AlreadyExists);
-        assert_eq!(bundles.list().await.len(), 1);
+        assert_eq!(bundles.list().await.unwrap().len(), 1);
         let reaper = Reaper::new().unwrap();
         bundle.delete(&reaper).await.unwrap();
         bundle.delete(&reaper).await.unwrap();
-        assert!(bundles.list().await.is_empty());
+        assert!(bundles.list().await.unwrap().is_empty());
         assert!(!root.join("work/n/c").exists());
     }
 }

@@ -81,7 +81,7 @@ async fn serve(config: Arc<Config>, file: Option<&Path>, sockets: Sockets) -> Re
         let intake = Rc::clone(&manager.intake);
         tokio::task::spawn_local(async move { intake.run().await });
     }
-    manager.recover().await;
+    manager.recover().await?;
     tokio::task::spawn_local(crate::restart::run(Rc::clone(&manager), ended));
     crate::metrics::serve(&manager).await?;
 

@@ -18,7 +18,7 @@ pub struct Disk {
 }
 
 /// One that waits.
-struct Waits<'a>(&'a AtomicUsize);
+pub struct Waits<'a>(&'a AtomicUsize);
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
@@ -47,6 +47,23 @@ impl Disk {
         aside::run(work).await
     }
 
+    /// [`Disk::run`] for work that goes as deep as a tree of directories.
+    ///
+    /// # Errors
+    /// That there can be no thread.
+    pub async fn run_deep<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> std::io::Result<T> {
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let work = move || {
+            let done = work();
+            drop(turn);
+            Ok(done)
+        };
+        aside::deep(work).await
+    }
+
     /// [`Disk::run`] for a client's request, of which there may be any number.
     ///
     /// # Errors
@@ -55,10 +72,19 @@ impl Disk {
         &self,
         work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
+        let _waits = self.admit()?;
+        self.run(work).await
+    }
+
+    /// Counts a client's request as one that waits.
+    ///
+    /// # Errors
+    /// `Unavailable` if too many do.
+    pub fn admit(&self) -> Result<Waits<'_>, Failure> {
         let others = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _waits = Waits(&self.waiting);
+        let waits = Waits(&self.waiting);
         match others < WAITING {
-            true => self.run(work).await,
+            true => Ok(waits),
             false => Err(self.stands_still()),
         }
     }

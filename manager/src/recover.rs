@@ -35,8 +35,12 @@ type Shims = RefCell<HashMap<String, Rc<OnceCell<Rc<Shim>>>>>;
 impl Manager {
     /// Takes over every bundle there is. All at once: one shim that hangs must not hold up the
     /// others.
-    pub async fn recover(self: &Rc<Self>) {
+    ///
+    /// # Errors
+    /// A text, if they can't be looked for.
+    pub async fn recover(self: &Rc<Self>) -> Result<(), String> {
         let bundles = self.bundles.list().await;
+        let bundles = bundles.map_err(|e| format!("look for bundles: {e}"))?;
         let count = bundles.len();
         let shims = Rc::<Shims>::default();
         let mut running = Vec::new();
@@ -52,13 +56,16 @@ impl Manager {
         for one in running {
             let _ = one.await;
         }
-        self.bundles.sweep_work().await;
+        if let Err(e) = self.bundles.sweep_work().await {
+            log::warn!("work directories: {e}");
+        }
         self.sweep_sockets().await;
         self.close_books();
         self.intake.settled().await;
         if count > 0 {
             log::info!("found {count} bundles, {} tasks", self.tasks.all().len());
         }
+        Ok(())
     }
 
     /// Removes sockets that nobody listens at: a shim that is killed before it could tell where

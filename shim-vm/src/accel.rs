@@ -9,6 +9,7 @@ use crate::{program, remembered, users};
 use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
+use task::aside;
 use task::reaper::Reaper;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -28,7 +29,8 @@ pub async fn choose(config: &Config, image: &Image, reaper: &Reaper) -> Accel {
     if File::options().read(true).write(true).open(KVM).is_err() {
         return Accel::Tcg;
     }
-    let kernel = fs::canonicalize(&image.kernel).unwrap_or_else(|_| image.kernel.clone());
+    let kernel = image.kernel.clone();
+    let kernel = aside::run(move || fs::canonicalize(&kernel).unwrap_or(kernel)).await;
     let about = format!("{} {}", config.qemu.display(), kernel.display());
     match remembered::recall(CACHE, &about).as_deref() {
         Some("kvm") => return Accel::Kvm,

@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use task::aside;
 use task::reaper::Reaper;
 use task::runtime::command::{self, Streams};
 
@@ -39,25 +40,33 @@ pub struct Program {
 /// # Errors
 /// If there is none, or none that can be executed here.
 pub async fn find(name: &Path, reaper: &Reaper) -> Result<Program, String> {
-    let path = in_path(name).ok_or_else(|| format!("start {}: not found", name.display()))?;
-    let failed = |e: io::Error| format!("start {}: {e}", path.display());
-    let loader = loader(&File::open(&path).map_err(failed)?).map_err(failed)?;
+    let name = name.to_owned();
+    let look = move || {
+        let path = in_path(&name).ok_or_else(|| format!("start {}: not found", name.display()))?;
+        let loader = File::open(&path).and_then(|file| loader(&file));
+        let loader = loader.map_err(|e| format!("start {}: {e}", path.display()))?;
+        Ok::<_, String>((path, loader))
+    };
+    let (path, loader) = aside::run(look).await?;
     let libraries = match &loader {
         Some(loader) => libraries(loader, &path, reaper).await?,
         None => Vec::new(),
     };
-    let prefix = path.parent().and_then(Path::parent);
-    let prefix = prefix.unwrap_or(Path::new("/"));
-    let modules = modules(prefix, &libraries);
-    let data = DATA.map(|name| prefix.join("share").join(name));
-    let data = data.into_iter().filter(|dir| dir.is_dir()).collect();
-    Ok(Program {
-        path,
-        loader,
-        libraries,
-        modules,
-        data,
-    })
+    let look = move || {
+        let prefix = path.parent().and_then(Path::parent);
+        let prefix = prefix.unwrap_or(Path::new("/"));
+        let modules = modules(prefix, &libraries);
+        let data = DATA.map(|name| prefix.join("share").join(name));
+        let data = data.into_iter().filter(|dir| dir.is_dir()).collect();
+        Program {
+            path,
+            loader,
+            libraries,
+            modules,
+            data,
+        }
+    };
+    Ok(aside::run(look).await)
 }
 
 fn in_path(name: &Path) -> Option<PathBuf> {
@@ -114,8 +123,12 @@ async fn libraries(loader: &Path, path: &Path, reaper: &Reaper) -> Result<Vec<Pa
         ))
     };
     // What the loader looks into beside the program itself.
-    let about = [path, Path::new("/etc/ld.so.cache")].map(state);
-    let about = format!("{} {about:?}", path.display());
+    let looked_at = path.to_owned();
+    let look = move || {
+        let states = [&*looked_at, Path::new("/etc/ld.so.cache")].map(state);
+        format!("{} {states:?}", looked_at.display())
+    };
+    let about = aside::run(look).await;
     let list = match remembered::recall(CACHE, &about) {
         Some(list) => list,
         None => {

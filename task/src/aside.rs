@@ -14,6 +14,8 @@ use tokio::sync::{Notify, oneshot};
 
 /// What a thread's stack may grow to, in bytes; the work needs a fraction of it.
 const STACK: usize = 256 * 1024;
+/// And what it may grow to for work that goes as deep as somebody else's directories: as the loop's.
+const DEEP: usize = 8 << 20;
 /// How long a thread that has nothing to do stays.
 const STAY: Duration = Duration::from_millis(100);
 
@@ -73,9 +75,27 @@ pub fn forget(work: impl FnOnce() + Send + 'static) {
 pub async fn alone<T: Send + 'static, E: From<io::Error> + Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E> {
+    by(thread(), work).await
+}
+
+/// [`run`] on a thread with a large stack, which ends with it: for work that calls itself for each
+/// directory of a tree.
+///
+/// # Errors
+/// The work's, or that there can be no thread.
+pub async fn deep<T: Send + 'static, E: From<io::Error> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    by(thread().stack_size(DEEP), work).await
+}
+
+async fn by<T: Send + 'static, E: From<io::Error> + Send + 'static>(
+    thread: Builder,
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
     let (done, result) = oneshot::channel();
     let under_way = UnderWay::new();
-    thread().spawn(move || {
+    thread.spawn(move || {
         let _ = done.send((work(), under_way));
     })?;
     let (outcome, _under_way) = result.await.map_err(io::Error::other)?;

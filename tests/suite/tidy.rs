@@ -94,6 +94,83 @@ fn nothing_but_configuration_must_be_text() {
     });
 }
 
+/// What asks the system for a file, which may lie on a disk that stands still.
+const FILES: [&str; 31] = [
+    "fs::read",
+    "fs::write(",
+    "fs::remove",
+    "fs::rename",
+    "fs::create",
+    "fs::copy",
+    "fs::metadata",
+    "fs::symlink_metadata",
+    "fs::set_permissions",
+    "fs::canonicalize",
+    "fs::DirBuilder",
+    "fs::OpenOptions",
+    "DirBuilder::new",
+    "File::open",
+    "File::create",
+    "File::options",
+    "OpenOptions::new",
+    ".exists()",
+    ".is_file()",
+    "Path::exists",
+    "mkfifo(",
+    "statfs(",
+    "UnixStream::connect(",
+    "Client::connect(",
+    "UnixListener::bind(",
+    "umount2(",
+    "openat(",
+    "openat2(",
+    "unlinkat(",
+    "sync_data",
+    "sync_all",
+];
+/// Programs of their own: they serve nobody who could wait.
+const ALONE: [&str; 3] = [
+    "manager/src/cli/",
+    "manager/src/logfile/",
+    "shim-vm/src/fsd/",
+];
+
+/// No event loop waits for a disk: whoever asks for a file where nobody did so before says why, in
+/// `tests/files.txt`.
+#[test]
+fn files_are_asked_for_where_no_loop_waits() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let is_code = |line: &&str| !line.trim().starts_with("//") && !line.trim().starts_with("use ");
+    let asks = |path: &PathBuf| {
+        let text = fs::read_to_string(path).unwrap();
+        let shipped = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let mut code = shipped.lines().filter(is_code);
+        code.any(|line| FILES.iter().any(|call| line.contains(call)))
+    };
+    let name = |path: &PathBuf| path.strip_prefix(root).unwrap().display().to_string();
+    let is_served = |name: &String| {
+        let is_tests = name.ends_with("tests.rs") || name.starts_with("tests/");
+        let is_alone = ALONE.iter().any(|dir| name.starts_with(dir));
+        name.contains("/src/") && !is_tests && !is_alone
+    };
+    let found = sources().into_iter().filter(asks);
+    let found: BTreeSet<String> = found.map(|path| name(&path)).filter(is_served).collect();
+    let lines = include_str!("../files.txt").lines();
+    let lines = lines.filter(|line| !line.starts_with('#'));
+    let told: BTreeSet<String> = lines
+        .map(|line| {
+            let (file, reasons) = line.split_once(" | ").unwrap();
+            let known = ["beside", "kernel", "before"];
+            assert!(reasons.split(", ").all(|it| known.contains(&it)), "{line}");
+            file.to_owned()
+        })
+        .collect();
+    let new: Vec<_> = found.difference(&told).collect();
+    assert!(new.is_empty(), "no word of them in files.txt: {new:?}");
+    let old: Vec<_> = told.difference(&found).collect();
+    assert!(old.is_empty(), "in files.txt for nothing: {old:?}");
+}
+
 /// A test waits for a thing, never for time; nobody hides what a test does not do.
 #[test]
 fn tests_do_not_sleep_and_are_not_ignored() {
