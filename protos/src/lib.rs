@@ -6,6 +6,7 @@
 
 pub mod any;
 pub mod mux;
+pub mod places;
 pub mod status;
 pub mod text;
 pub mod topic;

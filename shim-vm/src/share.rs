@@ -26,6 +26,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use protos::guest::SharedMemory;
+use protos::places;
 use protos::ttrpc::Context;
 use protos::types::Mount;
 use std::cell::{Cell, RefCell};
@@ -41,18 +42,12 @@ use task::reaper::Reaper;
 use task::rootfs::{self, Hidden};
 use tokio::sync::OnceCell;
 
-/// Where the guest has it.
-const IN_GUEST: &str = "/run/share";
-/// Where the guest has memory that containers share.
-const MEMORY_IN_GUEST: &str = "/run/shm";
 /// Bytes of it, if the host's is no tmpfs (Docker's and CRI's own default).
 const MEMORY: u64 = 64 << 20;
 /// In the share; no container is called so.
 const VOLUMES: &str = ".volumes";
 /// In the VM's place.
 const SHARE: &str = "share";
-/// In a container's directory.
-const ROOTFS: &str = "rootfs";
 /// In a volume's directory.
 const VOLUME: &str = "v";
 /// A directory for each container, and for each volume two names; no content.
@@ -174,7 +169,8 @@ impl Share {
         };
         let dir = self.skeleton.make_dir(id);
         let dir = dir.map_err(|e| format!("mkdir {id}: {e}"))?;
-        self.show(dir, ROOTFS, true, mounts, terms, context).await
+        self.show(dir, places::ROOTFS, true, mounts, terms, context)
+            .await
     }
 
     /// Shows the guest a volume of container `id`, a directory or a file; its path there, and
@@ -216,7 +212,7 @@ impl Share {
             shown.await.map_err(|e| failed(&e))
         };
         mounted.get_or_try_init(mount).await?;
-        let path = format!("{IN_GUEST}/{VOLUMES}/{name}/{VOLUME}");
+        let path = format!("{}/{VOLUMES}/{name}/{VOLUME}", places::SHARE);
         Ok((path, source.is_dir))
     }
 
@@ -258,7 +254,7 @@ impl Share {
             all.len() - 1
         });
         let name = number.to_string();
-        let path = format!("{MEMORY_IN_GUEST}/{name}");
+        let path = format!("{}/{name}", places::MEMORY);
         let size = size.unwrap_or(MEMORY);
         (SharedMemory { name, size }, path)
     }
@@ -318,7 +314,7 @@ impl Share {
         });
         let (skeleton, id) = (Arc::clone(&self.skeleton), id.to_owned());
         aside::run(move || {
-            clear(&skeleton, &id, ROOTFS);
+            clear(&skeleton, &id, places::ROOTFS);
             if let Ok(volumes) = skeleton.dir(VOLUMES) {
                 for number in unused {
                     clear(&volumes, &number, VOLUME);
@@ -365,11 +361,6 @@ fn readonly(is: bool) -> MsFlags {
     } else {
         MsFlags::empty()
     }
-}
-
-/// Where the guest has the root filesystem of container `id`.
-pub fn guest_rootfs(id: &str) -> String {
-    format!("{IN_GUEST}/{id}/rootfs")
 }
 
 /// How much may be in the tmpfs at `path`, in bytes; `None` if it is none.

@@ -9,7 +9,6 @@ use crate::hooks::Hooks;
 use crate::limits::Place;
 use crate::network::Where;
 use crate::points::{self, Point};
-use crate::share::guest_rootfs;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -90,7 +89,7 @@ pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Tran
     if !spec["root"].is_object() {
         return Err(Refusal::Broken("no root".into()));
     }
-    spec["root"]["path"] = guest_rootfs(id).into();
+    spec["root"]["path"] = protos::places::rootfs(id).into();
     // The guest's runtime may be older than the host's, and refuses what it has not heard of.
     if spec["ociVersion"]
         .as_str()

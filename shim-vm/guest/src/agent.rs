@@ -2,6 +2,7 @@
 
 use crate::guest::Guest;
 use crate::port::Port;
+use crate::roots::Leaving;
 use crate::stdio::Parked;
 use crate::tasks::Tasks;
 use protos::guest::{Event, Hello, Notice, notice};
@@ -60,8 +61,9 @@ async fn answer(link: &Rc<Link>, notices: Stream) -> Result<(), String> {
     let outbox = Rc::new(Outbox::default());
     let engine = task::Service::new(NAMESPACE.into(), reaper, Rc::clone(&outbox));
     let parked = Rc::new(Parked::default());
-    let tasks = Tasks::new(Rc::clone(&engine), Rc::clone(&parked));
-    let guest = Guest::new();
+    let leaving = Rc::<Leaving>::default();
+    let tasks = Tasks::new(Rc::clone(&engine), Rc::clone(&parked), Rc::clone(&leaving));
+    let guest = Guest::new(leaving);
     let listener = UnixListener::bind(SOCKET).map_err(failed(SOCKET))?;
     let server = Server::new()
         .add(service::TASK_V3, tasks)

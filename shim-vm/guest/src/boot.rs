@@ -9,6 +9,8 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+pub use protos::places::{MEMORY, SHARE};
+
 /// The drivers that the image brings, in the order they load: a line `<driver> <path>` for each of
 /// the modules that a driver needs.
 const MODULES: &str = "/usr/lib/modules/load";
@@ -17,12 +19,8 @@ const MODULES: &str = "/usr/lib/modules/load";
 const LINK: [&str; 2] = ["virtio_mmio", "virtio_console"];
 /// The OCI runtime, as the engine looks for it.
 const RUNTIME: &str = "/usr/bin/runc";
-/// Where the host's files are, if it shares any.
-pub const SHARE: &str = "/run/share";
 /// Where bundles are.
 pub const BUNDLES: &str = "/run/bundles";
-/// Where memory is that containers share.
-const MEMORY: &str = "/run/shm";
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The files that a process may have open, unless it asks for more, and if it does: systemd's
@@ -182,7 +180,8 @@ pub fn mount_share(tag: &str) -> Result<(), String> {
         MsFlags::empty(),
         None::<&str>,
     );
-    mounted.map_err(|e| e.to_string())
+    mounted.map_err(|e| e.to_string())?;
+    crate::roots::watch().map_err(|e| format!("fusectl: {e}"))
 }
 
 /// Makes memory for containers to share, of this many bytes, unless there is some of this name.

@@ -1,6 +1,7 @@
 //! The Guest service: what the host asks of the machine itself.
 
 use crate::boot::{self, BUNDLES};
+use crate::roots::{self, Leaving};
 use crate::{entropy, network};
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::time::{ClockId, clock_gettime, clock_settime};
@@ -21,12 +22,14 @@ const CLOCK: ClockId = ClockId::CLOCK_REALTIME;
 
 pub struct Guest {
     power_off: Notify,
+    leaving: Rc<Leaving>,
 }
 
 impl Guest {
-    pub fn new() -> Rc<Self> {
+    pub fn new(leaving: Rc<Leaving>) -> Rc<Self> {
         Rc::new(Self {
             power_off: Notify::new(),
+            leaving,
         })
     }
 
@@ -82,6 +85,9 @@ impl Guest {
                 log::warn!("volume {volume}: {e}");
             }
         }
+        if let Err(e) = roots::show(id) {
+            log::warn!("{id}: its root: {e}");
+        }
         let dir = Path::new(BUNDLES).join(id);
         let write = || -> std::io::Result<()> {
             fs::create_dir_all(&dir)?;
@@ -105,7 +111,8 @@ impl Guest {
                     .map(none)
             }
             "PutBundle" => {
-                let request = decode(payload)?;
+                let request: PutBundleRequest = decode(payload)?;
+                self.leaving.stays(&request.id);
                 let put = aside::run(move || Self::put_bundle(&request)).await;
                 put.map(|answer| answer.encode_to_vec())
             }

@@ -17,6 +17,7 @@ mod entropy;
 mod guest;
 mod network;
 mod port;
+mod roots;
 mod stdio;
 mod tasks;
 

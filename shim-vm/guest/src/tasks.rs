@@ -1,6 +1,7 @@
 //! The Task API over the link: the engine's, with streams of the link in place of the host's
 //! paths.
 
+use crate::roots::Leaving;
 use crate::stdio::{Held, Parked};
 use protos::mux::MAX_ANSWER;
 use protos::task::{
@@ -29,14 +30,16 @@ pub struct Tasks {
     parked: Rc<Parked>,
     /// Streams of execs that the engine opens when they start.
     held: RefCell<HashMap<Key, Held>>,
+    leaving: Rc<Leaving>,
 }
 
 impl Tasks {
-    pub fn new(engine: Rc<task::Service>, parked: Rc<Parked>) -> Rc<Self> {
+    pub fn new(engine: Rc<task::Service>, parked: Rc<Parked>, leaving: Rc<Leaving>) -> Rc<Self> {
         Rc::new(Self {
             engine,
             parked,
             held: RefCell::default(),
+            leaving,
         })
     }
 
@@ -74,6 +77,7 @@ impl Tasks {
         drop(held);
         if answer.is_err() {
             remove_bundle(create.bundle).await;
+            self.leaving.hide(&create.id).await;
         }
         answer
     }
@@ -109,6 +113,7 @@ impl Tasks {
             if delete.exec_id.is_empty() {
                 let bundle = Path::new(crate::boot::BUNDLES).join(&delete.id);
                 remove_bundle(bundle.to_string_lossy().into_owned()).await;
+                self.leaving.hide(&delete.id).await;
                 self.held.borrow_mut().retain(|(id, _), _| *id != delete.id);
             }
             self.held.borrow_mut().remove(&(delete.id, delete.exec_id));

@@ -1,9 +1,12 @@
 //! What dies, dies whole: QEMU, the file server or the shim, killed without warning (V6, V8, V11).
 
 use crate::child;
-use harness::{Code, Shim, refused, wait};
+use harness::bundle::bind;
+use harness::{Code, Shim, peers, proc, refused, wait};
 use protos::task_types::Status as State;
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
 
 fn qemu(shim: &Shim) -> i32 {
     child(shim, "-no-user-config")
@@ -95,5 +98,86 @@ fn delete_ends_the_vm_of_a_shim_that_does_not_answer() {
         };
         wait::until("the end of QEMU", gone).await;
         shim.kill_process().await;
+    });
+}
+
+/// What reads a file takes its time, for the process `pid`, until this is dropped.
+struct SlowReads(Child);
+
+impl SlowReads {
+    fn of(pid: i32) -> Self {
+        let mut strace = Command::new("strace")
+            .args([
+                "-f",
+                "-o",
+                "/dev/null",
+                "-e",
+                "trace=preadv,preadv2,pread64",
+            ])
+            .args(["-e", "inject=preadv,preadv2,pread64:delay_exit=20000"])
+            .args(["-p", &pid.to_string()])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("strace (tests/setup.sh installs it)");
+        let mut said = BufReader::new(strace.stderr.take().expect("piped"));
+        let mut line = String::new();
+        while !line.contains("attached") {
+            line.clear();
+            assert_ne!(
+                said.read_line(&mut line).expect("strace"),
+                0,
+                "strace ended"
+            );
+        }
+        // Its later words must not find the pipe closed.
+        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        Self(strace)
+    }
+}
+
+impl Drop for SlowReads {
+    fn drop(&mut self) {
+        let _ = wait::signal(self.0.id() as i32, libc::SIGTERM);
+        let _ = self.0.wait();
+    }
+}
+
+/// A container that ends while the host still reads its program ahead ends as it says, and what else is
+/// in the VM does not notice. Linux has a bug there: see `guest/src/roots.rs`.
+#[test]
+fn an_end_while_the_program_is_read_ends_one_container_alone() {
+    crate::run(async |test| {
+        let group = |id: &str| {
+            let builder = test.bundle(id);
+            builder.annotation("io.containerd.runc.v2.group", "g")
+        };
+        let keeper = group("keeper").build();
+        let shim = keeper.running().await;
+        let vm = qemu(&shim);
+        let slow = SlowReads::of(child(&shim, "fsd"));
+        for round in 0..5 {
+            let id = format!("c{round}");
+            // Another program each time: what the guest has read it need not read again.
+            let root = test.dir().join(&id);
+            for dir in ["dev", "proc", "sys"] {
+                fs::create_dir_all(root.join(dir)).unwrap();
+            }
+            fs::copy(peers::shim(), root.join("shim")).unwrap();
+            let builder = group(&id).rootfs(vec![bind(&root)]);
+            let bundle = builder.args(&["/shim", "-v"]).build();
+            bundle.start().shim().await;
+            shim.create(bundle.create()).await.unwrap();
+            shim.start(&id, "").await.unwrap();
+            assert_eq!(test.events().exit(&id, &id).await.exit_status, 0, "{id}");
+            shim.delete(&id, "").await.unwrap();
+        }
+        drop(slow);
+        assert!(proc::alive(vm));
+        let state = shim.state("keeper", "").await.unwrap();
+        assert_eq!(state.status(), State::Running);
+        shim.kill("keeper", "", libc::SIGKILL, false).await.unwrap();
+        test.events().exit("keeper", "keeper").await;
+        shim.delete("keeper", "").await.unwrap();
+        shim.stopped().await;
     });
 }

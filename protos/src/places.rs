@@ -1,0 +1,13 @@
+//! Where a VM has what its host gives it: names on which the shim and the agent must agree.
+
+/// The host's files, by virtio-fs.
+pub const SHARE: &str = "/run/share";
+/// Memory that containers share: a directory for each.
+pub const MEMORY: &str = "/run/shm";
+/// In the share, in a container's directory.
+pub const ROOTFS: &str = "rootfs";
+
+/// The root filesystem of this container.
+pub fn rootfs(id: &str) -> String {
+    format!("{SHARE}/{id}/{ROOTFS}")
+}
