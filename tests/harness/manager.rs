@@ -25,6 +25,7 @@ use crate::containerd::ctr::{self, Ctr, Output};
 use crate::containerd::fifo::Fifo;
 use crate::containerd::release::Release;
 use crate::{peers, proc, program};
+use nix::fcntl::{FcntlArg, fcntl};
 use serde_json::Value;
 use std::env;
 use std::fs;
@@ -104,7 +105,7 @@ impl Manager {
 
     fn up(&mut self) {
         assert!(self.process.is_none(), "it is up already");
-        let mut child = self.spawn_daemon(&[]);
+        let mut child = self.spawn_daemon(&[], Stdio::piped());
         let log = Capture::of(child.stderr.take().expect("piped"));
         self.process = Some(child);
         self.logs.push(log.clone());
@@ -114,7 +115,7 @@ impl Manager {
     }
 
     /// The daemon, perhaps behind another program such as strace.
-    fn spawn_daemon(&self, before: &[&str]) -> Child {
+    fn spawn_daemon(&self, before: &[&str], stderr: Stdio) -> Child {
         let mut words: Vec<String> = before.iter().map(|&word| word.to_owned()).collect();
         words.push(binary().display().to_string());
         let mut command = self.environment(Command::new(&words[0]));
@@ -125,7 +126,7 @@ impl Manager {
             .arg("daemon")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+            .stderr(stderr);
         command.spawn().unwrap_or_else(|e| panic!("{words:?}: {e}"))
     }
 
@@ -172,6 +173,20 @@ impl Manager {
     /// Starts the daemon again, on the same root and state.
     pub fn restart(&mut self) {
         self.up();
+    }
+
+    /// Starts the daemon again, with a stderr that is full and that nobody reads; what it is read
+    /// from.
+    pub fn restart_unread(&mut self) -> io::PipeReader {
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        let size = fcntl(&writer, FcntlArg::F_GETPIPE_SZ).expect("its size");
+        let filling = vec![b'\n'; size as usize];
+        io::Write::write_all(&mut writer, &filling).expect("it is empty");
+        self.process = Some(self.spawn_daemon(&[], writer.into()));
+        self.until("it serves", |it| {
+            (it.dunnage(&["version"]).code == 0).then_some(())
+        });
+        reader
     }
 
     /// SIGHUP: a new image of the program, under the same pid.

@@ -137,7 +137,7 @@ impl Manager {
         let log = log.to_string_lossy();
         let mut words = vec!["strace", "-qq", "-o", &log];
         words.extend(options.iter().map(String::as_str));
-        let mut child = self.spawn_daemon(&words);
+        let mut child = self.spawn_daemon(&words, Stdio::piped());
         let said = Capture::of(child.stderr.take().expect("piped"));
         self.process = Some(child);
         self.logs.push(said.clone());
