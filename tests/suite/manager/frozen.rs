@@ -71,6 +71,29 @@ fn exit_of(api: &Api, stream: &mut tonic::Streaming<protos::types::Envelope>, id
     }
 }
 
+/// The rule itself: in a container's life the loop asks the kernel for no file but those that the
+/// kernel makes up.
+#[test]
+fn loop_names_no_file_that_may_lie_on_a_disk() {
+    manager::on(|manager| {
+        let mut names = manager.names_of(|manager| {
+            manager
+                .run(&["-d", "--restart", "no"], "c", &["sleep", "1000"])
+                .ok();
+            manager.dunnage(&["exec", "c", "true"]).ok();
+            manager.dunnage(&["events", "--no-follow"]).ok();
+            manager.dunnage(&["ns", "ls"]).ok();
+            manager.dunnage(&["info"]).ok();
+            manager.dunnage(&["kill", "--signal", "KILL", "c"]).ok();
+            manager.dunnage(&["wait", "c"]).ok();
+            manager.dunnage(&["delete", "--force", "c"]).ok();
+        });
+        assert!(!names.is_empty(), "nothing was traced");
+        names.retain(|name| !name.starts_with("/proc/") && name != "/dev/null");
+        assert_eq!(names, [] as [String; 0]);
+    });
+}
+
 /// The journal and the bundles: what is about neither is answered, and in the end every exit is
 /// journalled and told once.
 #[test]
