@@ -138,6 +138,10 @@ lint: ## check the format, clippy's and shellcheck's opinion, and the crates tha
 	shellcheck .ci/run $$(git ls-files '*.sh')
 	tests/deny.sh bans licenses sources
 
+.PHONY: protos
+protos: ## generate protos/generated out of protos/proto, after a change there
+	$(CARGO) build --locked -p protos --features generate
+
 .PHONY: fuzz
 fuzz: ## give each fuzz target RUNS inputs (20000), with the stable compiler
 	tests/fuzz.sh

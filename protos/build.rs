@@ -1,7 +1,10 @@
-//! Compiles `proto/` to Rust, in pure Rust: no protoc is needed.
+//! With the feature `generate`, compiles `proto/` to `generated/`, in pure Rust (no protoc is needed).
+//!
+//! What it makes is in the tree: to compile the compilers of interfaces takes a quarter of what a
+//! first build of a shim took with them. `make protos` generates it anew, and so does `make lint`;
+//! `.ci/run` sees that nothing changed.
 
-use std::io::Result;
-
+#[cfg(feature = "generate")]
 const FILES: &[&str] = &[
     "cgroups/v1/metrics.proto",
     "cgroups/v2/metrics.proto",
@@ -29,11 +32,19 @@ const FILES: &[&str] = &[
     "types/runtimeoptions/v1/api.proto",
 ];
 
-fn main() -> Result<()> {
+#[cfg(feature = "generate")]
+fn main() -> std::io::Result<()> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(FILES, ["proto"]).map_err(std::io::Error::other)?;
     let mut config = prost_build::Config::new();
     // Type names make an Any's url; lists keep the order that Go wrote.
     config.enable_type_names().include_file("api.rs");
+    // What the fields mean is said once, in the interfaces.
+    config.disable_comments(["."]).out_dir("generated");
     config.compile_fds(files)
+}
+
+#[cfg(not(feature = "generate"))]
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
 }

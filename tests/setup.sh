@@ -290,7 +290,11 @@ peer() {
 # ---------------------------------------------------------------- programs --
 
 # Programs that had to be unpacked are found first; a program that this machine
-# was given since is found again, because the links are made anew.
+# was given since is taken in their place, because the links are made anew.
+declare -A unpacked=()
+for link in "$peers"/bin/*; do
+    if [ -L "$link" ]; then unpacked[${link##*/}]=$(readlink "$link"); fi
+done
 rm -rf "${peers:?}/bin"
 mkdir -p "$peers/bin"
 PATH=$peers/bin:$PATH
@@ -432,13 +436,22 @@ unpack_need() {
     for program in "$peers/$name"/bin/*; do ln -sfn "$program" "$peers/bin/${program##*/}"; done
 }
 
+# link_again <program...>: takes what an earlier run unpacked, if it still works.
+link_again() {
+    local program
+    for program in "$@"; do
+        [ -n "${unpacked[$program]-}" ] && program_runs "${unpacked[$program]}" || return 1
+    done
+    for program in "$@"; do ln -sfn "${unpacked[$program]}" "$peers/bin/$program"; done
+}
+
 obtain() {
     local need word packages programs package missing=() install=() unpackable=() there=''
     for need in "${needs[@]}"; do
         read -r word packages programs <<<"$need"
         wanted "$word" || continue
         # shellcheck disable=SC2086 # several programs
-        if all_work $programs; then there+=" ${programs%% *}"; else missing+=("$need"); fi
+        if all_work $programs || link_again $programs; then there+=" ${programs%% *}"; else missing+=("$need"); fi
     done
     if [ -n "$there" ]; then say "there already:$there"; fi
     if [ "${#missing[@]}" = 0 ]; then return; fi

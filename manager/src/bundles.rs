@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <state>/task/<ns>/<id>/          0700, the working directory of the shim
-//!   config.json rootfs/ work log   shims rely on these (contract §1.1)
+//!   config.json rootfs/ work log   shims rely on these (contract B80)
 //!   shim-binary-path               written before `start`, so that what was started can be found
 //!   start.out                      what `start` prints; locked while it runs
 //!   bootstrap.json | address       how to reach the shim

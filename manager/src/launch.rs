@@ -1,5 +1,5 @@
 //! Starting a shim, and asking a dead one's binary to clean up: the command lines, both dialects
-//! of `start`'s stdin and all three of its answer (contract §1.2).
+//! of `start`'s stdin and all three of its answer (contract B9, B21).
 
 mod binary;
 
@@ -26,7 +26,7 @@ use task::reaper::Reaper;
 
 /// The latest version of the shim protocol that we speak.
 const MAX_VERSION: i32 = 3;
-/// How long `delete` may take (shim.go:73-77, and runc's own 10 s for stubborn processes).
+/// How long `delete` may take (contract T5, and runc's own 10 s for stubborn processes).
 const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// So many shims' dialects are remembered; one that is forgotten is found out anew.
@@ -46,7 +46,7 @@ fn ttrpc() -> String {
 }
 
 impl Address {
-    /// Reads what `start` printed: a BootstrapResult, JSON, or a bare address (shim.go:264-291).
+    /// Reads what `start` printed: a BootstrapResult, JSON, or a bare address (contract B21).
     ///
     /// # Errors
     /// If it is none of them, or asks for what we don't speak.

@@ -26,7 +26,7 @@ use std::time::Duration;
 use task::{ProcessId, aside};
 use tokio::sync::OnceCell;
 
-/// How long a shim may take to tell of itself (shim.go:73-77, load).
+/// How long a shim may take to tell of itself (contract T5).
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Shims by their address: a group's is met once.

@@ -18,9 +18,9 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-/// How long connecting may take (shim.go:73-77, load).
+/// How long connecting may take (contract T5).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a shim may take to end once it was asked to (shim.go:73-77, shutdown).
+/// How long a shim may take to end once it was asked to (contract T5).
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 async fn connect(path: &Path) -> io::Result<Client> {
@@ -84,7 +84,7 @@ impl Shim {
             .call_as(self.version.get(), method, request, timeout)
             .await
         {
-            // task_manager.go:231-252: a shim may say 3 and speak 2.
+            // As core/runtime/v2/task_manager.go does: a shim may say 3 and speak 2.
             Err(CallError::Status(status))
                 if status.code == Code::Unimplemented
                     && self.version.get() >= 3

@@ -1,6 +1,6 @@
 //! The wire: containerd's messages as Rust types, and ttrpc to carry them.
 //!
-//! The types are generated from `proto/` (see `proto/SOURCE`). The v2 and the
+//! The types are generated from `proto/` (see `proto/SOURCE`) into `generated/`. The v2 and the
 //! v3 Task API share their messages byte for byte, so [`task`] serves both;
 //! only [`service::TASK_V2`] and [`service::TASK_V3`] differ.
 
@@ -13,11 +13,7 @@ pub mod ttrpc;
 
 mod api {
     #![allow(clippy::all, reason = "generated code")]
-    #![allow(
-        rustdoc::all,
-        reason = "generated from comments written for another language"
-    )]
-    include!(concat!(env!("OUT_DIR"), "/api.rs"));
+    include!("../generated/api.rs");
 }
 
 pub use api::containerd::events;

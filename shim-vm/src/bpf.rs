@@ -21,30 +21,68 @@ const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
 const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
 const ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
 const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+const MISSING: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
+
+/// The namespaces that clone(2) could make.
+const NAMESPACES: u32 = (libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP)
+    .cast_unsigned();
+
+/// What befalls a process that makes a system call which the program does not allow.
+#[derive(Clone, Copy)]
+pub enum Otherwise {
+    /// It ends, all of it.
+    Kill,
+    /// It is answered ENOSYS, as if the kernel did not have the system call.
+    Refuse,
+}
+
+impl Otherwise {
+    fn answer(self) -> sock_filter {
+        give(match self {
+            Self::Kill => libc::SECCOMP_RET_KILL_PROCESS,
+            Self::Refuse => MISSING,
+        })
+    }
+}
 
 /// What is asked of one argument: its number, and its value's lower 32 bits.
 #[derive(Clone, Copy)]
 pub enum When<'a> {
+    /// All 64 bits are 0.
+    Null(u32),
     OneOf(u32, &'a [u32]),
     /// It has at least one of these bits.
     Has(u32, u32),
     HasNone(u32, u32),
 }
 
-/// A program that grows; whatever it does not know ends the process.
-pub struct Program(Vec<sock_filter>);
+/// A program that grows. System calls of another machine end the process in any case.
+pub struct Program {
+    instructions: Vec<sock_filter>,
+    otherwise: Otherwise,
+}
 
 impl Program {
-    pub fn new() -> Self {
-        let kill = give(libc::SECCOMP_RET_KILL_PROCESS);
-        Self(vec![
+    pub fn new(otherwise: Otherwise) -> Self {
+        let kill = Otherwise::Kill.answer();
+        let instructions = vec![
             code(LOAD, 0, 0, ARCHITECTURE),
             code(EQUAL, 1, 0, ARCH),
             kill,
             code(LOAD, 0, 0, NUMBER),
             code(AT_LEAST, 0, 1, X32),
             kill,
-        ])
+        ];
+        Self {
+            instructions,
+            otherwise,
+        }
     }
 
     /// These may be made.
@@ -60,6 +98,11 @@ impl Program {
         let mut block = Vec::new();
         for one in when {
             let (argument, mut tests) = match *one {
+                When::Null(argument) => {
+                    let upper = code(LOAD, 0, 0, ARGUMENTS + 8 * argument + 4);
+                    let tests = vec![code(EQUAL, 0, 2, 0), upper, code(EQUAL, 1, 0, 0)];
+                    (argument, tests)
+                }
                 When::OneOf(argument, values) => {
                     let left = (0..values.len()).rev();
                     let test = |(&value, left)| code(EQUAL, left + 1, 0, value);
@@ -70,30 +113,39 @@ impl Program {
             };
             block.push(code(LOAD, 0, 0, ARGUMENTS + 8 * argument));
             block.append(&mut tests);
-            block.push(give(libc::SECCOMP_RET_KILL_PROCESS));
+            block.push(self.otherwise.answer());
         }
         block.push(give(libc::SECCOMP_RET_ALLOW));
         self.answer(number, block);
         self
     }
 
+    /// Threads may be made, in the namespaces that the process is in. The flags of clone3(2) can't be
+    /// seen from here: who finds that there is none takes clone(2).
+    pub fn allow_threads(self) -> Self {
+        let thread = libc::CLONE_THREAD.cast_unsigned();
+        let when = [When::Has(0, thread), When::HasNone(0, NAMESPACES)];
+        self.allow_when(libc::SYS_clone, &when)
+            .unknown(libc::SYS_clone3)
+    }
+
     /// This is as if the kernel did not have it.
     pub fn unknown(mut self, number: libc::c_long) -> Self {
-        let missing = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
-        self.answer(number, vec![give(missing)]);
+        self.answer(number, vec![give(MISSING)]);
         self
     }
 
     /// The instructions of all that.
     pub fn end(mut self) -> Vec<sock_filter> {
-        self.0.push(give(libc::SECCOMP_RET_KILL_PROCESS));
-        self.0
+        self.instructions.push(self.otherwise.answer());
+        self.instructions
     }
 
     /// For the system call `number`, this block, which ends in answers.
     fn answer(&mut self, number: libc::c_long, block: Vec<sock_filter>) {
-        self.0.push(code(EQUAL, 0, block.len(), number as u32));
-        self.0.extend(block);
+        let compare = code(EQUAL, 0, block.len(), number as u32);
+        self.instructions.push(compare);
+        self.instructions.extend(block);
     }
 }
 
@@ -115,14 +167,20 @@ fn give(answer: u32) -> sock_filter {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
-    const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+    pub const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+    pub const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+    pub const REFUSE: u32 = MISSING;
 
-    /// What `program` answers to a system call, as the kernel would run it.
-    fn run(program: &[sock_filter], arch: u32, number: u32, arguments: [u32; 3]) -> u32 {
+    /// What `program` answers to a system call of this machine.
+    pub fn answer(program: &[sock_filter], number: libc::c_long, arguments: [u64; 3]) -> u32 {
+        run(program, ARCH, number as u32, arguments)
+    }
+
+    /// What `program` answers, as the kernel would run it.
+    pub fn run(program: &[sock_filter], arch: u32, number: u32, arguments: [u64; 3]) -> u32 {
         let (mut at, mut value) = (0, 0);
         loop {
             let now = program[at];
@@ -132,7 +190,10 @@ mod tests {
                     value = match now.k {
                         NUMBER => number,
                         ARCHITECTURE => arch,
-                        k => arguments[((k - ARGUMENTS) / 8) as usize],
+                        k => {
+                            let argument = arguments[((k - ARGUMENTS) / 8) as usize];
+                            (argument >> (8 * ((k - ARGUMENTS) % 8))) as u32
+                        }
                     };
                     0
                 }
@@ -152,7 +213,7 @@ mod tests {
             When::Has(1, 0b110),
             When::HasNone(2, 0b1),
         ];
-        let program = Program::new();
+        let program = Program::new(Otherwise::Kill);
         let program = program.allow(&[1, 2]).allow_when(7, &when).unknown(9).end();
         let of = |number, arguments| run(&program, ARCH, number, arguments);
         for (number, arguments, answer) in [
@@ -170,8 +231,7 @@ mod tests {
         ] {
             assert_eq!(of(number, arguments), answer, "{number} {arguments:?}");
         }
-        let missing = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-        assert_eq!(of(9, [0, 0, 0]), missing);
+        assert_eq!(of(9, [0, 0, 0]), REFUSE);
         assert_eq!(
             run(&program, ARCH ^ 1, 1, [0, 0, 0]),
             KILL,

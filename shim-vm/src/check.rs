@@ -145,7 +145,12 @@ async fn steps(
         id: ID.into(),
         ..Default::default()
     };
-    call(service, "Wait", &wait).await?;
+    let ended = tokio::time::timeout(OUTPUT, call(service, "Wait", &wait)).await;
+    let ended = ended.map_err(|_| format!("the container did not end within {OUTPUT:?}"))??;
+    match api::WaitResponse::decode(&*ended) {
+        Ok(exit) if exit.exit_status == 0 => {}
+        exit => return Err(format!("the container did not end as it should: {exit:?}")),
+    }
     let delete = api::DeleteRequest {
         id: ID.into(),
         ..Default::default()
@@ -174,11 +179,15 @@ async fn steps(
     Ok((steps, hello))
 }
 
-/// How long a program that does nothing may take to say so.
+/// How long a program that does nothing may take to say so, and to end.
 const OUTPUT: Duration = Duration::from_secs(30);
 
 /// Asks the service as containerd would, but not over a socket.
-async fn call(service: &Rc<Service>, method: &str, request: &impl Message) -> Result<(), String> {
+async fn call(
+    service: &Rc<Service>,
+    method: &str,
+    request: &impl Message,
+) -> Result<Vec<u8>, String> {
     let request = Request {
         method: method.into(),
         payload: request.encode_to_vec(),
@@ -186,7 +195,5 @@ async fn call(service: &Rc<Service>, method: &str, request: &impl Message) -> Re
         moved: false,
     };
     let answer = Rc::clone(service).call(request).await;
-    answer
-        .map(drop)
-        .map_err(|status| format!("{method}: {}", status.message))
+    answer.map_err(|status| format!("{method}: {}", status.message))
 }

@@ -7,6 +7,7 @@
 //! there is a guest, and all that could be executed is QEMU itself. What is not there answers ENOSYS,
 //! with which programs and libraries that try something new know what to do.
 
+use crate::bpf::{Otherwise, Program, When};
 use libc::sock_filter;
 
 /// Allowed, whatever the arguments are. Many are the C library's.
@@ -156,119 +157,75 @@ const OLDER: &[libc::c_long] = &[
 const OLDER: &[libc::c_long] = &[];
 
 /// What prctl(2) may be asked for: not PR_SET_PDEATHSIG, by which QEMU ends with its shim.
-const PRCTL: [libc::c_int; 7] = [
-    libc::PR_SET_NAME,
-    libc::PR_GET_NAME,
-    libc::PR_SET_TIMERSLACK,
-    libc::PR_MCE_KILL,
-    libc::PR_SET_NO_NEW_PRIVS,
-    libc::PR_SET_SECCOMP,
-    libc::PR_GET_SECCOMP,
+const PRCTL: [u32; 7] = [
+    libc::PR_SET_NAME.cast_unsigned(),
+    libc::PR_GET_NAME.cast_unsigned(),
+    libc::PR_SET_TIMERSLACK.cast_unsigned(),
+    libc::PR_MCE_KILL.cast_unsigned(),
+    libc::PR_SET_NO_NEW_PRIVS.cast_unsigned(),
+    libc::PR_SET_SECCOMP.cast_unsigned(),
+    libc::PR_GET_SECCOMP.cast_unsigned(),
 ];
-
-/// linux/audit.h: the machine, with 64 bits and the least significant byte first.
-#[cfg(target_arch = "x86_64")]
-const ARCH: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const ARCH: u32 = 0xc000_00b7;
-/// Marks the system calls of x32, of which none is QEMU's.
-const X32: u32 = 0x4000_0000;
-
-/// Offsets in `struct seccomp_data`; of an argument, its lower half.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const fn argument(n: u32) -> u32 {
-    16 + 8 * n
-}
-
-const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
-const ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
-const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
-const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
-
-/// One instruction; `yes` and `no` are how many to skip then.
-fn code(code: u32, yes: usize, no: usize, k: u32) -> sock_filter {
-    // Jumps are short: no block below has more than ten instructions.
-    let [yes, no] = [yes, no].map(|skip| u8::try_from(skip).unwrap_or(u8::MAX));
-    let code = code as u16;
-    sock_filter {
-        code,
-        jt: yes,
-        jf: no,
-        k,
-    }
-}
-
-fn give(answer: u32) -> sock_filter {
-    code(RETURN, 0, 0, answer)
-}
-
-/// A block for the system call `number`, which the number is compared with; it ends in an answer.
-fn of(number: libc::c_long, block: Vec<sock_filter>) -> impl Iterator<Item = sock_filter> {
-    let compare = code(EQUAL, 0, block.len(), number as u32);
-    std::iter::once(compare).chain(block)
-}
+/// Of socketpair(2), whatever the type is.
+const UNIX: u32 = libc::AF_UNIX.cast_unsigned();
 
 /// The filter (seccomp(2), SECCOMP_SET_MODE_FILTER).
 pub fn program() -> Vec<sock_filter> {
-    let allow = || give(libc::SECCOMP_RET_ALLOW);
-    let refuse = || give(REFUSE);
-    let kill = || give(libc::SECCOMP_RET_KILL_PROCESS);
-    let mut program = vec![
-        code(LOAD, 0, 0, ARCHITECTURE),
-        code(EQUAL, 1, 0, ARCH),
-        kill(),
-        code(LOAD, 0, 0, NUMBER),
-        code(AT_LEAST, 0, 1, X32),
-        kill(),
-    ];
-    for &number in ALLOWED.iter().chain(OLDER) {
-        program.extend(of(number, vec![allow()]));
+    Program::new(Otherwise::Refuse)
+        .allow(ALLOWED)
+        .allow(OLDER)
+        .allow_threads()
+        .allow_when(libc::SYS_prctl, &[When::OneOf(0, &PRCTL)])
+        // Two ends that only know each other: vhost-user makes some.
+        .allow_when(libc::SYS_socketpair, &[When::OneOf(0, &[UNIX])])
+        // Limits are read, not set: the new one is at no address.
+        .allow_when(libc::SYS_prlimit64, &[When::Null(2)])
+        .end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bpf::tests::{ALLOW, REFUSE, answer};
+
+    #[test]
+    fn qemu_computes_waits_and_uses_what_it_was_given() {
+        let program = program();
+        let thread = (libc::CLONE_THREAD | libc::CLONE_VM) as u64;
+        let unix = libc::AF_UNIX as u64;
+        for (number, arguments, expected) in [
+            (libc::SYS_read, [0, 0, 0], ALLOW),
+            (libc::SYS_ptrace, [0, 0, 0], REFUSE),
+            (libc::SYS_process_vm_readv, [0, 0, 0], REFUSE),
+            (libc::SYS_pidfd_open, [0, 0, 0], REFUSE),
+            (libc::SYS_bpf, [0, 0, 0], REFUSE),
+            (libc::SYS_io_uring_setup, [0, 0, 0], REFUSE),
+            (libc::SYS_socket, [unix, 0, 0], REFUSE),
+            (libc::SYS_socketpair, [unix, 0, 0], ALLOW),
+            (libc::SYS_socketpair, [libc::AF_INET as u64, 0, 0], REFUSE),
+            (libc::SYS_clone, [thread, 0, 0], ALLOW),
+            (libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0], REFUSE),
+            (
+                libc::SYS_clone,
+                [thread | libc::CLONE_NEWNET as u64, 0, 0],
+                REFUSE,
+            ),
+            (libc::SYS_clone3, [thread, 0, 0], REFUSE),
+            (libc::SYS_prctl, [libc::PR_SET_NAME as u64, 0, 0], ALLOW),
+            (
+                libc::SYS_prctl,
+                [libc::PR_SET_PDEATHSIG as u64, 0, 0],
+                REFUSE,
+            ),
+            (libc::SYS_prlimit64, [0, 7, 0], ALLOW),
+            (libc::SYS_prlimit64, [0, 7, 1], REFUSE),
+            (libc::SYS_prlimit64, [0, 7, 1 << 32], REFUSE),
+        ] {
+            assert_eq!(
+                answer(&program, number, arguments),
+                expected,
+                "{number} {arguments:?}"
+            );
+        }
     }
-    // A thread, in the namespaces that it is in. clone3's flags can't be seen from here: who finds
-    // that there is none takes this.
-    let thread = libc::CLONE_THREAD.cast_unsigned();
-    let other = libc::CLONE_NEWUSER
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP;
-    let clone = vec![
-        code(LOAD, 0, 0, argument(0)),
-        code(ANY_BIT, 0, 2, thread),
-        code(ANY_BIT, 1, 0, other.cast_unsigned()),
-        allow(),
-        refuse(),
-    ];
-    program.extend(of(libc::SYS_clone, clone));
-    let mut prctl = vec![code(LOAD, 0, 0, argument(0))];
-    for option in PRCTL {
-        prctl.extend([code(EQUAL, 0, 1, option.cast_unsigned()), allow()]);
-    }
-    prctl.push(refuse());
-    program.extend(of(libc::SYS_prctl, prctl));
-    // Two ends that only know each other: vhost-user makes some.
-    let pair = vec![
-        code(LOAD, 0, 0, argument(0)),
-        code(EQUAL, 0, 1, libc::AF_UNIX.cast_unsigned()),
-        allow(),
-        refuse(),
-    ];
-    program.extend(of(libc::SYS_socketpair, pair));
-    // Limits are read, not set: the new one is at no address.
-    let prlimit = vec![
-        code(LOAD, 0, 0, argument(2)),
-        code(EQUAL, 0, 3, 0),
-        code(LOAD, 0, 0, argument(2) + 4),
-        code(EQUAL, 0, 1, 0),
-        allow(),
-        refuse(),
-    ];
-    program.extend(of(libc::SYS_prlimit64, prlimit));
-    program.push(refuse());
-    program
 }

@@ -31,15 +31,15 @@ impl Service {
         }
         owes_exit(&container, &process);
         let killed = async {
-            match killed.await {
-                // Whatever its reason.
-                Err(status) if status.code != Code::NotFound => std::future::pending().await,
-                answer => answer,
+            // Whatever reason the guest has to refuse, and if it says that init has ended: the exit
+            // comes, or the VM ends.
+            if killed.await.is_err() {
+                process.exited().await;
             }
         };
         tokio::select! {
             biased;
-            answer = killed => answer,
+            () = killed => Ok(()),
             why = context.cancelled() => Err(why),
             () = process.exited() => Ok(()),
         }

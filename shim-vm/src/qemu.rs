@@ -267,7 +267,7 @@ fn basics(line: &mut Line, plan: &Plan) {
 /// The kernel's command line.
 fn append(accel: Accel, kernel: Abilities, khz: u64) -> String {
     let mut words = String::from(
-        "console=ttyS0 quiet reboot=t panic=-1 noreplace-smp cryptomgr.notests rootfstype=ramfs",
+        "console=ttyS0 quiet reboot=t oops=panic panic=-1 noreplace-smp cryptomgr.notests rootfstype=ramfs",
     );
     if accel != Accel::Kvm {
         words.push_str(&format!(" tsc=reliable tsc_early_khz={khz}"));
@@ -330,7 +330,7 @@ fn jailed(why: String, said: &mut io::PipeReader) -> String {
 mod tests {
     use super::*;
 
-    /// Contract guest.md §0: what keeps boots without KVM from hanging.
+    /// V13: what keeps boots without KVM from hanging.
     #[test]
     fn the_command_lines_carry_what_was_learnt() {
         let unknown = Abilities::default();
@@ -341,6 +341,7 @@ mod tests {
             "init_on_alloc=1",
             "noreplace-smp",
             "cryptomgr.notests",
+            "oops=panic",
             "panic=-1",
             "rootfstype=ramfs",
         ] {

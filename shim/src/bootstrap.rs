@@ -1,5 +1,5 @@
 //! The `start` command: finds the shim of the container's group, or becomes its parent
-//! (contract §1.3). Only to ask a shim that runs already what it speaks does it need an event loop.
+//! (contract B30 to B40). Only to ask a shim that runs already what it speaks does it need an event loop.
 
 use crate::error::{Error, Result};
 use crate::flags::Flags;
@@ -248,7 +248,7 @@ fn write_address(address: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// B30.
+    /// B30: the annotation for runc wins over that for a pod, and without any the id is the group.
     #[test]
     fn the_first_group_annotation_wins() {
         let spec = |json| task::json::read::<Spec>(str::as_bytes(json)).unwrap();

@@ -1,4 +1,4 @@
-//! The `delete` command: cleans up after a shim that is dead or unreachable (contract §6).
+//! The `delete` command: cleans up after a shim that is dead or unreachable (contract D1 to D8).
 
 use crate::bootstrap::socket_of;
 use crate::error::{Error, Result};

@@ -161,7 +161,7 @@ mod tests {
         Flags::parse(line.split_whitespace().map(str::to_owned))
     }
 
-    /// B6: the two orders containerd uses.
+    /// B6: as containerd writes them, and the other ways of Go's `flag` package (B2).
     #[test]
     fn containerds_command_lines_parse() {
         let start =

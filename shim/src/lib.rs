@@ -125,7 +125,7 @@ fn command(shim: &dyn Shim, program: &str, flags: &Flags) -> Result<()> {
         "handover-check" => return upgrade::answer_check(),
         _ => {}
     }
-    // B5.
+    // B5: only what stands above does without a namespace.
     if flags.namespace.is_empty() {
         return Err(Error::new("shim namespace cannot be empty"));
     }
@@ -136,7 +136,7 @@ fn command(shim: &dyn Shim, program: &str, flags: &Flags) -> Result<()> {
     }
 }
 
-/// B23.
+/// What `-v` prints: name, version and revision (B23).
 fn version(program: &str) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let revision = revision();

@@ -1,4 +1,4 @@
-//! Sends the events of the outbox to containerd, in order, until they have arrived (contract §1.5).
+//! Sends the events of the outbox to containerd, in order, until they have arrived (contract B70 to B73).
 
 use protos::events_service::ForwardRequest;
 use protos::ttrpc::{CallError, Client};

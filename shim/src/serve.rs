@@ -1,4 +1,4 @@
-//! The daemon: serves the Task API on the inherited socket until it is told to stop (contract §1.4).
+//! The daemon: serves the Task API on the inherited socket until it is told to stop (contract B50 to B57).
 
 use crate::bootstrap::LISTENER_FD;
 use crate::error::{Error, Result};

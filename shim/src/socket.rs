@@ -141,7 +141,7 @@ mod tests {
         }
     }
 
-    /// B33.
+    /// B33: who listens is found, and a socket that nobody listens at is made anew.
     #[test]
     fn a_dead_socket_is_replaced_and_a_live_one_is_found() {
         let dir = tempfile::tempdir().unwrap();

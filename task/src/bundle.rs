@@ -1,4 +1,4 @@
-//! Every file name in a bundle, and what its small files say (contract §1.6).
+//! Every file name in a bundle, and what its small files say (contract B80).
 //!
 //! A bundle may lie on a disk: a loop does what is here that touches files aside.
 

@@ -283,7 +283,7 @@ impl Container {
         }
     }
 
-    /// T40.
+    /// The answer to State (T40): init or an exec as its client named it, with its state and its exit.
     pub(crate) fn state(&self, process: &Process) -> StateResponse {
         let own = process.state.get();
         let state = match (own, self.init.state.get()) {

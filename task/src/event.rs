@@ -79,7 +79,7 @@ pub fn now() -> Timestamp {
     std::time::SystemTime::now().into()
 }
 
-/// Go's zero time, which clients read as "has not exited" (contract §0.6).
+/// Go's zero time, which clients read as "has not exited" (contract T6).
 pub const NEVER: Timestamp = Timestamp {
     seconds: -62_135_596_800,
     nanos: 0,

@@ -1,4 +1,4 @@
-//! The Task API, v2 and v3 alike: one short method per call (contract §2.2).
+//! The Task API, v2 and v3 alike: one short method per call (the T rows of the contract).
 
 use crate::container::Container;
 use crate::containers::Containers;

@@ -1,4 +1,4 @@
-//! Which request which state allows: pure decisions, with Go's words for each refusal (contract §2.3).
+//! Which request which state allows: pure decisions, with Go's words for each refusal (contract T7).
 
 use crate::error::{Error, Result};
 use protos::task_types::Status;
@@ -162,7 +162,7 @@ mod tests {
         }
     }
 
-    /// Every refusal names the request and is one of Go's sentences (Appendix B).
+    /// T8: every refusal names the request and is one of Go's sentences.
     #[test]
     fn refusals_speak_as_the_golden_trace() {
         let words = |state: State, request| state.init_allows(request).unwrap_err().to_string();

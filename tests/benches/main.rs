@@ -3,7 +3,7 @@
 //! ```text
 //! contender ─┬─ memory   of 1 to 300 shims, and after execs ─┐
 //!            ├─ latency  of every step, beside bare runc     ├─ results ─┬─ runs/<date>/*.json
-//!            ├─ storm    of execs and of containers          │           ├─ table   README.md
+//!            ├─ storm    of execs and of containers          │           ├─ table   docs/bench.md
 //!            ├─ stdio    MiB/s and CPU                       │           └─ plot    docs/*.svg
 //!            └─ idle     wakeups in a minute                 │
 //!               vm       boots, beside bare ones             ┘
@@ -81,7 +81,7 @@ fn main() {
         fs::remove_dir_all(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         return;
     }
-    table::into_readme(&workspace().join("README.md"), &tables);
+    table::into_page(&workspace().join("docs/bench.md"), &tables);
     plot::all(&workspace().join("docs"), &results);
 }
 

@@ -1,4 +1,4 @@
-//! What the slopes from 10 to 300 pods mean for a thousand, in words for README.md.
+//! What the slopes from 10 to 300 pods mean for a thousand, in words for docs/bench.md.
 
 use crate::contender::{OURS, RIVAL};
 use serde_json::Value;
@@ -64,7 +64,7 @@ pub fn paragraph(results: &Value) -> String {
         )
     };
     format!(
-        "\nFrom 10 to 300 pods ([plot](docs/scaling.svg)) memory per shim, and the time from `start` \
+        "\nFrom 10 to 300 pods ([plot](scaling.svg)) memory per shim, and the time from `start` \
          to the running container, change in a straight line: {}; {}.\n",
         of(&ours, "dunnage's by"),
         of(&theirs, "Go 2.1's by"),

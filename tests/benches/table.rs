@@ -1,4 +1,4 @@
-//! Results as tables for README.md.
+//! Results as tables for docs/bench.md.
 
 use crate::contender::{OURS, RIVAL, RUNC};
 use serde_json::Value;
@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-/// Where the tables stand in README.md.
+/// Where the tables stand in docs/bench.md.
 const BEGIN: &str = "<!-- bench: begin -->";
 const END: &str = "<!-- bench: end -->";
 const COLUMNS: [(&str, &str); 6] = [
@@ -289,7 +289,7 @@ pub fn all(results: &Value) -> String {
     let word = |key: &str| machine[key].as_str().unwrap_or("?").to_owned();
     let mut text = format!(
         "Measured on {} with `make bench`: {} CPUs ({}), Linux {}, {}. Medians; all contenders \
-         took turns in one run. Raw results: [tests/benches/runs](tests/benches/runs).\n\n",
+         took turns in one run. Raw results: [tests/benches/runs](../tests/benches/runs).\n\n",
         word("date"),
         machine["cpus"],
         word("cpu"),
@@ -371,10 +371,10 @@ fn table(text: &mut String, results: &Value, title: &str, rows: &[Row]) {
     }
 }
 
-/// Puts the tables where README.md has its marks.
-pub fn into_readme(path: &Path, tables: &str) {
-    let readme = fs::read_to_string(path).expect("README.md");
-    let (before, rest) = readme.split_once(BEGIN).expect("mark in README.md");
-    let (_, after) = rest.split_once(END).expect("mark in README.md");
-    fs::write(path, format!("{before}{BEGIN}\n{tables}{END}{after}")).expect("README.md");
+/// Puts the tables where the page has its marks.
+pub fn into_page(path: &Path, tables: &str) {
+    let page = fs::read_to_string(path).expect("docs/bench.md");
+    let (before, rest) = page.split_once(BEGIN).expect("mark in docs/bench.md");
+    let (_, after) = rest.split_once(END).expect("mark in docs/bench.md");
+    fs::write(path, format!("{before}{BEGIN}\n{tables}{END}{after}")).expect("docs/bench.md");
 }

@@ -95,7 +95,7 @@ pub async fn ended(pid: i32) {
 }
 
 /// What a command left: how it ended, and all it wrote until *every* holder of its stdout and
-/// stderr was gone (contract 0.8: a daemon must not keep them).
+/// stderr was gone (contract B36: a daemon must not keep them).
 #[derive(Debug)]
 pub struct Output {
     pub status: ExitStatus,

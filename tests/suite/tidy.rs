@@ -30,8 +30,10 @@ fn sources() -> Vec<PathBuf> {
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(&dir).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() && !path.ends_with("target") {
-                dirs.push(path);
+            if path.is_dir() {
+                // What is built, and what is generated.
+                let ours = !path.ends_with("target") && !path.ends_with("generated");
+                dirs.extend(ours.then_some(path));
             } else if path.extension().is_some_and(|e| e == "rs") {
                 found.push(path);
             }
@@ -187,11 +189,36 @@ fn tests_do_not_sleep_and_are_not_ignored() {
     });
 }
 
+/// The areas of docs/contract.md: a row's id is one of these letters, and a number.
+const AREAS: &str = "BTXINODSVUR";
+/// What follows, in a row of docs/contract.md, is why no test shows it.
+const NOT_TESTED: &str = "*Not tested*: ";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+fn contract() -> String {
+    fs::read_to_string(root().join("docs/contract.md")).unwrap()
+}
+
+/// The rows of docs/contract.md, as `(id, text)`: each is a paragraph that begins with its id, in bold.
+fn paragraphs(contract: &str) -> Vec<(String, String)> {
+    let rows = contract.split("\n\n").filter_map(|paragraph| {
+        let title = paragraph.trim_start().strip_prefix("**")?;
+        let (id, _) = title.split_once([' ', '*'])?;
+        let is_row = rows(id) == [id];
+        is_row.then(|| (id.to_owned(), paragraph.replace('\n', " ")))
+    });
+    rows.collect()
+}
+
 /// The ids of the contract's rows that a text names: `X1`, and all of `X1 to X9`.
 fn rows(text: &str) -> Vec<String> {
     let words: Vec<&str> = text.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+    let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
     let row = |word: &str| {
-        let number = word.strip_prefix(|c: char| "BTXINODSUV".contains(c))?;
+        let number = word.strip_prefix(|c: char| AREAS.contains(c))?;
         let number: u32 = number.parse().ok()?;
         Some((word[..1].to_owned(), number))
     };
@@ -210,6 +237,34 @@ fn rows(text: &str) -> Vec<String> {
     found
 }
 
+/// The comments and strings of a source; a `V4` in its code is something else.
+fn prose(text: &str) -> String {
+    let mut prose = String::new();
+    for line in text.lines() {
+        let (code, comment) = line.split_once("//").unwrap_or((line, ""));
+        for string in code.split('"').skip(1).step_by(2).chain([comment]) {
+            prose.push_str(string);
+            prose.push('\n');
+        }
+    }
+    prose
+}
+
+/// The comments of a source: lines that follow each other are one.
+fn comments(text: &str) -> Vec<String> {
+    let mut found = vec![String::new()];
+    for line in text.lines() {
+        match line.trim_start().strip_prefix("//") {
+            Some(comment) => {
+                let last = found.last_mut().unwrap();
+                last.push_str(comment.trim_start_matches(['/', '!']));
+            }
+            None => found.push(String::new()),
+        }
+    }
+    found
+}
+
 /// What of a source is tests: all of a suite, and of a crate its unit tests.
 fn tests_of<'a>(path: &Path, text: &'a str) -> &'a str {
     let is_test = path.components().any(|part| part.as_os_str() == "suite")
@@ -222,30 +277,144 @@ fn tests_of<'a>(path: &Path, text: &'a str) -> &'a str {
 }
 
 #[test]
-fn every_row_of_the_contract_has_a_test_or_a_reason() {
-    let table = include_str!("../contract.txt");
-    let lines = table.lines();
-    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let (reasons, areas): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.contains(" | "));
+fn every_row_of_the_contract_is_named_by_a_test_or_says_why_not() {
+    let contract = contract();
+    let paragraphs = paragraphs(&contract);
+    let once: BTreeSet<&String> = paragraphs.iter().map(|(id, _)| id).collect();
+    assert!(once.len() > 160, "{once:?}");
+    assert_eq!(once.len(), paragraphs.len(), "a row is there twice");
     let mut named = BTreeSet::new();
     for path in sources() {
-        let text = fs::read_to_string(&path).unwrap();
-        named.extend(rows(tests_of(&path, &text)));
+        // This file's own examples are no tests of the rows.
+        if !path.ends_with("suite/tidy.rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            named.extend(rows(&prose(tests_of(&path, &text))));
+        }
     }
-    let wanted: Vec<String> = areas
-        .iter()
-        .flat_map(|line| rows(line.split_once(": ").unwrap().1))
+    let wrong = paragraphs.iter().filter_map(|(id, text)| {
+        let reason = text.split_once(NOT_TESTED).map(|(_, reason)| reason);
+        match (named.contains(id), reason) {
+            (true, None) => None,
+            (true, Some(_)) => Some(format!("{id}: a test names it, but it says `Not tested`")),
+            (false, None) => Some(format!("{id}: no test names it, and it does not say why")),
+            (false, Some(reason)) => (reason.len() < 20).then(|| format!("{id}: no reason")),
+        }
+    });
+    let wrong: Vec<_> = wrong.collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_id_that_is_named_is_a_row_of_the_contract() {
+    let contract = contract();
+    let known: BTreeSet<String> = paragraphs(&contract)
+        .into_iter()
+        .map(|(id, _)| id)
         .collect();
-    let missing: Vec<_> = wanted.iter().filter(|row| !named.contains(*row)).collect();
-    assert!(missing.is_empty(), "named by no test: {missing:?}");
-    let excused = reasons.iter().map(|line| line.split_once(" | ").unwrap());
-    let all: Vec<String> = excused
-        .map(|(row, reason)| {
-            assert!(!reason.is_empty(), "{row}");
-            row.to_owned()
-        })
-        .chain(wanted)
-        .collect();
-    let once: BTreeSet<&String> = all.iter().collect();
-    assert_eq!((all.len(), once.len()), (154, 154), "each row, once");
+    let unknown = |text: &str| {
+        let mut unknown = rows(text);
+        unknown.retain(|id| !known.contains(id));
+        (!unknown.is_empty()).then(|| format!("no row of docs/contract.md: {unknown:?}"))
+    };
+    each(|_, text| unknown(&prose(text)));
+    for path in texts() {
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(unknown(&text), None, "{}", path.display());
+    }
+}
+
+#[test]
+fn a_comment_that_names_a_row_says_what_it_means() {
+    each(|_, text| {
+        let says_nothing = |comment: &String| {
+            let mut words: Vec<&str> = comment
+                .split(|c: char| !c.is_ascii_alphanumeric())
+                .collect();
+            words.retain(|word| !["", "and", "to", "contract", "The", "the"].contains(word));
+            !words.is_empty() && words.iter().all(|word| rows(word) == [*word])
+        };
+        let bare: Vec<_> = comments(text).into_iter().filter(says_nothing).collect();
+        (!bare.is_empty()).then(|| format!("only an id: {bare:?}"))
+    });
+}
+
+/// The texts that people read, and the ledgers.
+fn texts() -> Vec<PathBuf> {
+    let of = |dir: PathBuf, ending: &'static str| {
+        let files = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        files.filter(move |path| path.extension().is_some_and(|e| e == ending))
+    };
+    let docs = of(root().join("docs"), "md").chain(of(root().to_owned(), "md"));
+    docs.chain(of(root().join("tests"), "txt")).collect()
+}
+
+/// What a heading's anchor is called by those who show Markdown.
+fn anchor(heading: &str) -> String {
+    let kept = heading
+        .trim()
+        .to_lowercase()
+        .replace(' ', "-")
+        .replace(|c: char| !c.is_alphanumeric() && c != '-' && c != '_', "");
+    format!("#{kept}")
+}
+
+/// A link leads to a file, and to a heading in it.
+#[test]
+fn links_in_texts_lead_somewhere() {
+    let mut wrong = Vec::new();
+    for path in texts() {
+        let text = fs::read_to_string(&path).unwrap();
+        for link in text.split("](").skip(1) {
+            let link = link.split(')').next().unwrap_or_default();
+            if link.contains("://") {
+                continue;
+            }
+            let (file, heading) = link.split_at(link.find('#').unwrap_or(link.len()));
+            let to = match file {
+                "" => path.clone(),
+                file => path.parent().unwrap().join(file),
+            };
+            let has_heading = |text: String| {
+                let mut headings = text.lines().filter_map(|line| line.split_once("# "));
+                headings.any(|(_, title)| anchor(title) == heading)
+            };
+            let leads = to.exists()
+                && (heading.is_empty() || fs::read_to_string(&to).is_ok_and(has_heading));
+            if !leads {
+                wrong.push(format!("{}: {link}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A source that a text names is there, under this name or in some directory.
+#[test]
+fn files_that_texts_name_are_there() {
+    let sources = sources();
+    let mut wrong = Vec::new();
+    for path in texts() {
+        // What was, and what is containerd's.
+        if path.ends_with("CHANGELOG.md") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        for name in text.split('`').filter(|name| name.ends_with(".rs")) {
+            let is_there = sources.iter().any(|source| source.ends_with(name));
+            if !is_there && !name.contains([' ', '{', '*']) {
+                wrong.push(format!("{}: {name}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Who comes by reads a page, and what that leaves out is in docs.
+#[test]
+fn the_readme_is_a_front_page() {
+    let text = fs::read_to_string(root().join("README.md")).unwrap();
+    let words = text.split_whitespace().count();
+    assert!(words <= 1200, "{words} words");
 }

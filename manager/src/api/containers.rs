@@ -29,7 +29,7 @@ service! {
 }
 
 impl Fields for Container {
-    /// core/containers/adaptor.go.
+    /// As core/metadata/adaptors.go has it.
     fn field(&self, path: &[&str]) -> Option<String> {
         let text = |text: &str| Some(text.to_owned()).filter(|t| !t.is_empty());
         match path {

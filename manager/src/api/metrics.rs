@@ -10,7 +10,7 @@ use protos::types::Metric;
 use std::rc::Rc;
 
 impl Fields for Task {
-    /// core/runtime/task_list.go and local.go:649-714.
+    /// As plugins/services/tasks/local.go has it.
     fn field(&self, path: &[&str]) -> Option<String> {
         match path {
             ["id"] => Some(self.key.1.clone()),

@@ -13,7 +13,7 @@ use protos::task_types::{Process, Status};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How long a shim may take to tell its state (plugins/services/tasks/local.go:99).
+/// How long a shim may take to tell its state (contract T5).
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) async fn get(

@@ -35,8 +35,8 @@ service! {
     wait(WaitRequest) -> WaitResponse, drops: true;
 }
 
-/// The task, of a container that has a record (local.go:746): which is read once, so that a task
-/// can be killed whatever its disk does.
+/// The task, of a container that has a record (plugins/services/tasks/local.go). The record is read
+/// once, so that a task can be killed whatever its disk does.
 pub(super) async fn find(
     manager: &Manager,
     namespace: &str,

@@ -69,6 +69,20 @@ pub async fn kill(client: &Client, id: &str, number: u32, all: bool) -> Result<(
     client.tasks().kill(request).await.map(drop).map_err(said)
 }
 
+/// A signal to what may have ended in the meantime: a wait tells how.
+async fn end(client: &Client, id: &str, number: libc::c_int, all: bool) -> Result<(), String> {
+    let request = client.request(KillRequest {
+        container_id: id.to_owned(),
+        exec_id: String::new(),
+        signal: number.cast_unsigned(),
+        all,
+    });
+    match client.tasks().kill(request).await {
+        Err(e) if e.code() != tonic::Code::NotFound => Err(said(e)),
+        _ => Ok(()),
+    }
+}
+
 /// TERM, and KILL if that is not enough. It stays stopped, whatever its restart policy says.
 pub async fn stop(client: &Client, id: &str, timeout: Duration) -> Result<(), String> {
     if let Ok(container) = container(client, id).await {
@@ -85,9 +99,9 @@ pub async fn stop(client: &Client, id: &str, timeout: Duration) -> Result<(), St
     if let Ok(ended) = early {
         return ended.map(drop).map_err(said);
     }
-    kill(client, id, libc::SIGTERM.cast_unsigned(), false).await?;
+    end(client, id, libc::SIGTERM, false).await?;
     if tokio::time::timeout(timeout, &mut waiting).await.is_err() {
-        kill(client, id, libc::SIGKILL.cast_unsigned(), true).await?;
+        end(client, id, libc::SIGKILL, true).await?;
         waiting.await.map_err(said)?;
     }
     Ok(())
@@ -171,7 +185,7 @@ pub async fn delete(
             });
             let mut tasks = client.tasks();
             let waiting = tasks.wait(request);
-            kill(client, id, libc::SIGKILL.cast_unsigned(), true).await?;
+            end(client, id, libc::SIGKILL, true).await?;
             waiting.await.map_err(said)?;
         }
         let request = client.request(DeleteTaskRequest {

@@ -12,7 +12,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
-/// core/events/exchange.go:201-238.
+/// core/events/exchange/exchange.go.
 pub(super) fn check(envelope: &Envelope) -> Result<(), Failure> {
     check_id(&envelope.namespace).map_err(|e| {
         invalid(format!(

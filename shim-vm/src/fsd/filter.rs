@@ -5,7 +5,7 @@
 //! socket, process, mount, namespace or module is made, no other process looked at, no program
 //! executed, and no memory becomes code. The first call of any other kind ends it, and the VM.
 
-use crate::bpf::{Program, When};
+use crate::bpf::{Otherwise, Program, When};
 use libc::sock_filter;
 
 /// Whatever the arguments are.
@@ -120,29 +120,15 @@ const FCNTL: [u32; 5] = [
 /// The filter (seccomp(2)) for a process with this pid.
 pub fn program(pid: u32) -> Vec<sock_filter> {
     let code = libc::PROT_EXEC.cast_unsigned();
-    let thread = libc::CLONE_THREAD.cast_unsigned();
-    let namespaces = libc::CLONE_NEWUSER
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP;
-    let namespaces = namespaces.cast_unsigned();
     let name = libc::PR_SET_NAME.cast_unsigned();
-    Program::new()
+    Program::new(Otherwise::Kill)
         .allow(ALLOWED)
         .allow(OLDER)
         .allow_when(libc::SYS_mmap, &[When::HasNone(2, code)])
         .allow_when(libc::SYS_mprotect, &[When::HasNone(2, code)])
         .allow_when(libc::SYS_fcntl, &[When::OneOf(1, &FCNTL)])
         .allow_when(libc::SYS_prctl, &[When::OneOf(0, &[name])])
-        .allow_when(
-            libc::SYS_clone,
-            &[When::Has(0, thread), When::HasNone(0, namespaces)],
-        )
-        // Its flags can't be seen from here: who finds that there is none takes clone(2).
-        .unknown(libc::SYS_clone3)
+        .allow_threads()
         // A thread that panics ends the process.
         .allow_when(libc::SYS_tgkill, &[When::OneOf(0, &[pid])])
         .end()

@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(found(cgroups, LEGACY), expected);
     }
 
-    /// O4.
+    /// O4: where both versions are mounted, version 1 counts.
     #[test]
     fn o4_hybrid_counts_as_version_1() {
         let mut hybrid = LEGACY.to_vec();

@@ -1,4 +1,4 @@
-//! What a container has used, as the version 1 controllers tell (contract §2.5).
+//! What a container has used, as the version 1 controllers tell (contract T79).
 
 use super::find::Dirs;
 use super::read::{Field, fields, huge_page_sizes, number, rdma, text, unexpected, value};

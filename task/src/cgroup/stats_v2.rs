@@ -1,4 +1,4 @@
-//! What a container has used, as its version 2 cgroup tells (contract §2.5).
+//! What a container has used, as its version 2 cgroup tells (contract T79).
 
 use super::read::{Field, fields, huge_page_sizes, number, rdma, text, value};
 use super::{Error, Host};

@@ -335,7 +335,7 @@ mod tests {
         assert!(Exec::new("e1", b"{}", Paths::default()).is_ok());
     }
 
-    /// T30.
+    /// T30: the spec is passed on but for `terminal`, which is the request's to say.
     #[test]
     fn the_requests_terminal_wins() {
         let paths = Paths {

@@ -15,7 +15,7 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// What is reported of a process that has not exited: Go's zero values (contract §0.6).
+    /// What is reported of a process that has not exited: Go's zero values (contract T6).
     pub const NONE: Self = Self {
         status: 0,
         at: NEVER,

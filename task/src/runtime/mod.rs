@@ -1,4 +1,4 @@
-//! The OCI runtime's command line, for one container (contract Appendix A).
+//! The OCI runtime's command line, for one container (contract T9).
 
 pub mod command;
 mod failure;

@@ -118,7 +118,7 @@ mod tests {
         );
     }
 
-    /// B13.
+    /// B13: CRI sends generic options to runtimes of other names, and runc's are TOML in them.
     #[test]
     fn options_from_cri_are_toml() {
         let generic = |body: &str| {

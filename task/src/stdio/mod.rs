@@ -1,5 +1,5 @@
 //! The standard streams of one process: from the paths a client names to the pipes, terminal or
-//! logger that the process really has (contract §3).
+//! logger that the process really has (contract I1 to I16).
 
 mod console;
 mod copy;

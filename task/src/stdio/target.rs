@@ -44,7 +44,7 @@ mod tests {
         }
     }
 
-    /// I1, I2.
+    /// I1: no streams, no output. I2: else the scheme of stdout says where it goes.
     #[test]
     fn stdouts_scheme_decides() {
         assert!(matches!(target(&paths("", "")), Ok(Target::Nowhere)));

@@ -1,4 +1,4 @@
-//! The figures of VMs as a table for README.md, and their goals.
+//! The figures of VMs as a table for docs/bench.md, and their goals.
 
 use super::{CALLS, FLAVOURS, SIZES, STEPS};
 use serde_json::Value;

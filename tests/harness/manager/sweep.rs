@@ -1,5 +1,5 @@
 //! A daemon that is killed at one system call of a container's life, or of its own recovery, and
-//! what the next one makes of it (contract §4.3, §4.4).
+//! what the next one makes of it (contract R1, R4).
 //!
 //! Whatever the point: no acknowledged start loses its exit, none is told twice or made up, and
 //! nothing is left. strace counts the calls, so each point is just before one: between two of

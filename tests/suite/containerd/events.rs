@@ -59,7 +59,7 @@ fn execs_still_running_when_init_exits_exit_before_it(containerd: &mut Container
         .map(String::as_str)
         .filter(|event| event.starts_with("exit"))
         .collect();
-    // containerd 1.6's shim promises no order here (contract 8.2).
+    // containerd 1.6's shim promises no order here (contract B91).
     if !(peers::is_go() && containerd.release.name == "1.6") {
         assert_eq!(
             exits.last(),

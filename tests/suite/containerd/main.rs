@@ -1,5 +1,5 @@
 //! The shim under real containerds, seen as an operator sees it: through `ctr`, events and /proc
-//! (B21: each of them understands what `start` answers).
+//! (B21: each of them understands what `start` answers; B90: nothing else of theirs stands in the way).
 //!
 //! Each test runs once per release of containerd and is named after it:
 //! `exec::containerd_1_7::an_exec_returns_its_exit_code`.

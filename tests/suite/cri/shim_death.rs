@@ -1,4 +1,4 @@
-//! SIGKILL of a pod's shim: Kubernetes is told, nothing of the pod runs on, and it can be removed
+//! SIGKILL of a pod's shim: Kubernetes is told, nothing of the pod runs on (D8), and it can be removed
 //! and run again.
 
 use harness::containerd::DEADLINE;

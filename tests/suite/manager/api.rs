@@ -1,4 +1,4 @@
-//! The command table of §2, by unmodified clients of three releases, over our shim and Go's.
+//! R5: the commands of unmodified clients of three releases, over our shim and Go's.
 
 use harness::containerd::release::Release;
 use harness::containerd::report;

@@ -42,7 +42,7 @@ fn a_command_that_cannot_be_run_is_told_by_the_exit_code() {
     });
 }
 
-/// As README.md has it: `runc spec` writes one with a terminal.
+/// As docs/dunnage.md has it: `runc spec` writes one with a terminal.
 #[test]
 fn a_bundle_is_run_as_its_spec_says() {
     manager::on(|manager| {

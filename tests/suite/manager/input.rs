@@ -25,7 +25,7 @@ fn renamed(manager: &manager::Manager) {
     );
 }
 
-/// R4.
+/// R4: the death of its shim does not touch a container that is to be kept, whatever its name.
 #[test]
 fn a_process_whose_name_is_no_text_is_kept_as_any_other() {
     manager::with(KEEP, |manager| {
@@ -43,7 +43,7 @@ fn a_process_whose_name_is_no_text_is_kept_as_any_other() {
     });
 }
 
-/// R1.
+/// R1: when daemon and shim are killed together, its exit is told all the same, once.
 #[test]
 fn a_process_whose_name_is_no_text_has_its_exit_after_a_restart() {
     manager::on(|manager| {

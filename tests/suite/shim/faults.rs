@@ -224,7 +224,7 @@ fn killed_shim_and_delete_leave_nothing() {
     });
 }
 
-/// D1, Appendix A: SIGKILL while the runtime runs: it dies with its shim (Pdeathsig).
+/// D1, T9: SIGKILL while the runtime runs: it dies with its shim (Pdeathsig).
 #[test]
 fn runtime_dies_with_its_shim() {
     harness::run_unless_vm_differs("guests-runtime", async |test| {

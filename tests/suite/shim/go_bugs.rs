@@ -1,4 +1,4 @@
-//! The bugs of containerd's own shim that no other file here names (contract §9.1): none of them
+//! The bugs of containerd's own shim that no other file here names (contract U1 to U12): none of them
 //! is ours. U2 is in task.rs, U3 in runtime.rs, U4 in golden, U6 in terminal.rs, U7 in stdio.rs;
 //! U10 is a unit test of task's logger.
 

@@ -59,7 +59,7 @@ fn container_in_a_user_namespace_owns_its_pipes() {
     });
 }
 
-/// Appendix A: `SystemdCgroup` is every command's flag. (Without systemd this one takes the flag
+/// T9: `SystemdCgroup` is every command's flag. (Without systemd this one takes the flag
 /// away before it calls the real runtime.)
 #[test]
 fn systemd_cgroup_is_a_flag_of_every_command() {

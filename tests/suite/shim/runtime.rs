@@ -1,5 +1,5 @@
 //! The OCI runtime: which one, how it is called, and what happens when it fails (T10, T11, T20,
-//! Appendix A).
+//! T9).
 
 use harness::events::Kind;
 use harness::runtime::Runtime;
@@ -52,7 +52,7 @@ fn create_records_runtime_and_options_for_delete() {
     });
 }
 
-/// Appendix A: how the runtime is called.
+/// T9: how the runtime is called.
 #[test]
 fn runtime_is_called_as_go_runc_calls_it() {
     harness::run_unless_vm_differs("guests-runtime", async |test| {
@@ -133,7 +133,7 @@ fn runtime_is_called_as_go_runc_calls_it() {
     });
 }
 
-/// Appendix A: the runtime does not inherit NOTIFY_SOCKET: it would wait for systemd.
+/// T9: the runtime does not inherit NOTIFY_SOCKET: it would wait for systemd.
 #[test]
 fn runtime_does_not_see_notify_socket() {
     harness::run_unless_vm_differs("guests-runtime", async |test| {

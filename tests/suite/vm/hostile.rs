@@ -4,16 +4,12 @@
 //! The hostile guest is as honest as any until exec `go` is started, or a call comes that its mode has
 //! an answer of its own to.
 
-use crate::child;
+use crate::{attacker, child};
 use harness::events::Kind;
 use harness::stdio::{Fifos, Reader, Stdio};
 use harness::{Bundle, Code, Shim, Test, proc, refused, wait};
 use protos::task;
 use protos::ttrpc::CallError;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 /// How long the guest may owe what it must do.
@@ -25,73 +21,11 @@ const MEMORY: u64 = 16 << 10;
 /// Bytes that it may log of one VM.
 const LOG: usize = 256 << 10;
 
-/// The image's modules, and in place of its agent the attacker with the libraries that it links.
-static INITRD: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let dir = tempfile::tempdir().expect("a directory");
-    for at in ["usr/lib", "usr/lib64"] {
-        fs::create_dir_all(dir.path().join(at)).expect("a directory");
-    }
-    let attacker = env!("CARGO_BIN_EXE_hostile");
-    let init = dir.path().join("init");
-    let stripped = Command::new("strip")
-        .args(["-s", "-o"])
-        .arg(&init)
-        .arg(attacker)
-        .status();
-    assert!(stripped.expect("strip").success());
-    let linked = Command::new("ldd")
-        .arg(attacker)
-        .output()
-        .expect("ldd")
-        .stdout;
-    let linked = String::from_utf8(linked).expect("text");
-    for library in linked
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'))
-    {
-        let name = Path::new(library).file_name().expect("a file");
-        let at = if library.starts_with("/lib64") {
-            "usr/lib64"
-        } else {
-            "usr/lib"
-        };
-        fs::copy(library, dir.path().join(at).join(name)).expect("a library");
-    }
-    // Archives that are not compressed may follow one another.
-    let mut initrd = Command::new("lz4")
-        .arg("-dcq")
-        .arg(image().join("initrd"))
-        .output();
-    let initrd = &mut initrd.as_mut().expect("lz4").stdout;
-    assert!(!initrd.is_empty(), "the guest's initrd is not lz4");
-    initrd.extend(packed(dir.path()));
-    std::mem::take(initrd)
-});
-
-fn packed(dir: &Path) -> Vec<u8> {
-    let pack = ["-c", "find . | cpio --quiet -o -H newc"];
-    let packed = Command::new("sh").args(pack).current_dir(dir).output();
-    packed.expect("cpio").stdout
-}
-
-fn image() -> PathBuf {
-    harness::peers::workspace().join("target/dist/guest/distro")
-}
-
 /// A shim whose VM will be the attacker's.
 async fn shim(test: &Test, mode: &str, settings: &str) -> (Bundle, Shim, Fifos) {
-    let dir = test.dir().join("hostile");
-    fs::create_dir_all(dir.join("tree")).unwrap();
-    fs::write(dir.join("tree/mode"), mode).unwrap();
-    let initrd = dir.join("initrd");
-    fs::write(&initrd, [&INITRD[..], &packed(&dir.join("tree"))].concat()).unwrap();
-    let config = dir.join("shim-vm.toml");
-    let (kernel, patience) = (image().join("vmlinux"), PATIENCE.as_secs());
-    let text = format!(
-        "accel = \"tcg\"\nkernel = {kernel:?}\ninitrd = {initrd:?}\nmemory = 256\n\
-         kill_timeout = {patience}\n{settings}\n"
-    );
-    fs::write(&config, text).unwrap();
+    let patience = PATIENCE.as_secs();
+    let settings = format!("kill_timeout = {patience}\n{settings}");
+    let config = attacker::configuration(&test.dir().join("hostile"), mode, &settings);
     let bundle = test.bundle("c").build();
     let start = bundle
         .start()

@@ -2,6 +2,7 @@
 //!
 //! A VM takes seconds to boot, so each test looks at much in one.
 
+mod attacker;
 mod boots;
 mod cgroup;
 mod check;
@@ -23,6 +24,7 @@ mod network;
 mod pod;
 mod pods;
 mod refusals;
+mod removal;
 mod rules;
 mod share;
 mod streams;

@@ -1,5 +1,5 @@
-//! Appendix B of the contract, step by step: codes, texts, fields, events and files (T1 to T3,
-//! T71).
+//! T8: the words of Go's shim, step by step: codes, texts, fields, events and files (B80; also T1 to T3, T7
+//! and T71).
 
 use harness::events::{Event, Kind};
 use harness::{Bundle, Code, Shim, Status, Test, differs, refused, runtime_differs, vm_differs};
@@ -10,7 +10,7 @@ use std::fs;
 
 mod life;
 
-/// `exited_at` of what has not exited (contract 0.6): the year 1.
+/// `exited_at` of what has not exited (T6): the year 1.
 const NEVER: Timestamp = Timestamp {
     seconds: -62_135_596_800,
     nanos: 0,
