@@ -5,27 +5,27 @@
 //!              its own root, state, sockets, namespace, in /tmp/dmN-N
 //! ```
 //! It is driven as its users do: by its own client and by every `ctr` there is.
-//!
+//! ```text
 //! api       its gRPC API, for what no client would ask
 //! cut       its journal, cut at any byte
 //! trace     strace on it, and its death at a system call
 //! sweep     its death at many of them, in the life of a container and in a recovery
+//! unread    its stderr, which nobody reads
 //! leavings  what it and its shims can leave on a machine
 //! ```
-//! It is driven as its users do: by its own client and by every `ctr` there is.
 
 pub mod api;
 pub mod cut;
 mod leavings;
 pub mod sweep;
 pub mod trace;
+mod unread;
 
 use crate::containerd::capture::Capture;
 use crate::containerd::ctr::{self, Ctr, Output};
 use crate::containerd::fifo::Fifo;
 use crate::containerd::release::Release;
 use crate::{peers, proc, program};
-use nix::fcntl::{FcntlArg, fcntl};
 use serde_json::Value;
 use std::env;
 use std::fs;
@@ -173,20 +173,6 @@ impl Manager {
     /// Starts the daemon again, on the same root and state.
     pub fn restart(&mut self) {
         self.up();
-    }
-
-    /// Starts the daemon again, with a stderr that is full and that nobody reads; what it is read
-    /// from.
-    pub fn restart_unread(&mut self) -> io::PipeReader {
-        let (reader, mut writer) = io::pipe().expect("a pipe");
-        let size = fcntl(&writer, FcntlArg::F_GETPIPE_SZ).expect("its size");
-        let filling = vec![b'\n'; size as usize];
-        io::Write::write_all(&mut writer, &filling).expect("it is empty");
-        self.process = Some(self.spawn_daemon(&[], writer.into()));
-        self.until("it serves", |it| {
-            (it.dunnage(&["version"]).code == 0).then_some(())
-        });
-        reader
     }
 
     /// SIGHUP: a new image of the program, under the same pid.
