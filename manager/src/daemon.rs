@@ -10,7 +10,7 @@ use crate::ledger::Ledger;
 use crate::manager::Manager;
 use crate::sockets::{Kept, Sockets};
 use crate::store::{Store, make_dir};
-use crate::{incoming, logger, notify, renewal, sys};
+use crate::{incoming, logger, notify, renewal, stderr, sys};
 use nix::sys::signal::Signal;
 use protos::ttrpc::Server;
 use std::cell::{Cell, RefCell};
@@ -44,8 +44,10 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), String> {
         .enable_all()
         .build_local(Default::default());
     let runtime = runtime.map_err(|e| format!("set up the event loop: {e}"))?;
-    let end = runtime.block_on(serve(Arc::new(config), file.as_deref(), sockets))?;
+    let end = runtime.block_on(serve(Arc::new(config), file.as_deref(), sockets));
     drop(runtime);
+    stderr::finish();
+    let end = end?;
     if let End::Renew(sockets) = end {
         log::info!("starts anew");
         return Err(format!("start anew: {}", renewal::execute(&sockets)));
@@ -61,6 +63,7 @@ async fn serve(config: Arc<Config>, file: Option<&Path>, sockets: Sockets) -> Re
     let reaper = Reaper::new().map_err(failed("signals"))?;
     let asked = Signals::new([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     let asked = asked.map_err(failed("signals"))?;
+    stderr::begin();
     let sockets = sockets.bind(&config)?;
     let kept = sockets.keep().map_err(failed("sockets"))?;
     let (exits, ended) = mpsc::unbounded_channel();

@@ -1,9 +1,9 @@
 //! Our own log, on stderr: one line an event, as text or as JSON.
 
 use crate::config::{Config, Format};
+use crate::stderr;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use protos::text;
-use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use task::quota::Quota;
@@ -17,7 +17,10 @@ pub fn start(config: &Config) {
     if log::set_boxed_logger(Box::new(Logger(config.log.format, Mutex::default()))).is_ok() {
         log::set_max_level(config.log.level.parse().unwrap_or(LevelFilter::Info));
     }
-    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    std::panic::set_hook(Box::new(|panic| {
+        log::error!("{panic}");
+        stderr::finish();
+    }));
 }
 
 impl Logger {
@@ -59,9 +62,9 @@ impl Log for Logger {
         if missed > 0 {
             let note = format!("too much to log: {missed} lines before this were left out");
             let note = self.line(Level::Warn, &note);
-            let _ = io::stderr().write_all(note.as_bytes());
+            stderr::write(note.as_bytes());
         }
-        let _ = io::stderr().write_all(line.as_bytes());
+        stderr::write(line.as_bytes());
     }
 
     fn flush(&self) {}

@@ -28,6 +28,7 @@ mod restart;
 mod shim;
 mod shim_log;
 mod sockets;
+mod stderr;
 mod store;
 mod subscription;
 mod supervise;

@@ -4,8 +4,8 @@
 
 use crate::bundles::{Bundle, Files};
 use crate::failure::{Failure, io};
+use crate::stderr;
 use protos::text;
-use std::io::Write;
 use std::time::Instant;
 use task::quota::Quota;
 use tokio::net::unix::pipe::Receiver;
@@ -40,7 +40,7 @@ fn copy(receiver: &Receiver, lines: &mut Lines) {
     let mut buffer = [0; 4096];
     for _ in 0..TURN {
         match receiver.try_read(&mut buffer) {
-            Ok(n @ 1..) => lines.copy(&buffer[..n], Instant::now(), &mut std::io::stderr()),
+            Ok(n @ 1..) => lines.copy(&buffer[..n], Instant::now(), stderr::write),
             _ => return,
         }
     }
@@ -56,7 +56,7 @@ struct Lines {
 }
 
 impl Lines {
-    fn copy(&mut self, bytes: &[u8], now: Instant, to: &mut impl Write) {
+    fn copy(&mut self, bytes: &[u8], now: Instant, mut to: impl FnMut(&[u8])) {
         for part in bytes.split_inclusive(|&byte| byte == b'\n') {
             let room = text::MAX.saturating_sub(self.begun.len());
             self.begun.extend_from_slice(&part[..part.len().min(room)]);
@@ -77,8 +77,7 @@ impl Lines {
                 );
             }
             let line = String::from_utf8_lossy(&line);
-            // Nobody is left who could be told.
-            let _ = to.write_all(task::printable(&line).as_bytes());
+            to(task::printable(&line).as_bytes());
         }
     }
 }
@@ -86,6 +85,7 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::RefCell;
     use std::time::Duration;
 
     #[test]
@@ -95,24 +95,25 @@ mod tests {
             begun: Vec::new(),
             quota: Quota::new(),
         };
-        let (mut out, now) = (Vec::new(), Instant::now());
-        lines.copy(b"one\ntw", now, &mut out);
-        assert_eq!(out, b"one\n");
-        lines.copy(b"o\n", now, &mut out);
-        assert_eq!(out, b"one\ntwo\n");
-        out.clear();
+        let (out, now) = (RefCell::new(Vec::new()), Instant::now());
+        let to = |line: &[u8]| out.borrow_mut().extend_from_slice(line);
+        lines.copy(b"one\ntw", now, to);
+        assert_eq!(*out.borrow(), b"one\n");
+        lines.copy(b"o\n", now, to);
+        assert_eq!(*out.borrow(), b"one\ntwo\n");
+        out.borrow_mut().clear();
         for _ in 0..100 {
-            lines.copy(&[b'x'; 4096], now, &mut out);
+            lines.copy(&[b'x'; 4096], now, to);
         }
-        lines.copy(b"\nnext\n", now, &mut out);
-        assert_eq!(out.len(), text::MAX + 1 + 5);
-        out.clear();
+        lines.copy(b"\nnext\n", now, to);
+        assert_eq!(out.borrow().len(), text::MAX + 1 + 5);
+        out.borrow_mut().clear();
         for _ in 0..100_000 {
-            lines.copy(b"level=error msg=\"the guest says so\"\n", now, &mut out);
+            lines.copy(b"level=error msg=\"the guest says so\"\n", now, to);
         }
-        assert!(out.len() <= 256 << 10, "{}", out.len());
-        out.clear();
-        lines.copy(b"later\n", now + Duration::from_secs(1), &mut out);
-        assert_eq!(out, b"later\n");
+        assert!(out.borrow().len() <= 256 << 10, "{}", out.borrow().len());
+        out.borrow_mut().clear();
+        lines.copy(b"later\n", now + Duration::from_secs(1), to);
+        assert_eq!(*out.borrow(), b"later\n");
     }
 }

@@ -5,20 +5,21 @@
 //!              its own root, state, sockets, namespace, in /tmp/dmN-N
 //! ```
 //! It is driven as its users do: by its own client and by every `ctr` there is.
-//!
+//! ```text
 //! api       its gRPC API, for what no client would ask
 //! cut       its journal, cut at any byte
 //! trace     strace on it, and its death at a system call
 //! sweep     its death at many of them, in the life of a container and in a recovery
+//! unread    its stderr, which nobody reads
 //! leavings  what it and its shims can leave on a machine
 //! ```
-//! It is driven as its users do: by its own client and by every `ctr` there is.
 
 pub mod api;
 pub mod cut;
 mod leavings;
 pub mod sweep;
 pub mod trace;
+mod unread;
 
 use crate::containerd::capture::Capture;
 use crate::containerd::ctr::{self, Ctr, Output};
@@ -104,7 +105,7 @@ impl Manager {
 
     fn up(&mut self) {
         assert!(self.process.is_none(), "it is up already");
-        let mut child = self.spawn_daemon(&[]);
+        let mut child = self.spawn_daemon(&[], Stdio::piped());
         let log = Capture::of(child.stderr.take().expect("piped"));
         self.process = Some(child);
         self.logs.push(log.clone());
@@ -114,7 +115,7 @@ impl Manager {
     }
 
     /// The daemon, perhaps behind another program such as strace.
-    fn spawn_daemon(&self, before: &[&str]) -> Child {
+    fn spawn_daemon(&self, before: &[&str], stderr: Stdio) -> Child {
         let mut words: Vec<String> = before.iter().map(|&word| word.to_owned()).collect();
         words.push(binary().display().to_string());
         let mut command = self.environment(Command::new(&words[0]));
@@ -125,7 +126,7 @@ impl Manager {
             .arg("daemon")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+            .stderr(stderr);
         command.spawn().unwrap_or_else(|e| panic!("{words:?}: {e}"))
     }
 

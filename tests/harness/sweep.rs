@@ -167,7 +167,7 @@ pub fn calls() -> Vec<Point> {
 
 /// The paths in the system calls of the daemon's loop in a container's life.
 pub async fn paths(test: &Test) -> Vec<String> {
-    let log = traced_life(test, &["-y", "-e", "trace=%file"]).await;
+    let log = traced_life(test, &["-y", "-e", "trace=%file,connect,bind"]).await;
     // A call without a path is about an fd, with its path in angle brackets; a pipe has none.
     let open = |line: &str| {
         let path = line.split_once('<')?.1.split_once('>')?.0;

@@ -104,6 +104,22 @@ impl Manager {
         (calls(&self.trace_log()), done)
     }
 
+    /// The names of files and sockets that the daemon's loop asks for while `work` is done.
+    pub fn names_of(&mut self, work: impl FnOnce(&mut Self)) -> Vec<String> {
+        let options = ["-y", "-e", "trace=%file,connect,bind"].map(str::to_owned);
+        let strace = Strace::attach(self.pid(), &self.trace_log(), &options);
+        work(self);
+        drop(strace);
+        let text = std::fs::read_to_string(self.trace_log()).expect("strace's log");
+        // Without a name a call is about an fd, which strace tells the name of.
+        let open = |line: &str| Some(line.split_once('<')?.1.split_once('>')?.0.to_owned());
+        let name = |line: &str| match line.split('"').nth(1)? {
+            "" => open(line),
+            name => Some(name.to_owned()),
+        };
+        text.lines().filter_map(name).collect()
+    }
+
     /// How often the journal is synced while `work` is done; by a thread, for it takes long.
     pub fn journal_syncs(&mut self, work: impl FnOnce(&mut Self)) -> usize {
         let options = ["-f", "-y", "-e", "trace=fdatasync"].map(str::to_owned);
@@ -137,7 +153,7 @@ impl Manager {
         let log = log.to_string_lossy();
         let mut words = vec!["strace", "-qq", "-o", &log];
         words.extend(options.iter().map(String::as_str));
-        let mut child = self.spawn_daemon(&words);
+        let mut child = self.spawn_daemon(&words, Stdio::piped());
         let said = Capture::of(child.stderr.take().expect("piped"));
         self.process = Some(child);
         self.logs.push(said.clone());

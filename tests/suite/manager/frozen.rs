@@ -1,6 +1,7 @@
 //! A file system that stands still holds up nobody who does not need it (docs/architecture.md, "Who
 //! may block"): that of the journal and the bundles, and that of the records.
 
+use harness::containerd::capture::Capture;
 use harness::disk::{Disk, Served};
 use harness::manager::{self, Manager, api::Api};
 use harness::proc;
@@ -68,6 +69,29 @@ fn exit_of(api: &Api, stream: &mut tonic::Streaming<protos::types::Envelope>, id
             return exit.exit_status;
         }
     }
+}
+
+/// The rule itself: in a container's life the loop asks the kernel for no file but those that the
+/// kernel makes up.
+#[test]
+fn loop_names_no_file_that_may_lie_on_a_disk() {
+    manager::on(|manager| {
+        let mut names = manager.names_of(|manager| {
+            manager
+                .run(&["-d", "--restart", "no"], "c", &["sleep", "1000"])
+                .ok();
+            manager.dunnage(&["exec", "c", "true"]).ok();
+            manager.dunnage(&["events", "--no-follow"]).ok();
+            manager.dunnage(&["ns", "ls"]).ok();
+            manager.dunnage(&["info"]).ok();
+            manager.dunnage(&["kill", "--signal", "KILL", "c"]).ok();
+            manager.dunnage(&["wait", "c"]).ok();
+            manager.dunnage(&["delete", "--force", "c"]).ok();
+        });
+        assert!(!names.is_empty(), "nothing was traced");
+        names.retain(|name| !name.starts_with("/proc/") && name != "/dev/null");
+        assert_eq!(names, [] as [String; 0]);
+    });
 }
 
 /// The journal and the bundles: what is about neither is answered, and in the end every exit is
@@ -242,5 +266,28 @@ fn renewal_waits_for_no_disk() {
         assert_eq!(manager.status("c"), "running");
         manager.dunnage(&["delete", "--force", "c"]).ok();
         gone(manager, disk);
+    });
+}
+
+/// Who reads the daemon's stderr has stopped: it is answered all the same, and what was logged comes
+/// when somebody reads.
+#[test]
+fn a_log_that_nobody_reads_holds_up_nobody() {
+    manager::with("[log]\nlevel = \"debug\"\n", |manager| {
+        manager.kill();
+        let log = manager.restart_unread();
+        manager.run(&["-d"], "c", &["sleep", "1000"]).ok();
+        at_once("ls", || assert_eq!(manager.status("c"), "running"));
+        manager.dunnage(&["delete", "--force", "c"]).ok();
+        let log = Capture::of(log);
+        log.wait_for("what it said first", |log| {
+            log.contains(" serves /").then_some(())
+        });
+        log.wait_for("what it said last", |log| {
+            log.contains("Tasks/Delete").then_some(())
+        });
+        manager.until("one thread", |it| {
+            (proc::status(it.pid(), "Threads") == Some(1)).then_some(())
+        });
     });
 }
