@@ -2,7 +2,7 @@
 # roots.sh [bookworm] [backports] [trixie]: shows that tests/setup.sh does on
 # other machines what it does on this one.  For each word it makes a root of
 # Debian with debootstrap, lets setup run in it, and executes what that got: a
-# container under the shim of target/dist, dunnage, and a VM (the demos).
+# container under the shim of target/dist, dunnage, a VM (the demos), and `make install`.
 #
 #   bookworm    Debian 12, minimal
 #   backports   the same with qemu-utils of bookworm-backports, for which apt
@@ -62,6 +62,8 @@ export PATH=/peers/bin:$PATH DUNNAGE_VM_CONFIG=/peers/vm.toml
 tests/demo.sh
 tests/demo-manager.sh
 tests/demo-vm.sh
+make install DESTDIR=/tmp/installed >/dev/null
+/tmp/installed/usr/local/bin/dunnage --version
 END
 
 for root in "${@:-bookworm backports trixie}"; do

@@ -27,12 +27,18 @@ impl Random {
 }
 
 /// Calls `target` with [`INPUTS`] inputs made of `seeds`.
-pub fn inputs(seeds: &[Vec<u8>], mut target: impl FnMut(&[u8])) {
+#[allow(dead_code, reason = "a file of several crates")]
+pub fn inputs(seeds: &[Vec<u8>], target: impl FnMut(&[u8])) {
+    some_inputs(seeds, INPUTS, target);
+}
+
+/// Calls `target` with `count` inputs made of `seeds`.
+pub fn some_inputs(seeds: &[Vec<u8>], count: u64, mut target: impl FnMut(&[u8])) {
     let mut random = Random(0x5eed_f00d);
     for seed in seeds {
         target(seed);
     }
-    for _ in 0..INPUTS {
+    for _ in 0..count {
         let mut input = match random.below(8) {
             0 => (0..random.below(64)).map(|_| random.byte()).collect(),
             _ => seeds[random.below(seeds.len())].clone(),

@@ -166,6 +166,15 @@ fn daemon(args: impl Iterator<Item = std::ffi::OsString>) -> Option<Option<PathB
     is_daemon.then_some(config)
 }
 
+#[cfg(test)]
+pub use control::signal;
+
+/// Whether a command line of these words can be obeyed.
+#[cfg(test)]
+pub fn parses<'a>(words: impl Iterator<Item = &'a str>) -> bool {
+    Args::try_parse_from(words).is_ok()
+}
+
 /// Does what the arguments say.
 pub fn run() -> ExitCode {
     if let Some(config) = daemon(std::env::args_os()) {
