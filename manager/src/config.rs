@@ -4,13 +4,21 @@
 //! Drop-ins are `config.d/*.toml` in the order of their names; a later key replaces an earlier
 //! one. A key that does not exist is an error that names it.
 
+mod span;
+
 use serde::{Deserialize, Deserializer};
+pub use span::Span;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Where it is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/dunnage/config.toml";
+/// Bytes that the path of a socket may have (unix(7), less the zero at its end).
+const SOCKET_PATH: usize = 107;
+/// Of which 69 are a shim's: a slash, four letters, and the hash that its socket is called by.
+const SHIM_SOCKET_DIR: usize = 38;
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -156,10 +164,6 @@ impl Default for Logger {
     }
 }
 
-/// A time such as "100ms", "10s", "5m" or "168h".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span(pub Duration);
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -299,11 +303,54 @@ impl Config {
                 return Err(format!("{key}: {path:?} is not an absolute path"));
             }
         }
+        self.fits()?;
         if let Some(pair) = self.shim.env.iter().find(|pair| !pair.contains('=')) {
             return Err(format!("shim.env: {pair:?} is not KEY=value"));
         }
         if self.log.level.parse::<log::LevelFilter>().is_err() {
             return Err(format!("log.level: {:?} is no level", self.log.level));
+        }
+        Ok(())
+    }
+
+    /// Whether each value is one that the daemon can go on with.
+    fn fits(&self) -> Result<(), String> {
+        let metrics = Path::new(&self.metrics.address);
+        for (key, path, most) in [
+            ("grpc.address", self.grpc.address.as_path(), SOCKET_PATH),
+            ("ttrpc.address", &self.ttrpc.address, SOCKET_PATH),
+            ("metrics.address", metrics, SOCKET_PATH),
+            ("shim.socket_dir", &self.shim.socket_dir, SHIM_SOCKET_DIR),
+        ] {
+            let length = path.as_os_str().len();
+            if length > most {
+                return Err(format!("{key}: {path:?} has {length} bytes, {most} fit"));
+            }
+        }
+        let address = &self.metrics.address;
+        if !address.is_empty() && metrics.is_relative() && address.parse::<SocketAddr>().is_err() {
+            return Err(format!(
+                "metrics.address: {address:?} is neither IP:PORT nor the path of a socket"
+            ));
+        }
+        if self.grpc.mode > 0o777 {
+            return Err(format!(
+                "grpc.mode: {:o} is no mode of a file",
+                self.grpc.mode
+            ));
+        }
+        if self.shim.start_timeout.0.is_zero() {
+            return Err("shim.start_timeout: no shim starts in 0s".into());
+        }
+        let (min, max) = (self.restart.backoff_min.0, self.restart.backoff_max.0);
+        if min > max {
+            let why = format!("{min:?} is more than restart.backoff_max, {max:?}");
+            return Err(format!("restart.backoff_min: {why}"));
+        }
+        for (name, path) in &self.runtime.paths {
+            if path.is_relative() {
+                return Err(format!("runtime.paths.{name:?}: {path:?} is not absolute"));
+            }
         }
         Ok(())
     }
@@ -342,34 +389,6 @@ fn octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     let text = String::deserialize(deserializer)?;
     u32::from_str_radix(&text, 8)
         .map_err(|_| serde::de::Error::custom(format!("{text:?} is no octal mode")))
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-impl std::str::FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = text.trim_end_matches(char::is_alphabetic);
-        let unit = match &text[number.len()..] {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => 0,
-        };
-        match number.parse::<u64>() {
-            Ok(n) if unit > 0 => Ok(Self(Duration::from_millis(n.saturating_mul(unit)))),
-            _ => Err(format!(
-                "{text:?} is no time such as 100ms, 10s, 5m or 168h"
-            )),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,6 @@ const MAX_REQUEST: usize = 8192;
 /// A text with the address.
 pub async fn serve(manager: &Rc<Manager>) -> Result<(), String> {
     let address = manager.config.metrics.address.clone();
-    let failed = |e: std::io::Error| format!("metrics.address {address:?}: {e}");
     if address.is_empty() {
         return Ok(());
     }
@@ -37,7 +36,9 @@ pub async fn serve(manager: &Rc<Manager>) -> Result<(), String> {
     if address.starts_with('/') {
         let made = crate::sockets::make_way(Path::new(&address));
         made.map_err(|e| format!("metrics.address: {e}"))?;
-        let listener = UnixListener::bind(&address).map_err(failed)?;
+        let Some(listener) = listens(UnixListener::bind(&address), &address) else {
+            return Ok(());
+        };
         spawn_local(async move {
             loop {
                 let turn = Arc::clone(&turns).acquire_owned().await;
@@ -48,7 +49,9 @@ pub async fn serve(manager: &Rc<Manager>) -> Result<(), String> {
             }
         });
     } else {
-        let listener = TcpListener::bind(&address).await.map_err(failed)?;
+        let Some(listener) = listens(TcpListener::bind(&address).await, &address) else {
+            return Ok(());
+        };
         spawn_local(async move {
             loop {
                 let turn = Arc::clone(&turns).acquire_owned().await;
@@ -60,6 +63,12 @@ pub async fn serve(manager: &Rc<Manager>) -> Result<(), String> {
         });
     }
     Ok(())
+}
+
+/// Containers matter more than their numbers: the daemon goes on without an address for them.
+fn listens<L>(bound: std::io::Result<L>, address: &str) -> Option<L> {
+    let refused = |e| log::warn!("metrics.address {address:?}: {e}: there are no metrics");
+    bound.map_err(refused).ok()
 }
 
 /// Out of files, most likely: that passes.

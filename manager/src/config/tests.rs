@@ -49,11 +49,52 @@ fn a_wrong_key_or_value_is_named_with_its_file() {
         ("version = 2", "version"),
         ("state = \"here\"", "state"),
         ("[log]\nlevel = \"loud\"", "loud"),
+        ("[grpc]\nmode = \"1777\"", "grpc.mode: 1777"),
+        (
+            "[metrics]\naddress = \"localhost\"",
+            "metrics.address: \"localhost\"",
+        ),
+        (
+            "[metrics]\naddress = \"127.0.0.1\"",
+            "metrics.address: \"127.0.0.1\"",
+        ),
+        ("[shim]\nstart_timeout = \"0s\"", "shim.start_timeout"),
+        (
+            "[restart]\nbackoff_min = \"5s\"\nbackoff_max = \"1s\"",
+            "restart.backoff_min: 5s",
+        ),
+        ("[restart]\nbackoff_max = \"99999999999h\"", "99999999999h"),
+        (
+            "[runtime.paths]\nx = \"here\"",
+            "runtime.paths.\"x\": \"here\"",
+        ),
     ] {
         let e = load(text, &[]).unwrap_err();
         assert!(e.contains(said), "{text}: {e}");
         let e = load("", &[("x.toml", text)]).unwrap_err();
         assert!(e.contains(said), "{text}: {e}");
+    }
+}
+
+#[test]
+fn paths_of_sockets_that_are_too_long_are_named() {
+    let long = format!("/{}", "x".repeat(107));
+    for (text, key) in [
+        (format!("[grpc]\naddress = \"{long}\""), "grpc.address"),
+        (format!("[ttrpc]\naddress = \"{long}\""), "ttrpc.address"),
+        (
+            format!("[metrics]\naddress = \"{long}\""),
+            "metrics.address",
+        ),
+        (format!("state = \"{long}\""), "grpc.address"),
+        (
+            format!("[shim]\nsocket_dir = \"{}\"", &long[..39]),
+            "shim.socket_dir",
+        ),
+    ] {
+        let e = load(&text, &[]).unwrap_err();
+        assert!(e.starts_with(key), "{e}");
+        assert!(e.contains("bytes"), "{e}");
     }
 }
 

@@ -116,3 +116,17 @@ fn a_socket_serves_too_and_is_not_made_over_a_file() {
     );
     assert_eq!(std::fs::read_to_string(&path).expect("the file"), "mine");
 }
+
+/// An address that somebody else has is a warning: containers matter more than their numbers.
+#[test]
+fn an_address_in_use_does_not_end_the_daemon() {
+    let theirs = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = theirs.local_addr().expect("its address");
+    let config = format!("[metrics]\naddress = \"{address}\"\n");
+    manager::with(&config, |manager| {
+        manager.run(&["--rm"], "c", &["true"]).ok();
+        let log = manager.log();
+        let said = format!("metrics.address \"{address}\"");
+        assert!(log.contains(&said), "{log}");
+    });
+}
