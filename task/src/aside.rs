@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
@@ -43,8 +44,26 @@ fn threads() -> MutexGuard<'static, Threads> {
     THREADS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Does `work`, and gives what came of it. Who stops waiting does not stop the work.
+/// Whether the files that [`run`] and [`forget`] are for are in memory: then nothing waits.
+static IN_MEMORY: AtomicBool = AtomicBool::new(false);
+
+/// Says so, for all of this process: as in a VM's guest, whose bundles are on a tmpfs of its own. A
+/// thread costs a guest without KVM a millisecond.
+pub fn files_are_in_memory() {
+    IN_MEMORY.store(true, Ordering::Relaxed);
+}
+
+/// Does `work`, and gives what came of it. Who stops waiting does not stop the work. It is done here
+/// and now if files are in memory.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match IN_MEMORY.load(Ordering::Relaxed) {
+        true => work(),
+        false => beside(work).await,
+    }
+}
+
+/// [`run`], for what may wait wherever other files are.
+pub async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, result) = oneshot::channel();
     let under_way = UnderWay::new();
     give(Box::new(move || {
@@ -60,6 +79,9 @@ pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
 
 /// Does `work`, for which nobody waits.
 pub fn forget(work: impl FnOnce() + Send + 'static) {
+    if IN_MEMORY.load(Ordering::Relaxed) {
+        return work();
+    }
     let under_way = UnderWay::new();
     give(Box::new(move || {
         work();

@@ -106,14 +106,14 @@ impl Guest {
             // Mounting and looking into volumes wait for the host, and it for its disks.
             "Configure" => {
                 let request = decode(payload)?;
-                aside::run(move || Self::configure(&request))
+                aside::beside(move || Self::configure(&request))
                     .await
                     .map(none)
             }
             "PutBundle" => {
                 let request: PutBundleRequest = decode(payload)?;
                 self.leaving.stays(&request.id);
-                let put = aside::run(move || Self::put_bundle(&request)).await;
+                let put = aside::beside(move || Self::put_bundle(&request)).await;
                 put.map(|answer| answer.encode_to_vec())
             }
             "GetTime" => time().map(|answer| answer.encode_to_vec()),

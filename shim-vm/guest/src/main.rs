@@ -42,6 +42,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     std::panic::set_hook(Box::new(|panic| say(&format!("agent: {panic}"))));
+    // Bundles are; what the host shares is not, and says so itself.
+    task::aside::files_are_in_memory();
     let started = boot::uptime_ms();
     let ended = boot::boot().and_then(|()| agent::run(started));
     if let Err(why) = ended {

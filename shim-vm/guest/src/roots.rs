@@ -78,7 +78,7 @@ impl Leaving {
                 }
             }
         };
-        aside::run(unmount).await;
+        aside::beside(unmount).await;
     }
 }
 
