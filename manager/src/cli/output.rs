@@ -108,10 +108,11 @@ pub fn time(at: Option<Timestamp>) -> String {
 /// A text that names it.
 pub fn parse_time(text: &str) -> Result<Timestamp, String> {
     if let Ok(crate::config::Span(ago)) = text.parse() {
-        // Longer ago than there are dates is at the beginning.
         let ago = time::Duration::try_from(ago).ok();
         let then = ago.and_then(|ago| OffsetDateTime::now_utc().checked_sub(ago));
-        return Ok(timestamp(then.unwrap_or(OffsetDateTime::UNIX_EPOCH)));
+        // Nothing was before.
+        let beginning = OffsetDateTime::UNIX_EPOCH;
+        return Ok(timestamp(then.unwrap_or(beginning).max(beginning)));
     }
     OffsetDateTime::parse(text, &Rfc3339)
         .map(timestamp)
