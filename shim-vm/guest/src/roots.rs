@@ -16,6 +16,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 use task::aside;
 
@@ -26,11 +27,16 @@ const AGAIN: Duration = Duration::from_millis(2);
 /// How often, before the root filesystem stays where it is until the next one goes.
 const TIMES: usize = 500;
 
-/// Once the share is mounted.
+/// The share's number there. It is asked for once: the share itself answers, and so the host.
+static NUMBER: OnceLock<u64> = OnceLock::new();
+
+/// Once the share is mounted; it waits for the host.
 ///
 /// # Errors
-/// From mount(2).
+/// From stat(2) and mount(2).
 pub fn watch() -> io::Result<()> {
+    let device = fs::metadata(SHARE)?.dev();
+    NUMBER.get_or_init(|| nix::sys::stat::minor(device));
     let (kind, none) = (Some("fusectl"), None::<&str>);
     Ok(mount(kind, CONNECTIONS, kind, MsFlags::empty(), none)?)
 }
@@ -84,8 +90,8 @@ impl Leaving {
 
 /// How many requests the host has not answered yet.
 fn outstanding() -> io::Result<u64> {
-    let device = nix::sys::stat::minor(fs::metadata(SHARE)?.dev());
-    let path = Path::new(CONNECTIONS).join(device.to_string());
+    let number = NUMBER.get().ok_or(io::ErrorKind::NotFound)?;
+    let path = Path::new(CONNECTIONS).join(number.to_string());
     let text = task::proc::text(path.join("waiting"))?;
     text.trim().parse().map_err(io::Error::other)
 }
