@@ -139,8 +139,8 @@ lint: ## check the format, clippy's and shellcheck's opinion, and the crates tha
 	tests/deny.sh bans licenses sources
 
 .PHONY: protos
-protos: ## generate protos/generated out of protos/proto, after a change there
-	$(CARGO) build --locked -p protos --features generate
+protos: ## generate the code that speaks the interfaces anew, after a change of a .proto file
+	$(CARGO) check --locked -p protos -p manager -p tests --features generate
 
 .PHONY: fuzz
 fuzz: ## give each fuzz target RUNS inputs (20000), with the stable compiler

@@ -1,7 +1,7 @@
-//! Makes gRPC servers and clients of containerd's services; their messages are `protos`'.
+//! With the feature `generate`, makes `generated/`: gRPC servers and clients of containerd's services,
+//! whose messages are `protos`'. As in `protos/build.rs`, what it makes is in the tree.
 
-use std::path::Path;
-
+#[cfg(feature = "generate")]
 const SERVICES: &[&str] = &[
     "dunnage/v1/journal.proto",
     "grpc/health/v1/health.proto",
@@ -14,17 +14,19 @@ const SERVICES: &[&str] = &[
     "services/version/v1/version.proto",
 ];
 
+#[cfg(feature = "generate")]
 fn main() -> std::io::Result<()> {
-    let protos = Path::new(env!("CARGO_MANIFEST_DIR")).join("../protos/proto");
-    println!("cargo:rerun-if-changed={}", protos.display());
-    let files = protox::compile(SERVICES, [&protos]).map_err(std::io::Error::other)?;
+    println!("cargo:rerun-if-changed=../protos/proto");
+    let files = protox::compile(SERVICES, ["../protos/proto"]).map_err(std::io::Error::other)?;
     let mut build = tonic_prost_build::configure()
         .extern_path(".containerd.types", "::protos::types")
         .extern_path(".containerd.v1.types", "::protos::task_types")
         .extern_path(".grpc.health.v1", "::protos::services::health::v1")
         .extern_path(".google.rpc", "::protos::rpc")
         .extern_path(".dunnage.v1", "::protos::services::dunnage::v1")
-        .include_file("services.rs");
+        .disable_comments(["."])
+        .include_file("services.rs")
+        .out_dir("generated");
     for name in [
         "containers",
         "events",
@@ -40,4 +42,9 @@ fn main() -> std::io::Result<()> {
         );
     }
     build.compile_fds(files)
+}
+
+#[cfg(not(feature = "generate"))]
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
 }

@@ -44,7 +44,7 @@ mod services {
         clippy::allow_attributes_without_reason,
         reason = "generated code"
     )]
-    include!(concat!(env!("OUT_DIR"), "/services.rs"));
+    include!("../generated/services.rs");
 }
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -22,7 +22,7 @@ pub mod stream;
     reason = "generated"
 )]
 pub mod api {
-    tonic::include_proto!("runtime.v1");
+    include!("../generated/runtime.v1.rs");
 }
 
 use self::api::image_service_client::ImageServiceClient;
