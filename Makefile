@@ -21,6 +21,8 @@ export PATH := $(PEERS)/bin:$(PATH)
 # 3: something can't be had; what needs it says so itself.
 SETUP = tests/setup.sh $(1) || [ $$? = 3 ]
 GO_SHIM ?= $(shell sed -n 's/^go-shim [^ ]* //p' $(PEERS)/versions 2>/dev/null)/$(NAME)
+# Test programs run with /tmp and /run in memory.
+TEST = CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER=$(CURDIR)/tests/in-memory.sh $(CARGO) test --locked
 # The package of the black-box suite: it takes the shim to test from SHIM and
 # the containerds, runtimes and images to test it with from PEERS.
 SUITE ?= tests
@@ -65,19 +67,19 @@ PUT = @mkdir -p target/dist && { cmp -s $(BUILT)/$(1) target/dist/$(1) || instal
 SELECTED := checkpoint:: failures:: golden:: oom:: stats:: task:: terminal::
 RUNC_1_3 = RUNTIME=$(PEERS)/runc-1.3/bin/runc
 CRUN = RUNTIME=$(PEERS)/crun/bin/crun
-WITH_RUNTIME = SHIM=$(abspath $(DIST)) PEERS=$(PEERS) $(CARGO) test --locked --workspace --test shim
+WITH_RUNTIME = SHIM=$(abspath $(DIST)) PEERS=$(PEERS) $(TEST) --workspace --test shim
 
 # And all of it with containers in VMs; each of the two tests at a time emulates a processor.
-WITH_VMS = SHIM=$(abspath $(VM_DIST)) $(VMS) PEERS=$(PEERS) $(CARGO) test --locked --workspace --test shim -- --test-threads=2
+WITH_VMS = SHIM=$(abspath $(VM_DIST)) $(VMS) PEERS=$(PEERS) $(TEST) --workspace --test shim -- --test-threads=2
 
 # The VM suite, for another QEMU; and what of it is tried with the newest in `make test`.
 VM_SUITE = SHIM=$(abspath $(DIST)) SHIM_VM=$(abspath $(VM_DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) \
-	$(CARGO) test --locked --workspace --test vm
+	$(TEST) --workspace --test vm
 VM_SELECTED := check:: containerd:: death:: files:: life:: network:: streams::
 
 .PHONY: test
 test: setup build guest ## run all tests, as root
-	SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked --workspace --no-fail-fast
+	SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(TEST) --workspace --no-fail-fast
 	$(RUNC_1_3) $(WITH_RUNTIME) -- $(SELECTED)
 	$(CRUN) tests/cgroup-v1.sh env $(WITH_RUNTIME) -- $(SELECTED)
 	$(WITH_VMS)
@@ -94,7 +96,7 @@ test-runtimes: setup build ## run the whole suite of the shim with runc 1.3, and
 
 .PHONY: test-go
 test-go: setup ## run the black-box suite against containerd's Go shim
-	SHIM=$(GO_SHIM) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked -p $(SUITE) \
+	SHIM=$(GO_SHIM) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(TEST) -p $(SUITE) \
 		$(addprefix --test ,shim containerd tidy cri manager ledger)
 
 $(BUILT)/dunnage-guest:
@@ -111,12 +113,12 @@ kernel: ## build a kernel for it that boots in half the time; takes minutes, the
 
 .PHONY: soak
 soak: setup build guest ## sweeps and load that take minutes, as root; they print their figures
-	SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(CARGO) test --locked -p $(SUITE) --features soak \
+	SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(TEST) -p $(SUITE) --features soak \
 		--test soak -- --nocapture --test-threads=1
 	for version in 7.2 10.0 11; do PEERS=$(PEERS) tests/with-qemu.sh $$version env $(VM_SUITE) || exit; done
 	tests/roots.sh
 	SWEEP=full SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) \
-		$(CARGO) test --locked -p $(SUITE) --test manager sweep -- --nocapture
+		$(TEST) -p $(SUITE) --test manager sweep -- --nocapture
 
 RUST_SHIM := $(PEERS)/rust-shim
 RUST_SHIM_VERSION := 0.2.0
@@ -132,10 +134,14 @@ bench: setup build guest $(RUST_SHIM)/version ## measure side by side, as root; 
 		$(CARGO) bench --locked -p $(SUITE) --bench bench
 
 .PHONY: lint
-lint: ## check the format, clippy's and shellcheck's opinion, and the crates that are used
+lint: lint-rust ## check the format, clippy's and shellcheck's opinion, and the crates that are used
+	shellcheck .ci/run $$(git ls-files '*.sh')
+
+# What needs nothing but Rust.
+.PHONY: lint-rust
+lint-rust:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
-	shellcheck .ci/run $$(git ls-files '*.sh')
 	tests/deny.sh bans licenses sources
 
 .PHONY: protos

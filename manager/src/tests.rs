@@ -1,7 +1,7 @@
 //! Random bytes in place of what operators and clients write: it is taken or refused, never the end of
 //! the program (panic = abort).
 
-#[path = "../../protos/fuzz/mutate.rs"]
+#[path = "../../fuzz/mutate.rs"]
 mod mutate;
 
 use crate::cli;

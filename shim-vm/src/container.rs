@@ -20,9 +20,7 @@ use task::reaper::Reaper;
 use task::stdio::{Io, Paths};
 use tokio::sync::{Mutex, Notify};
 
-/// How long output may take to arrive after an exit, for Wait.
-const DRAIN: Duration = Duration::from_secs(30);
-/// The same for Delete (contract T62).
+/// How long output may take to arrive after an exit, for Wait and for Delete (contract T62).
 pub const CLOSE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -174,14 +172,17 @@ impl Process {
         self.news.notify_waiters();
     }
 
-    /// Waits for its exit, and then for its output to arrive, which may take 30 s.
+    /// Waits for its exit, and then for its output to arrive, which may take [`CLOSE`].
     pub async fn wait(&self) -> Exit {
         let exit = self.ended().await;
         let io = self.io.borrow().clone();
         if let Some(io) = io
-            && tokio::time::timeout(DRAIN, io.drained()).await.is_err()
+            && tokio::time::timeout(CLOSE, io.drained()).await.is_err()
         {
-            log::warn!("{}: output still open 30 s after the exit", self.exec_id);
+            log::warn!(
+                "{}: output still open {CLOSE:?} after the exit",
+                self.exec_id
+            );
         }
         exit
     }

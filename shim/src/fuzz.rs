@@ -25,7 +25,7 @@ pub fn params(input: &[u8]) {
 }
 
 #[cfg(test)]
-#[path = "../../protos/fuzz/mutate.rs"]
+#[path = "../../fuzz/mutate.rs"]
 mod mutate;
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ pub fn mount_options(input: &[u8]) {
 }
 
 #[cfg(test)]
-#[path = "../../protos/fuzz/mutate.rs"]
+#[path = "../../fuzz/mutate.rs"]
 mod mutate;
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub mod wire {
 }
 
 #[cfg(test)]
-#[path = "../../fuzz/mutate.rs"]
+#[path = "../../../fuzz/mutate.rs"]
 mod mutate;
 
 #[cfg(test)]
