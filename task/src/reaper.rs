@@ -11,6 +11,7 @@
 //! comes with its pid alone, before or after the pidfd does. Where the parent is somebody else,
 //! `pidfd_open(2)` and the time of the start tell processes apart (`leftovers`).
 
+pub use crate::sys::NotExecuted;
 pub use crate::sys::wait::ExitStatus;
 
 use crate::signals::Signals;
@@ -19,7 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io;
 use std::process::Command;
 use std::rc::Rc;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
@@ -67,20 +68,6 @@ impl Child {
     }
 }
 
-/// What a forked child could not execute.
-pub struct NotExecuted(io::PipeReader);
-
-impl NotExecuted {
-    /// The error of exec(2), if there was one: to be asked once the child has ended, or has shown
-    /// that it executes the program.
-    pub fn error(mut self) -> Option<io::Error> {
-        let mut number = [0; 4];
-        let read = self.0.read_exact(&mut number);
-        read.ok()
-            .map(|()| io::Error::from_raw_os_error(i32::from_ne_bytes(number)))
-    }
-}
-
 impl Reaper {
     /// Takes over SIGCHLD of this thread, so call it before any other thread is started.
     ///
@@ -124,8 +111,8 @@ impl Reaper {
     }
 
     /// [`Reaper::spawn`] that does not wait until the child executes `command`: on a busy machine
-    /// that takes until the child has its turn. Why it does not, [`NotExecuted`] tells once it has
-    /// ended.
+    /// that takes until the child has its turn, and its program may be on a disk that stands still.
+    /// Why it does not, [`NotExecuted`] tells.
     ///
     /// # Errors
     /// From fork(2).
@@ -135,8 +122,8 @@ impl Reaper {
             return Err(io::ErrorKind::NotFound.into());
         }
         sys::start_afresh(command);
-        let (pid, why) = sys::fork(command)?;
-        Ok((self.adopt(pid), NotExecuted(why)))
+        let (pid, not_executed) = sys::fork(command)?;
+        Ok((self.adopt(pid), not_executed))
     }
 
     /// Claims the exit of `pid`, a child that is there already and not reaped.
