@@ -1,9 +1,9 @@
 //! The only place that waits for children.
 //!
-//! Two kinds of children end up here: those that this process made through [`Reaper::spawn`] or
+//! Two kinds of children end up here: those that this process made through [`Reaper::fork`] or
 //! handed to [`Reaper::adopt`], whose exits go to who did so, and orphans that the kernel gave us as the
 //! subreaper (containers among them), whose exits go to the [`Heir`] of [`Reaper::run`]. A claim is
-//! made in the same synchronous step as the spawn, and the loop runs on the same thread, so an exit
+//! made in the same synchronous step as the fork, and the loop runs on the same thread, so an exit
 //! that comes early always finds its owner. What the heir has no room for is not reaped.
 //!
 //! A pid is as good as a pidfd here: all of them are children, and a child's pid is nobody else's
@@ -101,18 +101,9 @@ impl Reaper {
         self.turns.acquire().await.ok()
     }
 
-    /// Spawns `command` and claims its exit.
-    ///
-    /// # Errors
-    /// From fork(2) or exec(2).
-    pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        sys::start_afresh(command);
-        Ok(self.adopt(command.spawn()?.id()))
-    }
-
-    /// [`Reaper::spawn`] that does not wait until the child executes `command`: on a busy machine
-    /// that takes until the child has its turn, and its program may be on a disk that stands still.
-    /// Why it does not, [`NotExecuted`] tells.
+    /// Forks a child that executes `command`, and claims its exit. It does not wait until the child
+    /// does: on a busy machine that takes until the child has its turn, and its program may be on a
+    /// disk that stands still. Why it does not, [`NotExecuted`] tells.
     ///
     /// # Errors
     /// From fork(2).
