@@ -70,8 +70,8 @@ async fn serve(config: Arc<Config>, file: Option<&Path>, sockets: Sockets) -> Re
     let manager = Rc::new(open(&config, &reaper, exits)?);
 
     let reap = {
-        let (manager, reaper) = (Rc::clone(&manager), Rc::clone(&reaper));
-        async move { reaper.run(|pid, status| manager.reaped(pid, status)).await }
+        let (intake, reaper) = (Rc::clone(&manager.intake), Rc::clone(&reaper));
+        async move { reaper.run(&*intake).await }
     };
     let reap = tokio::task::spawn_local(reap);
     // Shims may tell what they kept for us while we find them.

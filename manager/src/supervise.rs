@@ -24,7 +24,6 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 use task::ProcessId;
-use task::reaper::ExitStatus;
 use tokio::io::unix::AsyncFd;
 
 /// How long the kernel may take to hand us a process that has just been killed.
@@ -51,11 +50,6 @@ impl Manager {
                 }
             }
         });
-    }
-
-    /// A child that we did not spawn has ended: a shim, or a process that a dead shim left us.
-    pub fn reaped(&self, pid: u32, status: ExitStatus) {
-        self.intake.reaped(pid, status.number());
     }
 
     /// Ends a task whose shim is gone, or lets its container live on without.

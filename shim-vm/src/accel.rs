@@ -67,7 +67,8 @@ async fn boots(config: &Config, image: &Image, dir: &Path, reaper: &Reaper) -> b
             netns: None,
         };
         let mut machine = Qemu::prepare(plan)?;
-        let socket = machine.boot(reaper)?;
+        let socket = machine.boot(reaper).await?;
+        machine.runs().await?;
         let heard = async {
             socket.set_nonblocking(true)?;
             UnixStream::from_std(socket)?.read_u8().await

@@ -1,20 +1,33 @@
-//! From the start of QEMU to a guest that is ready: its hello, what it is told to be, its clock.
+//! A VM's boot: what it is made of, its processes, and a guest that is ready: its hello, what it is
+//! told to be, its clock.
 
+use crate::child::Child;
 use crate::config::{Accel, Config};
+use crate::console::Console;
 use crate::image::Image;
 use crate::limits::Place;
-use crate::machine::SHARE_TAG;
-use crate::network::Where;
+use crate::machine::{Machine, Plan, SHARE_TAG};
+use crate::network::{self, Where};
+use crate::place::{self, Holds};
+use crate::pod::Pod;
+use crate::qemu::Qemu;
+use crate::share::Share;
 use crate::word::{self, Doom};
-use crate::{clock, link, notices};
+use crate::{clock, files, link, notices, program, users};
 use protos::guest::{ConfigureRequest, Empty, Hello};
 use protos::mux::{Link, Stream};
 use protos::service;
 use protos::ttrpc::{CallError, Client, Context};
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use task::aside;
+use task::reaper::Reaper;
+
+/// How long after it failed QEMU may end by itself, and how long what it said may be on its way.
+const DYING: Duration = Duration::from_secs(2);
 
 /// What a VM is booted for.
 pub struct Purpose<'a> {
@@ -30,8 +43,18 @@ pub struct Purpose<'a> {
     pub guest: ConfigureRequest,
 }
 
+/// What there is of a VM on the host.
+pub struct Parts {
+    pub machine: Qemu,
+    pub files: Child,
+    pub share: Share,
+    pub pod: Pod,
+    pub doom: Doom,
+}
+
 /// A guest that is ready.
 pub struct Ready {
+    pub link: Rc<Link>,
     pub notices: Stream,
     pub client: Client,
     pub hello: Hello,
@@ -39,12 +62,143 @@ pub struct Ready {
     pub heard_after: Duration,
 }
 
+/// Boots a VM in its place, which is there.
+///
+/// # Errors
+/// Why it is not up, with the last it said; no process of it is left.
+pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, Ready), String> {
+    let (dir, config) = (&purpose.dir, &purpose.config);
+    let holds = Holds {
+        netns: purpose.network.path().map(Path::to_owned),
+        cgroup: purpose.place.cgroup.clone(),
+    };
+    let program = program::find(&config.qemu, reaper).await?;
+    let user = users::take(config.first_user, config.users)?;
+    // Before there is any of it.
+    place::record(dir, &[], &holds).map_err(|e| e.to_string())?;
+    let pod = Pod::make(&purpose.place, config.overhead()).await?;
+    let wanted = purpose.network.clone();
+    let network = aside::alone(move || network::prepare(&wanted)).await;
+    let network = network.map_err(|e| e.to_string())?;
+    let share = Share::new(dir, Rc::clone(reaper)).await?;
+    let console = Console::default();
+    let (files, socket) = files::start(dir, share.dir(), &console, reaper)?;
+    let plan = Plan {
+        name: purpose.name,
+        dir: dir.clone(),
+        image: purpose.image,
+        accel: purpose.accel,
+        memory: config.memory,
+        vcpus: config.vcpus,
+        program,
+        user,
+        files: Some(socket),
+        taps: network.taps,
+        netns: network.namespace,
+    };
+    let machine = Qemu::prepare(plan).inspect_err(|_| files.kill())?;
+    let mut parts = Parts {
+        machine: machine.with_console_in_log(config.debug_console),
+        files,
+        share,
+        pod,
+        doom: Doom::default(),
+    };
+    let request = ConfigureRequest {
+        interfaces: network.interfaces,
+        routes: network.routes,
+        neighbours: network.neighbours,
+        ..purpose.guest
+    };
+    let (doom, deadline) = (parts.doom.clone(), config.deadline(purpose.accel));
+    let up = {
+        let given_up = pin!(given_up(purpose.context, &doom, deadline));
+        let record = |pids: &[u32]| place::record(dir, pids, &holds).map_err(|e| e.to_string());
+        parts.come_up(request, record, given_up, reaper).await
+    };
+    match up {
+        Ok(ready) => Ok((parts, ready)),
+        Err(why) => Err(parts.end(&why, &console).await),
+    }
+}
+
+impl Parts {
+    /// From its processes to a guest that is ready; `record` writes down who they are.
+    async fn come_up(
+        &mut self,
+        request: ConfigureRequest,
+        record: impl Fn(&[u32]) -> Result<(), String>,
+        mut given_up: impl Future<Output = String> + Unpin,
+        reaper: &Reaper,
+    ) -> Result<Ready, String> {
+        let started = Instant::now();
+        let runs = async {
+            self.files.runs().await?;
+            let socket = self.machine.boot(reaper).await?;
+            let pids = [self.machine.pid(), self.files.pid];
+            record(&pids)?;
+            self.machine.runs().await?;
+            Ok::<_, String>((socket, pids))
+        };
+        let runs = tokio::select! {
+            runs = runs => Ok(runs?),
+            why = &mut given_up => Err(why),
+        };
+        let (socket, pids) = runs.inspect_err(|_| self.machine.kill())?;
+        let link = link::connect(socket, &self.doom).map_err(|e| format!("link: {e}"))?;
+        let ready = async {
+            tokio::try_join!(
+                ready(link, &self.doom, request, started),
+                self.pod.join(pids)
+            )
+        };
+        let (ready, ()) = tokio::select! {
+            ready = ready => ready,
+            status = self.machine.wait() => Err(format!("QEMU ended: {status}")),
+            status = self.files.wait() => Err(format!("the file server ended: {status}")),
+            why = given_up => {
+                self.machine.kill();
+                Err(why)
+            }
+        }?;
+        self.pod.up().await?;
+        Ok(ready)
+    }
+
+    /// Ends what did not come up, and gives the reason with the last it said. A process that waits
+    /// for a disk ends with that.
+    async fn end(self, why: &str, console: &Console) -> String {
+        let Self { machine, files, .. } = self;
+        let mut why = why.to_owned();
+        // Whatever was seen first: if QEMU has ended by itself, that is why.
+        if machine.pid() != 0
+            && let Ok(status) = tokio::time::timeout(DYING, machine.wait()).await
+        {
+            why = format!("{why}; QEMU ended: {status}");
+        }
+        machine.kill();
+        files.kill();
+        if machine.pid() != 0 {
+            machine.wait().await;
+        }
+        files.wait().await;
+        self.share.close().await;
+        // Its last words may be on their way.
+        let read = async { tokio::join!(console.read_to_end(), machine.said_all()) };
+        let _ = tokio::time::timeout(DYING, read).await;
+        let said = [console.last(), machine.last_words()];
+        let said = said.iter().filter(|said| !said.is_empty());
+        let said: Vec<&str> = said.map(String::as_str).collect();
+        format!("the VM did not start: {why}; it said: {}", said.join(" | "))
+    }
+}
+
 /// Waits until the guest is ready, as long as it takes; QEMU was started at `started`.
 ///
 /// # Errors
 /// Why it will not be.
-pub async fn ready(
-    link: &Rc<Link>,
+async fn ready(
+    link: Rc<Link>,
     doom: &Doom,
     request: ConfigureRequest,
     started: Instant,
@@ -52,7 +206,7 @@ pub async fn ready(
     let mut notices = link.first();
     let hello = notices::hello(&mut notices).await?;
     let heard_after = started.elapsed();
-    let client = link::client(link, doom).map_err(|e| format!("link: {e}"))?;
+    let client = link::client(&link, doom).map_err(|e| format!("link: {e}"))?;
     let request = ConfigureRequest {
         share: SHARE_TAG.into(),
         seed: seed().map_err(|e| format!("/dev/urandom: {e}"))?,
@@ -65,6 +219,7 @@ pub async fn ready(
     let set = clock::set(&client).await;
     set.map_err(refused("set the guest's clock"))?;
     Ok(Ready {
+        link,
         notices,
         client,
         hello,
@@ -83,7 +238,7 @@ fn seed() -> io::Result<Vec<u8>> {
 }
 
 /// Waits until a boot is of no use any more, and tells why.
-pub async fn given_up(context: &Context, doom: &Doom, deadline: Duration) -> String {
+async fn given_up(context: &Context, doom: &Doom, deadline: Duration) -> String {
     tokio::select! {
         why = context.cancelled() => why.message,
         why = doom.told() => why,

@@ -39,7 +39,7 @@ pub fn check() -> Result<String, String> {
         let reaper = Reaper::new().map_err(|e| e.to_string())?;
         tokio::select! {
             told = run(&bundle, &reaper) => told,
-            e = reaper.run(|_, _| {}) => Err(e.to_string()),
+            e = reaper.run(&|_, _| {}) => Err(e.to_string()),
         }
     });
     let _ = fs::remove_dir_all(&bundle);

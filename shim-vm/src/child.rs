@@ -4,7 +4,7 @@ use crate::jail::Jail;
 use crate::sys;
 use std::io;
 use std::process::Command;
-use task::reaper::{self, ExitStatus, Reaper};
+use task::reaper::{ExitStatus, NotExecuted, Reaper};
 use tokio::sync::watch;
 
 const SIGKILL: u32 = 9;
@@ -12,41 +12,63 @@ const SIGKILL: u32 = 9;
 /// A child; it dies with the shim, and is reaped by it.
 pub struct Child {
     pub pid: u32,
+    program: String,
+    not_executed: Option<NotExecuted>,
     ended: watch::Receiver<Option<ExitStatus>>,
 }
 
 impl Child {
-    /// # Errors
-    /// If it can't be started; the text names the program.
-    pub fn spawn(mut command: Command, reaper: &Reaper) -> Result<Self, String> {
-        // The last change to the new process: one of its user would undo it.
-        task::sys::die_with_parent(&mut command);
-        let spawned = reaper.spawn(&mut command);
-        Self::of(&command, spawned)
-    }
-
-    /// The same, in `jail`; it is the only process in its pid namespace.
+    /// Forks one that executes `command`, as the only process in its pid namespace, and does not
+    /// wait until it does: see [`Child::runs`].
     ///
     /// # Errors
-    /// Those of [`Child::spawn`].
+    /// If there can be none; the text names the program.
+    pub fn fork(mut command: Command, reaper: &Reaper) -> Result<Self, String> {
+        task::sys::start_afresh(&mut command);
+        // The last change to the new process: one of its user would undo it.
+        task::sys::die_with_parent(&mut command);
+        Self::of(command, reaper)
+    }
+
+    /// The same, in `jail`.
+    ///
+    /// # Errors
+    /// Those of [`Child::fork`].
     pub fn jailed(mut command: Command, jail: Jail, reaper: &Reaper) -> Result<Self, String> {
         // Before the jail, which allows few system calls.
         task::sys::start_afresh(&mut command);
         sys::confine(&mut command, jail);
-        let spawned = sys::with_new_pids(|| command.spawn()).unwrap_or_else(Err);
-        Self::of(&command, spawned.map(|child| reaper.adopt(child.id())))
+        Self::of(command, reaper)
     }
 
-    fn of(command: &Command, spawned: io::Result<reaper::Child>) -> Result<Self, String> {
+    fn of(mut command: Command, reaper: &Reaper) -> Result<Self, String> {
         let program = command.get_program().display().to_string();
-        let mut child = spawned.map_err(|e| format!("start {program}: {e}"))?;
-        let pid = child.pid;
+        let forked = sys::with_new_pids(|| task::sys::fork(&mut command)).unwrap_or_else(Err);
+        let (pid, not_executed) = forked.map_err(|e| cannot(&program, &e))?;
+        let mut child = reaper.adopt(pid);
         let (sender, ended) = watch::channel(None);
         tokio::task::spawn_local(async move {
             let status = child.exit().await;
             sender.send_replace(Some(status));
         });
-        Ok(Self { pid, ended })
+        let not_executed = Some(not_executed);
+        Ok(Self {
+            pid,
+            program,
+            not_executed,
+            ended,
+        })
+    }
+
+    /// Waits until it executes its program, which may be on a disk that stands still, or has ended.
+    ///
+    /// # Errors
+    /// If it can't; the text names the program.
+    pub async fn runs(&mut self) -> Result<(), String> {
+        match self.not_executed.take() {
+            Some(it) => it.settled().await.map_err(|e| cannot(&self.program, &e)),
+            None => Ok(()),
+        }
     }
 
     /// Waits until it has ended.
@@ -65,4 +87,8 @@ impl Child {
             let _ = task::sys::kill(self.pid, SIGKILL);
         }
     }
+}
+
+fn cannot(program: &str, e: &io::Error) -> String {
+    format!("start {program}: {e}")
 }

@@ -3,7 +3,6 @@
 use crate::child::Child;
 use crate::console::Console;
 use crate::fsd::LISTENER_FD;
-use crate::sys;
 use command_fds::{CommandFdExt, FdMapping};
 use std::fs;
 use std::io;
@@ -47,7 +46,7 @@ pub fn start(
     };
     let mapped = command.fd_mappings(vec![listener]);
     mapped.map_err(|e| format!("fd for the file server: {e}"))?;
-    let child = sys::with_new_pids(|| Child::spawn(command, reaper)).map_err(at("pids"))??;
+    let child = Child::fork(command, reaper)?;
     let said = pipe::Receiver::from_owned_fd(reader.into()).map_err(at("pipe"))?;
     console.read(said, false);
     Ok((child, client.into()))

@@ -97,33 +97,37 @@ impl Shown {
     }
 }
 
+/// The parts of a root in which `program` finds `shown` beside what it needs to begin. It looks for
+/// all of them on the host, which may take as long as a disk.
+pub fn look_up(program: &Program, mut shown: Vec<Shown>) -> Vec<Part> {
+    let code = program.libraries.iter().chain(&program.modules);
+    let code = code.chain(&program.loader).chain([&program.path]);
+    shown.extend(code.map(|path| Shown::code(path)));
+    shown.extend(program.data.iter().map(|dir| Shown::data(dir, dir)));
+    parts(shown, Path::is_dir)
+}
+
 impl Jail {
-    /// One for `program`, in which it has `shown` beside what it needs to begin, and the `fds` first
-    /// files open.
+    /// One with a root of `parts`, which is mounted for a moment at `place`, and the `fds` first files
+    /// open.
     ///
     /// # Errors
-    /// If `place`, which is made, can't be.
+    /// If this process can't be held.
     pub fn new(
         user: &User,
         group: Option<u32>,
         network: Option<OwnedFd>,
         place: PathBuf,
         fds: i32,
-        program: &Program,
-        mut shown: Vec<Shown>,
+        parts: Vec<Part>,
     ) -> io::Result<Self> {
         use nix::sys::resource::Resource;
-        std::fs::create_dir_all(&place)?;
-        let code = program.libraries.iter().chain(&program.modules);
-        let code = code.chain(&program.loader).chain([&program.path]);
-        shown.extend(code.map(|path| Shown::code(path)));
-        shown.extend(program.data.iter().map(|dir| Shown::data(dir, dir)));
         Ok(Self {
             user: user.id,
             group,
             network,
             place,
-            parts: parts(shown, Path::is_dir),
+            parts,
             limits: [
                 (Resource::RLIMIT_CORE, CORE),
                 (Resource::RLIMIT_NPROC, THREADS),

@@ -37,8 +37,8 @@ pub struct Plan {
 /// How the guest finds its share.
 pub const SHARE_TAG: &str = "share";
 
-/// A virtual machine's life, in this order: `prepare` once, `boot` once; from then on `wait`, as
-/// often as anybody wants to know, and `kill`, at any time.
+/// A virtual machine's life, in this order: `prepare` once, `boot` once; from then on `runs` and
+/// `wait`, as often as anybody wants to know, and `kill`, at any time.
 pub trait Machine: Sized {
     /// Sets up what the machine's process will find; nothing runs yet.
     ///
@@ -46,14 +46,20 @@ pub trait Machine: Sized {
     /// What could not be set up.
     fn prepare(plan: Plan) -> Result<Self, String>;
 
-    /// Starts the machine's process. The stream is the guest's serial port "agent": what is
-    /// written there waits until the guest reads it.
+    /// Makes the machine's process, and does not wait until that executes its program. The stream is
+    /// the guest's serial port "agent": what is written there waits until the guest reads it.
     ///
     /// # Errors
-    /// If it can't be started.
-    fn boot(&mut self, reaper: &Reaper) -> Result<UnixStream, String>;
+    /// If it can't be made.
+    async fn boot(&mut self, reaper: &Reaper) -> Result<UnixStream, String>;
 
-    /// The machine's process, once it has started.
+    /// Waits until the machine's process executes its program, or has ended.
+    ///
+    /// # Errors
+    /// If it can't.
+    async fn runs(&mut self) -> Result<(), String>;
+
+    /// The machine's process, once it is made.
     fn pid(&self) -> u32;
 
     /// Waits until the machine's process has ended.

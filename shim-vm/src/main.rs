@@ -110,7 +110,7 @@ impl shim::Shim for Vm {
 impl shim::Daemon for Service {
     fn run(&self) -> Boxed<'_, io::Error> {
         let orphan = |pid, status| log::debug!("orphan {pid} ended: {status}");
-        Box::pin(self.reaper.run(orphan))
+        Box::pin(async move { self.reaper.run(&orphan).await })
     }
 
     fn shut_down(&self) -> Boxed<'_, ()> {

@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use task::aside;
 use task::cgroup::Remains;
 use task::proc::started;
 use task::sys;
@@ -140,7 +141,10 @@ pub async fn clear(dir: &Path) -> io::Result<Option<PathBuf>> {
             cgroup.display()
         );
     }
-    remove(dir).map(|()| record.netns)
+    // Something of a container's may be mounted there still, on whatever disk.
+    let dir = dir.to_owned();
+    let removed = aside::run(move || remove(&dir)).await;
+    removed.map(|()| record.netns)
 }
 
 /// Waits until the process has ended.

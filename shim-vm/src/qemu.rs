@@ -16,18 +16,19 @@ use crate::child::Child;
 use crate::config::Accel;
 use crate::console::Console;
 use crate::image::Abilities;
-use crate::jail::{Jail, Shown};
+use crate::jail::{self, Jail, Shown};
 use crate::machine::{Machine, Plan, SHARE_TAG};
 use crate::program::Program;
 use command_fds::{CommandFdExt, FdMapping};
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use task::aside;
 use task::reaper::{ExitStatus, Reaper};
 use tokio::net::unix::pipe;
 
@@ -89,6 +90,7 @@ impl Machine for Qemu {
     fn prepare(mut plan: Plan) -> Result<Self, String> {
         let at = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
         let socket = plan.dir.join(AGENT_SOCKET);
+        fs::create_dir(plan.dir.join(ROOT)).map_err(at("root"))?;
         // Listening before QEMU runs: so we are connected before it is.
         let listener = UnixListener::bind(&socket).map_err(at("agent.sock"))?;
         let agent = UnixStream::connect(&socket).map_err(at("agent.sock"))?;
@@ -144,9 +146,11 @@ impl Machine for Qemu {
         })
     }
 
-    fn boot(&mut self, reaper: &Reaper) -> Result<UnixStream, String> {
+    async fn boot(&mut self, reaper: &Reaper) -> Result<UnixStream, String> {
         let at = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
-        let (mut reader, writer) = io::pipe().map_err(at("pipe"))?;
+        let (program, shown) = (self.plan.program.clone(), shown(&self.plan));
+        let parts = aside::run(move || jail::look_up(&program, shown)).await;
+        let (reader, writer) = io::pipe().map_err(at("pipe"))?;
         let program = &self.plan.program;
         let mut command = Command::new(&program.path);
         command
@@ -176,12 +180,10 @@ impl Machine for Qemu {
             self.plan.netns.take(),
             self.plan.dir.join(ROOT),
             fds,
-            program,
-            shown(&self.plan),
+            parts,
         );
         let jail = jail.map_err(at("jail"))?;
-        let spawned = Child::jailed(command, jail, reaper);
-        self.child = Some(spawned.map_err(|why| jailed(why, &mut reader))?);
+        self.child = Some(Child::jailed(command, jail, reaper)?);
         let said = pipe::Receiver::from_owned_fd(reader.into()).map_err(at("pipe"))?;
         self.console.read(said, self.debug);
         let console = self.console_end.try_clone().map_err(at("console"))?;
@@ -189,6 +191,13 @@ impl Machine for Qemu {
         let console = tokio::net::UnixStream::from_std(console).map_err(at("console"))?;
         self.console.read(console, self.debug);
         self.agent.try_clone().map_err(at("agent.sock"))
+    }
+
+    async fn runs(&mut self) -> Result<(), String> {
+        match &mut self.child {
+            Some(child) => child.runs().await,
+            None => std::future::pending().await,
+        }
     }
 
     fn pid(&self) -> u32 {
@@ -315,15 +324,6 @@ fn environment(program: &Program) -> impl Iterator<Item = (&'static str, OsStrin
     let modules = modules.map(|dir| ("QEMU_MODULE_DIR", dir));
     let libraries = libraries.map(|paths| ("LD_LIBRARY_PATH", paths));
     libraries.into_iter().chain(modules)
-}
-
-/// Why QEMU's process could not be shut in, with the step that it said last.
-fn jailed(why: String, said: &mut io::PipeReader) -> String {
-    let mut step = Vec::new();
-    match said.read_to_end(&mut step) {
-        Ok(1..) => format!("{why} ({})", String::from_utf8_lossy(&step)),
-        _ => why,
-    }
 }
 
 #[cfg(test)]

@@ -116,19 +116,12 @@ impl Share {
     ///
     /// # Errors
     /// If it can't be made.
-    pub fn new(place: &Path, reaper: Rc<Reaper>) -> Result<Self, String> {
-        let dir = place.join(SHARE);
-        let failed = |e: &dyn Display| format!("share {}: {e}", dir.display());
-        let inside = Skeleton::open(place).map_err(|e| failed(&e))?;
-        inside.make_dir(SHARE).map_err(|e| failed(&e))?;
-        // Mount points are made on it, and go with it.
-        mount(Some("share"), &dir, Some("tmpfs"), HARMLESS, Some(LIMITS))
-            .map_err(|e| failed(&e))?;
-        // What is mounted in it appears at the file server's.
-        let (shared, none) = (MsFlags::MS_SHARED, None::<&str>);
-        mount(none, &dir, none, shared, none).map_err(|e| failed(&e))?;
+    pub async fn new(place: &Path, reaper: Rc<Reaper>) -> Result<Self, String> {
+        let (dir, at) = (place.join(SHARE), place.to_owned());
+        let made = aside::run(move || make(&at)).await;
+        let (inside, skeleton) = made.map_err(|e| format!("share {}: {e}", dir.display()))?;
         Ok(Self {
-            skeleton: Arc::new(Skeleton::open(&dir).map_err(|e| failed(&e))?),
+            skeleton: Arc::new(skeleton),
             dir,
             place: (place.to_owned(), Arc::new(inside)),
             reaper,
@@ -332,6 +325,19 @@ impl Share {
         })
         .await;
     }
+}
+
+/// Makes the share in the directory `place`: that, and the share itself, both open.
+fn make(place: &Path) -> io::Result<(Skeleton, Skeleton)> {
+    let dir = place.join(SHARE);
+    let inside = Skeleton::open(place)?;
+    inside.make_dir(SHARE)?;
+    // Mount points are made on it, and go with it.
+    mount(Some("share"), &dir, Some("tmpfs"), HARMLESS, Some(LIMITS))?;
+    // What is mounted in it appears at the file server's.
+    let (shared, none) = (MsFlags::MS_SHARED, None::<&str>);
+    mount(none, &dir, none, shared, none)?;
+    Ok((inside, Skeleton::open(&dir)?))
 }
 
 impl Terms {

@@ -11,15 +11,13 @@
 //! something for too long ([`Vm::in_time`]).
 
 use crate::child::Child;
-use crate::console::Console;
-use crate::machine::{Machine, Plan};
+use crate::machine::Machine;
 use crate::network::{self, Where};
-use crate::place::Holds;
 use crate::pod::Pod;
 use crate::qemu::Qemu;
 use crate::share::Share;
 use crate::word::{self, Doom};
-use crate::{boot, clock, files, link, notices, place, program, users};
+use crate::{boot, clock, notices, place};
 use protos::guest::{ConfigureRequest, Empty, Event, Hello};
 use protos::mux::Link;
 use protos::ttrpc::{CallError, Client, Context};
@@ -27,7 +25,7 @@ use protos::{Code, Message, Status, service};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use task::aside;
 use task::reaper::Reaper;
 use tokio::sync::watch;
@@ -67,108 +65,14 @@ impl Vm {
         reaper: &Rc<Reaper>,
         tell: impl FnMut(Event) -> Result<(), String> + 'static,
     ) -> Result<Rc<Self>, String> {
-        let dir = purpose.dir.clone();
+        let (dir, network) = (purpose.dir.clone(), purpose.network.clone());
+        let patience = purpose.config.patience();
         place::make(&dir).map_err(|e| format!("mkdir {}: {e}", dir.display()))?;
-        let console = Console::default();
-        let network = purpose.network.clone();
-        let booted = Self::boot_at(purpose, reaper, &console, tell).await;
-        if booted.is_err() {
-            clear(&dir, &network).await;
-        }
-        booted
-    }
-
-    async fn boot_at(
-        purpose: boot::Purpose<'_>,
-        reaper: &Rc<Reaper>,
-        console: &Console,
-        tell: impl FnMut(Event) -> Result<(), String> + 'static,
-    ) -> Result<Rc<Self>, String> {
-        let (dir, config, context) = (purpose.dir, purpose.config, purpose.context);
-        let holds = Holds {
-            netns: purpose.network.path().map(Path::to_owned),
-            cgroup: purpose.place.cgroup.clone(),
-        };
-        let program = program::find(&config.qemu, reaper).await?;
-        let user = users::take(config.first_user, config.users)?;
-        // Before there is any of it.
-        place::record(&dir, &[], &holds).map_err(|e| e.to_string())?;
-        let pod = Pod::make(&purpose.place, config.overhead()).await?;
-        let wanted = purpose.network.clone();
-        let network = aside::alone(move || network::prepare(&wanted)).await;
-        let network = network.map_err(|e| e.to_string())?;
-        let share = Share::new(&dir, Rc::clone(reaper))?;
-        let (files, socket) = files::start(&dir, share.dir(), console, reaper)?;
-        let deadline = config.deadline(purpose.accel);
-        let plan = Plan {
-            name: purpose.name,
-            dir: dir.clone(),
-            image: purpose.image,
-            accel: purpose.accel,
-            memory: config.memory,
-            vcpus: config.vcpus,
-            program,
-            user,
-            files: Some(socket),
-            taps: network.taps,
-            netns: network.namespace,
-        };
-        let mut machine = Qemu::prepare(plan)?.with_console_in_log(config.debug_console);
-        let doom = Doom::default();
-        let up = async {
-            let started = Instant::now();
-            let socket = machine.boot(reaper)?;
-            let pids = [machine.pid(), files.pid];
-            place::record(&dir, &pids, &holds).map_err(|e| e.to_string())?;
-            let link = link::connect(socket, &doom).map_err(|e| format!("link: {e}"))?;
-            let request = ConfigureRequest {
-                interfaces: network.interfaces,
-                routes: network.routes,
-                neighbours: network.neighbours,
-                ..purpose.guest
-            };
-            let ready = async {
-                tokio::try_join!(boot::ready(&link, &doom, request, started), pod.join(pids))
-            };
-            let (ready, ()) = tokio::select! {
-                ready = ready => ready,
-                status = machine.wait() => Err(format!("QEMU ended: {status}")),
-                status = files.wait() => Err(format!("the file server ended: {status}")),
-                why = boot::given_up(context, &doom, deadline) => {
-                    machine.kill();
-                    Err(why)
-                }
-            }?;
-            pod.up().await?;
-            Ok::<_, String>((link, ready))
-        };
-        let up = up.await;
-        let (link, ready) = match up {
-            Ok(up) => up,
-            Err(mut why) => {
-                // Whatever was seen first: if QEMU has ended by itself, that is why.
-                if machine.pid() != 0
-                    && let Ok(status) = tokio::time::timeout(DYING, machine.wait()).await
-                {
-                    why = format!("{why}; QEMU ended: {status}");
-                }
-                machine.kill();
-                files.kill();
-                if machine.pid() != 0 {
-                    machine.wait().await;
-                }
-                files.wait().await;
-                share.close().await;
-                // Its last words may be on their way.
-                let read = async { tokio::join!(console.read_to_end(), machine.said_all()) };
-                let _ = tokio::time::timeout(DYING, read).await;
-                let said = [console.last(), machine.last_words()];
-                let said = said.iter().filter(|said| !said.is_empty());
-                let said: Vec<&str> = said.map(String::as_str).collect();
-                return Err(format!(
-                    "the VM did not start: {why}; it said: {}",
-                    said.join(" | ")
-                ));
+        let (parts, ready) = match boot::boot(purpose, reaper).await {
+            Ok(booted) => booted,
+            Err(why) => {
+                clear(&dir, &network).await;
+                return Err(why);
             }
         };
         let hello = ready.hello;
@@ -176,18 +80,18 @@ impl Vm {
         log::debug!("VM up: agent {agent}, kernel {kernel}");
         let (gone_sender, gone) = watch::channel(None);
         let vm = Rc::new(Self {
-            machine: Rc::new(machine),
-            files: Rc::new(files),
-            link,
+            machine: Rc::new(parts.machine),
+            files: Rc::new(parts.files),
+            link: ready.link,
             client: ready.client,
-            doom,
-            patience: config.patience(),
-            share,
-            pod,
+            doom: parts.doom,
+            patience,
+            share: parts.share,
+            pod: parts.pod,
             hello,
             heard_after: ready.heard_after,
             dir,
-            network: purpose.network,
+            network,
             joined: Cell::new(false),
             gone,
         });

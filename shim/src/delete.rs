@@ -28,7 +28,7 @@ pub fn delete(shim: &dyn Shim, flags: &Flags) -> Result<()> {
         let cleanup = shim.cleanup(&flags.namespace, &flags.id, &bundle, Rc::clone(&reaper));
         tokio::select! {
             response = cleanup => response,
-            e = reaper.run(|_, _| {}) => Err(Error::new(format!("reap: {e}"))),
+            e = reaper.run(&|_, _| {}) => Err(Error::new(format!("reap: {e}"))),
         }
     })?;
     remove_socket(flags, &bundle);

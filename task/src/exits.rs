@@ -12,7 +12,7 @@
 use crate::container::Container;
 use crate::event::{Event, now};
 use crate::process::{Exit, Process};
-use crate::reaper::{ExitStatus, Reaper};
+use crate::reaper::{ExitStatus, Heir, Reaper};
 use crate::service::Engine;
 use crate::state::State;
 use protos::Timestamp;
@@ -22,11 +22,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 const SIGKILL: u32 = 9;
 /// How long the OCI runtime may take to kill what a dead init has left; then init's exit is told
 /// all the same.
 const KILL_ALL: Duration = Duration::from_secs(10);
+
+/// So many exits are kept of pids that nobody tracks yet, some 700 KiB: a container without a pid
+/// namespace of its own leaves us as many orphans as it likes, and a start may wait for a disk. Of
+/// what comes then only those are reaped that are known to be somebody's.
+const MOST_EARLY: usize = 4096;
 
 /// Whose exit it is.
 type Owner = (Rc<Container>, Rc<Process>);
@@ -34,57 +40,93 @@ type Owner = (Rc<Container>, Rc<Process>);
 #[derive(Default)]
 pub struct Exits {
     tracked: RefCell<HashMap<u32, Owner>>,
-    /// Exits of pids that nobody tracks yet, in their order, while something is being started.
-    early: RefCell<HashMap<u32, Vec<Exit>>>,
-    starting: Rc<Cell<usize>>,
+    early: Rc<Early>,
+}
+
+/// Exits of pids that nobody tracks yet, while something is being started.
+#[derive(Default)]
+struct Early {
+    starting: Cell<usize>,
+    /// Those of each pid, in their order.
+    exits: RefCell<HashMap<u32, Vec<Exit>>>,
+    /// How many they are.
+    kept: Cell<usize>,
+    /// There is room again, or another pid is tracked.
+    changed: Notify,
 }
 
 /// Something is being started: an unknown pid that exits may be its.
-pub struct Starting(Rc<Cell<usize>>);
+pub struct Starting(Rc<Early>);
 
 impl Drop for Starting {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        let early = &self.0;
+        early.starting.set(early.starting.get() - 1);
+        if early.starting.get() == 0 {
+            early.exits.take();
+            early.kept.set(0);
+            early.changed.notify_one();
+        }
     }
 }
 
 impl Exits {
     /// Keeps the exits of unknown pids until the answer is dropped.
     pub fn starting(&self) -> Starting {
-        if self.starting.get() == 0 {
-            self.early.borrow_mut().clear();
-        }
-        self.starting.set(self.starting.get() + 1);
-        Starting(Rc::clone(&self.starting))
+        self.early.starting.set(self.early.starting.get() + 1);
+        Starting(Rc::clone(&self.early))
     }
 
     /// True if no pid is anybody's, and nothing is being started.
     #[cfg(test)]
     pub fn is_idle(&self) -> bool {
-        self.tracked.borrow().is_empty() && self.starting.get() == 0
+        self.tracked.borrow().is_empty() && self.early.starting.get() == 0
     }
 
     #[cfg(test)]
     pub fn early_pids(&self) -> Vec<u32> {
-        self.early.borrow().keys().copied().collect()
+        self.early.exits.borrow().keys().copied().collect()
+    }
+
+    /// Keeps the exit of a pid that may be tracked yet.
+    fn keep_early(&self, pid: u32, exit: Exit) {
+        self.early.kept.set(self.early.kept.get() + 1);
+        let mut exits = self.early.exits.borrow_mut();
+        exits.entry(pid).or_default().push(exit);
     }
 
     /// The exit of `process`, if it came before anybody knew of it. Others of the same pid may be
     /// those of processes that are being started still.
     fn take_early(&self, pid: u32, process: &Process) -> Option<Exit> {
-        let mut early = self.early.borrow_mut();
+        let mut early = self.early.exits.borrow_mut();
         let exits = early.get_mut(&pid)?;
         let own = own_exit(exits, process.made_at.get(), Reaper::is_child(pid))?;
         let exit = exits.remove(own);
         if exits.is_empty() {
             early.remove(&pid);
         }
+        self.early.kept.set(self.early.kept.get() - 1);
         Some(exit)
     }
 
     /// True if the exit of `pid` is somebody's.
     pub fn is_tracked(&self, pid: u32) -> bool {
         self.tracked.borrow().contains_key(&pid)
+    }
+}
+
+impl Heir for Rc<Engine> {
+    fn reaped(&self, pid: u32, status: ExitStatus) {
+        Engine::reaped(self, pid, status);
+    }
+
+    fn takes_only(&self) -> Option<Vec<u32>> {
+        let is_full = self.exits.early.kept.get() >= MOST_EARLY;
+        is_full.then(|| self.exits.tracked.borrow().keys().copied().collect())
+    }
+
+    async fn has_room(&self) {
+        self.exits.early.changed.notified().await;
     }
 }
 
@@ -136,7 +178,9 @@ impl Engine {
             // To be restored, or it could not be: nothing runs.
             return;
         }
-        match self.exits.take_early(pid, process) {
+        let early = self.exits.take_early(pid, process);
+        self.exits.early.changed.notify_one();
+        match early {
             Some(exit) => self.exited(owner, process, exit),
             None => {
                 let owner = (Rc::clone(owner), Rc::clone(process));
@@ -154,10 +198,7 @@ impl Engine {
         let tracked = self.exits.tracked.borrow_mut().remove(&pid);
         match tracked {
             Some((container, process)) => self.exited(&container, &process, exit),
-            None if self.exits.starting.get() > 0 => {
-                let mut early = self.exits.early.borrow_mut();
-                early.entry(pid).or_default().push(exit);
-            }
+            None if self.exits.early.starting.get() > 0 => self.exits.keep_early(pid, exit),
             None => log::debug!("orphan {pid} ended: {status}"),
         }
     }

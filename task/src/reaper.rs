@@ -1,16 +1,17 @@
 //! The only place that waits for children.
 //!
-//! Two kinds of children end up here: those that this process made through [`Reaper::spawn`] or
+//! Two kinds of children end up here: those that this process made through [`Reaper::fork`] or
 //! handed to [`Reaper::adopt`], whose exits go to who did so, and orphans that the kernel gave us as the
-//! subreaper (containers among them), whose exits go to the listener of [`Reaper::run`]. A claim
-//! is made in the same synchronous step as the spawn, and the loop runs on the same thread, so an
-//! exit that comes early always finds its owner. Nothing here is bounded and nothing waits.
+//! subreaper (containers among them), whose exits go to the [`Heir`] of [`Reaper::run`]. A claim is
+//! made in the same synchronous step as the fork, and the loop runs on the same thread, so an exit
+//! that comes early always finds its owner. What the heir has no room for is not reaped.
 //!
 //! A pid is as good as a pidfd here: all of them are children, and a child's pid is nobody else's
 //! until this loop reaps it. So runc's `--pidfd-socket` would tell nothing more: an orphan's exit
 //! comes with its pid alone, before or after the pidfd does. Where the parent is somebody else,
 //! `pidfd_open(2)` and the time of the start tell processes apart (`leftovers`).
 
+pub use crate::sys::NotExecuted;
 pub use crate::sys::wait::ExitStatus;
 
 use crate::signals::Signals;
@@ -19,7 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io;
 use std::process::Command;
 use std::rc::Rc;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
@@ -67,20 +68,6 @@ impl Child {
     }
 }
 
-/// What a forked child could not execute.
-pub struct NotExecuted(io::PipeReader);
-
-impl NotExecuted {
-    /// The error of exec(2), if there was one: to be asked once the child has ended, or has shown
-    /// that it executes the program.
-    pub fn error(mut self) -> Option<io::Error> {
-        let mut number = [0; 4];
-        let read = self.0.read_exact(&mut number);
-        read.ok()
-            .map(|()| io::Error::from_raw_os_error(i32::from_ne_bytes(number)))
-    }
-}
-
 impl Reaper {
     /// Takes over SIGCHLD of this thread, so call it before any other thread is started.
     ///
@@ -114,18 +101,9 @@ impl Reaper {
         self.turns.acquire().await.ok()
     }
 
-    /// Spawns `command` and claims its exit.
-    ///
-    /// # Errors
-    /// From fork(2) or exec(2).
-    pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        sys::start_afresh(command);
-        Ok(self.adopt(command.spawn()?.id()))
-    }
-
-    /// [`Reaper::spawn`] that does not wait until the child executes `command`: on a busy machine
-    /// that takes until the child has its turn. Why it does not, [`NotExecuted`] tells once it has
-    /// ended.
+    /// Forks a child that executes `command`, and claims its exit. It does not wait until the child
+    /// does: on a busy machine that takes until the child has its turn, and its program may be on a
+    /// disk that stands still. Why it does not, [`NotExecuted`] tells.
     ///
     /// # Errors
     /// From fork(2).
@@ -135,8 +113,8 @@ impl Reaper {
             return Err(io::ErrorKind::NotFound.into());
         }
         sys::start_afresh(command);
-        let (pid, why) = sys::fork(command)?;
-        Ok((self.adopt(pid), NotExecuted(why)))
+        let (pid, not_executed) = sys::fork(command)?;
+        Ok((self.adopt(pid), not_executed))
     }
 
     /// Claims the exit of `pid`, a child that is there already and not reaped.
@@ -159,22 +137,65 @@ impl Reaper {
         sys::wait::has_ended(pid) == Ok(false)
     }
 
-    /// Reaps for ever, and tells `unclaimed` of every child that nobody spawned here.
-    pub async fn run(&self, mut unclaimed: impl FnMut(u32, ExitStatus)) -> io::Error {
+    /// Reaps for ever, and tells `heir` of every child that nobody spawned here.
+    pub async fn run(&self, heir: &impl Heir) -> io::Error {
         loop {
-            // Before the first signal too: another process image may have left zombies. And one
-            // signal may stand for many children.
-            while let Some((pid, status)) = next_zombie() {
-                let claim = self.claims.borrow_mut().remove(&pid);
-                match claim {
-                    Some(claim) => drop(claim.send(status)),
-                    None => unclaimed(pid, status),
+            // Before the first signal too: another process image may have left zombies.
+            self.reap(heir);
+            tokio::select! {
+                signal = self.sigchld.next() => {
+                    if let Err(e) = signal {
+                        return e;
+                    }
                 }
-            }
-            if let Err(e) = self.sigchld.next().await {
-                return e;
+                () = heir.has_room() => {}
             }
         }
+    }
+
+    /// Reaps all that may be reaped now: one signal may stand for many children.
+    fn reap(&self, heir: &impl Heir) {
+        let told = |(pid, status)| {
+            let claim = self.claims.borrow_mut().remove(&pid);
+            match claim {
+                Some(claim) => drop(claim.send(status)),
+                None => heir.reaped(pid, status),
+            }
+        };
+        loop {
+            if let Some(known) = heir.takes_only() {
+                let claimed: Vec<u32> = self.claims.borrow().keys().copied().collect();
+                let all = claimed.into_iter().chain(known);
+                return all.filter_map(|pid| next_zombie(Some(pid))).for_each(told);
+            }
+            match next_zombie(None) {
+                Some(child) => told(child),
+                None => return,
+            }
+        }
+    }
+}
+
+/// Who is told of children that nobody claimed.
+pub trait Heir {
+    fn reaped(&self, pid: u32, status: ExitStatus);
+
+    /// The children that may be reaped now, if there is no room to keep the exits of more than these.
+    /// Others stay zombies, and so their exits are not lost: the kernel has them, and counts each
+    /// among the processes that its container may have.
+    fn takes_only(&self) -> Option<Vec<u32>> {
+        None
+    }
+
+    /// Waits until more may be reaped than could be before.
+    fn has_room(&self) -> impl Future<Output = ()> {
+        std::future::pending()
+    }
+}
+
+impl<F: Fn(u32, ExitStatus)> Heir for F {
+    fn reaped(&self, pid: u32, status: ExitStatus) {
+        self(pid, status);
     }
 }
 
@@ -184,8 +205,9 @@ fn turns(processors: usize) -> usize {
     2 * processors
 }
 
-fn next_zombie() -> Option<(u32, ExitStatus)> {
-    sys::wait::reap().unwrap_or_else(|e| {
+/// Reaps one that has ended, or `only` this.
+fn next_zombie(only: Option<u32>) -> Option<(u32, ExitStatus)> {
+    sys::wait::reap(only).unwrap_or_else(|e| {
         log::error!("waitpid: {e}");
         None
     })

@@ -65,11 +65,7 @@ impl Service {
 
     /// Reaps children and tells exits, for ever.
     pub async fn run(&self) -> io::Error {
-        let engine = Rc::clone(&self.engine);
-        self.engine
-            .reaper
-            .run(|pid, status| engine.reaped(pid, status))
-            .await
+        self.engine.reaper.run(&self.engine).await
     }
 
     /// Waits for a Shutdown that finds no container left (T80); one that is still being created

@@ -17,7 +17,7 @@ pub struct Signals {
 
 impl Signals {
     /// Takes `signals` over for this thread, and for all it starts from now on but what
-    /// [`crate::reaper::Reaper::spawn`] starts.
+    /// [`crate::reaper::Reaper::fork`] starts.
     ///
     /// # Errors
     /// From sigprocmask(2), signalfd(2) or the runtime's epoll.

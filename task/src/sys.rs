@@ -12,8 +12,8 @@ pub use mounts::{attach_mount, clone_mount, map_mount, restrict_mount};
 
 use nix::errno::Errno;
 use nix::unistd::ForkResult;
-use std::io::{self, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -40,13 +40,46 @@ pub fn die_with_parent(command: &mut Command) {
     }
 }
 
-/// Forks a child that executes `command`, and does not wait until it does. The pid, and a pipe in
-/// which there is the error number (native bytes) if it can't.
+/// Why a forked child could not execute its program: a pipe in which the child writes the number of
+/// the error, in native bytes, and which it closes otherwise.
+pub struct NotExecuted(io::PipeReader);
+
+impl NotExecuted {
+    /// The error of exec(2), if there was one: to be asked once the child has ended, or has shown
+    /// that it executes the program.
+    pub fn error(mut self) -> Option<io::Error> {
+        let mut number = [0; 4];
+        let read = self.0.read_exact(&mut number);
+        read.ok()
+            .map(|()| io::Error::from_raw_os_error(i32::from_ne_bytes(number)))
+    }
+
+    /// Waits until the child executes its program, or has ended before that without an error, as
+    /// one that was killed has.
+    ///
+    /// # Errors
+    /// That of exec(2), or of what the child was to do before it.
+    pub async fn settled(self) -> io::Result<()> {
+        let pipe = watch(self.0.into(), Interest::READABLE)?;
+        drop(pipe.readable().await?);
+        Self(pipe.into_inner().into()).error().map_or(Ok(()), Err)
+    }
+}
+
+/// Forks a child that executes `command`, and does not wait until it does.
 ///
 /// # Errors
 /// From pipe(2) or fork(2).
-pub fn fork(command: &mut Command) -> io::Result<(u32, io::PipeReader)> {
-    let (read, mut write) = io::pipe()?;
+pub fn fork(command: &mut Command) -> io::Result<(u32, NotExecuted)> {
+    /// What `command` gives its child by number is below.
+    const ABOVE: RawFd = 256;
+    let (read, write) = io::pipe()?;
+    let above = nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(ABOVE);
+    let mut write = match nix::fcntl::fcntl(&write, above) {
+        Ok(number) => io::PipeWriter::from(adopt(number)?),
+        // There are no such numbers here.
+        Err(_) => write,
+    };
     // Another child that is forked and waits for its program's disk holds the pipe, too.
     let nonblocking = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
     nix::fcntl::fcntl(&read, nonblocking)?;
@@ -54,7 +87,7 @@ pub fn fork(command: &mut Command) -> io::Result<(u32, io::PipeReader)> {
     // takes no lock that another thread may have held but malloc's, which fork(3) looks after; it
     // leaves by exec(3) or _exit(2), so nothing of the parent's is ever run to its end there.
     match unsafe { nix::unistd::fork() }? {
-        ForkResult::Parent { child } => Ok((child.as_raw().cast_unsigned(), read)),
+        ForkResult::Parent { child } => Ok((child.as_raw().cast_unsigned(), NotExecuted(read))),
         ForkResult::Child => {
             let error = command.exec().raw_os_error().unwrap_or(libc::EINVAL);
             let _ = write.write_all(&error.to_ne_bytes());

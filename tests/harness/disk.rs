@@ -81,7 +81,16 @@ impl Served {
 
     /// [`Served::new`], with what it serves in the directory `place`, of the test in `namespace`.
     pub async fn within(place: &Path, namespace: &str, dir: impl Into<PathBuf>) -> Self {
-        let dir = dir.into();
+        Self::mounted(place, namespace, dir.into(), "allow_other").await
+    }
+
+    /// [`Served::new`], of whose names the kernel remembers nothing: each is asked for each time.
+    pub async fn without_memory(test: &Test, dir: impl Into<PathBuf>) -> Self {
+        let options = "allow_other,timeout=0";
+        Self::mounted(test.dir(), test.namespace(), dir.into(), options).await
+    }
+
+    async fn mounted(place: &Path, namespace: &str, dir: PathBuf, options: &str) -> Self {
         let name = dir.file_name().expect("a name").to_string_lossy();
         let parts = ["lower", "upper", "work"];
         let [lower, upper, work] = parts.map(|part| place.join(format!("{name}-{part}")));
@@ -89,7 +98,7 @@ impl Served {
             fs::create_dir_all(made).expect("directory");
         }
         let options = format!(
-            "lowerdir={},upperdir={},workdir={}",
+            "{options},lowerdir={},upperdir={},workdir={}",
             lower.display(),
             upper.display(),
             work.display()
@@ -115,6 +124,24 @@ impl Served {
     /// Has it stand still until the answer is dropped.
     pub fn stop(&self) -> Stopped<'_> {
         wait::signal(self.server.id() as i32, libc::SIGSTOP).expect("the server");
+        Stopped(self)
+    }
+
+    /// The shell's command that has it stand still.
+    pub fn stop_command(&self) -> String {
+        format!("kill -STOP {}", self.server.id())
+    }
+
+    /// Waits until somebody's [`Served::stop_command`] has it stand still; until the answer is dropped.
+    pub async fn stopped(&self) -> Stopped<'_> {
+        let pid = self.server.id() as i32;
+        wait::until("a server that has stopped", || {
+            match proc::stat(pid).map(|stat| stat.state) {
+                Some('T') => Ok(()),
+                state => Err(format!("{state:?}")),
+            }
+        })
+        .await;
         Stopped(self)
     }
 }

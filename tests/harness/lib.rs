@@ -14,7 +14,7 @@
 //!  └── leaks    what the test left on the machine
 //! wait: deadlines     program: scripts and binaries to execute     proc: /proc     ledger: known differences from containerd's shim
 //! pid_namespace: pids that the test chooses
-//! inject: what somebody could do who has taken a process over
+//! inject: what somebody could do who has taken a process over     meddler: calls that take their time
 //! sweep: a shim killed at every system call     start_sweep: the same of `start`
 //! manager: a private dunnage daemon
 //! containerd: a private containerd to run the shim under     pty: a child on a terminal
@@ -37,6 +37,7 @@ pub mod inject;
 pub mod leaks;
 pub mod ledger;
 pub mod manager;
+pub mod meddler;
 pub mod peers;
 pub mod pid_namespace;
 pub mod proc;

@@ -11,7 +11,13 @@ use std::process::{Command, Stdio};
 /// A script, of mode 0755.
 #[track_caller]
 pub fn write(path: &Path, text: &str) {
-    install(Path::new("/dev/stdin"), path, text.as_bytes());
+    write_bytes(path, text.as_bytes());
+}
+
+/// A program of these bytes, of mode 0755.
+#[track_caller]
+pub fn write_bytes(path: &Path, bytes: &[u8]) {
+    install(Path::new("/dev/stdin"), path, bytes);
 }
 
 /// A copy of another program, of mode 0755. What is at `to` is replaced in one step.

@@ -12,11 +12,15 @@ use protos::types::Envelope;
 use protos::{Message, Timestamp, any, topic};
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use task::reaper::{ExitStatus, Heir};
 use tokio::sync::{Notify, oneshot, watch};
 
 /// So many bytes wait of events that tell of no end, and so many of what others tell us; but one
 /// always may.
 const MOST: usize = 1 << 20;
+/// So many ends of children wait of whom it is not known yet whose they were: a container that has no
+/// shim any more leaves us as many orphans as it likes.
+const MOST_REAPED: usize = 4096;
 
 /// Something to be written down when its turn comes.
 pub enum Entry {
@@ -76,6 +80,9 @@ pub(super) struct Queue {
     /// The journal could not be written when it was tried last.
     pub failing: watch::Sender<bool>,
     pub arrived: Notify,
+    /// How many of the items are [`Entry::Reaped`]; and that there is room for more of them.
+    reaped: std::cell::Cell<usize>,
+    pub has_room: Notify,
 }
 
 impl Default for Queue {
@@ -86,6 +93,8 @@ impl Default for Queue {
             done: watch::Sender::new(0),
             failing: watch::Sender::new(false),
             arrived: Notify::new(),
+            reaped: 0.into(),
+            has_room: Notify::new(),
         }
     }
 }
@@ -94,6 +103,9 @@ impl Queue {
     fn push(&self, entry: Entry, told: Option<Told>) {
         let number = self.came.get() + 1;
         self.came.set(number);
+        if matches!(entry, Entry::Reaped { .. }) {
+            self.reaped.set(self.reaped.get() + 1);
+        }
         let item = Item {
             entry,
             number,
@@ -107,6 +119,10 @@ impl Queue {
     pub fn next(&self) -> Option<Item> {
         loop {
             let item = self.items.borrow_mut().pop_front()?;
+            if matches!(item.entry, Entry::Reaped { .. }) {
+                self.reaped.set(self.reaped.get() - 1);
+                self.has_room.notify_one();
+            }
             if !item.is_given_up() {
                 return Some(item);
             }
@@ -215,10 +231,19 @@ impl Intake {
         }));
     }
 
-    /// A child that we did not spawn has ended.
-    pub fn reaped(&self, pid: u32, status: u32) {
-        let at = task::event::now();
-        self.keep(Entry::Reaped { pid, status, at });
+    /// The pids that are somebody's, or will be when what waits is written down.
+    fn known_pids(&self) -> Vec<u32> {
+        let ledger = self.ledger.borrow();
+        let running = ledger.all().flat_map(|(_, facts)| facts.running());
+        let mut pids: Vec<u32> = running.map(|(_, process)| process.pid).collect();
+        let items = self.queue.items.borrow();
+        pids.extend(items.iter().filter_map(|item| match &item.entry {
+            Entry::Mark(record) => record.started.as_ref().map(|started| started.pid),
+            _ => None,
+        }));
+        // 0 would be any child of our process group (waitpid(2)).
+        pids.retain(|pid| *pid != 0);
+        pids
     }
 
     /// Ends all processes of a task that have not ended; init last.
@@ -250,6 +275,22 @@ impl Intake {
         let mut done = self.queue.done.subscribe();
         let room = async { while !self.may_be_kept(envelope) && done.changed().await.is_ok() {} };
         let _ = tokio::time::timeout(PATIENCE, room).await;
+    }
+}
+
+impl Heir for Intake {
+    /// A child that we did not spawn has ended: a shim, or a process that a dead shim left us.
+    fn reaped(&self, pid: u32, status: ExitStatus) {
+        let (status, at) = (status.number(), task::event::now());
+        self.keep(Entry::Reaped { pid, status, at });
+    }
+
+    fn takes_only(&self) -> Option<Vec<u32>> {
+        (self.queue.reaped.get() >= MOST_REAPED).then(|| self.known_pids())
+    }
+
+    async fn has_room(&self) {
+        self.queue.has_room.notified().await;
     }
 }
 

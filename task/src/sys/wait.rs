@@ -69,15 +69,16 @@ impl std::fmt::Display for ExitStatus {
     }
 }
 
-/// Reaps a child that has ended; `None` if there is none now.
+/// Reaps a child that has ended, or `only` this one; `None` if there is none now.
 ///
 /// # Errors
 /// From waitpid(2).
-pub fn reap() -> nix::Result<Option<(u32, ExitStatus)>> {
+pub fn reap(only: Option<u32>) -> nix::Result<Option<(u32, ExitStatus)>> {
+    let which = only.map_or(-1, u32::cast_signed);
     loop {
         let mut status = 0;
         // SAFETY: the call writes one int, which lives until it returns.
-        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::__WALL) };
+        let pid = unsafe { libc::waitpid(which, &raw mut status, libc::WNOHANG | libc::__WALL) };
         match Errno::result(pid) {
             Ok(0) | Err(Errno::ECHILD) => return Ok(None),
             Ok(pid) => {

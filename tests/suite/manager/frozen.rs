@@ -1,6 +1,7 @@
 //! A file system that stands still holds up nobody who does not need it (docs/architecture.md, "Who
 //! may block"): that of the journal and the bundles, and that of the records.
 
+use crate::exec::bundle;
 use harness::containerd::capture::Capture;
 use harness::disk::{Disk, Served};
 use harness::manager::{self, Manager, api::Api};
@@ -10,6 +11,7 @@ use protos::services::containers::v1::{ListContainersRequest, ListContainersResp
 use protos::services::events::v1::{PublishRequest, SubscribeRequest};
 use protos::services::version::v1::VersionResponse;
 use protos::{Any, any};
+use serde_json::json;
 use std::time::{Duration, Instant};
 use tonic::Code;
 
@@ -145,6 +147,61 @@ fn state_on_a_disk_that_stands_still_holds_up_nobody() {
         for id in ["told", "reaped", "stays"] {
             manager.dunnage(&["delete", "--force", id]).ok();
         }
+        gone(manager, disk);
+    });
+}
+
+/// While the journal's disk stands still it is not known whose a child was that ends; and a container
+/// that has lost its shim leaves the daemon as many orphans as it likes: they are reaped when there is
+/// room to keep their ends. Who is known is reaped at once, and its end is not lost.
+#[test]
+fn orphans_stay_zombies_while_the_journals_disk_stands_still() {
+    /// More than a daemon that reaps them all has at any time.
+    const MANY: usize = 1000;
+    manager::with("[shim]\non_death = \"keep\"\n", |manager| {
+        let disk = disk(manager, "s");
+        let bundle = bundle(manager, |spec| {
+            let script = "while :; do (: & : & : & : & : & : & : & :&); done";
+            spec["process"]["args"] = json!(["sh", "-c", script]);
+            let namespaces = spec["linux"]["namespaces"].as_array_mut();
+            let namespaces = namespaces.expect("namespaces");
+            namespaces.retain(|namespace| namespace["type"] != "pid");
+        });
+        manager
+            .dunnage(&["run", "-d", "--bundle", &bundle, "forker"])
+            .ok();
+        let pid = manager.pid_of("forker");
+        harness::wait::signal(manager.shim_of("forker"), libc::SIGKILL).expect("kill");
+        manager.until("the loss noticed", |it| {
+            it.log().contains("goes on without a shim").then_some(())
+        });
+        let api = Api::new(manager);
+
+        let frozen = disk.freeze();
+        let refused = at_once("Publish", || publish(&api)).expect_err("a refusal");
+        assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+        manager.until("orphans that are not reaped", |it| {
+            (proc::zombies(it.pid()).len() >= MANY).then_some(())
+        });
+        at_once("kill", || {
+            manager
+                .dunnage(&["kill", "--signal", "KILL", "forker"])
+                .ok()
+        });
+        manager.until("the container reaped", |_| {
+            proc::stat(pid).is_none().then_some(())
+        });
+        assert!(proc::zombies(manager.pid()).len() >= MANY, "there was room");
+        assert!(manager.exits("forker").is_empty(), "told, and not written");
+        drop(frozen);
+        manager.until("its exit", |it| {
+            (!it.exits("forker").is_empty()).then_some(())
+        });
+        assert_eq!(manager.exits("forker"), [(137, "reaped".to_owned())]);
+        manager.until("all are reaped", |it| {
+            proc::zombies(it.pid()).is_empty().then_some(())
+        });
+        manager.dunnage(&["delete", "--force", "forker"]).ok();
         gone(manager, disk);
     });
 }

@@ -3,7 +3,7 @@
 
 use harness::disk::{self, Disk, Served};
 use harness::stdio::{Fifos, Stdio};
-use harness::{Bundle, Code, Shim, Test, differs, peers, refused, sweep, vm_differs, wait};
+use harness::{Bundle, Code, Shim, Test, differs, peers, proc, refused, sweep, vm_differs, wait};
 use protos::task::CreateTaskResponse;
 use protos::task_types::Status as State;
 use std::fs;
@@ -173,6 +173,57 @@ fn create_waits_alone_for_its_log() {
         shim.wait("stuck", "").await.unwrap();
         shim.delete("stuck", "").await.unwrap();
         assert_eq!(fs::read_to_string(log).unwrap(), "hi\n");
+    });
+}
+
+/// While something is being started, on a disk that stands still, what ends may be its; and whoever
+/// has no pid namespace of its own leaves the shim as many orphans as it likes: they are reaped when
+/// there is room to keep their exits. Who is known is reaped at once.
+#[test]
+fn orphans_stay_zombies_while_a_start_waits_for_a_disk() {
+    /// More than a shim that reaps them all has at any time.
+    const MANY: usize = 1000;
+    if peers::is_go() {
+        return;
+    }
+    harness::run_unless_vm_differs("one-process", async |test| {
+        let disk = Disk::new(test, test.dir().join("disk"));
+        let shim = quiet(test).await;
+        let builder = test.bundle("forker").host_pid();
+        let script = "while :; do (: & : & : & : & : & : & : & :&); done";
+        let builder = builder.annotation("io.containerd.runc.v2.group", "g");
+        let forker = builder.sh(script).build();
+        forker.start().shim().await;
+        shim.create(forker.create()).await.unwrap();
+        let stuck = in_group(test, "stuck", "echo hi");
+        stuck.start().shim().await;
+        let log = uri(&disk.path().join("dir/log"));
+        let request = stuck.create().stdio("", &log, &log);
+        let zombies = || proc::zombies(shim.pid()).len();
+
+        let frozen = disk.freeze();
+        let (created, ()) = tokio::join!(shim.create(request), async {
+            disk::is_waited_for_by(shim.pid()).await;
+            shim.start("forker", "").await.unwrap();
+            let many = || match zombies() {
+                MANY.. => Ok(()),
+                few => Err(format!("{few} zombies")),
+            };
+            wait::until("orphans that are not reaped", many).await;
+            answers(&shim, "quiet").await;
+            answers(&shim, "forker").await;
+            assert!(zombies() >= MANY, "there was room for them");
+            drop(frozen);
+        });
+        created.unwrap();
+        wait::until("all are reaped", || match zombies() {
+            0 => Ok(()),
+            some => Err(format!("{some} zombies")),
+        })
+        .await;
+        shim.start("stuck", "").await.unwrap();
+        assert_eq!(shim.wait("stuck", "").await.unwrap().exit_status, 0);
+        shim.delete("stuck", "").await.unwrap();
     });
 }
 

@@ -6,12 +6,10 @@ mod killed;
 mod loopdev;
 mod slow;
 
-use harness::bundle::MARK;
-use harness::{Bundle, Code, Shim, Test, differs, peers, refused, wait};
+use harness::{Bundle, Code, Shim, differs, peers, refused};
 use protos::types::Mount;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 fn mount(kind: &str, source: &str, options: &[&str]) -> Mount {
     Mount {
@@ -53,47 +51,6 @@ async fn sh(shim: &Shim, bundle: &Bundle, exec: &str, script: &str) {
 async fn ended(shim: &Shim, id: &str) {
     shim.kill(id, "", libc::SIGKILL, false).await.unwrap();
     shim.wait(id, "").await.unwrap();
-}
-
-/// strace(1) on a shim and what it starts, told to meddle with system calls; detaches when dropped.
-struct Meddler {
-    strace: Child,
-}
-
-impl Meddler {
-    /// Returns when every thread of the shim, and to be, is traced. `inject` is strace's.
-    fn new(test: &Test, shim: &Shim, inject: &str) -> Self {
-        let call = inject.split(':').next().unwrap_or_default();
-        let mut strace = Command::new("strace")
-            .args(["-f", "-e", &format!("trace={call}")])
-            .args(["-e", &format!("inject={inject}")])
-            .args(["-o", "/dev/null", "-p"])
-            .arg(shim.pid().to_string())
-            .env(MARK, test.namespace())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("strace (tests/setup.sh installs it)");
-        let mut said = BufReader::new(strace.stderr.take().expect("piped"));
-        let mut line = String::new();
-        while !line.contains("attached") {
-            line.clear();
-            assert_ne!(
-                said.read_line(&mut line).expect("strace"),
-                0,
-                "strace ended"
-            );
-        }
-        // Its later words must not find the pipe closed.
-        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
-        Self { strace }
-    }
-}
-
-impl Drop for Meddler {
-    fn drop(&mut self) {
-        let _ = wait::signal(self.strace.id() as i32, libc::SIGTERM);
-        let _ = self.strace.wait();
-    }
 }
 
 /// N8, N2: refused by name before anything is mounted; the text says who should have done it.

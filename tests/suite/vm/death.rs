@@ -2,11 +2,13 @@
 
 use crate::child;
 use harness::bundle::bind;
+use harness::meddler::Meddler;
 use harness::{Code, Shim, peers, proc, refused, wait};
 use protos::task_types::Status as State;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+
+/// What reads a file takes its time, in microseconds.
+const SLOW_READS: &str = "preadv,preadv2,pread64:delay_exit=20000";
 
 fn qemu(shim: &Shim) -> i32 {
     child(shim, "-no-user-config")
@@ -101,47 +103,6 @@ fn delete_ends_the_vm_of_a_shim_that_does_not_answer() {
     });
 }
 
-/// What reads a file takes its time, for the process `pid`, until this is dropped.
-struct SlowReads(Child);
-
-impl SlowReads {
-    fn of(pid: i32) -> Self {
-        let mut strace = Command::new("strace")
-            .args([
-                "-f",
-                "-o",
-                "/dev/null",
-                "-e",
-                "trace=preadv,preadv2,pread64",
-            ])
-            .args(["-e", "inject=preadv,preadv2,pread64:delay_exit=20000"])
-            .args(["-p", &pid.to_string()])
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("strace (tests/setup.sh installs it)");
-        let mut said = BufReader::new(strace.stderr.take().expect("piped"));
-        let mut line = String::new();
-        while !line.contains("attached") {
-            line.clear();
-            assert_ne!(
-                said.read_line(&mut line).expect("strace"),
-                0,
-                "strace ended"
-            );
-        }
-        // Its later words must not find the pipe closed.
-        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
-        Self(strace)
-    }
-}
-
-impl Drop for SlowReads {
-    fn drop(&mut self) {
-        let _ = wait::signal(self.0.id() as i32, libc::SIGTERM);
-        let _ = self.0.wait();
-    }
-}
-
 /// A container that ends while the host still reads its program ahead ends as it says, and what else is
 /// in the VM does not notice. Linux has a bug there: see `guest/src/roots.rs`.
 #[test]
@@ -154,7 +115,7 @@ fn an_end_while_the_program_is_read_ends_one_container_alone() {
         let keeper = group("keeper").build();
         let shim = keeper.running().await;
         let vm = qemu(&shim);
-        let slow = SlowReads::of(child(&shim, "fsd"));
+        let slow = Meddler::new(test, child(&shim, "fsd"), SLOW_READS);
         for round in 0..5 {
             let id = format!("c{round}");
             // Another program each time: what the guest has read it need not read again.

@@ -11,6 +11,7 @@ mod cycles;
 mod death;
 mod docker;
 mod files;
+mod frozen;
 #[cfg(target_arch = "x86_64")]
 mod fsd;
 mod hooks;

@@ -1,7 +1,8 @@
 //! A shim that is killed in the middle of mounting: `delete` finds all there is (D1, N7).
 
 use super::loopdev::{image, loop_device_is_free};
-use super::{Meddler, idmap, mount, text};
+use super::{idmap, mount, text};
+use harness::meddler::Meddler;
 use harness::{peers, vm_differs};
 use std::fs;
 
@@ -45,7 +46,7 @@ fn killed_while_mounting_leaves_nothing_that_delete_does_not_find() {
                 .build();
             let shim = bundle.start().shim().await;
             let inject = format!("{call}:signal=KILL:when={when}");
-            let meddler = Meddler::new(test, &shim, &inject);
+            let meddler = Meddler::new(test, shim.pid(), &inject);
             let created = shim.create(bundle.create()).await;
             assert!(created.is_err(), "{inject}: never called");
             shim.kill_process().await;

@@ -1,6 +1,7 @@
 //! N7: unmounting that takes its time.
 
-use super::{Meddler, ended, started, text};
+use super::{ended, started, text};
+use harness::meddler::Meddler;
 use harness::{Code, peers, proc, refused, wait};
 use protos::task::{DeleteRequest, DeleteResponse};
 use protos::task_types::Status as State;
@@ -27,7 +28,7 @@ fn slow_umount_holds_up_nobody_and_delete_can_be_tried_again() {
         ended(&shim, "slow").await;
 
         let delay = format!("umount2:delay_enter={}", SLOW.as_micros());
-        let slowed = Meddler::new(test, &shim, &delay);
+        let slowed = Meddler::new(test, shim.pid(), &delay);
         let begin = Instant::now();
         let request = DeleteRequest {
             id: "slow".to_owned(),
