@@ -4,10 +4,12 @@ use crate::container::{Container, Process};
 use crate::limits::Limits;
 use crate::overhead;
 use crate::service::{Empty, Result, Service, unimplemented, unknown};
+use crate::spec::take_what_is_the_hosts;
 use protos::task::*;
 use protos::task_types::ProcessInfo;
 use protos::ttrpc::Context;
 use protos::{Any, Code, Message, Status, any, cgroups, runc};
+use serde_json::Value;
 use std::rc::Rc;
 
 impl Service {
@@ -56,17 +58,30 @@ impl Service {
         context: &Context,
     ) -> Result<Empty> {
         let container = self.find(&request.id)?;
+        let mut resources = request.resources;
+        // What is no JSON the guest refuses.
+        let mut limits = None;
+        if let Some(any) = &mut resources
+            && let Ok(mut json) = task::json::read::<Value>(&any.value)
+        {
+            let pod = &container.vm.pod;
+            let read = Limits::of(&json).and_then(|update| pod.updated(&container.id, &update));
+            limits = Some(read.map_err(|why| Status::new(Code::InvalidArgument, why))?);
+            if take_what_is_the_hosts(&mut json) {
+                any.value = json.to_string().into_bytes();
+            }
+        }
         let asked = UpdateTaskRequest {
             id: request.id,
-            resources: request.resources,
+            resources,
             ..Default::default()
         };
         self.pass(&container, &container.init, "Update", &asked, context)
             .await?;
-        // What the guest takes the host need not understand: a limit that is none changes nothing.
-        let resources = asked.resources.map(|any| any.value).unwrap_or_default();
-        let limits = Limits::of(&task::json::read(&resources).unwrap_or_default());
-        let set = container.vm.pod.update(&container.id, &limits).await;
+        let Some(limits) = limits else {
+            return Ok(());
+        };
+        let set = container.vm.pod.update(&container.id, limits).await;
         set.map_err(|why| unknown(&format!("limits of the VM: {why}")))
     }
 

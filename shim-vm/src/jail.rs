@@ -22,7 +22,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// Threads at most: processors, QEMU's own, and its workers, of which there may be 64 in a pool.
-const THREADS: u64 = 512;
+pub const THREADS: u64 = 512;
 /// Files that may be open: each device has a few.
 const FILES: u64 = 1024;
 /// Nothing is dumped, neither into a file, for which a page is needed at least, nor into a pipe, for

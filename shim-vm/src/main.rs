@@ -8,6 +8,7 @@
 //! ```
 
 mod accel;
+mod block;
 mod boot;
 mod bpf;
 mod calls;

@@ -6,9 +6,11 @@
 //! container's work. The limit of memory is only ever raised: what a guest has had of the host's
 //! memory it does not give back, and a limit below that would be its end.
 
-use crate::limits::{Limits, PERIOD, Place, Setting, named, write};
+use crate::block::{self, Throttle};
+use crate::jail;
+use crate::limits::{Limits, PERIOD, Place, Setting, bound, named, write};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +21,12 @@ use task::handover;
 
 /// What cpu.shares may be (kernel/sched/sched.h).
 const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
+
+/// The threads of QEMU and of the file server, which has a few. A container's processes are the
+/// guest's, and none of these: so they never lack one for what the containers do.
+const THREADS: u64 = 2 * jail::THREADS;
+/// What pids.max may be (kernel/cgroup/pids.c); more than that is no limit.
+const MOST_PIDS: u64 = 1 << 22;
 
 /// What a VM needs beside its containers' limits.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +46,8 @@ pub struct Pod {
     containers: RefCell<BTreeMap<String, Limits>>,
     /// The limit of memory that counts, in bytes; `None`: none.
     memory: Cell<Option<u64>>,
+    /// Those that are set.
+    throttled: RefCell<BTreeSet<Throttle>>,
     /// The VM has booted.
     up: Cell<bool>,
     watch: RefCell<Option<Rc<OomWatch>>>,
@@ -66,6 +76,7 @@ impl Pod {
             oom_score_adj: place.oom_score_adj,
             containers: RefCell::default(),
             memory: Cell::new(Some(0)),
+            throttled: RefCell::default(),
             up: Cell::new(false),
             watch: RefCell::default(),
         };
@@ -130,15 +141,36 @@ impl Pod {
         self.apply().await
     }
 
-    /// An Update of container `id`.
+    /// The limits of container `id` with what an Update sets.
     ///
     /// # Errors
-    /// If the limits can't be set.
-    pub async fn update(&self, id: &str, update: &Limits) -> Result<(), String> {
-        if let Some(limits) = self.containers.borrow_mut().get_mut(id) {
-            *limits = limits.updated(update);
+    /// If they can't be.
+    pub fn updated(&self, id: &str, update: &Limits) -> Result<Limits, String> {
+        let containers = self.containers.borrow();
+        let limits = containers.get(id);
+        limits.map_or_else(|| Ok(update.clone()), |limits| limits.updated(update))
+    }
+
+    /// Container `id` has these limits from now on.
+    ///
+    /// # Errors
+    /// If they can't be set; then it has those that it had.
+    pub async fn update(&self, id: &str, limits: Limits) -> Result<(), String> {
+        let exchange = |limits| {
+            let mut containers = self.containers.borrow_mut();
+            Some(std::mem::replace(containers.get_mut(id)?, limits))
+        };
+        let Some(had) = exchange(limits) else {
+            return Ok(());
+        };
+        let set = self.apply().await;
+        if set.is_err() {
+            exchange(had);
+            if let Err(why) = self.apply().await {
+                log::warn!("{id}: limits of the VM: {why}");
+            }
         }
-        self.apply().await
+        set
     }
 
     /// Container `id` is no longer in the VM.
@@ -151,53 +183,121 @@ impl Pod {
     }
 
     async fn apply(&self) -> Result<(), String> {
-        let settings = self.settings();
+        let (settings, throttles) = (self.settings(), self.throttles());
         let dirs = self.dirs.clone();
-        let written =
-            aside::run(move || settings.iter().try_for_each(|setting| setting.apply(&dirs)));
-        written.await.map_err(|e| e.to_string())
+        let work = aside::run(move || {
+            let mut set = Vec::new();
+            let all = || {
+                settings.iter().try_for_each(|each| each.apply(&dirs))?;
+                throttles.into_iter().try_for_each(|(throttle, rate)| {
+                    throttle.setting(rate).apply(&dirs)?;
+                    set.push((throttle, rate.is_some()));
+                    Ok(())
+                })
+            };
+            let done: io::Result<()> = all();
+            (set, done)
+        });
+        let (set, done) = work.await;
+        let mut throttled = self.throttled.borrow_mut();
+        for (throttle, is_set) in set {
+            if is_set {
+                throttled.insert(throttle);
+            } else {
+                throttled.remove(&throttle);
+            }
+        }
+        done.map_err(|e| e.to_string())
+    }
+
+    /// The sum of what all containers say; `None` if one of them says nothing of it.
+    fn sum(&self, of: impl Fn(&Limits) -> Option<u64>) -> Option<u64> {
+        let containers = self.containers.borrow();
+        let each: Option<Vec<u64>> = containers.values().map(of).collect();
+        Some(each?.into_iter().fold(0, u64::saturating_add))
+    }
+
+    /// The throttles that are to be set, and those that are set and are to be none.
+    fn throttles(&self) -> Vec<(Throttle, Option<u64>)> {
+        let mut all = self.throttled.borrow().clone();
+        for limits in self.containers.borrow().values() {
+            all.extend(limits.block.throttles.keys());
+        }
+        let rate = |throttle: &Throttle| {
+            self.sum(|limits| bound(limits.block.throttles.get(throttle).copied()))
+        };
+        let all = all.into_iter().map(|throttle| (throttle, rate(&throttle)));
+        let throttled = self.throttled.borrow();
+        all.filter(|(throttle, rate)| rate.is_some() || throttled.contains(throttle))
+            .collect()
     }
 
     /// What the limits of all containers come to.
     fn settings(&self) -> Vec<Setting> {
         let containers = self.containers.borrow();
         let all: Vec<&Limits> = containers.values().collect();
-        let sum = |of: fn(&Limits) -> Option<u64>, more: u64| {
-            let each: Option<Vec<u64>> = all.iter().map(|limits| of(limits)).collect();
-            let total = each?.into_iter().fold(0, u64::saturating_add);
-            Some(total.saturating_add(more))
-        };
+        let sum =
+            |of: fn(&Limits) -> Option<u64>, more: u64| Some(self.sum(of)?.saturating_add(more));
         let text = |limit: Option<u64>, none: &str| {
             limit.map_or_else(|| none.to_owned(), |limit| limit.to_string())
         };
-        let needs = sum(|limits| limits.memory, self.overhead.memory);
+        let needs = sum(|limits| bound(limits.memory), self.overhead.memory);
         let memory = match (self.memory.get(), needs) {
             (Some(had), Some(needs)) => Some(had.max(needs)),
             _ => None,
         };
         self.memory.set(memory);
-        let mut settings = vec![Setting {
-            v1: ("memory.limit_in_bytes", text(memory, "-1")),
-            v2: ("memory.max", text(memory, "max")),
-            needed: memory.is_some(),
-        }];
-        if let Some(shares) = sum(|limits| limits.shares, 0).filter(|&shares| shares > 0) {
+        let swap = sum(Limits::swapped, 0);
+        let both = memory.and_then(|memory| Some(memory.saturating_add(swap?)));
+        let pids = sum(|limits| bound(limits.pids), THREADS).filter(|&pids| pids <= MOST_PIDS);
+        let setting = |v1, v2, needed| Setting {
+            files: vec![v1, v2],
+            needed,
+        };
+        let of_swap = |both: Option<u64>, swap: Option<u64>| {
+            setting(
+                ("memory.memsw.limit_in_bytes", text(both, "-1")),
+                ("memory.swap.max", text(swap, "max")),
+                swap.is_some_and(|swap| swap > 0),
+            )
+        };
+        let mut settings = vec![
+            // With version 1 it may not be less than that of memory, which is raised first.
+            of_swap(None, None),
+            setting(
+                ("memory.limit_in_bytes", text(memory, "-1")),
+                ("memory.max", text(memory, "max")),
+                memory.is_some(),
+            ),
+            setting(
+                ("pids.max", text(pids, "max")),
+                ("pids.max", text(pids, "max")),
+                pids.is_some(),
+            ),
+        ];
+        if swap.is_some() {
+            settings.push(of_swap(both, swap));
+        }
+        if let Some(weight) = sum(|limits| bound(limits.block.weight), 0).filter(|&sum| sum > 0) {
+            settings.push(block::weight(weight));
+        }
+        if let Some(shares) = sum(|limits| bound(limits.shares), 0).filter(|&shares| shares > 0) {
             let shares = shares.clamp(*SHARES.start(), *SHARES.end());
             // As runc does: the range of shares to that of weights.
             let weight = 1 + (shares - 2) * 9999 / (SHARES.end() - 2);
-            settings.push(Setting {
-                v1: ("cpu.shares", shares.to_string()),
-                v2: ("cpu.weight", weight.to_string()),
-                needed: true,
-            });
+            settings.push(setting(
+                ("cpu.shares", shares.to_string()),
+                ("cpu.weight", weight.to_string()),
+                true,
+            ));
         }
         if self.up.get() {
-            let quota = sum(|limits| limits.quota, self.overhead.cpu);
-            settings.push(Setting {
-                v1: ("cpu.cfs_quota_us", text(quota, "-1")),
-                v2: ("cpu.max", format!("{} {PERIOD}", text(quota, "max"))),
-                needed: quota.is_some(),
-            });
+            let quota = sum(|limits| bound(limits.quota), self.overhead.cpu);
+            settings.push(setting(
+                ("cpu.cfs_quota_us", text(quota, "-1")),
+                ("cpu.max", format!("{} {PERIOD}", text(quota, "max"))),
+                quota.is_some(),
+            ));
         }
         let list = |of: fn(&Limits) -> Option<&str>| {
             let each: Option<Vec<&str>> = all.iter().map(|limits| of(limits)).collect();
@@ -208,10 +308,8 @@ impl Pod {
             ("cpuset.mems", list(|limits| limits.mems.as_deref())),
         ] {
             if let Some(lists) = lists {
-                let value = (file, lists.join(","));
                 settings.push(Setting {
-                    v1: value.clone(),
-                    v2: value,
+                    files: vec![(file, lists.join(","))],
                     needed: true,
                 });
             }
@@ -275,65 +373,4 @@ fn inherit_cpus(dir: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn pod() -> Pod {
-        Pod {
-            dirs: Vec::new(),
-            overhead: Overhead {
-                memory: 100,
-                cpu: 25_000,
-            },
-            oom_score_adj: None,
-            containers: RefCell::default(),
-            memory: Cell::new(Some(0)),
-            up: Cell::new(true),
-            watch: RefCell::default(),
-        }
-    }
-
-    /// The files of version 1 and 2 and what is written there.
-    fn written(pod: &Pod) -> Vec<String> {
-        let line = |(name, value): (&str, String)| format!("{name} {value}");
-        let settings = pod.settings().into_iter();
-        settings.flat_map(|s| [line(s.v1), line(s.v2)]).collect()
-    }
-
-    #[test]
-    fn a_pods_limits_are_those_of_its_containers_and_the_vms() {
-        let pod = pod();
-        let insert = |id: &str, resources: Value| {
-            let limits = Limits::of(&resources);
-            pod.containers.borrow_mut().insert(id.into(), limits);
-        };
-        insert(
-            "a",
-            json!({"memory": {"limit": 1000},
-            "cpu": {"quota": 50_000, "period": 50_000, "shares": 1024, "cpus": "0"}}),
-        );
-        insert(
-            "b",
-            json!({"memory": {"limit": 500}, "cpu": {"quota": 20_000, "cpus": "2-3"}}),
-        );
-        let expected = [
-            "memory.limit_in_bytes 1600",
-            "memory.max 1600",
-            "cpu.cfs_quota_us 145000",
-            "cpu.max 145000 100000",
-            "cpuset.cpus 0,2-3",
-            "cpuset.cpus 0,2-3",
-        ];
-        assert_eq!(written(&pod), expected, "b has no share that it names");
-        pod.containers.borrow_mut().remove("b");
-        let alone = written(&pod);
-        assert_eq!(alone[0], "memory.limit_in_bytes 1600", "never lowered");
-        assert_eq!(alone[2..4], ["cpu.shares 1024", "cpu.weight 39"]);
-        insert("c", json!({}));
-        let all = ["memory.limit_in_bytes -1", "memory.max max"];
-        assert_eq!(written(&pod)[..2], all, "c has no limit");
-        pod.containers.borrow_mut().remove("c");
-        assert_eq!(written(&pod)[..2], all, "what was had stays");
-    }
-}
+mod tests;

@@ -1,8 +1,8 @@
 //! A container's config.json: what of it the host must see to, and what of it the guest gets.
 //!
 //! The guest gets every field as it is but those that name something of the host's: the root
-//! filesystem, the sources of bind mounts, the network namespace, and the labels of security
-//! modules that the guest does not have.
+//! filesystem, the sources of bind mounts, the network namespace, block devices and swap, and the labels
+//! of security modules that the guest does not have.
 
 use crate::config::Wanted;
 use crate::hooks::Hooks;
@@ -103,7 +103,8 @@ pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Tran
     let network = namespaces(&mut spec, anchor)?;
     let sysctls = network_sysctls(&mut spec);
     let wanted = wanted(&spec);
-    let place = Place::of(&spec, id);
+    let place = Place::of(&spec, id).map_err(Refusal::Broken)?;
+    take_what_is_the_hosts(&mut spec["linux"]["resources"]);
     for (part, label) in [
         ("process", "apparmorProfile"),
         ("process", "selinuxLabel"),
@@ -127,6 +128,17 @@ pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Tran
         wanted,
         place,
     })
+}
+
+/// Of a container's resources: a guest has neither the host's block devices nor swap. True if there
+/// was something.
+pub fn take_what_is_the_hosts(resources: &mut Value) -> bool {
+    let mut take = |part: &str, name: &str| {
+        let part = resources.pointer_mut(part).and_then(Value::as_object_mut);
+        part.and_then(|part| part.remove(name)).is_some()
+    };
+    let devices = take("", "blockIO");
+    take("/memory", "swap") || devices
 }
 
 /// What parts are put into must take them.
@@ -282,7 +294,11 @@ mod tests {
                 "cgroupsPath": "system.slice:cri:abc",
                 "namespaces": [{"type": "pid"}, {"type": "network", "path": "/var/run/netns/n"}],
                 "sysctl": {"net.ipv4.ip_forward": "1", "kernel.shm_rmid_forced": "0"},
-                "resources": {"memory": {"limit": 1000}, "cpu": {"quota": 150_000, "period": 100_000}},
+                "resources": {
+                    "memory": {"limit": 1000, "swap": 2000},
+                    "cpu": {"quota": 150_000, "period": 100_000},
+                    "blockIO": {"weight": 10},
+                },
             },
             "annotations": {"a": "b"},
         });
@@ -305,6 +321,9 @@ mod tests {
             json!({"kernel.shm_rmid_forced": "0"})
         );
         assert_eq!(config["linux"]["cgroupsPath"], "/cri-abc");
+        let resources = &config["linux"]["resources"];
+        assert_eq!(resources["memory"], json!({"limit": 1000}));
+        assert_eq!(resources["blockIO"], Value::Null);
         assert_eq!(translated.root, Path::new("rootfs"));
         assert_eq!(translated.network, Where::At("/var/run/netns/n".into()));
         assert_eq!(translated.sysctls["net.ipv4.ip_forward"], "1");

@@ -16,7 +16,7 @@
 //! pid_namespace: pids that the test chooses
 //! inject: what somebody could do who has taken a process over     meddler: calls that take their time
 //! sweep: a shim killed at every system call     start_sweep: the same of `start`
-//! manager: a private dunnage daemon
+//! manager: a private dunnage daemon     schema: what its services may be asked
 //! containerd: a private containerd to run the shim under     pty: a child on a terminal
 //! cri: the same containerd, as Kubernetes uses it     vm: this machine with another kernel
 //! ```
@@ -45,6 +45,7 @@ pub mod program;
 pub mod pty;
 pub mod raw;
 pub mod runtime;
+pub mod schema;
 pub mod shim;
 pub mod start;
 pub mod start_sweep;

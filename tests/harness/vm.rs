@@ -110,7 +110,7 @@ static OUTPUT: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Where `make guest` puts the kernel: `GUEST`, else target/dist/guest/distro.
-fn image() -> PathBuf {
+pub fn image() -> PathBuf {
     let default = || peers::workspace().join("target/dist/guest/distro");
     let image = std::env::var_os("GUEST").map_or_else(default, PathBuf::from);
     let kernel = image.join("vmlinux");
@@ -155,9 +155,10 @@ fn job() -> String {
     let exe = std::env::current_exe().expect("the test binary");
     format!(
         "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n\
-         export {INSIDE}=1 SHIM={} MANAGER={} PEERS={}\ncd {}\n\
+         export {INSIDE}=1 SHIM={} SHIM_VM={} MANAGER={} PEERS={}\ncd {}\n\
          {} --test-threads=1 --color=never\n",
         quoted(peers::shim()),
+        quoted(&peers::vm_shim()),
         quoted(manager::binary()),
         quoted(&peers::peers()),
         quoted(peers::workspace()),

@@ -7,6 +7,7 @@
 //! namespaces that have most.
 
 mod crc;
+mod old;
 mod reader;
 mod segment;
 mod shares;
@@ -26,6 +27,9 @@ use std::path::{Path, PathBuf};
 
 /// A segment that has grown to this is followed by a new one.
 const SEGMENT: u64 = 1 << 20;
+
+/// Of a segment's name, behind its number.
+const SUFFIX: &str = ".journal";
 
 /// One entry.
 #[derive(Clone, PartialEq, Message)]
@@ -113,6 +117,7 @@ impl Journal {
             .recursive(true)
             .mode(0o700)
             .create(dir)?;
+        old::convert(dir)?;
         let mut last = 0;
         let mut shares = Shares::default();
         for (first, path) in segments(dir)? {
@@ -272,11 +277,16 @@ impl Journal {
 
 /// First number and path of each segment, in order.
 fn segments(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    named(dir, SUFFIX)
+}
+
+/// The same of files that are named by a number and `suffix`.
+fn named(dir: &Path, suffix: &str) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_suffix(".log"));
+        let number = name.to_str().and_then(|name| name.strip_suffix(suffix));
         if let Some(number) = number.and_then(|number| number.parse().ok()) {
             found.push((number, entry.path()));
         }
@@ -296,7 +306,7 @@ fn reopen(dir: &Path) -> Option<Segment> {
 fn create(dir: &Path, seq: u64) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).append(true).mode(0o600);
-    options.open(dir.join(format!("{seq:020}.log")))
+    options.open(dir.join(format!("{seq:020}{SUFFIX}")))
 }
 
 /// Leaves in a segment what is good in its `bytes`, and newer than `before`.

@@ -70,6 +70,66 @@ fn a_journal_cut_at_any_byte_opens_and_takes_records() {
     }
 }
 
+/// An event may say anything, and so may a container's name: also what would be a record of the
+/// journal's. No crash, at whatever byte, makes it one.
+#[test]
+fn what_is_recorded_is_never_read_as_a_record() {
+    let forged = record("/forged").encode_to_vec();
+    for seq in [3, u64::MAX] {
+        let both = [
+            segment::encode(seq, &forged),
+            old::tests::encode(seq, &forged),
+        ]
+        .concat();
+        let mut outer = record("/b");
+        let envelope = outer.envelope.as_mut().unwrap();
+        envelope.event = Some(protos::Any {
+            type_url: "x".into(),
+            value: both,
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(dir.path());
+        journal.append(&record("/a")).unwrap();
+        journal.append(&outer).unwrap();
+        let (_, path) = segments(dir.path()).unwrap().remove(0);
+        let bytes = fs::read(&path).unwrap();
+        for cut in 0..bytes.len() {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join(path.file_name().unwrap()), &bytes[..cut]).unwrap();
+            let before = numbers(dir.path(), 0);
+            let (mut journal, found) = open(dir.path());
+            assert!(found.iter().all(|(_, topic)| topic == "/a"), "cut at {cut}");
+            assert_eq!(before.len(), found.len(), "cut at {cut}");
+            let next = journal.append(&record("/new")).unwrap();
+            assert_eq!(next, found.len() as u64 + 1, "cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_journal_of_the_version_before_is_read_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = |seq: u64, topic| old::tests::encode(seq, &record(topic).encode_to_vec());
+    let file = |name: &str| dir.path().join(name);
+    let first = [old(1, "/a"), old(2, "/b")].concat();
+    fs::write(file("00000000000000000001.log"), first).unwrap();
+    let mut second = [old(3, "/c"), old(4, "/torn")].concat();
+    second.pop();
+    fs::write(file("00000000000000000003.log"), second).unwrap();
+    for _ in 0..2 {
+        let (_, found) = open(dir.path());
+        assert_eq!(
+            found,
+            [(1, "/a".into()), (2, "/b".into()), (3, "/c".into())]
+        );
+        assert!(!file("00000000000000000001.log").exists());
+        assert!(file("00000000000000000003.bad").exists());
+    }
+    let (mut journal, _) = open(dir.path());
+    assert_eq!(journal.append(&record("/d")).unwrap(), 4);
+    assert_eq!(numbers(dir.path(), 0), [1, 2, 3, 4]);
+}
+
 #[test]
 fn a_damaged_segment_is_set_aside_and_its_good_records_stay() {
     let dir = tempfile::tempdir().unwrap();

@@ -3,6 +3,7 @@
 use super::{DEADLINE, Manager};
 use crate::peers;
 use prost::Message;
+use prost::bytes::{Buf, BufMut};
 use protos::Any;
 use protos::services::containers::v1::{
     Container, CreateContainerRequest, CreateContainerResponse, container,
@@ -11,14 +12,55 @@ use protos::services::events::v1::SubscribeRequest;
 use protos::types::Envelope;
 use serde_json::json;
 use std::path::Path;
+use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+/// Messages as they are on the wire.
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        let mut item = vec![0; buffer.remaining()];
+        buffer.copy_to_slice(&mut item);
+        Ok(Some(item))
+    }
+}
 
 /// A client of its own connection.
 pub struct Api {
@@ -82,6 +124,32 @@ impl Api {
                 Some(broken) => Status::unavailable(broken.to_string()),
                 None => e,
             })
+    }
+
+    /// Asks `package.Service/Method` with these bytes, and reads all that it answers; `None` if it has
+    /// not ended within `patience`.
+    pub fn send(
+        &self,
+        method: &str,
+        bytes: &[u8],
+        patience: Duration,
+    ) -> Option<Result<(), Status>> {
+        let path: PathAndQuery = format!("/{method}").parse().expect("a path");
+        let mut request = Request::new(bytes.to_vec());
+        let value = self.namespace.parse().expect("a header's value");
+        request.metadata_mut().insert("containerd-namespace", value);
+        let mut grpc = Grpc::new(self.channel.clone());
+        let call = async {
+            let ready = grpc.ready().await;
+            ready.map_err(|e| Status::from_error(e.into()))?;
+            // What is no stream is one with a single message.
+            let stream = grpc.server_streaming(request, path, Raw).await;
+            let mut stream = stream?.into_inner();
+            while stream.message().await?.is_some() {}
+            Ok(())
+        };
+        let call = async { tokio::time::timeout(patience, call).await.ok() };
+        self.runtime.block_on(call)
     }
 
     /// Subscribes to events, and reads none before [`Api::next`] does.

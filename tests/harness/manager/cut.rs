@@ -19,7 +19,7 @@ pub fn at_every_byte(manager: &mut Manager, all: bool) {
     let whole = fs::read(&path).expect("the segment");
     let last = whole.windows(8).rposition(|text| text == b"/contain");
     // In front of its topic a record has its head, a time and the namespace.
-    let first = last.expect("a topic").saturating_sub(48);
+    let first = last.expect("a topic").saturating_sub(56);
     let first = if all { 0 } else { first };
     for cut in first..whole.len() {
         manager.kill();

@@ -67,7 +67,7 @@ pub fn changing(mut points: Vec<Point>) -> Vec<Point> {
 /// What is written, made and removed in a life by threads beside the loop, and by nobody but the
 /// daemon.
 pub fn beside_the_loop() -> Vec<Point> {
-    let journal = "s/journal/00000000000000000001.log";
+    let journal = "s/journal/00000000000000000001.journal";
     let calls = [
         ("openat", 1, "r/containers/NS/c.pb~"),
         ("rename", 1, "r/containers/NS/c.pb~"),

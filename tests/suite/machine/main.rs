@@ -4,6 +4,7 @@
 mod clock;
 mod limits;
 mod oom;
+mod pod;
 mod stats;
 
 use harness::Test;

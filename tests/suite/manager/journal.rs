@@ -3,6 +3,8 @@
 use harness::manager::{self, api::Api};
 use protos::events::TaskOom;
 use protos::services::events::v1::PublishRequest;
+use protos::types::Envelope;
+use protos::{Any, Message};
 use std::fs;
 use std::path::PathBuf;
 
@@ -11,7 +13,7 @@ fn segments(manager: &manager::Manager) -> Vec<PathBuf> {
     let mut paths: Vec<_> = entries
         .map(|entry| entry.expect("an entry").path())
         .collect();
-    paths.retain(|path| path.extension().is_some_and(|e| e == "log"));
+    paths.retain(|path| path.extension().is_some_and(|e| e == "journal"));
     paths.sort();
     paths
 }
@@ -53,6 +55,51 @@ fn a_torn_or_damaged_journal_stops_nothing() {
                 "cut at {cut}"
             );
         }
+    });
+}
+
+/// A record of the journal, as it is written now and as it was before records had marks.
+fn forged() -> Vec<u8> {
+    let topic = "/forged".into();
+    let envelope = Envelope {
+        topic,
+        ..Default::default()
+    };
+    let envelope = envelope.encode_to_vec();
+    let seq = (1u64 << 40).to_le_bytes();
+    let body = [&seq[..], &[0x0a, envelope.len() as u8], &envelope].concat();
+    let next = |crc: u32, bit: u32| (crc >> 1) ^ (0x82f6_3b78 * ((crc ^ bit) & 1));
+    let byte = |crc, &byte: &u8| (0..8).fold(crc, |crc, n| next(crc, u32::from(byte >> n) & 1));
+    let crc = (!body.iter().fold(!0, byte)).to_le_bytes();
+    let length = |more: usize| (body.len() as u32 + more as u32).to_le_bytes();
+    let now = [b"\xf5dnjrnl\xfa", &length(4)[..], &crc, &body].concat();
+    [&now[..], &length(0), &crc, &body].concat()
+}
+
+/// A client may publish anything: also what would be a record, if a crash tore the one that it is in.
+#[test]
+fn what_a_client_says_is_never_read_as_a_record() {
+    manager::on(|manager| {
+        let said = PublishRequest {
+            topic: "/tests/x".into(),
+            event: Some(Any {
+                type_url: "test".into(),
+                value: forged(),
+            }),
+        };
+        let api = Api::new(manager);
+        api.call::<()>("events.v1.Events/Publish", said)
+            .expect("published");
+        manager.kill();
+        let path = segments(manager).pop().expect("a segment");
+        let whole = fs::read(&path).expect("the segment");
+        fs::write(&path, &whole[..whole.len() - 1]).expect("the segment");
+        manager.restart();
+        assert_eq!(manager.json(&["events", "--no-follow"]).len(), 0);
+        manager
+            .run(&["--rm"], "c", &["sh", "-c", "exit 7"])
+            .exits(7);
+        assert_eq!(manager.exits("c"), [(7, "shim".to_owned())]);
     });
 }
 

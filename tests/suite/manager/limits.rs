@@ -39,9 +39,10 @@ fn a_crafted_journal_does_not_keep_the_daemon_from_starting() {
         const LENGTH: usize = 64 << 20;
         const LONGEST: usize = 4 << 20;
         let mut crafted = vec![0; LENGTH];
-        for at in (0..LENGTH - 16).step_by(4) {
-            let reach = (LENGTH - at - 8).min(LONGEST) as u32;
-            crafted[at..at + 4].copy_from_slice(&reach.to_le_bytes());
+        for at in (0..LENGTH - 16).step_by(16) {
+            let reach = (LENGTH - at - 12).min(LONGEST) as u32;
+            crafted[at..at + 8].copy_from_slice(b"\xf5dnjrnl\xfa");
+            crafted[at + 8..at + 12].copy_from_slice(&reach.to_le_bytes());
         }
         let mut file = OpenOptions::new().append(true).open(segment);
         let file = file.as_mut().expect("the segment");

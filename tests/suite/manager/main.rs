@@ -6,6 +6,7 @@ mod docker;
 mod exec;
 mod flags;
 mod frozen;
+mod garbage;
 mod group;
 mod input;
 mod journal;

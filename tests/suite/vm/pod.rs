@@ -3,7 +3,7 @@
 use crate::child;
 use crate::jail;
 use harness::events::{Event, Kind};
-use harness::{Shim, Test, refused, wait};
+use harness::{Code, Shim, Test, refused, wait};
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -117,6 +117,90 @@ fn a_vm_is_in_the_cgroup_that_its_container_names() {
         for controller in ["memory", "cpu", "pids", "freezer"] {
             assert!(!cgroup(test, "c", controller).exists(), "{controller}");
         }
+    });
+}
+
+/// The number of a block device of this machine's.
+fn device() -> [u64; 2] {
+    let devices = fs::read_dir("/sys/block").expect("devices");
+    let text = |dir: fs::DirEntry| fs::read_to_string(dir.path().join("dev")).ok();
+    let mut numbers = devices.filter_map(|dir| text(dir.ok()?));
+    let number = numbers.next().expect("a block device");
+    let (major, minor) = number.trim().split_once(':').expect("major:minor");
+    [major, minor].map(|n| n.parse().expect("a number"))
+}
+
+/// Issue 16, point 7: pids, swap and block devices. The containers' processes are the guest's, and
+/// the VM's threads have room beside them. The guest is not told of swap and devices. What can't be
+/// is refused, and changes nothing.
+#[test]
+fn a_vms_cgroup_has_the_limits_of_pids_swap_and_devices() {
+    crate::run(async |test| {
+        let [major, minor] = device();
+        let throttle = |rate: u64| {
+            let device = json!([{"major": major, "minor": minor, "rate": rate}]);
+            json!({"throttleReadBpsDevice": device, "throttleWriteIOPSDevice": device})
+        };
+        let bundle = test
+            .bundle("c")
+            .set(
+                "/linux/resources/memory",
+                json!({"limit": 96 << 20, "swap": 128 << 20}),
+            )
+            .set("/linux/resources/pids", json!({"limit": 8}))
+            .set("/linux/resources/blockIO", throttle(1 << 40))
+            .build();
+        let shim = bundle.running().await;
+        let pids = || limit(&cgroup(test, "c", "pids"), ["pids.max"; 2]);
+        let swap = || {
+            let files = ["memory.memsw.limit_in_bytes", "memory.swap.max"];
+            let both = limit(&cgroup(test, "c", "memory"), files);
+            both.parse::<u64>().expect("bytes")
+        };
+        let io = |v1: &str| {
+            let files = [&format!("blkio.throttle.{v1}_device"), "io.max"];
+            limit(&cgroup(test, "c", "blkio"), files)
+        };
+        let version_1 = cgroup(test, "c", "memory")
+            .join("memory.memsw.limit_in_bytes")
+            .exists();
+        let beside = if version_1 { 96 + OVERHEAD } else { 0 };
+        assert_eq!(pids(), "1032");
+        assert_eq!(swap(), (32 + beside) << 20);
+        for kind in ["read_bps", "write_iops"] {
+            assert!(io(kind).starts_with(&format!("{major}:{minor} ")), "{kind}");
+        }
+        assert!(io("read_bps").contains(&(1u64 << 40).to_string()));
+        let script = "for n in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done";
+        shim.run(bundle.exec_sh("forks", script)).await;
+        let ended = shim.wait("c", "forks").await.unwrap();
+        assert_ne!(ended.exit_status, 0, "its own limit is the guest's to keep");
+
+        let both = json!({"limit": 96 << 20, "swap": 160 << 20});
+        let update = json!({"pids": {"limit": 20}, "memory": both, "blockIO": throttle(1 << 41)});
+        shim.update("c", &update.to_string()).await.unwrap();
+        assert_eq!(pids(), "1044");
+        assert_eq!(swap(), (64 + beside) << 20);
+        assert!(io("read_bps").contains(&(1u64 << 41).to_string()));
+        for (update, why) in [
+            (json!({"pids": {"limit": "20"}}), "pids.limit: \"20\""),
+            (json!({"memory": {"swap": 1}}), "memory.swap: 1: less than"),
+            (json!({"blockIO": {"weight": 1001}}), "blockIO.weight: 1001"),
+        ] {
+            let status = refused(shim.update("c", &update.to_string()).await);
+            assert_eq!(status.code, Code::InvalidArgument);
+            let why = format!("linux.resources.{why}");
+            assert!(status.message.contains(&why), "{}", status.message);
+        }
+        let nothing = json!([{"major": 4095, "minor": 77, "rate": 1}]);
+        let update = json!({"pids": {"limit": 30}, "blockIO": {"throttleReadBpsDevice": nothing}});
+        let status = refused(shim.update("c", &update.to_string()).await);
+        assert!(status.message.contains("4095:77"), "{}", status.message);
+        assert_eq!(pids(), "1044");
+        // A rate of 0 is no throttle.
+        let update = json!({"pids": {"limit": -1}, "memory": {"swap": -1}, "blockIO": throttle(0)});
+        shim.update("c", &update.to_string()).await.unwrap();
+        assert_eq!((pids().as_str(), io("read_bps").as_str()), ("max", ""));
     });
 }
 
