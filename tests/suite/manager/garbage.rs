@@ -1,7 +1,7 @@
 //! The daemon is asked what no client would: mutated messages to every method that it serves, and
 //! bytes that are no HTTP/2. It answers or refuses, stays small, and serves on.
 
-#[path = "../../../protos/fuzz/mutate.rs"]
+#[path = "../../../fuzz/mutate.rs"]
 mod mutate;
 
 use harness::manager::{self, Manager, api::Api};
@@ -50,7 +50,7 @@ fn stays_small(pid: i32) {
     assert!(most <= MEMORY, "{most} KiB");
 }
 
-/// Inputs are the same in each run: those of protos/fuzz/mutate.rs.
+/// Inputs are the same in each run: those of fuzz/mutate.rs.
 #[test]
 fn no_message_upsets_the_daemon() {
     manager::on(|manager| {
