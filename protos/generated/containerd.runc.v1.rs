@@ -21,8 +21,10 @@ pub struct Options {
     pub criu_image_path: ::prost::alloc::string::String,
     #[prost(string, tag = "11")]
     pub criu_work_path: ::prost::alloc::string::String,
+    #[deprecated]
     #[prost(string, tag = "12")]
     pub task_api_address: ::prost::alloc::string::String,
+    #[deprecated]
     #[prost(uint32, tag = "13")]
     pub task_api_version: u32,
 }

@@ -19,6 +19,10 @@ pub struct CreateTaskRequest {
     pub options: ::core::option::Option<::prost_types::Any>,
     #[prost(string, tag = "10")]
     pub runtime_path: ::prost::alloc::string::String,
+    #[prost(string, tag = "11")]
+    pub task_api_address: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "12")]
+    pub task_api_version: u32,
 }
 impl ::prost::Name for CreateTaskRequest {
     const NAME: &'static str = "CreateTaskRequest";

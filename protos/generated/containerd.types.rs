@@ -159,6 +159,8 @@ pub struct Platform {
     pub variant: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub os_version: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "5")]
+    pub os_features: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for Platform {
     const NAME: &'static str = "Platform";
@@ -168,25 +170,6 @@ impl ::prost::Name for Platform {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/containerd.types.Platform".into()
-    }
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Metric {
-    #[prost(message, optional, tag = "1")]
-    pub timestamp: ::core::option::Option<::prost_types::Timestamp>,
-    #[prost(string, tag = "2")]
-    pub id: ::prost::alloc::string::String,
-    #[prost(message, optional, tag = "3")]
-    pub data: ::core::option::Option<::prost_types::Any>,
-}
-impl ::prost::Name for Metric {
-    const NAME: &'static str = "Metric";
-    const PACKAGE: &'static str = "containerd.types";
-    fn full_name() -> ::prost::alloc::string::String {
-        "containerd.types.Metric".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/containerd.types.Metric".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -211,5 +194,24 @@ impl ::prost::Name for Descriptor {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/containerd.types.Descriptor".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Metric {
+    #[prost(message, optional, tag = "1")]
+    pub timestamp: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub data: ::core::option::Option<::prost_types::Any>,
+}
+impl ::prost::Name for Metric {
+    const NAME: &'static str = "Metric";
+    const PACKAGE: &'static str = "containerd.types";
+    fn full_name() -> ::prost::alloc::string::String {
+        "containerd.types.Metric".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/containerd.types.Metric".into()
     }
 }

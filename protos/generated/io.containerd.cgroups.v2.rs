@@ -154,8 +154,10 @@ pub struct MemoryStat {
     pub pgfault: u64,
     #[prost(uint64, tag = "19")]
     pub pgmajfault: u64,
+    #[deprecated]
     #[prost(uint64, tag = "20")]
     pub workingset_refault: u64,
+    #[deprecated]
     #[prost(uint64, tag = "21")]
     pub workingset_activate: u64,
     #[prost(uint64, tag = "22")]

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The crates, and what else has Rust in it.
-const ROOTS: [&str; 7] = [
+const ROOTS: [&str; 8] = [
+    "fuzz",
     "protos",
     "task",
     "shim",
@@ -417,4 +418,46 @@ fn the_readme_is_a_front_page() {
     let text = fs::read_to_string(root().join("README.md")).unwrap();
     let words = text.split_whitespace().count();
     assert!(words <= 1200, "{words} words");
+}
+
+/// The interfaces are those of whoever owns them: nobody has changed one by hand.
+#[test]
+fn interfaces_are_those_that_source_names() {
+    use sha2::{Digest, Sha256};
+    const OWN: [&str; 3] = ["dunnage/", "grpc/", "ttrpc.proto"];
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../protos/proto");
+    let text = fs::read_to_string(dir.join("SOURCE")).unwrap();
+    let mut named = BTreeSet::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let [sum, file, _] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+            panic!("SOURCE: {line}: not a sum, a file and a source");
+        };
+        let bytes = fs::read(dir.join(file)).unwrap_or_else(|e| panic!("SOURCE: {file}: {e}"));
+        let found: String = Sha256::digest(bytes)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(found, sum, "{file} is not what SOURCE says");
+        named.insert(file.to_owned());
+    }
+    let mut dirs = vec![dir.clone()];
+    while let Some(next) = dirs.pop() {
+        for entry in fs::read_dir(&next).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path
+                .strip_prefix(&dir)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if name.ends_with(".proto") && !OWN.iter().any(|own| name.starts_with(own)) {
+                assert!(
+                    named.contains(&name),
+                    "SOURCE does not say where {name} comes from"
+                );
+            }
+        }
+    }
 }

@@ -67,6 +67,9 @@ async fn create(
     if checkpoint.is_some_and(|checkpoint| !checkpoint.digest.is_empty()) {
         return Err(unimplemented("restore from a checkpoint image"));
     }
+    if !request.task_api_address.is_empty() {
+        return Err(unimplemented("task_api_address: a task without a shim"));
+    }
     let container_id = request.container_id.clone();
     let pid = manager.create_task(&namespace, &container, request).await?;
     Ok(CreateTaskResponse { container_id, pid })

@@ -22,6 +22,7 @@ const CPU: &[Field<CpuStat>] = &[
     ("burst_usec", |c| &mut c.burst_usec),
 ];
 
+#[allow(deprecated, reason = "kernels before 5.9 have two fields more")]
 const MEMORY: &[Field<MemoryStat>] = &[
     ("anon", |m| &mut m.anon),
     ("file", |m| &mut m.file),

@@ -130,6 +130,18 @@ fn bad_names_labels_and_filters_are_invalid_arguments_that_name_the_value() {
         };
         let deleted = api.call::<DeleteResponse>("tasks.v1.Tasks/DeleteProcess", delete);
         invalid(deleted.map(drop), "exec id");
+        // containerd 2.4 would ask that address for the task, and start no shim.
+        api.create_container(api.plain_container("c", &["true"]))
+            .expect("a record");
+        let create = CreateTaskRequest {
+            container_id: "c".into(),
+            task_api_address: "ttrpc+unix:///agent.sock".into(),
+            ..Default::default()
+        };
+        let made = api.call::<CreateTaskResponse>("tasks.v1.Tasks/Create", create);
+        let e = made.expect_err("a task of somebody else's");
+        assert_eq!(e.code(), Code::Unimplemented, "{e}");
+        assert!(e.message().contains("task_api_address"), "{e}");
         let list = ListContainersRequest::default;
         let listed =
             |api: &Api| api.call::<ListContainersResponse>("containers.v1.Containers/List", list());
