@@ -21,8 +21,8 @@ export PATH := $(PEERS)/bin:$(PATH)
 # 3: something can't be had; what needs it says so itself.
 SETUP = tests/setup.sh $(1) || [ $$? = 3 ]
 GO_SHIM ?= $(shell sed -n 's/^go-shim [^ ]* //p' $(PEERS)/versions 2>/dev/null)/$(NAME)
-# Test programs run with /tmp and /run in memory, and two tests for each processor: most of them wait.
-export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
+# Test programs run with /tmp and /run in memory, and one test more than there are processors: they wait.
+export RUST_TEST_THREADS ?= $(shell echo $$((1 + $$(nproc))))
 TEST = CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER=$(CURDIR)/tests/in-memory.sh $(CARGO) test --locked
 # The package of the black-box suite: it takes the shim to test from SHIM and
 # the containerds, runtimes and images to test it with from PEERS.
@@ -70,8 +70,8 @@ RUNC_1_3 = RUNTIME=$(PEERS)/runc-1.3/bin/runc
 CRUN = RUNTIME=$(PEERS)/crun/bin/crun
 WITH_RUNTIME = SHIM=$(abspath $(DIST)) PEERS=$(PEERS) $(TEST) --workspace --test shim
 
-# And all of it with containers in VMs.
-WITH_VMS = SHIM=$(abspath $(VM_DIST)) $(VMS) PEERS=$(PEERS) $(TEST) --workspace --test shim
+# And all of it with containers in VMs; each of the two tests at a time emulates a processor.
+WITH_VMS = SHIM=$(abspath $(VM_DIST)) $(VMS) PEERS=$(PEERS) $(TEST) --workspace --test shim -- --test-threads=2
 
 # The VM suite, for another QEMU; and what of it is tried with the newest in `make test`.
 VM_SUITE = SHIM=$(abspath $(DIST)) SHIM_VM=$(abspath $(VM_DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) \
