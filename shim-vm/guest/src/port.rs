@@ -1,6 +1,7 @@
 //! The serial port that the host listens at, in the event loop.
 
 use nix::fcntl::{OFlag, open};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt,
@@ -47,10 +48,30 @@ impl Port {
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let fd =
             open(&path, flags, Mode::empty()).map_err(|e| format!("{}: {e}", path.display()))?;
+        connected(&fd).map_err(|e| format!("{}: {e}", path.display()))?;
         let fd = task::sys::watch(fd, Interest::READABLE | Interest::WRITABLE);
         Ok(Self(Rc::new(
             fd.map_err(|e| format!("{}: {e}", path.display()))?,
         )))
+    }
+}
+
+/// Waits until QEMU has told the kernel that the host listens, which it does after the port's name.
+/// Before that a read finds the end of the stream, and the port is hung up (EPOLLHUP), which the event
+/// loop takes for final.
+fn connected(port: &OwnedFd) -> nix::Result<()> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    // Each change is told once: a port that stays hung up does not wake us again.
+    let flags = EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+    epoll.add(port, EpollEvent::new(flags, 0))?;
+    let mut events = [EpollEvent::empty()];
+    loop {
+        let told = epoll.wait(&mut events, EpollTimeout::NONE);
+        match told {
+            Ok(1..) if !events[0].events().contains(EpollFlags::EPOLLHUP) => return Ok(()),
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(e) => return Err(e),
+        }
     }
 }
 
