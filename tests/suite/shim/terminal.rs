@@ -163,7 +163,7 @@ fn failed_terminal_leaves_nothing() {
         let broken = test
             .bundle("broken")
             .terminal()
-            .set("/process/cwd", json!("not/absolute"))
+            .set("/process/cwd", json!("bin"))
             .build();
         let created = shim.create(broken.create().terminal(&fifos)).await;
         if runtime_differs("relative-cwd") {
