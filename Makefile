@@ -135,8 +135,7 @@ bench: setup build guest $(RUST_SHIM)/version ## measure side by side, as root; 
 		$(CARGO) bench --locked -p $(SUITE) --bench bench
 
 .PHONY: lint
-lint: lint-rust ## check the format, clippy's and shellcheck's opinion, and the crates that are used
-	shellcheck .ci/run $$(git ls-files '*.sh')
+lint: lint-rust lint-shell ## check the format, clippy's and shellcheck's opinion, and the crates that are used
 
 # What needs nothing but Rust.
 .PHONY: lint-rust
@@ -144,6 +143,10 @@ lint-rust:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
 	tests/deny.sh bans licenses sources
+
+.PHONY: lint-shell
+lint-shell:
+	shellcheck .ci/run $$(git ls-files '*.sh')
 
 .PHONY: protos
 protos: ## generate the code that speaks the interfaces anew, after a change of a .proto file

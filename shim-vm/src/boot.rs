@@ -26,8 +26,9 @@ use std::time::{Duration, Instant};
 use task::aside;
 use task::reaper::Reaper;
 
-/// How long after it failed QEMU may end by itself, and how long what it said may be on its way.
-const DYING: Duration = Duration::from_secs(2);
+/// How long QEMU may take to end by itself, after a boot that failed or the end of the link, the file
+/// server to end after it, and what they said to arrive.
+pub const DYING: Duration = Duration::from_secs(2);
 
 /// What a VM is booted for.
 pub struct Purpose<'a> {

@@ -10,6 +10,7 @@
 //! It is doomed when its guest breaks its word ([`Doom::broke_word`], wherever that is seen), or owes
 //! something for too long ([`Vm::in_time`]).
 
+use crate::boot::DYING;
 use crate::child::Child;
 use crate::machine::Machine;
 use crate::network::{self, Where};
@@ -32,8 +33,6 @@ use tokio::sync::watch;
 
 /// How long the guest may take to write back and end.
 const POWER_OFF: Duration = Duration::from_secs(5);
-/// How long after the link QEMU may end, and the file server after QEMU.
-const DYING: Duration = Duration::from_secs(2);
 
 pub struct Vm {
     machine: Rc<Qemu>,
