@@ -24,22 +24,27 @@ const LONGEST: usize = 400;
 /// Test scenarios may be told at length.
 const LONGEST_TEST: usize = 700;
 
-fn sources() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+/// The files below `dirs`, but those that are built or generated.
+fn below(mut dirs: Vec<PathBuf>) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut dirs: Vec<PathBuf> = ROOTS.iter().map(|dir| root.join(dir)).collect();
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(&dir).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                // What is built, and what is generated.
                 let ours = !path.ends_with("target") && !path.ends_with("generated");
                 dirs.extend(ours.then_some(path));
-            } else if path.extension().is_some_and(|e| e == "rs") {
+            } else {
                 found.push(path);
             }
         }
     }
+    found
+}
+
+fn sources() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut found = below(ROOTS.iter().map(|dir| root.join(dir)).collect());
+    found.retain(|path| path.extension().is_some_and(|e| e == "rs"));
     assert!(found.len() > 40, "{found:?}");
     found
 }
@@ -440,24 +445,13 @@ fn interfaces_are_those_that_source_names() {
         assert_eq!(found, sum, "{file} is not what SOURCE says");
         named.insert(file.to_owned());
     }
-    let mut dirs = vec![dir.clone()];
-    while let Some(next) = dirs.pop() {
-        for entry in fs::read_dir(&next).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path
-                .strip_prefix(&dir)
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .to_owned();
-            if path.is_dir() {
-                dirs.push(path);
-            } else if name.ends_with(".proto") && !OWN.iter().any(|own| name.starts_with(own)) {
-                assert!(
-                    named.contains(&name),
-                    "SOURCE does not say where {name} comes from"
-                );
-            }
+    for path in below(vec![dir.clone()]) {
+        let name = path.strip_prefix(&dir).unwrap().to_str().unwrap();
+        if name.ends_with(".proto") && !OWN.iter().any(|own| name.starts_with(own)) {
+            assert!(
+                named.contains(name),
+                "SOURCE does not say where {name} comes from"
+            );
         }
     }
 }
