@@ -7,7 +7,7 @@ use crate::intake::Intake;
 use crate::launch::Launcher;
 use crate::store::Store;
 use crate::tasks::{Task, Tasks};
-use prost::Message;
+use protos::ttrpc::Call;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -40,16 +40,8 @@ impl Manager {
     ///
     /// # Errors
     /// The shim's status, or `Unavailable` if there is none.
-    pub async fn ask<A: Message + Default>(
-        &self,
-        task: &Task,
-        method: &str,
-        request: &impl Message,
-    ) -> Result<A, Failure> {
+    pub async fn ask<C: Call>(&self, task: &Task, request: &C) -> Result<C::Answer, Failure> {
         let gone = || unavailable(format!("shim of task {} is gone", task.id()));
-        task.shim()
-            .ok_or_else(gone)?
-            .call(method, request, None)
-            .await
+        task.shim().ok_or_else(gone)?.call(request, None).await
     }
 }

@@ -166,9 +166,7 @@ async fn text(manager: &Rc<Manager>) -> String {
             let request = StatsRequest {
                 id: task.id().to_owned(),
             };
-            let stats = shim
-                .call::<StatsResponse>("Stats", &request, Some(STATS_TIMEOUT))
-                .await;
+            let stats = shim.call(&request, Some(STATS_TIMEOUT)).await;
             // A label is not worth waiting for a disk that stands still.
             let (namespace, id) = &task.key;
             let record = manager.store.container(namespace, id);

@@ -282,7 +282,7 @@ async fn state(shim: &Shim, id: &str, exec: &str) -> Result<StateResponse, Failu
         id: id.to_owned(),
         exec_id: exec.to_owned(),
     };
-    shim.call("State", &request, Some(TIMEOUT)).await
+    shim.call(&request, Some(TIMEOUT)).await
 }
 
 /// Waits for a `start` that may still run: it has start.out open, and locked.

@@ -3,12 +3,11 @@
 //! Several containers of a group share one. It is over when its process has ended, told by a
 //! pidfd; where there is none, when its connection closes and cannot be made again.
 
-use crate::failure::{Failure, from_shim, unknown};
+use crate::failure::{Failure, from_shim};
 use crate::launch::Address;
 use crate::sys;
-use prost::Message;
-use protos::task::{ConnectRequest, ConnectResponse, ShutdownRequest};
-use protos::ttrpc::{CallError, Client};
+use protos::task::{ConnectRequest, ShutdownRequest};
+use protos::ttrpc::{Call, CallError, Client};
 use protos::{Code, service};
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -55,7 +54,7 @@ impl Shim {
             over: watch::Sender::new(false),
         };
         let request = ConnectRequest { id: id.to_owned() };
-        let connected = shim.call::<ConnectResponse>("Connect", &request, Some(CONNECT_TIMEOUT));
+        let connected = shim.call(&request, Some(CONNECT_TIMEOUT));
         match connected.await {
             Ok(connected) => Ok((
                 Self {
@@ -74,16 +73,12 @@ impl Shim {
     ///
     /// # Errors
     /// The shim's status, or `Unavailable` if it is gone.
-    pub async fn call<A: Message + Default>(
+    pub async fn call<C: Call>(
         &self,
-        method: &str,
-        request: &impl Message,
+        request: &C,
         timeout: Option<Duration>,
-    ) -> Result<A, Failure> {
-        let answer = match self
-            .call_as(self.version.get(), method, request, timeout)
-            .await
-        {
+    ) -> Result<C::Answer, Failure> {
+        let answer = match self.call_as(self.version.get(), request, timeout).await {
             // As core/runtime/v2/task_manager.go does: a shim may say 3 and speak 2.
             Err(CallError::Status(status))
                 if status.code == Code::Unimplemented
@@ -91,31 +86,26 @@ impl Shim {
                     && status.message.contains("service") =>
             {
                 self.version.set(2);
-                self.call_as(2, method, request, timeout).await
+                self.call_as(2, request, timeout).await
             }
             other => other,
         };
-        let bytes = answer.map_err(from_shim)?;
-        A::decode(bytes.as_slice()).map_err(|e| unknown(format!("answer of {method}: {e}")))
+        answer.map_err(from_shim)
     }
 
-    async fn call_as(
+    async fn call_as<C: Call>(
         &self,
         version: i32,
-        method: &str,
-        request: &impl Message,
+        request: &C,
         timeout: Option<Duration>,
-    ) -> Result<Vec<u8>, CallError> {
+    ) -> Result<C::Answer, CallError> {
         let service = if version >= 3 {
             service::TASK_V3
         } else {
             service::TASK_V2
         };
         let client = self.client.borrow().clone();
-        let payload = request.encode_to_vec();
-        client
-            .call_raw(service, method, payload, &[], timeout)
-            .await
+        client.call_as(service, request, timeout).await
     }
 
     /// Waits for the end of the shim, and lets everybody know. Called once, by the supervisor.
@@ -174,9 +164,7 @@ impl Shim {
             now: false,
         };
         // It may be gone before it answers.
-        let _ = self
-            .call::<()>("Shutdown", &request, Some(SHUTDOWN_TIMEOUT))
-            .await;
+        let _ = self.call(&request, Some(SHUTDOWN_TIMEOUT)).await;
     }
 
     /// [`Shim::shutdown`], and waits for the end; what does not end in time is left alone.

@@ -16,10 +16,7 @@ use crate::shim::Shim;
 use crate::supervise::UNKNOWN;
 use protos::services::containers::v1::Container;
 use protos::services::tasks::v1::CreateTaskRequest as CreateRequest;
-use protos::task::{
-    CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, StartRequest,
-    StartResponse,
-};
+use protos::task::{CreateTaskRequest, DeleteRequest, DeleteResponse, StartRequest};
 use protos::{Any, Code, runc};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -217,10 +214,7 @@ impl Manager {
             parent_checkpoint: String::new(),
             options,
         };
-        match shim
-            .call::<CreateTaskResponse>("Create", &request, None)
-            .await
-        {
+        match shim.call(&request, None).await {
             Ok(response) => {
                 let task = Task::new(bundle, response.pid, Some(Rc::clone(&shim)), log.ok());
                 task.has_record.set(true);
@@ -236,9 +230,7 @@ impl Manager {
                     id: container.id.clone(),
                     exec_id: String::new(),
                 };
-                let _ = shim
-                    .call::<DeleteResponse>("Delete", &request, Some(Duration::from_secs(5)))
-                    .await;
+                let _ = shim.call(&request, Some(Duration::from_secs(5))).await;
                 shim.end(&container.id).await;
                 self.clean_up(&bundle).await;
                 Err(e)
@@ -268,7 +260,7 @@ impl Manager {
             id: key.1.clone(),
             exec_id: exec.to_owned(),
         };
-        let response: StartResponse = self.ask(&task, "Start", &request).await?;
+        let response = self.ask(&task, &request).await?;
         let started = Started {
             namespace: key.0.clone(),
             container: key.1.clone(),
@@ -294,7 +286,7 @@ impl Manager {
             id: key.1.clone(),
             exec_id: String::new(),
         };
-        let response = match shim.call::<DeleteResponse>("Delete", &request, None).await {
+        let response = match shim.call(&request, None).await {
             Ok(response) => response,
             // It died meanwhile: the funeral tells the rest.
             Err(e) if e.code == Code::Unavailable => {

@@ -229,6 +229,18 @@ impl ::prost::Name for PutBundleResponse {
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetTimeRequest {}
+impl ::prost::Name for GetTimeRequest {
+    const NAME: &'static str = "GetTimeRequest";
+    const PACKAGE: &'static str = "dunnage.guest.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "dunnage.guest.v1.GetTimeRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/dunnage.guest.v1.GetTimeRequest".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TimeResponse {
     #[prost(message, optional, tag = "1")]
     pub time: ::core::option::Option<::prost_types::Timestamp>,
@@ -256,5 +268,17 @@ impl ::prost::Name for StepTimeRequest {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/dunnage.guest.v1.StepTimeRequest".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PowerOffRequest {}
+impl ::prost::Name for PowerOffRequest {
+    const NAME: &'static str = "PowerOffRequest";
+    const PACKAGE: &'static str = "dunnage.guest.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "dunnage.guest.v1.PowerOffRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/dunnage.guest.v1.PowerOffRequest".into()
     }
 }

@@ -5,6 +5,7 @@
 //! only [`service::TASK_V2`] and [`service::TASK_V3`] differ.
 
 pub mod any;
+pub mod api;
 pub mod mux;
 pub mod places;
 pub mod status;
@@ -12,30 +13,30 @@ pub mod text;
 pub mod topic;
 pub mod ttrpc;
 
-mod api {
+mod generated {
     #![allow(clippy::all, reason = "generated code")]
     include!("../generated/api.rs");
 }
 
-pub use api::containerd::events;
-pub use api::containerd::runc::v1 as runc;
-pub use api::containerd::runtime::bootstrap::v1 as bootstrap;
-pub use api::containerd::services::events::ttrpc::v1 as events_service;
-pub use api::containerd::task::v3 as task;
-pub use api::containerd::types;
-pub use api::containerd::v1::types as task_types;
-pub use api::dunnage::guest::v1 as guest;
-pub use api::dunnage::shim::v1 as upgrade;
-pub use api::dunnage::vm::v1 as vm;
-pub use api::io::containerd::cgroups;
-pub use api::runtimeoptions::v1 as runtimeoptions;
+pub use generated::containerd::events;
+pub use generated::containerd::runc::v1 as runc;
+pub use generated::containerd::runtime::bootstrap::v1 as bootstrap;
+pub use generated::containerd::services::events::ttrpc::v1 as events_service;
+pub use generated::containerd::task::v3 as task;
+pub use generated::containerd::types;
+pub use generated::containerd::v1::types as task_types;
+pub use generated::dunnage::guest::v1 as guest;
+pub use generated::dunnage::shim::v1 as upgrade;
+pub use generated::dunnage::vm::v1 as vm;
+pub use generated::io::containerd::cgroups;
+pub use generated::runtimeoptions::v1 as runtimeoptions;
 /// The messages of containerd's gRPC services.
 pub mod services {
-    pub use super::api::containerd::services::{
+    pub use super::generated::containerd::services::{
         containers, events, introspection, leases, namespaces, tasks, version,
     };
-    pub use super::api::dunnage;
-    pub use super::api::grpc::health;
+    pub use super::generated::dunnage;
+    pub use super::generated::grpc::health;
 }
 pub use prost::{DecodeError, Message, Name};
 pub use prost_types::{Any, FieldMask, Timestamp};

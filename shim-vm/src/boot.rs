@@ -14,9 +14,8 @@ use crate::qemu::Qemu;
 use crate::share::Share;
 use crate::word::{self, Doom};
 use crate::{clock, files, link, notices, program, users};
-use protos::guest::{ConfigureRequest, Empty, Hello};
+use protos::guest::{ConfigureRequest, Hello};
 use protos::mux::{Link, Stream};
-use protos::service;
 use protos::ttrpc::{CallError, Client, Context};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -207,7 +206,7 @@ async fn ready(
     let mut notices = link.first();
     let hello = notices::hello(&mut notices).await?;
     let heard_after = started.elapsed();
-    let client = link::client(&link, doom).map_err(|e| format!("link: {e}"))?;
+    let client = link::client(&link, doom);
     let request = ConfigureRequest {
         share: SHARE_TAG.into(),
         seed: seed().map_err(|e| format!("/dev/urandom: {e}"))?,
@@ -215,8 +214,8 @@ async fn ready(
     };
     let refused =
         |what: &'static str| move |e: CallError| format!("{what}: {}", word::text(&e.to_string()));
-    let configured = client.call(service::GUEST, "Configure", &request, None);
-    let _: Empty = configured.await.map_err(refused("set up the guest"))?;
+    let configured = client.call(&request, None);
+    configured.await.map_err(refused("set up the guest"))?;
     let set = clock::set(&client).await;
     set.map_err(refused("set the guest's clock"))?;
     Ok(Ready {

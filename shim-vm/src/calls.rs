@@ -3,12 +3,12 @@
 use crate::container::{Container, Process};
 use crate::limits::Limits;
 use crate::overhead;
-use crate::service::{Empty, Result, Service, unimplemented, unknown};
+use crate::service::{Result, Service, unimplemented, unknown};
 use crate::spec::take_what_is_the_hosts;
 use protos::task::*;
 use protos::task_types::ProcessInfo;
-use protos::ttrpc::Context;
-use protos::{Any, Code, Message, Status, any, cgroups, runc};
+use protos::ttrpc::{Call, Context};
+use protos::{Any, Code, Status, any, cgroups, runc};
 use serde_json::Value;
 use std::rc::Rc;
 
@@ -26,8 +26,8 @@ impl Service {
             info: None,
         }];
         if !container.vm.is_gone() {
-            let guest: PidsResponse = self
-                .ask(&container, &container.init, "Pids", &request, context)
+            let guest = self
+                .ask(&container, &container.init, &request, context)
                 .await?;
             let details = |info: &Any| any::unpack::<runc::ProcessDetails>(info)?.ok();
             let execs = guest.processes.iter().filter_map(|process| {
@@ -40,23 +40,19 @@ impl Service {
         Ok(PidsResponse { processes })
     }
 
-    pub(crate) async fn pause(&self, request: PauseRequest, context: &Context) -> Result<Empty> {
+    pub(crate) async fn pause(&self, request: PauseRequest, context: &Context) -> Result<()> {
         let container = self.find(&request.id)?;
-        self.pass(&container, &container.init, "Pause", &request, context)
+        self.pass(&container, &container.init, &request, context)
             .await
     }
 
-    pub(crate) async fn resume(&self, request: ResumeRequest, context: &Context) -> Result<Empty> {
+    pub(crate) async fn resume(&self, request: ResumeRequest, context: &Context) -> Result<()> {
         let container = self.find(&request.id)?;
-        self.pass(&container, &container.init, "Resume", &request, context)
+        self.pass(&container, &container.init, &request, context)
             .await
     }
 
-    pub(crate) async fn update(
-        &self,
-        request: UpdateTaskRequest,
-        context: &Context,
-    ) -> Result<Empty> {
+    pub(crate) async fn update(&self, request: UpdateTaskRequest, context: &Context) -> Result<()> {
         let container = self.find(&request.id)?;
         let mut resources = request.resources;
         // What is no JSON the guest refuses.
@@ -76,7 +72,7 @@ impl Service {
             resources,
             ..Default::default()
         };
-        self.pass(&container, &container.init, "Update", &asked, context)
+        self.pass(&container, &container.init, &asked, context)
             .await?;
         let Some(limits) = limits else {
             return Ok(());
@@ -89,14 +85,13 @@ impl Service {
         &self,
         request: ResizePtyRequest,
         context: &Context,
-    ) -> Result<Empty> {
+    ) -> Result<()> {
         let (container, process) = self.find_process(&request.id, &request.exec_id)?;
-        self.pass(&container, &process, "ResizePty", &request, context)
-            .await
+        self.pass(&container, &process, &request, context).await
     }
 
     /// The guest's process sees it in its stream.
-    pub(crate) async fn close_io(&self, request: CloseIoRequest, _: &Context) -> Result<Empty> {
+    pub(crate) async fn close_io(&self, request: CloseIoRequest, _: &Context) -> Result<()> {
         let container = self.find(&request.id)?;
         let process = container.process(&request.exec_id);
         // T2: here, and only here, an unknown exec is code Unknown.
@@ -117,8 +112,8 @@ impl Service {
     ) -> Result<StatsResponse> {
         let container = self.find(&request.id)?;
         self.alive(&container)?;
-        let guest: StatsResponse = self
-            .ask(&container, &container.init, "Stats", &request, context)
+        let guest = self
+            .ask(&container, &container.init, &request, context)
             .await?;
         let metrics = guest
             .stats
@@ -138,23 +133,20 @@ impl Service {
         &self,
         request: CheckpointTaskRequest,
         _: &Context,
-    ) -> Result<Empty> {
+    ) -> Result<()> {
         self.find(&request.id)?;
         Err(unimplemented("checkpoint of a container in a VM"))
     }
 
-    pub(crate) async fn pass(
+    pub(crate) async fn pass<C: Call>(
         &self,
         container: &Rc<Container>,
         process: &Rc<Process>,
-        method: &str,
-        request: &impl Message,
+        request: &C,
         context: &Context,
-    ) -> Result<Empty> {
+    ) -> Result<C::Answer> {
         self.alive(container)?;
-        let answer: Result<protos::guest::Empty> =
-            self.ask(container, process, method, request, context).await;
-        answer.map(drop)
+        self.ask(container, process, request, context).await
     }
 
     pub(crate) fn alive(&self, container: &Container) -> Result<()> {

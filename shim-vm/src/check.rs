@@ -9,8 +9,9 @@ use crate::config::{Accel, Config};
 use crate::image::Image;
 use crate::service::Service;
 use crate::share;
-use protos::ttrpc::{Context, Request, Service as _};
-use protos::{Message, task as api};
+use protos::api::task::Task;
+use protos::ttrpc::Context;
+use protos::{Status, task as api};
 use serde_json::json;
 use std::fs;
 use std::io;
@@ -114,6 +115,8 @@ async fn steps(
     out: &Path,
     output: &mut pipe::Receiver,
 ) -> Result<(Steps, protos::guest::Hello), String> {
+    let context = Context::background();
+    let failed = |method| move |status: Status| format!("{method}: {}", status.message);
     let create = api::CreateTaskRequest {
         id: ID.into(),
         bundle: bundle.to_string_lossy().into_owned(),
@@ -121,14 +124,16 @@ async fn steps(
         ..Default::default()
     };
     let begin = Instant::now();
-    call(service, "Create", &create).await?;
+    let asked = service.create(create, &context);
+    asked.await.map_err(failed("Create"))?;
     let created = begin.elapsed();
     let vm = service.vm.borrow().clone().ok_or("the VM is gone")?;
     let start = api::StartRequest {
         id: ID.into(),
         ..Default::default()
     };
-    call(service, "Start", &start).await?;
+    let asked = service.start(start, &context);
+    asked.await.map_err(failed("Start"))?;
     let mut first = [0; 512];
     let read = tokio::time::timeout(OUTPUT, output.read(&mut first)).await;
     let said = match read {
@@ -145,9 +150,9 @@ async fn steps(
         id: ID.into(),
         ..Default::default()
     };
-    let ended = tokio::time::timeout(OUTPUT, call(service, "Wait", &wait)).await;
-    let ended = ended.map_err(|_| format!("the container did not end within {OUTPUT:?}"))??;
-    match api::WaitResponse::decode(&*ended) {
+    let ended = tokio::time::timeout(OUTPUT, service.wait(wait, &context)).await;
+    let ended = ended.map_err(|_| format!("the container did not end within {OUTPUT:?}"))?;
+    match ended {
         Ok(exit) if exit.exit_status == 0 => {}
         exit => return Err(format!("the container did not end as it should: {exit:?}")),
     }
@@ -155,7 +160,8 @@ async fn steps(
         id: ID.into(),
         ..Default::default()
     };
-    call(service, "Delete", &delete).await?;
+    let asked = service.delete(delete, &context);
+    asked.await.map_err(failed("Delete"))?;
     let hello = vm.hello.clone();
     let in_guest = Duration::from_millis(hello.uptime_ms);
     let kernel = Duration::from_millis(hello.started_ms);
@@ -181,19 +187,3 @@ async fn steps(
 
 /// How long a program that does nothing may take to say so, and to end.
 const OUTPUT: Duration = Duration::from_secs(30);
-
-/// Asks the service as containerd would, but not over a socket.
-async fn call(
-    service: &Rc<Service>,
-    method: &str,
-    request: &impl Message,
-) -> Result<Vec<u8>, String> {
-    let request = Request {
-        method: method.into(),
-        payload: request.encode_to_vec(),
-        context: Context::background(),
-        moved: false,
-    };
-    let answer = Rc::clone(service).call(request).await;
-    answer.map_err(|status| format!("{method}: {}", status.message))
-}

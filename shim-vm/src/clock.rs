@@ -4,8 +4,7 @@
 //! some moment between question and answer. So the guest is asked again, and never stepped by what
 //! the way alone may explain.
 
-use protos::guest::{Empty, StepTimeRequest, TimeResponse};
-use protos::service;
+use protos::guest::{GetTimeRequest, StepTimeRequest};
 use protos::ttrpc::{CallError, Client};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -36,8 +35,7 @@ pub async fn keep(client: Client) {
 pub async fn set(client: &Client) -> Result<(), CallError> {
     for _ in 0..TRIES {
         let (asked, began) = (SystemTime::now(), Instant::now());
-        let told = client.call(service::GUEST, "GetTime", &Empty {}, Some(EVERY));
-        let told: TimeResponse = told.await?;
+        let told = client.call(&GetTimeRequest {}, Some(EVERY)).await?;
         let took = began.elapsed();
         let guest = told.time.and_then(|time| SystemTime::try_from(time).ok());
         let step = step(
@@ -50,9 +48,7 @@ pub async fn set(client: &Client) -> Result<(), CallError> {
         }
         if step != 0 {
             let request = StepTimeRequest { nanos: step };
-            let _: Empty = client
-                .call(service::GUEST, "StepTime", &request, Some(EVERY))
-                .await?;
+            client.call(&request, Some(EVERY)).await?;
         }
     }
     Ok(())

@@ -2,7 +2,6 @@
 //! ended. Everything else the guest knows.
 
 use crate::hooks::Hooks;
-use crate::streams::{Copies, Ends};
 use crate::vm::Vm;
 use protos::Timestamp;
 use protos::task::{DeleteResponse, StateResponse};
@@ -17,7 +16,7 @@ use task::aside;
 use task::bundle::{Bundle, ExitRecord};
 use task::event::NEVER;
 use task::reaper::Reaper;
-use task::stdio::{Io, Paths};
+use task::stdio::{Ends, Io, Paths};
 use tokio::sync::{Mutex, Notify};
 
 /// How long output may take to arrive after an exit, for Wait and for Delete (contract T62).
@@ -53,7 +52,6 @@ pub struct Process {
     /// Open to the guest, until the client's are too.
     pub ends: RefCell<Option<Ends>>,
     io: RefCell<Option<Rc<Io>>>,
-    copies: RefCell<Copies>,
     stdin_closed: Cell<bool>,
     /// The guest has told that it is there: of an exec by an event, of init by its container's.
     pub added: Cell<bool>,
@@ -78,7 +76,6 @@ impl Process {
             paths,
             ends: RefCell::new(Some(ends)),
             io: RefCell::default(),
-            copies: RefCell::default(),
             stdin_closed: Cell::new(false),
             added: Cell::new(false),
             runs: Cell::new(false),
@@ -98,11 +95,10 @@ impl Process {
     }
 
     /// Its streams are connected.
-    pub fn connected(&self, io: Io, copies: Copies) {
+    pub fn connected(&self, io: Io) {
         if self.stdin_closed.get() {
             io.close_stdin();
         }
-        self.copies.replace(copies);
         self.io.replace(Some(Rc::new(io)));
     }
 
@@ -206,7 +202,6 @@ impl Process {
     /// can't keep them.
     pub async fn close(&self) {
         self.ends.take();
-        let _copies = self.copies.take();
         let Some(io) = self.io.take() else { return };
         if self.exit.get().is_some() && tokio::time::timeout(CLOSE, io.drained()).await.is_err() {
             log::warn!("{}: output still open, closed", self.exec_id);

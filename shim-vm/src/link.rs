@@ -28,16 +28,9 @@ pub fn connect(socket: std::os::unix::net::UnixStream, doom: &Doom) -> io::Resul
 }
 
 /// The guest's ttrpc, over a stream of its own.
-///
-/// # Errors
-/// If there can be no socket.
-pub fn client(link: &Rc<Link>, doom: &Doom) -> io::Result<Client> {
-    let mut stream = link.open();
-    let (ours, mut theirs) = UnixStream::pair()?;
-    tokio::task::spawn_local(async move {
-        let _ = tokio::io::copy_bidirectional(&mut stream, &mut theirs).await;
-    });
-    let client = Client::with_limit(ours, MAX_ANSWER);
+pub fn client(link: &Rc<Link>, doom: &Doom) -> Client {
+    let (reader, writer) = tokio::io::split(link.open());
+    let client = Client::over(reader, writer, MAX_ANSWER);
     let (watched, link, doom) = (client.clone(), Rc::clone(link), doom.clone());
     tokio::task::spawn_local(async move {
         let why = watched.why_closed().await;
@@ -46,5 +39,5 @@ pub fn client(link: &Rc<Link>, doom: &Doom) -> io::Result<Client> {
             doom.broke_word(&format!("its ttrpc: {why}"));
         }
     });
-    Ok(client)
+    client
 }

@@ -46,7 +46,6 @@ mod skeleton;
 mod source;
 mod spec;
 mod start;
-mod streams;
 mod sys;
 mod users;
 mod vm;

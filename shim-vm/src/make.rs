@@ -9,13 +9,12 @@ use crate::image::Image;
 use crate::place;
 use crate::service::{Service, unimplemented, unknown};
 use crate::spec::{Anchor, Refusal, Translated, translate};
-use crate::streams::Ends;
 use crate::vm::Vm;
 use protos::events::TaskOom;
-use protos::guest::{ConfigureRequest, PutBundleRequest, PutBundleResponse};
-use protos::task::{CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse};
+use protos::guest::{ConfigureRequest, PutBundleRequest};
+use protos::task::{CreateTaskRequest, CreateTaskResponse, DeleteRequest};
 use protos::ttrpc::Context;
-use protos::{Code, Status, any, runc, service};
+use protos::{Code, Status, any, runc};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +24,7 @@ use task::aside;
 use task::bundle::{Bundle, write_private};
 use task::event::Event;
 use task::runtime::Options;
-use task::stdio::Paths;
+use task::stdio::{Ends, Paths};
 use tokio::sync::Mutex;
 
 const FAILED: &str = "OCI runtime create failed";
@@ -92,7 +91,7 @@ impl Service {
             shared_memory,
             volumes,
         };
-        let put: PutBundleResponse = vm.ask(service::GUEST, "PutBundle", &put, context).await?;
+        let put = vm.ask(&put, context).await?;
 
         let paths = Paths {
             stdin: request.stdin,
@@ -169,7 +168,7 @@ impl Service {
     ) -> Result<CreateTaskResponse, Status> {
         let (vm, whole) = (&container.vm, Context::background());
         let made = async {
-            let made = vm.ask(service::TASK_V3, "Create", request, &whole).await?;
+            let made = vm.ask(request, &whole).await?;
             // It is told before the answer.
             let created = container.init.until(|_| container.created.get());
             let what = format!("the creation of {}", container.id);
@@ -319,7 +318,7 @@ impl Service {
         container.init.deleting.set(true);
         let deleted = async {
             let whole = Context::background();
-            let deleted = vm.ask::<DeleteResponse>(service::TASK_V3, "Delete", &request, &whole);
+            let deleted = vm.ask(&request, &whole);
             deleted.await?;
             container.init.until(|_| container.forgotten.get()).await;
             Ok::<_, Status>(())

@@ -2,12 +2,12 @@
 //! can be deleted. If the guest does not see to that in time, the end of its VM does.
 
 use crate::container::{CLOSE, Container, Exit, Process};
-use crate::service::{Empty, Result, Service, not_found};
+use crate::service::{Result, Service, not_found};
 use crate::word;
+use protos::Code;
 use protos::events::TaskDelete;
 use protos::task::{DeleteRequest, DeleteResponse, KillRequest};
 use protos::ttrpc::Context;
-use protos::{Code, service};
 use std::rc::Rc;
 use std::time::Duration;
 use task::event::Event;
@@ -18,14 +18,14 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 impl Service {
     /// What SIGKILL does to init is the host's promise: it ends, by the guest's doing or with the VM.
-    pub(crate) async fn kill(&self, request: KillRequest, context: &Context) -> Result<Empty> {
+    pub(crate) async fn kill(&self, request: KillRequest, context: &Context) -> Result<()> {
         let (container, process) = self.find_process(&request.id, &request.exec_id)?;
         if container.vm.is_gone() || process.exit().is_some() && !request.all {
             return Err(not_found("process already finished"));
         }
         let is_promise =
             request.signal == SIGKILL && request.exec_id.is_empty() && process.exit().is_none();
-        let killed = self.pass(&container, &process, "Kill", &request, context);
+        let killed = self.pass(&container, &process, &request, context);
         if !is_promise {
             return killed.await;
         }
@@ -101,7 +101,7 @@ impl Service {
         let name = container.name_of(process);
         let deleted = async {
             let whole = Context::background();
-            let ask = || vm.ask::<DeleteResponse>(service::TASK_V3, "Delete", request, &whole);
+            let ask = || vm.ask(request, &whole);
             let mut answer = ask().await;
             while process.exit().is_some()
                 && matches!(&answer, Err(status) if status.code != Code::NotFound)

@@ -5,12 +5,12 @@ use crate::container::{Container, Exit, Process};
 use crate::events::UNASKED;
 use crate::promises::owes_exit;
 use crate::spec::Anchor;
-use crate::streams::Ends;
 use crate::vm::Vm;
 use crate::word::{self, Allowance};
+use protos::api::task::{self as api, Task};
 use protos::task::*;
-use protos::ttrpc::{Answer, Context, Request};
-use protos::{Code, Message, Status, service};
+use protos::ttrpc::{Answer, Call, Context, Request};
+use protos::{Code, Status};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
@@ -19,11 +19,10 @@ use std::rc::Rc;
 use task::event::Event;
 use task::outbox::Outbox;
 use task::reaper::Reaper;
-use task::stdio::Paths;
+use task::stdio::{Ends, Paths};
 use tokio::sync::{Mutex, Notify};
 
 pub(crate) type Result<T> = std::result::Result<T, Status>;
-pub(crate) type Empty = ();
 
 /// The most that an id has, in bytes: with them all the guest's notices have at most what they may.
 const LONGEST_ID: usize = 255;
@@ -88,16 +87,15 @@ impl Service {
     }
 
     /// Asks the guest about a process that it has told of.
-    pub(crate) async fn ask<A: Message + Default>(
+    pub(crate) async fn ask<C: Call>(
         &self,
         container: &Rc<Container>,
         process: &Rc<Process>,
-        method: &str,
-        request: &impl Message,
+        request: &C,
         context: &Context,
-    ) -> Result<A> {
-        let vm = &container.vm;
-        let answer = vm.ask(service::TASK_V3, method, request, context).await;
+    ) -> Result<C::Answer> {
+        let (vm, method) = (&container.vm, C::METHOD);
+        let answer = vm.ask(request, context).await;
         let goes = container.init.deleting.get() || process.deleting.get();
         let is_there = process.added.get() && !goes;
         if is_there && matches!(&answer, Err(status) if status.code == Code::NotFound) {
@@ -126,6 +124,41 @@ impl Service {
             self.changed.notified().await;
         }
     }
+
+    /// Waits until the guest knows that a process, which has not been started, never will be.
+    async fn never_runs(
+        &self,
+        container: &Rc<Container>,
+        process: &Rc<Process>,
+        request: &WaitRequest,
+        context: &Context,
+    ) -> Exit {
+        if !process.runs.get() {
+            // Boxed: to most Waits it is room for nothing.
+            let waited = Box::pin(self.ask(container, process, request, context));
+            if waited
+                .await
+                .is_ok_and(|exit| exit.exited_at == Some(Exit::NONE.at) && !process.runs.get())
+            {
+                process.deleted();
+                return Exit::NONE;
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// Methods that are defined in `start.rs`, `promises.rs` and `calls.rs`.
+macro_rules! elsewhere {
+    ($($method:ident($Request:ty) -> $Answer:ty;)*) => {
+        $(async fn $method(self: &Rc<Self>, request: $Request, context: &Context) -> Result<$Answer> {
+            Self::$method(self, request, context).await
+        })*
+    };
+}
+
+impl Task for Service {
+    type Error = Status;
 
     async fn create(
         self: &Rc<Self>,
@@ -171,8 +204,7 @@ impl Service {
         let (container, process) = self.find_process(&request.id, &request.exec_id)?;
         let vm = &container.vm;
         if !vm.is_gone() {
-            let answer =
-                self.ask::<StateResponse>(&container, &process, "State", &request, context);
+            let answer = self.ask(&container, &process, &request, context);
             match answer.await {
                 Ok(guest) => match word::exit_so_far(guest.exit_status, guest.exited_at) {
                     Ok(exit) => return Ok(container.state(&process, Some((guest.status(), exit)))),
@@ -193,7 +225,11 @@ impl Service {
         Ok(container.state(&process, None))
     }
 
-    async fn wait(&self, request: WaitRequest, context: &Context) -> Result<WaitResponse> {
+    async fn wait(
+        self: &Rc<Self>,
+        request: WaitRequest,
+        context: &Context,
+    ) -> Result<WaitResponse> {
         let (container, process) = self.find_process(&request.id, &request.exec_id)?;
         let exit = tokio::select! {
             biased;
@@ -207,30 +243,7 @@ impl Service {
         })
     }
 
-    /// Waits until the guest knows that a process, which has not been started, never will be.
-    async fn never_runs(
-        &self,
-        container: &Rc<Container>,
-        process: &Rc<Process>,
-        request: &WaitRequest,
-        context: &Context,
-    ) -> Exit {
-        if !process.runs.get() {
-            // Boxed: to most Waits it is room for nothing.
-            let waited =
-                Box::pin(self.ask::<WaitResponse>(container, process, "Wait", request, context));
-            if waited
-                .await
-                .is_ok_and(|exit| exit.exited_at == Some(Exit::NONE.at) && !process.runs.get())
-            {
-                process.deleted();
-                return Exit::NONE;
-            }
-        }
-        std::future::pending().await
-    }
-
-    async fn exec(&self, request: ExecProcessRequest, context: &Context) -> Result<Empty> {
+    async fn exec(self: &Rc<Self>, request: ExecProcessRequest, context: &Context) -> Result<()> {
         let container = self.find(&request.id)?;
         self.alive(&container)?;
         let exec_id = request.exec_id.clone();
@@ -264,9 +277,7 @@ impl Service {
             ..request
         };
         let vm = &container.vm;
-        let added = self
-            .ask::<protos::guest::Empty>(&container, &container.init, "Exec", &asked, context)
-            .await;
+        let added = self.ask(&container, &container.init, &asked, context).await;
         if let Err(status) = added {
             // Of a caller that gave up nobody knows what the guest does: it is there until it is
             // deleted.
@@ -282,7 +293,11 @@ impl Service {
         self.alive(&container)
     }
 
-    async fn connect_task(&self, request: ConnectRequest, _: &Context) -> Result<ConnectResponse> {
+    async fn connect(
+        self: &Rc<Self>,
+        request: ConnectRequest,
+        _: &Context,
+    ) -> Result<ConnectResponse> {
         let task_pid = self
             .find(&request.id)
             .map_or(0, |container| container.vm.pid());
@@ -293,7 +308,7 @@ impl Service {
         })
     }
 
-    async fn shutdown(&self, _: ShutdownRequest, _: &Context) -> Result<Empty> {
+    async fn shutdown(self: &Rc<Self>, _: ShutdownRequest, _: &Context) -> Result<()> {
         // One that is being created may yet fail, and one that is made undoes this.
         let made = |of: &Option<Rc<Container>>| of.as_ref().is_some_and(|of| of.created.get());
         if !self.containers.borrow().values().any(made) {
@@ -303,42 +318,35 @@ impl Service {
         Ok(())
     }
 
-    async fn dispatch(self: &Rc<Self>, request: Request) -> Answer {
-        let Request {
-            method,
-            payload,
-            context,
-            ..
-        } = request;
-        macro_rules! call {
-            ($method:ident) => {{
-                let request = Message::decode(payload.as_slice());
-                let refuse = |e| Status::new(Code::InvalidArgument, format!("request: {e}"));
-                // Boxed, or a Wait would be as large as a Create.
-                let answer = Box::pin(self.$method(request.map_err(refuse)?, &context));
-                Ok(answer.await?.encode_to_vec())
-            }};
+    elsewhere! {
+        start(StartRequest) -> StartResponse;
+        delete(DeleteRequest) -> DeleteResponse;
+        kill(KillRequest) -> ();
+        pids(PidsRequest) -> PidsResponse;
+        pause(PauseRequest) -> ();
+        resume(ResumeRequest) -> ();
+        checkpoint(CheckpointTaskRequest) -> ();
+        resize_pty(ResizePtyRequest) -> ();
+        close_io(CloseIoRequest) -> ();
+        update(UpdateTaskRequest) -> ();
+        stats(StatsRequest) -> StatsResponse;
+    }
+
+    fn answered(&self, method: &str, answer: Answer) -> Answer {
+        if matches!(method, "Create" | "Delete") {
+            task::peak::over();
         }
-        match method.as_str() {
-            "State" => call!(state),
-            "Create" => call!(create),
-            "Start" => call!(start),
-            "Delete" => call!(delete),
-            "Pids" => call!(pids),
-            "Pause" => call!(pause),
-            "Resume" => call!(resume),
-            "Checkpoint" => call!(checkpoint),
-            "Kill" => call!(kill),
-            "Exec" => call!(exec),
-            "ResizePty" => call!(resize_pty),
-            "CloseIO" => call!(close_io),
-            "Update" => call!(update),
-            "Wait" => call!(wait),
-            "Stats" => call!(stats),
-            "Connect" => call!(connect_task),
-            "Shutdown" => call!(shutdown),
-            other => Err(Context::no_such_method(other)),
-        }
+        answer
+    }
+}
+
+impl protos::ttrpc::Service for Service {
+    fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
+        api::serve(self, request)
+    }
+
+    fn only_waits(&self, method: &str) -> bool {
+        api::only_waits(method)
     }
 }
 
@@ -367,22 +375,4 @@ pub fn unimplemented(what: &str) -> Status {
 
 pub fn not_found(what: &str) -> Status {
     Status::new(Code::NotFound, format!("{what}: not found"))
-}
-
-impl protos::ttrpc::Service for Service {
-    fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
-        Box::pin(async move {
-            log::debug!("{}", request.method);
-            let peaks = matches!(request.method.as_str(), "Create" | "Delete");
-            let answer = self.dispatch(request).await;
-            if peaks {
-                task::peak::over();
-            }
-            answer
-        })
-    }
-
-    fn only_waits(&self, method: &str) -> bool {
-        method == "Wait"
-    }
 }

@@ -3,10 +3,9 @@
 use crate::container::{Container, Process};
 use crate::hooks::{self, About, Hook};
 use crate::service::{Result, Service, unknown};
-use crate::streams::Ends;
 use protos::task::{StartRequest, StartResponse};
 use protos::ttrpc::Context;
-use task::stdio::Of;
+use task::stdio::{self, Ends, Of};
 
 const FAILED: &str = "OCI runtime start failed";
 
@@ -25,9 +24,7 @@ impl Service {
         } else if let Some(ends) = process.ends.take() {
             self.connect(&container, &process, ends, context).await?;
         }
-        let _: StartResponse = self
-            .ask(&container, &process, "Start", &request, context)
-            .await?;
+        self.ask(&container, &process, &request, context).await?;
         // It is told before the answer.
         let vm = &container.vm;
         let runs = process.until(|process| process.runs.get());
@@ -65,10 +62,8 @@ impl Service {
             io_uid: container.io_uid,
             io_gid: container.io_gid,
         };
-        let (io, copies) = ends
-            .connect(&process.paths, of, &self.reaper, context)
-            .await?;
-        process.connected(io, copies);
+        let io = stdio::connect(&process.paths, ends, of, &self.reaper, context).await?;
+        process.connected(io);
         Ok(())
     }
 

@@ -19,10 +19,10 @@ use crate::qemu::Qemu;
 use crate::share::Share;
 use crate::word::{self, Doom};
 use crate::{boot, clock, notices, place};
-use protos::guest::{ConfigureRequest, Empty, Event, Hello};
+use protos::guest::{ConfigureRequest, Event, Hello, PowerOffRequest};
 use protos::mux::Link;
-use protos::ttrpc::{CallError, Client, Context};
-use protos::{Code, Message, Status, service};
+use protos::ttrpc::{Call, CallError, Client, Context};
+use protos::{Code, Message, Status};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -142,8 +142,8 @@ impl Vm {
             neighbours: network.neighbours,
             ..Default::default()
         };
-        let set = self.ask(service::GUEST, "Configure", &request, context);
-        let _: Empty = set.await.map_err(|status| status.message)?;
+        let set = self.ask(&request, context);
+        set.await.map_err(|status| status.message)?;
         self.joined.set(true);
         Ok(())
     }
@@ -152,13 +152,8 @@ impl Vm {
     ///
     /// # Errors
     /// The guest's status, why nobody waits any more, or `Unavailable` once the VM is gone.
-    pub async fn ask<A: Message + Default>(
-        &self,
-        service: &str,
-        method: &str,
-        request: &impl Message,
-        context: &Context,
-    ) -> Result<A, Status> {
+    pub async fn ask<C: Call>(&self, request: &C, context: &Context) -> Result<C::Answer, Status> {
+        let (service, method) = (C::SERVICE, C::METHOD);
         let request = request.encode_to_vec();
         let call = self
             .client
@@ -169,7 +164,7 @@ impl Vm {
             why = context.cancelled() => return Err(why),
         };
         match answer {
-            Ok(answer) => match A::decode(answer.as_slice()) {
+            Ok(answer) => match C::Answer::decode(answer.as_slice()) {
                 Ok(answer) => return Ok(answer),
                 Err(e) => self.doom.broke_word(&format!("answer of {method}: {e}")),
             },
@@ -222,9 +217,7 @@ impl Vm {
         let polite = async {
             let context = Context::background();
             // There may be no answer.
-            let _ = self
-                .ask::<Empty>(service::GUEST, "PowerOff", &Empty {}, &context)
-                .await;
+            let _ = self.ask(&PowerOffRequest {}, &context).await;
             self.machine.wait().await
         };
         if tokio::time::timeout(POWER_OFF, polite).await.is_err() {

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
 use protos::task::ConnectRequest;
 use protos::ttrpc::{CallError, Client};
-use protos::{Code, Message, Status, service};
+use protos::{Code, Status, service};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixListener;
@@ -96,8 +96,8 @@ fn versions_of(path: &Path) -> Result<Versions> {
         let failed = |e| Error::io("connect to", path, e);
         let client = Client::connect(path).await.map_err(failed)?;
         let speaks = async |service: &str| {
-            let request = ConnectRequest::default().encode_to_vec();
-            let call = client.call_raw(service, "Connect", request, &[], Some(CONNECT));
+            let request = ConnectRequest::default();
+            let call = client.call_as(service, &request, Some(CONNECT));
             let unknown = |status: &Status| {
                 // The ttrpc of containerd's Rust shim says it so.
                 matches!(status.code, Code::Unimplemented | Code::InvalidArgument)

@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::flags::Flags;
 use crate::runtime;
 use nix::unistd::geteuid;
-use protos::service;
 use protos::ttrpc::{CallError, Client};
 use protos::upgrade::{UpgradeRequest, UpgradeResponse};
 use protos::{Code, Status};
@@ -127,10 +126,7 @@ async fn ask(daemon: &Daemon, binary: &Path) -> Answer {
     let client = client.map_err(|e| unavailable(&format!("connect: {e}")))?;
     let binary = binary.to_string_lossy().into_owned();
     let request = UpgradeRequest { binary };
-    match client
-        .call(service::UPGRADE, "Upgrade", &request, Some(TIMEOUT))
-        .await
-    {
+    match client.call(&request, Some(TIMEOUT)).await {
         Ok(answer) => Ok(answer),
         Err(CallError::Status(status)) => Err(status),
         Err(CallError::Closed) => Err(unavailable("it closed the connection")),

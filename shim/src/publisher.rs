@@ -1,9 +1,9 @@
 //! Sends the events of the outbox to containerd, in order, until they have arrived (contract B70 to B73).
 
 use protos::events_service::ForwardRequest;
-use protos::ttrpc::{CallError, Client};
+use protos::ttrpc::{Call, CallError, Client};
 use protos::types::Envelope;
-use protos::{Code, Message, service};
+use protos::{Code, Message};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -97,8 +97,8 @@ impl Publisher {
         };
         let metadata = [("containerd-namespace-ttrpc", self.namespace.as_str())];
         let forward = client.call_raw(
-            service::EVENTS,
-            "Forward",
+            ForwardRequest::SERVICE,
+            ForwardRequest::METHOD,
             request,
             &metadata,
             Some(TIMEOUT),

@@ -20,7 +20,7 @@ use crate::flags::Flags;
 use crate::sys;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use protos::ttrpc::{Answer, Context, MovedConnection, Request, Service};
+use protos::ttrpc::{Answer, Call, Context, MovedConnection, Request, Service, decode};
 use protos::upgrade::{UpgradeRequest, UpgradeResponse};
 use protos::{Code, Message, Status};
 use serde::{Deserialize, Serialize};
@@ -144,7 +144,7 @@ impl Upgrader {
     }
 
     async fn upgrade(&self, request: Request) -> Answer {
-        if request.method != "Upgrade" {
+        if request.method != UpgradeRequest::METHOD {
             return Err(Context::no_such_method(&request.method));
         }
         if request.moved {
@@ -158,9 +158,7 @@ impl Upgrader {
             return Ok(answer.encode_to_vec());
         }
         let invalid = |text: String| Status::new(Code::InvalidArgument, text);
-        let binary = UpgradeRequest::decode(request.payload.as_slice())
-            .map_err(|e| invalid(format!("request: {e}")))?
-            .binary;
+        let UpgradeRequest { binary } = decode(&request.payload)?;
         if !binary.starts_with('/') {
             return Err(invalid(format!("binary {binary:?} is no absolute path")));
         }

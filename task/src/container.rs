@@ -81,6 +81,7 @@ impl Container {
             terminal: request.terminal,
         };
         check_lengths(&request.id, &paths)?;
+        let ends = engine.ends(&paths)?;
         let checkpoint = (!request.checkpoint.is_empty()).then(|| Checkpoint {
             image: request.checkpoint.clone(),
             parent: request.parent_checkpoint.clone(),
@@ -89,7 +90,7 @@ impl Container {
         let container = Rc::new(Self {
             id: request.id.clone(),
             runtime: Runtime::new(reaper, &options, &engine.namespace, bundle.clone()),
-            init: Rc::new(Process::new(ProcessId::Init, paths)),
+            init: Rc::new(Process::new(ProcessId::Init, paths, ends)),
             execs: RefCell::default(),
             last_exit: LastExit::default(),
             starting_execs: Cell::default(),
@@ -377,7 +378,7 @@ impl Container {
         Rc::new(Self {
             id: id.to_owned(),
             runtime: Runtime::new(reaper, &options, &engine.namespace, bundle.clone()),
-            init: Rc::new(Process::new(ProcessId::Init, Paths::default())),
+            init: Rc::new(Process::new(ProcessId::Init, Paths::default(), None)),
             execs: RefCell::default(),
             last_exit: LastExit::default(),
             recording: Mutex::default(),

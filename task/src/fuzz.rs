@@ -25,7 +25,7 @@ pub fn options(input: &[u8]) {
 
 /// The JSON of an exec: what reaches the OCI runtime is what came, but for the terminal.
 pub fn exec_spec(input: &[u8]) {
-    let Ok(exec) = Exec::new("e", input, Paths::default()) else {
+    let Ok(exec) = Exec::new("e", input, Paths::default(), None) else {
         return;
     };
     let sent = exec.spec();

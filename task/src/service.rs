@@ -11,12 +11,13 @@ use crate::peak;
 use crate::process::Exit;
 use crate::reaper::Reaper;
 use crate::state::State;
-use crate::stdio::Paths;
+use crate::stdio::{Ends, Parked, Paths};
+use protos::any;
+use protos::api::task::{self, Task};
 use protos::events::{TaskCreate, TaskDelete, TaskIo};
 use protos::runc::CheckpointOptions;
 use protos::task::*;
 use protos::ttrpc::{Answer, Context, Request};
-use protos::{Code, Message, Status, any};
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
@@ -33,6 +34,21 @@ pub struct Engine {
     pub(crate) exits: Exits,
     /// How many pieces of work go on that no request waits for.
     pub(crate) background: Rc<watch::Sender<usize>>,
+    /// Streams of a link that requests name instead of paths, if that is how clients are reached.
+    parked: Option<Rc<Parked>>,
+}
+
+impl Engine {
+    /// The streams that `paths` name on the link; none without a link.
+    ///
+    /// # Errors
+    /// If one is not there.
+    pub(crate) fn ends(&self, paths: &Paths) -> Result<Option<Ends>> {
+        self.parked
+            .as_ref()
+            .map(|parked| parked.take(paths))
+            .transpose()
+    }
 }
 
 /// Answers the Task API for the containers of one process.
@@ -43,17 +59,26 @@ pub struct Service {
     shutdown_asked: Notify,
 }
 
-type Empty = ();
-
 impl Service {
     /// A service without containers. The events of its tasks go to `outbox`.
     pub fn new(namespace: String, reaper: Rc<Reaper>, outbox: Rc<Outbox>) -> Rc<Self> {
+        Self::over(None, namespace, reaper, outbox)
+    }
+
+    /// The same for clients at the other end of a link, if that is where they are.
+    pub fn over(
+        parked: Option<Rc<Parked>>,
+        namespace: String,
+        reaper: Rc<Reaper>,
+        outbox: Rc<Outbox>,
+    ) -> Rc<Self> {
         let engine = Engine {
             namespace,
             reaper,
             outbox,
             exits: Exits::default(),
             background: Rc::new(watch::channel(0).0),
+            parked,
         };
         Rc::new(Self {
             engine: Rc::new(engine),
@@ -115,16 +140,6 @@ impl Service {
         Ok(())
     }
 
-    async fn create(
-        &self,
-        request: CreateTaskRequest,
-        context: &Context,
-    ) -> Result<CreateTaskResponse> {
-        let (engine, asked) = (Rc::clone(&self.engine), request.clone());
-        let make = async move { Container::create(&engine, &asked, context).await };
-        self.create_by(request, make, context).await
-    }
-
     /// [`Service::create`], with `make` as what makes the container.
     async fn create_by(
         &self,
@@ -156,28 +171,6 @@ impl Service {
         Ok(CreateTaskResponse { pid })
     }
 
-    async fn start(&self, request: StartRequest, context: &Context) -> Result<StartResponse> {
-        let container = self.containers.find(&request.id)?;
-        let pid = if request.exec_id.is_empty() {
-            container.start(&self.engine, context).await?
-        } else {
-            let exec = container.exec(&request.exec_id)?;
-            container.start_exec(&self.engine, &exec, context).await?
-        };
-        Ok(StartResponse { pid })
-    }
-
-    async fn delete(&self, request: DeleteRequest, context: &Context) -> Result<DeleteResponse> {
-        let container = self.containers.find(&request.id)?;
-        if !request.exec_id.is_empty() {
-            let exec = container.exec(&request.exec_id)?;
-            let exit = container.delete_exec(&exec, context).await?;
-            return Ok(exit.of_deleted(exec.process.pid.get()));
-        }
-        let exit = container.delete(context).await?;
-        Ok(self.deleted(request.id, &container, exit))
-    }
-
     /// Forgets a container that was deleted, and tells.
     fn deleted(&self, id: String, container: &Container, exit: Exit) -> DeleteResponse {
         let pid = container.init.pid.get();
@@ -191,14 +184,62 @@ impl Service {
         }));
         exit.of_deleted(pid)
     }
+}
 
-    async fn state(&self, request: StateRequest, _: &Context) -> Result<StateResponse> {
+impl Task for Service {
+    type Error = Error;
+
+    async fn create(
+        self: &Rc<Self>,
+        request: CreateTaskRequest,
+        context: &Context,
+    ) -> Result<CreateTaskResponse> {
+        let (engine, asked) = (Rc::clone(&self.engine), request.clone());
+        let make = async move { Container::create(&engine, &asked, context).await };
+        self.create_by(request, make, context).await
+    }
+
+    async fn start(
+        self: &Rc<Self>,
+        request: StartRequest,
+        context: &Context,
+    ) -> Result<StartResponse> {
+        let container = self.containers.find(&request.id)?;
+        let pid = if request.exec_id.is_empty() {
+            container.start(&self.engine, context).await?
+        } else {
+            let exec = container.exec(&request.exec_id)?;
+            container.start_exec(&self.engine, &exec, context).await?
+        };
+        Ok(StartResponse { pid })
+    }
+
+    async fn delete(
+        self: &Rc<Self>,
+        request: DeleteRequest,
+        context: &Context,
+    ) -> Result<DeleteResponse> {
+        let container = self.containers.find(&request.id)?;
+        if !request.exec_id.is_empty() {
+            let exec = container.exec(&request.exec_id)?;
+            let exit = container.delete_exec(&exec, context).await?;
+            return Ok(exit.of_deleted(exec.process.pid.get()));
+        }
+        let exit = container.delete(context).await?;
+        Ok(self.deleted(request.id, &container, exit))
+    }
+
+    async fn state(self: &Rc<Self>, request: StateRequest, _: &Context) -> Result<StateResponse> {
         let container = self.containers.find(&request.id)?;
         let process = container.process(&request.exec_id)?;
         Ok(container.state(&process))
     }
 
-    async fn wait(&self, request: WaitRequest, context: &Context) -> Result<WaitResponse> {
+    async fn wait(
+        self: &Rc<Self>,
+        request: WaitRequest,
+        context: &Context,
+    ) -> Result<WaitResponse> {
         let process = self
             .containers
             .find(&request.id)?
@@ -210,7 +251,7 @@ impl Service {
         })
     }
 
-    async fn exec(&self, request: ExecProcessRequest, _: &Context) -> Result<Empty> {
+    async fn exec(self: &Rc<Self>, request: ExecProcessRequest, _: &Context) -> Result<()> {
         let container = self.containers.find(&request.id)?;
         let paths = Paths {
             stdin: request.stdin,
@@ -222,7 +263,7 @@ impl Service {
         container.add_exec(&self.engine, &request.exec_id, &spec, paths)
     }
 
-    async fn kill(&self, request: KillRequest, context: &Context) -> Result<Empty> {
+    async fn kill(self: &Rc<Self>, request: KillRequest, context: &Context) -> Result<()> {
         let container = self.containers.find(&request.id)?;
         if request.exec_id.is_empty() {
             container
@@ -233,28 +274,28 @@ impl Service {
         }
     }
 
-    async fn pids(&self, request: PidsRequest, _: &Context) -> Result<PidsResponse> {
+    async fn pids(self: &Rc<Self>, request: PidsRequest, _: &Context) -> Result<PidsResponse> {
         let container = self.containers.find(&request.id)?;
         Ok(PidsResponse {
             processes: container.pids(),
         })
     }
 
-    async fn pause(&self, request: PauseRequest, context: &Context) -> Result<Empty> {
+    async fn pause(self: &Rc<Self>, request: PauseRequest, context: &Context) -> Result<()> {
         self.containers
             .find(&request.id)?
             .pause(&self.engine, context)
             .await
     }
 
-    async fn resume(&self, request: ResumeRequest, context: &Context) -> Result<Empty> {
+    async fn resume(self: &Rc<Self>, request: ResumeRequest, context: &Context) -> Result<()> {
         self.containers
             .find(&request.id)?
             .resume(&self.engine, context)
             .await
     }
 
-    async fn update(&self, request: UpdateTaskRequest, context: &Context) -> Result<Empty> {
+    async fn update(self: &Rc<Self>, request: UpdateTaskRequest, context: &Context) -> Result<()> {
         let resources = request.resources.unwrap_or_default().value;
         self.containers
             .find(&request.id)?
@@ -262,7 +303,7 @@ impl Service {
             .await
     }
 
-    async fn resize_pty(&self, request: ResizePtyRequest, _: &Context) -> Result<Empty> {
+    async fn resize_pty(self: &Rc<Self>, request: ResizePtyRequest, _: &Context) -> Result<()> {
         let process = self
             .containers
             .find(&request.id)?
@@ -275,7 +316,7 @@ impl Service {
             .map_or(Ok(()), |io| io.resize(request.width, request.height))
     }
 
-    async fn close_io(&self, request: CloseIoRequest, _: &Context) -> Result<Empty> {
+    async fn close_io(self: &Rc<Self>, request: CloseIoRequest, _: &Context) -> Result<()> {
         let process = self.containers.find(&request.id)?.process(&request.exec_id);
         // T2: here, and only here, an unknown exec is code Unknown.
         let process = process.map_err(|e| Error::Refused(e.to_string()))?;
@@ -283,12 +324,16 @@ impl Service {
         Ok(())
     }
 
-    async fn stats(&self, request: StatsRequest, _: &Context) -> Result<StatsResponse> {
+    async fn stats(self: &Rc<Self>, request: StatsRequest, _: &Context) -> Result<StatsResponse> {
         let stats = self.containers.find(&request.id)?.stats()?;
         Ok(StatsResponse { stats: Some(stats) })
     }
 
-    async fn checkpoint(&self, request: CheckpointTaskRequest, context: &Context) -> Result<Empty> {
+    async fn checkpoint(
+        self: &Rc<Self>,
+        request: CheckpointTaskRequest,
+        context: &Context,
+    ) -> Result<()> {
         let container = self.containers.find(&request.id)?;
         let options = request.options.unwrap_or_default();
         let options = match any::unpack::<CheckpointOptions>(&options) {
@@ -305,7 +350,11 @@ impl Service {
             .await
     }
 
-    async fn connect(&self, request: ConnectRequest, _: &Context) -> Result<ConnectResponse> {
+    async fn connect(
+        self: &Rc<Self>,
+        request: ConnectRequest,
+        _: &Context,
+    ) -> Result<ConnectResponse> {
         let task_pid = self
             .containers
             .find(&request.id)
@@ -318,7 +367,7 @@ impl Service {
         })
     }
 
-    async fn shutdown(&self, _: ShutdownRequest, _: &Context) -> Result<Empty> {
+    async fn shutdown(self: &Rc<Self>, _: ShutdownRequest, _: &Context) -> Result<()> {
         if self.containers.all().is_empty() {
             self.shutdown.set(true);
             self.shutdown_asked.notify_waiters();
@@ -326,63 +375,21 @@ impl Service {
         Ok(())
     }
 
-    async fn dispatch(&self, request: Request) -> Answer {
-        let Request {
-            method,
-            payload,
-            context,
-            ..
-        } = request;
-        macro_rules! call {
-            ($method:ident) => {{
-                let request = decode(&payload)?;
-                // Each in a box of its own size: a Wait may last as long as the container.
-                let answer = Box::pin(self.$method(request, &context)).await?;
-                Ok(answer.encode_to_vec())
-            }};
+    fn answered(&self, method: &str, answer: Answer) -> Answer {
+        if matches!(method, "Create" | "Start" | "Delete") {
+            peak::over();
         }
-        match method.as_str() {
-            "State" => call!(state),
-            "Create" => call!(create),
-            "Start" => call!(start),
-            "Delete" => call!(delete),
-            "Pids" => call!(pids),
-            "Pause" => call!(pause),
-            "Resume" => call!(resume),
-            "Checkpoint" => call!(checkpoint),
-            "Kill" => call!(kill),
-            "Exec" => call!(exec),
-            "ResizePty" => call!(resize_pty),
-            "CloseIO" => call!(close_io),
-            "Update" => call!(update),
-            "Wait" => call!(wait),
-            "Stats" => call!(stats),
-            "Connect" => call!(connect),
-            "Shutdown" => call!(shutdown),
-            other => Err(Context::no_such_method(other)),
-        }
+        answer
     }
-}
-
-fn decode<M: Message + Default>(payload: &[u8]) -> Result<M, Status> {
-    M::decode(payload).map_err(|e| Status::new(Code::InvalidArgument, format!("request: {e}")))
 }
 
 impl protos::ttrpc::Service for Service {
     fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
-        Box::pin(async move {
-            log::debug!("{}", request.method);
-            let peaks = matches!(request.method.as_str(), "Create" | "Start" | "Delete");
-            let answer = self.dispatch(request).await;
-            if peaks {
-                peak::over();
-            }
-            answer
-        })
+        task::serve(self, request)
     }
 
     fn only_waits(&self, method: &str) -> bool {
-        method == "Wait"
+        task::only_waits(method)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::contender::Contender;
 use harness::{Bundle, Shim, Test};
-use protos::ttrpc::CallError;
-use protos::{Message, task};
+use protos::task;
+use protos::ttrpc::{Call, CallError};
 use std::time::{Duration, Instant};
 
 /// No single call takes longer and is still worth waiting for.
@@ -35,12 +35,9 @@ impl Pod {
     }
 
     /// A call that may take as long as [`PATIENCE`]; its error as text.
-    pub async fn call<A: Message + Default>(
-        shim: &Shim,
-        method: &str,
-        request: &impl Message,
-    ) -> Result<A, String> {
-        let call = shim.client().call(shim.service(), method, request, None);
+    pub async fn call<C: Call>(shim: &Shim, request: &C) -> Result<C::Answer, String> {
+        let method = C::METHOD;
+        let call = shim.client().call_as(shim.service(), request, None);
         match tokio::time::timeout(PATIENCE, call).await {
             Ok(answer) => answer.map_err(|e: CallError| format!("{method}: {e}")),
             Err(_) => Err(format!("{method}: no answer within {PATIENCE:?}")),
@@ -51,7 +48,7 @@ impl Pod {
     pub async fn exec_cycle(&self, exec: &str) -> Result<Duration, String> {
         let begin = Instant::now();
         let request = self.bundle.exec(exec, &["true"]);
-        Self::call::<()>(&self.shim, "Exec", &request).await?;
+        Self::call(&self.shim, &request).await?;
         run_exec(&self.shim, &self.bundle.id, exec).await?;
         delete_exec(&self.shim, &self.bundle.id, exec).await?;
         Ok(begin.elapsed())
@@ -68,15 +65,15 @@ impl Pod {
             signal,
             all,
         };
-        let _ = Self::call::<()>(&self.shim, "Kill", &kill).await;
+        let _ = Self::call(&self.shim, &kill).await;
         let wait = task::WaitRequest {
             id: id.clone(),
             exec_id: String::new(),
         };
-        let _ = Self::call::<task::WaitResponse>(&self.shim, "Wait", &wait).await;
+        let _ = Self::call(&self.shim, &wait).await;
         let _ = self.shim.delete(&id, "").await;
         let shutdown = task::ShutdownRequest { id, now: false };
-        let _ = Self::call::<()>(&self.shim, "Shutdown", &shutdown).await;
+        let _ = Self::call(&self.shim, &shutdown).await;
     }
 }
 
@@ -87,9 +84,9 @@ pub async fn run_exec(shim: &Shim, id: &str, exec: &str) -> Result<(), String> {
         id: id.clone(),
         exec_id: exec_id.clone(),
     };
-    Pod::call::<task::StartResponse>(shim, "Start", &start).await?;
+    Pod::call(shim, &start).await?;
     let wait = task::WaitRequest { id, exec_id };
-    let exit = Pod::call::<task::WaitResponse>(shim, "Wait", &wait).await?;
+    let exit = Pod::call(shim, &wait).await?;
     match exit.exit_status {
         0 => Ok(()),
         status => Err(format!("{exec} exited with {status}")),
@@ -99,6 +96,6 @@ pub async fn run_exec(shim: &Shim, id: &str, exec: &str) -> Result<(), String> {
 pub async fn delete_exec(shim: &Shim, id: &str, exec: &str) -> Result<(), String> {
     let (id, exec_id) = (id.to_owned(), exec.to_owned());
     let delete = task::DeleteRequest { id, exec_id };
-    Pod::call::<task::DeleteResponse>(shim, "Delete", &delete).await?;
+    Pod::call(shim, &delete).await?;
     Ok(())
 }

@@ -136,7 +136,7 @@ fn watch(shim: &Shim, id: &str) -> (Rc<Cell<bool>>, tokio::task::JoinHandle<Vec<
                 id: id.clone(),
                 exec_id: String::new(),
             };
-            let state = Pod::call::<task::StateResponse>(&shim, "State", &request).await;
+            let state = Pod::call(&shim, &request).await;
             if state.is_ok() {
                 latencies.push(begin.elapsed().as_secs_f64() * 1e3);
             }
@@ -181,9 +181,7 @@ async fn execs(test: &Test, contender: &Contender, count: usize) -> Storm {
     let id = &pod.bundle.id;
     for n in 0..count {
         let request = pod.bundle.exec(&format!("e{n}"), &["true"]);
-        Pod::call::<()>(&pod.shim, "Exec", &request)
-            .await
-            .expect("Exec");
+        Pod::call(&pod.shim, &request).await.expect("Exec");
     }
     let (stop, states) = watch(&pod.shim, id);
     let one = |n: usize| {
@@ -211,12 +209,12 @@ async fn containers(test: &Test, contender: &Contender) -> Storm {
         let (shim, request) = (pod.shim.clone(), bundle.create());
         async move {
             let id = request.id.clone();
-            Pod::call::<task::CreateTaskResponse>(&shim, "Create", &request).await?;
+            Pod::call(&shim, &request).await?;
             let start = task::StartRequest {
                 id,
                 exec_id: String::new(),
             };
-            Pod::call::<task::StartResponse>(&shim, "Start", &start).await?;
+            Pod::call(&shim, &start).await?;
             Ok(())
         }
     };
@@ -231,12 +229,12 @@ async fn containers(test: &Test, contender: &Contender) -> Storm {
             signal,
             all: true,
         };
-        let _ = Pod::call::<()>(&pod.shim, "Kill", &kill).await;
+        let _ = Pod::call(&pod.shim, &kill).await;
         let wait = task::WaitRequest {
             id: id.clone(),
             exec_id: String::new(),
         };
-        let _ = Pod::call::<task::WaitResponse>(&pod.shim, "Wait", &wait).await;
+        let _ = Pod::call(&pod.shim, &wait).await;
         let _ = pod.shim.delete(&id, "").await;
     }
     end(pod, &outcome).await;

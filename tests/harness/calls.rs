@@ -2,8 +2,8 @@
 
 use crate::shim::Shim;
 use crate::wait;
-use protos::ttrpc::CallError;
-use protos::{Message, Status, task};
+use protos::ttrpc::{Call, CallError};
+use protos::{Status, task};
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -23,20 +23,23 @@ pub fn refused<T: Debug>(result: Result<T>) -> Status {
 
 impl Shim {
     /// Any call; the harness's own deadline is not told to the shim.
-    pub async fn call<A: Message + Default>(&self, method: &str, req: &impl Message) -> Result<A> {
-        let call = self.client().call(self.service(), method, req, None);
-        wait::within(wait::DEADLINE * 2, &format!("answer of {method}"), call).await
+    pub async fn call<C: Call>(&self, request: &C) -> Result<C::Answer> {
+        let call = self.client().call_as(self.service(), request, None);
+        let what = format!("answer of {}", C::METHOD);
+        wait::within(wait::DEADLINE * 2, &what, call).await
+    }
+
+    /// A call of a method that may not be there, with an empty request.
+    pub async fn call_named(&self, method: &str) -> Result<()> {
+        let client = self.client();
+        let call = client.call_raw(self.service(), method, Vec::new(), &[], None);
+        wait::soon("answer of a method", call).await.map(drop)
     }
 
     /// Any call, with a deadline that the shim is told.
-    pub async fn call_for<A: Message + Default>(
-        &self,
-        method: &str,
-        request: &impl Message,
-        timeout: Duration,
-    ) -> Result<A> {
+    pub async fn call_for<C: Call>(&self, request: &C, timeout: Duration) -> Result<C::Answer> {
         self.client()
-            .call(self.service(), method, request, Some(timeout))
+            .call_as(self.service(), request, Some(timeout))
             .await
     }
 
@@ -44,7 +47,7 @@ impl Shim {
         &self,
         request: task::CreateTaskRequest,
     ) -> Result<task::CreateTaskResponse> {
-        let result = self.call("Create", &request).await;
+        let result = self.call(&request).await;
         if result.is_ok() {
             self.note_created(&request.id);
         }
@@ -54,12 +57,11 @@ impl Shim {
     /// Starts init, or with an `exec` id that.
     pub async fn start(&self, id: &str, exec: &str) -> Result<task::StartResponse> {
         let (id, exec_id) = (id.to_owned(), exec.to_owned());
-        self.call("Start", &task::StartRequest { id, exec_id })
-            .await
+        self.call(&task::StartRequest { id, exec_id }).await
     }
 
     pub async fn exec(&self, request: task::ExecProcessRequest) -> Result<()> {
-        self.call("Exec", &request).await
+        self.call(&request).await
     }
 
     /// Adds an exec and starts it; its pid.
@@ -76,21 +78,17 @@ impl Shim {
 
     pub async fn state(&self, id: &str, exec: &str) -> Result<task::StateResponse> {
         let (id, exec_id) = (id.to_owned(), exec.to_owned());
-        self.call("State", &task::StateRequest { id, exec_id })
-            .await
+        self.call(&task::StateRequest { id, exec_id }).await
     }
 
     pub async fn kill(&self, id: &str, exec: &str, signal: i32, all: bool) -> Result<()> {
         let (id, exec_id) = (id.to_owned(), exec.to_owned());
-        self.call(
-            "Kill",
-            &task::KillRequest {
-                id,
-                exec_id,
-                signal: signal as u32,
-                all,
-            },
-        )
+        self.call(&task::KillRequest {
+            id,
+            exec_id,
+            signal: signal as u32,
+            all,
+        })
         .await
     }
 
@@ -99,7 +97,7 @@ impl Shim {
             id: id.to_owned(),
             exec_id: exec.to_owned(),
         };
-        let result = self.call("Delete", &request).await;
+        let result = self.call(&request).await;
         if result.is_ok() && exec.is_empty() {
             self.note_deleted(id);
         }
@@ -108,26 +106,23 @@ impl Shim {
 
     pub async fn wait(&self, id: &str, exec: &str) -> Result<task::WaitResponse> {
         let (id, exec_id) = (id.to_owned(), exec.to_owned());
-        self.call("Wait", &task::WaitRequest { id, exec_id }).await
+        self.call(&task::WaitRequest { id, exec_id }).await
     }
 
     pub async fn pids(&self, id: &str) -> Result<task::PidsResponse> {
-        self.call("Pids", &task::PidsRequest { id: id.to_owned() })
-            .await
+        self.call(&task::PidsRequest { id: id.to_owned() }).await
     }
 
     pub async fn pause(&self, id: &str) -> Result<()> {
-        self.call("Pause", &task::PauseRequest { id: id.to_owned() })
-            .await
+        self.call(&task::PauseRequest { id: id.to_owned() }).await
     }
 
     pub async fn resume(&self, id: &str) -> Result<()> {
-        self.call("Resume", &task::ResumeRequest { id: id.to_owned() })
-            .await
+        self.call(&task::ResumeRequest { id: id.to_owned() }).await
     }
 
     pub async fn checkpoint(&self, request: task::CheckpointTaskRequest) -> Result<()> {
-        self.call("Checkpoint", &request).await
+        self.call(&request).await
     }
 
     /// Updates the container's resources with `json`, sent as it is.
@@ -142,54 +137,43 @@ impl Shim {
             resources,
             ..Default::default()
         };
-        self.call("Update", &request).await
+        self.call(&request).await
     }
 
     pub async fn stats(&self, id: &str) -> Result<task::StatsResponse> {
-        self.call("Stats", &task::StatsRequest { id: id.to_owned() })
-            .await
+        self.call(&task::StatsRequest { id: id.to_owned() }).await
     }
 
     pub async fn resize(&self, id: &str, exec: &str, width: u32, height: u32) -> Result<()> {
         let (id, exec_id) = (id.to_owned(), exec.to_owned());
-        self.call(
-            "ResizePty",
-            &task::ResizePtyRequest {
-                id,
-                exec_id,
-                width,
-                height,
-            },
-        )
+        self.call(&task::ResizePtyRequest {
+            id,
+            exec_id,
+            width,
+            height,
+        })
         .await
     }
 
     pub async fn close_io(&self, id: &str, exec: &str) -> Result<()> {
         let (id, exec_id) = (id.to_owned(), exec.to_owned());
-        self.call(
-            "CloseIO",
-            &task::CloseIoRequest {
-                id,
-                exec_id,
-                stdin: true,
-            },
-        )
+        self.call(&task::CloseIoRequest {
+            id,
+            exec_id,
+            stdin: true,
+        })
         .await
     }
 
     pub async fn connect_call(&self, id: &str) -> Result<task::ConnectResponse> {
-        self.call("Connect", &task::ConnectRequest { id: id.to_owned() })
-            .await
+        self.call(&task::ConnectRequest { id: id.to_owned() }).await
     }
 
     pub async fn shutdown(&self, id: &str) -> Result<()> {
-        self.call(
-            "Shutdown",
-            &task::ShutdownRequest {
-                id: id.to_owned(),
-                now: false,
-            },
-        )
+        self.call(&task::ShutdownRequest {
+            id: id.to_owned(),
+            now: false,
+        })
         .await
     }
 }

@@ -5,7 +5,7 @@ use crate::start::Answer;
 use crate::wait;
 use crate::{peers, proc};
 use protos::service;
-use protos::task::{ConnectRequest, ConnectResponse};
+use protos::task::ConnectRequest;
 use protos::ttrpc::{CallError, Client};
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ impl Shim {
             _ => service::TASK_V3,
         };
         let request = ConnectRequest::default();
-        let call = client.call::<ConnectResponse>(service, "Connect", &request, None);
+        let call = client.call_as(service, &request, None);
         let connected = wait::soon("answer of Connect", call).await;
         let pid = connected
             .unwrap_or_else(|e| panic!("Connect: {e}"))

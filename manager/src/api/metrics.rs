@@ -5,7 +5,7 @@ use crate::filter::{Fields, Filters};
 use crate::manager::Manager;
 use crate::tasks::Task;
 use protos::services::tasks::v1::{MetricsRequest, MetricsResponse};
-use protos::task::{StatsRequest, StatsResponse};
+use protos::task::StatsRequest;
 use protos::types::Metric;
 use std::rc::Rc;
 
@@ -36,7 +36,7 @@ pub(super) async fn metrics(
             let ask = StatsRequest {
                 id: task.id().to_owned(),
             };
-            let stats = manager.ask::<StatsResponse>(&task, "Stats", &ask).await;
+            let stats = manager.ask(&task, &ask).await;
             (task.id().to_owned(), stats)
         }));
     }

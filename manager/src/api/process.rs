@@ -6,9 +6,7 @@ use crate::manager::Manager;
 use crate::tasks::Task;
 use protos::Code;
 use protos::services::tasks::v1::*;
-use protos::task::{
-    StateRequest, StateResponse, WaitRequest as ShimWait, WaitResponse as ShimExit,
-};
+use protos::task::{StateRequest, StateResponse, WaitRequest as ShimWait};
 use protos::task_types::{Process, Status};
 use std::rc::Rc;
 use std::time::Duration;
@@ -59,7 +57,7 @@ async fn process(manager: &Manager, task: &Task, exec: &str) -> Result<Process, 
         id: task.id().to_owned(),
         exec_id: exec.to_owned(),
     };
-    let state: StateResponse = match shim.call("State", &request, Some(TIMEOUT)).await {
+    let state: StateResponse = match shim.call(&request, Some(TIMEOUT)).await {
         Ok(state) => state,
         Err(e) if matches!(e.code, Code::NotFound | Code::Unavailable) => return Err(e),
         Err(e) => {
@@ -114,7 +112,7 @@ pub(super) async fn wait(
             id: request.container_id,
             exec_id: request.exec_id.clone(),
         };
-        match shim.call::<ShimExit>("Wait", &ask, None).await {
+        match shim.call(&ask, None).await {
             Ok(exit) => {
                 return Ok(WaitResponse {
                     exit_status: exit.exit_status,

@@ -113,7 +113,7 @@ async fn delete_process(
         id: request.container_id,
         exec_id: request.exec_id.clone(),
     };
-    let deleted: shim::DeleteResponse = manager.ask(&task, "Delete", &ask).await?;
+    let deleted = manager.ask(&task, &ask).await?;
     manager.intake.forget_exec(&task.key, &request.exec_id);
     manager.intake.settled().await;
     Ok(DeleteResponse {
@@ -139,7 +139,7 @@ async fn kill(
         signal: request.signal,
         all: request.all,
     };
-    manager.ask(&task, "Kill", &ask).await
+    manager.ask(&task, &ask).await
 }
 
 async fn exec(
@@ -165,7 +165,7 @@ async fn exec(
         stderr: request.stderr,
         spec: request.spec,
     };
-    manager.ask(&task, "Exec", &ask).await
+    manager.ask(&task, &ask).await
 }
 
 async fn resize_pty(
@@ -180,7 +180,7 @@ async fn resize_pty(
         width: request.width,
         height: request.height,
     };
-    manager.ask(&task, "ResizePty", &ask).await
+    manager.ask(&task, &ask).await
 }
 
 async fn close_io(
@@ -194,7 +194,7 @@ async fn close_io(
         exec_id: request.exec_id,
         stdin: request.stdin,
     };
-    manager.ask(&task, "CloseIO", &ask).await
+    manager.ask(&task, &ask).await
 }
 
 async fn pause(
@@ -206,7 +206,7 @@ async fn pause(
     let ask = shim::PauseRequest {
         id: request.container_id,
     };
-    manager.ask(&task, "Pause", &ask).await
+    manager.ask(&task, &ask).await
 }
 
 async fn resume(
@@ -218,7 +218,7 @@ async fn resume(
     let ask = shim::ResumeRequest {
         id: request.container_id,
     };
-    manager.ask(&task, "Resume", &ask).await
+    manager.ask(&task, &ask).await
 }
 
 async fn list_pids(
@@ -230,7 +230,7 @@ async fn list_pids(
     let ask = shim::PidsRequest {
         id: request.container_id,
     };
-    let pids: shim::PidsResponse = manager.ask(&task, "Pids", &ask).await?;
+    let pids = manager.ask(&task, &ask).await?;
     let processes = pids.processes.into_iter().map(|process| ProcessInfo {
         pid: process.pid,
         info: process.info,
@@ -262,7 +262,7 @@ async fn checkpoint(
         path,
         options: request.options,
     };
-    manager.ask::<()>(&task, "Checkpoint", &ask).await?;
+    manager.ask(&task, &ask).await?;
     Ok(CheckpointTaskResponse::default())
 }
 
@@ -277,5 +277,5 @@ async fn update(
         resources: request.resources,
         annotations: request.annotations,
     };
-    manager.ask(&task, "Update", &ask).await
+    manager.ask(&task, &ask).await
 }

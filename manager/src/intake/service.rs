@@ -4,10 +4,11 @@ use super::Intake;
 use crate::failure::{Failure, invalid};
 use crate::ledger::Origin;
 use crate::names::{check_id, check_topic};
+use protos::api::events::{self, Events};
 use protos::events_service::ForwardRequest;
+use protos::topic;
 use protos::ttrpc::{Answer, Context, Request, Service};
 use protos::types::Envelope;
-use protos::{Message, Name, topic};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -37,21 +38,22 @@ pub struct EventsService {
     pub intake: Rc<Intake>,
 }
 
+impl Events for EventsService {
+    type Error = Failure;
+
+    async fn forward(self: &Rc<Self>, request: ForwardRequest, _: &Context) -> Result<(), Failure> {
+        let envelope = request.envelope.ok_or_else(|| invalid("no envelope"))?;
+        let wants_sync = matches!(envelope.topic.as_str(), topic::TASK_EXIT | topic::TASK_OOM);
+        self.intake.take(envelope, Origin::Shim).await?;
+        if wants_sync {
+            self.intake.synced().await;
+        }
+        Ok(())
+    }
+}
+
 impl Service for EventsService {
     fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
-        Box::pin(async move {
-            if request.method != "Forward" {
-                return Err(Context::no_such_method(&request.method));
-            }
-            let forward = ForwardRequest::decode(request.payload.as_slice())
-                .map_err(|e| invalid(format!("{}: {e}", ForwardRequest::full_name())))?;
-            let envelope = forward.envelope.ok_or_else(|| invalid("no envelope"))?;
-            let wants_sync = matches!(envelope.topic.as_str(), topic::TASK_EXIT | topic::TASK_OOM);
-            self.intake.take(envelope, Origin::Shim).await?;
-            if wants_sync {
-                self.intake.synced().await;
-            }
-            Ok(Vec::new())
-        })
+        events::serve(self, request)
     }
 }

@@ -1,14 +1,14 @@
 //! A multiplexed pipe in an event loop: it moves the bytes, and wakes who waits for them.
 
 use super::frame::Violation;
-use super::streams::{Gone, Streams};
+use super::stream::Stream;
+use super::streams::Streams;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use std::task::Waker;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 
 /// What one read takes from the pipe.
@@ -16,21 +16,21 @@ const BUFFER: usize = 32 << 10;
 
 /// Who waits for a stream.
 #[derive(Default)]
-struct Waiting {
-    reader: Option<Waker>,
-    writer: Option<Waker>,
+pub(super) struct Waiting {
+    pub(super) reader: Option<Waker>,
+    pub(super) writer: Option<Waker>,
 }
 
 /// One end of a multiplexed pipe.
 pub struct Link {
-    streams: RefCell<Streams>,
-    waiting: RefCell<HashMap<u32, Waiting>>,
+    pub(super) streams: RefCell<Streams>,
+    pub(super) waiting: RefCell<HashMap<u32, Waiting>>,
     /// There is something to send.
-    outgoing: Notify,
+    pub(super) outgoing: Notify,
     /// There was nothing left to send.
     sent: Notify,
     accepted: Notify,
-    closed: Cell<bool>,
+    pub(super) closed: Cell<bool>,
     closing: Notify,
 }
 
@@ -172,15 +172,20 @@ impl Link {
     /// Waits for the peer to open a stream; `None` once the pipe has ended.
     pub async fn accept(self: &Rc<Self>) -> Option<Stream> {
         loop {
-            let accepted = self.streams.borrow_mut().accept();
-            if let Some(number) = accepted {
-                return Some(self.stream(number));
+            if let Some(stream) = self.try_accept() {
+                return Some(stream);
             }
             if self.closed.get() {
                 return None;
             }
             self.accepted.notified().await;
         }
+    }
+
+    /// A stream that the peer has opened, if one waits to be accepted.
+    pub fn try_accept(self: &Rc<Self>) -> Option<Stream> {
+        let number = self.streams.borrow_mut().accept()?;
+        Some(self.stream(number))
     }
 
     fn stream(self: &Rc<Self>, number: u32) -> Stream {
@@ -197,94 +202,6 @@ impl Waiting {
             .into_iter()
             .chain(self.writer)
             .for_each(Waker::wake);
-    }
-}
-
-/// One stream. Its end is told by `shutdown`; to drop it before both ends have ended resets it.
-pub struct Stream {
-    link: Rc<Link>,
-    number: u32,
-}
-
-impl Stream {
-    /// The same on both sides.
-    pub fn number(&self) -> u32 {
-        self.number
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.link.streams.borrow_mut().forget(self.number);
-        self.link.waiting.borrow_mut().remove(&self.number);
-        self.link.outgoing.notify_one();
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if buffer.remaining() == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        let link = &self.link;
-        let read = link
-            .streams
-            .borrow_mut()
-            .read(self.number, buffer.initialize_unfilled());
-        match read {
-            Ok(Some(n)) => {
-                buffer.advance(n);
-                // There may be credit to tell of.
-                link.outgoing.notify_one();
-                Poll::Ready(Ok(()))
-            }
-            Ok(None) if !link.closed.get() => {
-                let mut waiting = link.waiting.borrow_mut();
-                waiting.entry(self.number).or_default().reader = Some(cx.waker().clone());
-                Poll::Pending
-            }
-            Ok(None) | Err(Gone) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let link = &self.link;
-        if link.closed.get() {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        let written = link.streams.borrow_mut().write(self.number, bytes);
-        match written {
-            Ok(0) if !bytes.is_empty() => {
-                let mut waiting = link.waiting.borrow_mut();
-                waiting.entry(self.number).or_default().writer = Some(cx.waker().clone());
-                Poll::Pending
-            }
-            Ok(n) => {
-                link.outgoing.notify_one();
-                Poll::Ready(Ok(n))
-            }
-            Err(Gone) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.link.streams.borrow_mut().end(self.number);
-        self.link.outgoing.notify_one();
-        Poll::Ready(Ok(()))
     }
 }
 

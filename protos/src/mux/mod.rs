@@ -2,7 +2,7 @@
 //! agent speak.
 //!
 //! [`frame`] is what goes over the pipe, [`streams`] what it means, [`Link`] the pipe itself in an
-//! event loop.
+//! event loop, and [`Stream`] one of its streams there.
 //!
 //! ```text
 //! 0        4      5        8
@@ -26,10 +26,12 @@
 
 mod frame;
 mod link;
+mod stream;
 mod streams;
 
 pub use frame::{Violation, WINDOW};
-pub use link::{Link, Stream};
+pub use link::Link;
+pub use stream::Stream;
 pub use streams::{Gone, Streams};
 
 /// The most that an agent answers to one call, and the longest text of an error in it, in bytes. What

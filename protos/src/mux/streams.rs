@@ -154,6 +154,24 @@ impl Streams {
         Ok(Some(n))
     }
 
+    /// How many bytes have come that were not read.
+    pub fn unread(&self, stream: u32) -> usize {
+        self.all.get(&stream).map_or(0, |one| one.received.len())
+    }
+
+    /// True if reading need not wait: for bytes, the end, or that there will be none.
+    pub fn is_readable(&self, stream: u32) -> bool {
+        let one = self.all.get(&stream);
+        one.is_none_or(|one| !one.received.is_empty() || one.ended || one.reset)
+    }
+
+    /// True if writing need not wait: for room, or that nobody will read.
+    pub fn is_writable(&self, stream: u32) -> bool {
+        let room = self.out.len() < ENOUGH;
+        let one = self.all.get(&stream);
+        one.is_none_or(|one| one.reset || one.closed || room && one.credit > 0)
+    }
+
     /// Sends no more on it.
     pub fn end(&mut self, stream: u32) {
         if let Some(one) = self.all.get_mut(&stream)

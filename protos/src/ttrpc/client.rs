@@ -1,5 +1,6 @@
 //! The client: many calls at once over one connection.
 
+use super::api::Call;
 use super::frame::{Kind, MAX_PAYLOAD, ReadError, read_frame_within, write_frame};
 use super::wire;
 use crate::status::{Code, Status};
@@ -10,8 +11,8 @@ use std::io;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -48,7 +49,7 @@ pub struct Client {
 }
 
 struct Shared {
-    writer: Mutex<OwnedWriteHalf>,
+    writer: Mutex<Box<dyn AsyncWrite + Unpin>>,
     pending: Rc<Pending>,
     /// Why no answer comes any more.
     closed: watch::Receiver<Option<String>>,
@@ -95,7 +96,16 @@ impl Client {
 
     /// [`Client::new`], with a server whose answers have at most `most` bytes: it closes at more.
     pub fn with_limit(stream: UnixStream, most: usize) -> Self {
-        let (mut reader, writer) = stream.into_split();
+        let (reader, writer) = stream.into_split();
+        Self::over(reader, writer, most)
+    }
+
+    /// Speaks over any two ways of bytes, with a server whose answers have at most `most` bytes.
+    pub fn over(
+        mut reader: impl AsyncRead + Unpin + 'static,
+        writer: impl AsyncWrite + Unpin + 'static,
+        most: usize,
+    ) -> Self {
         let pending = Rc::<Pending>::default();
         let (closing, closed) = watch::channel(None);
         let known = Rc::clone(&pending);
@@ -106,7 +116,7 @@ impl Client {
             known.waiting.borrow_mut().clear();
         });
         let shared = Shared {
-            writer: Mutex::new(writer),
+            writer: Mutex::new(Box::new(writer)),
             pending,
             closed,
             reader,
@@ -156,23 +166,36 @@ impl Client {
         }
     }
 
-    /// [`Client::call_raw`] with messages on both sides.
+    /// [`Client::call_raw`] with messages on both sides; the request says which method it is for.
     ///
     /// # Errors
     /// As `call_raw`; an answer that does not decode is `Internal`.
-    pub async fn call<A: Message + Default>(
+    pub async fn call<C: Call>(
+        &self,
+        request: &C,
+        timeout: Option<Duration>,
+    ) -> Result<C::Answer, CallError> {
+        self.call_as(C::SERVICE, request, timeout).await
+    }
+
+    /// [`Client::call`], of a server that knows the service by another name: the Task API has two.
+    ///
+    /// # Errors
+    /// As `call`.
+    pub async fn call_as<C: Call>(
         &self,
         service: &str,
-        method: &str,
-        request: &impl Message,
+        request: &C,
         timeout: Option<Duration>,
-    ) -> Result<A, CallError> {
+    ) -> Result<C::Answer, CallError> {
         let payload = request.encode_to_vec();
         let answer = self
-            .call_raw(service, method, payload, &[], timeout)
+            .call_raw(service, C::METHOD, payload, &[], timeout)
             .await?;
-        A::decode(answer.as_slice())
-            .map_err(|e| Status::new(Code::Internal, format!("answer of {method}: {e}")).into())
+        C::Answer::decode(answer.as_slice()).map_err(|e| {
+            let text = format!("answer of {}: {e}", C::METHOD);
+            Status::new(Code::Internal, text).into()
+        })
     }
 
     async fn exchange(
@@ -253,7 +276,11 @@ impl Drop for Forget<'_> {
 }
 
 /// Hands out answers until no more will come, and says why.
-async fn read_responses(reader: &mut OwnedReadHalf, pending: &Pending, most: usize) -> String {
+async fn read_responses(
+    reader: &mut (impl AsyncRead + Unpin),
+    pending: &Pending,
+    most: usize,
+) -> String {
     loop {
         let frame = match read_frame_within(reader, most).await {
             Ok(Some(frame)) => frame,

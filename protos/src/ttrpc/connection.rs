@@ -16,8 +16,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, WriteHalf};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
@@ -31,9 +32,9 @@ const CALL: usize = 4 << 10;
 const UNSENT: usize = 1 << 20;
 
 pub(super) struct Connection {
-    reader: Mutex<OwnedReadHalf>,
+    reader: Mutex<Box<dyn AsyncRead + Unpin>>,
     /// `None` once the connection belongs to another process image.
-    writer: Mutex<Option<OwnedWriteHalf>>,
+    writer: Mutex<Option<Box<dyn Writer>>>,
     last_stream: Cell<u32>,
     /// Calls that only wait, by stream.
     waiting: RefCell<BTreeMap<u32, Waiting>>,
@@ -52,6 +53,31 @@ struct Waiting {
     deadline: Option<Instant>,
 }
 
+/// The way back to the peer.
+pub(super) trait Writer: AsyncWrite + Unpin {
+    /// What can be handed to another process image; not every way is the kernel's.
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Drops it without an end that the peer would see, where somebody else has it too.
+    fn forget(self: Box<Self>) {}
+}
+
+impl Writer for OwnedWriteHalf {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        let stream: &UnixStream = self.as_ref();
+        Some(stream.as_fd())
+    }
+
+    fn forget(self: Box<Self>) {
+        (*self).forget();
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite> Writer for WriteHalf<T> {}
+
+/// Serves a connection to the kernel's socket, which may come from another process image.
 pub(super) fn start_connection(
     stream: UnixStream,
     moved: Option<MovedConnection>,
@@ -59,6 +85,17 @@ pub(super) fn start_connection(
     shared: &Rc<Shared>,
 ) {
     let (reader, writer) = stream.into_split();
+    start_over(Box::new(reader), Box::new(writer), moved, services, shared);
+}
+
+/// Serves what comes over `reader`, and answers over `writer`.
+pub(super) fn start_over(
+    reader: Box<dyn AsyncRead + Unpin>,
+    writer: Box<dyn Writer>,
+    moved: Option<MovedConnection>,
+    services: &Rc<Services>,
+    shared: &Rc<Shared>,
+) {
     let connection = Rc::new(Connection {
         reader: Mutex::new(reader),
         writer: Mutex::new(Some(writer)),
@@ -122,9 +159,8 @@ impl Connection {
             calls: calls.collect(),
         };
         let writer = self.writer.try_lock().map_err(io::Error::other)?;
-        if let Some(writer) = &*writer {
-            let stream: &UnixStream = writer.as_ref();
-            keep(stream.as_fd(), moved)?;
+        if let Some(fd) = writer.as_ref().and_then(|writer| writer.fd()) {
+            keep(fd, moved)?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! Both ends spawn local tasks, so they run inside a `tokio::runtime::LocalRuntime`
 //! (or a `LocalSet`). Streams of messages are not spoken: no API of a shim has one.
 
+mod api;
 mod client;
 mod connection;
 mod frame;
@@ -11,6 +12,8 @@ pub mod fuzz;
 mod server;
 mod service;
 
+pub(crate) use api::api;
+pub use api::{Call, decode};
 pub use client::{CallError, Client};
 pub use frame::{Frame, Kind, MAX_PAYLOAD, ReadError, read_frame, write_frame};
 pub use server::{Handle, MovedConnection, Server};
@@ -18,7 +21,7 @@ pub use service::{Answer, Context, Request, Service};
 
 /// The envelope messages of a call.
 pub mod wire {
-    pub use crate::api::ttrpc::{KeyValue, Request, Response, Status};
+    pub use crate::generated::ttrpc::{KeyValue, Request, Response, Status};
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! A server can be moved into another process image (see [`Handle::freeze`]): it stops reading
 //! between two frames, lets every call end but those that only wait, and describes the rest.
 
-use super::connection::{Connection, start_connection};
+use super::connection::{Connection, start_connection, start_over};
 use super::service::Service;
 use nix::unistd::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 
@@ -135,6 +136,14 @@ impl Server {
 
     pub fn handle(&self) -> Handle {
         Handle(Rc::clone(&self.shared))
+    }
+
+    /// Serves one connection, over any two ways of bytes, for as long as it lasts. It can't be moved
+    /// into another process image.
+    pub fn serve_over(self, stream: impl AsyncRead + AsyncWrite + 'static) {
+        let (reader, writer) = tokio::io::split(stream);
+        let (reader, writer) = (Box::new(reader), Box::new(writer));
+        start_over(reader, writer, None, &Rc::new(self.services), &self.shared);
     }
 
     /// Accepts connections until the listener fails, after going on with those that `moved`

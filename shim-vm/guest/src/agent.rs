@@ -3,7 +3,6 @@
 use crate::guest::Guest;
 use crate::port::Port;
 use crate::roots::Leaving;
-use crate::stdio::Parked;
 use crate::tasks::Tasks;
 use protos::guest::{Event, Hello, Notice, notice};
 use protos::mux::{Link, Stream};
@@ -13,13 +12,11 @@ use std::io;
 use std::rc::Rc;
 use task::outbox::Outbox;
 use task::reaper::Reaper;
+use task::stdio::Parked;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{UnixListener, UnixStream};
 
 /// The version of what both sides speak.
 const PROTOCOL: u32 = 1;
-/// Where ttrpc is served, to the link alone.
-const SOCKET: &str = "/run/agent.sock";
 /// The engine's namespace: a VM has but one.
 const NAMESPACE: &str = "vm";
 
@@ -59,19 +56,18 @@ async fn answer(link: &Rc<Link>, notices: Stream) -> Result<(), String> {
     crate::boot::finish()?;
     let reaper = Reaper::new().map_err(failed("reaper"))?;
     let outbox = Rc::new(Outbox::default());
-    let engine = task::Service::new(NAMESPACE.into(), reaper, Rc::clone(&outbox));
-    let parked = Rc::new(Parked::default());
+    let parked = Rc::new(Parked::new(Rc::clone(link)));
+    let clients = Some(Rc::clone(&parked));
+    let engine = task::Service::over(clients, NAMESPACE.into(), reaper, Rc::clone(&outbox));
     let leaving = Rc::<Leaving>::default();
-    let tasks = Tasks::new(Rc::clone(&engine), Rc::clone(&parked), Rc::clone(&leaving));
+    let tasks = Tasks::new(Rc::clone(&engine), Rc::clone(&leaving));
     let guest = Guest::new(leaving);
-    let listener = UnixListener::bind(SOCKET).map_err(failed(SOCKET))?;
     let server = Server::new()
         .add(service::TASK_V3, tasks)
         .add(service::GUEST, Rc::clone(&guest) as _);
     tokio::select! {
-        () = accept(link, &parked) => Err("the link is closed".into()),
+        () = accept(link, server, &parked) => Err("the link is closed".into()),
         e = tell(notices, outbox) => Err(format!("the host is gone: {e}")),
-        e = server.serve(listener, Vec::new()) => Err(format!("serve: {e}")),
         e = engine.run() => Err(format!("reap: {e}")),
         () = guest.powered_off() => Ok(()),
     }
@@ -112,21 +108,11 @@ async fn tell(mut stream: Stream, outbox: Rc<Outbox>) -> io::Error {
 }
 
 /// The host's first stream is its ttrpc connection; the others wait for the request that names
-/// them.
-async fn accept(link: &Rc<Link>, parked: &Parked) {
-    while let Some(mut stream) = link.accept().await {
-        if stream.number() > 1 {
-            parked.park(stream);
-            continue;
-        }
-        tokio::task::spawn_local(async move {
-            match UnixStream::connect(SOCKET).await {
-                Ok(mut socket) => {
-                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut socket).await;
-                }
-                Err(e) => log::error!("{SOCKET}: {e}"),
-            }
-        });
+/// them. Ends with the link.
+async fn accept(link: &Rc<Link>, server: Server, parked: &Parked) {
+    if let Some(first) = link.accept().await {
+        server.serve_over(first);
+        parked.park().await;
     }
 }
 

@@ -6,10 +6,11 @@ use crate::{entropy, network};
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use protos::guest::{
-    ConfigureRequest, Empty, PutBundleRequest, PutBundleResponse, StepTimeRequest, TimeResponse,
+    ConfigureRequest, Empty, GetTimeRequest, PowerOffRequest, PutBundleRequest, PutBundleResponse,
+    StepTimeRequest, TimeResponse,
 };
 use protos::ttrpc::{Answer, Context, Request, Service};
-use protos::{Code, Message, Status, Timestamp};
+use protos::{Code, Status, Timestamp};
 use std::fs;
 use std::future::Future;
 use std::path::{Component, Path};
@@ -17,6 +18,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use task::aside;
 use tokio::sync::Notify;
+
+type Done<T> = Result<T, Status>;
 
 const CLOCK: ClockId = ClockId::CLOCK_REALTIME;
 
@@ -37,101 +40,106 @@ impl Guest {
     pub async fn powered_off(&self) {
         self.power_off.notified().await;
     }
+}
 
-    fn configure(request: &ConfigureRequest) -> Result<(), Status> {
-        if request.debug {
-            log::set_max_level(log::LevelFilter::Debug);
-        }
-        if !request.seed.is_empty() {
-            entropy::add(&request.seed).map_err(|e| failed(format!("random seed: {e}")))?;
-        }
-        if !request.hostname.is_empty() {
-            nix::unistd::sethostname(&request.hostname)
-                .map_err(|e| failed(format!("hostname {:?}: {e}", request.hostname)))?;
-        }
-        if !request.share.is_empty() {
-            boot::mount_share(&request.share)
-                .map_err(|e| failed(format!("mount the share {:?}: {e}", request.share)))?;
-        }
-        if !request.interfaces.is_empty() {
-            boot::load("virtio_net").map_err(failed)?;
-        }
-        network::apply(&request.interfaces, &request.routes, &request.neighbours)
-            .map_err(failed)?;
-        for (name, value) in &request.sysctls {
-            let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-            if path.components().any(|part| part == Component::ParentDir) {
-                return Err(failed(format!("sysctl {name}: no name of one")));
-            }
-            fs::write(&path, value).map_err(|e| failed(format!("sysctl {name}={value}: {e}")))?;
-        }
-        Ok(())
+impl protos::api::guest::Guest for Guest {
+    type Error = Status;
+
+    // Mounting and looking into volumes wait for the host, and it for its disks.
+    async fn configure(self: &Rc<Self>, request: ConfigureRequest, _: &Context) -> Done<Empty> {
+        let set = aside::beside(move || set_up(&request));
+        set.await.map(|()| Empty {})
     }
 
-    fn put_bundle(request: &PutBundleRequest) -> Result<PutBundleResponse, Status> {
-        let id = &request.id;
-        if id.is_empty() || id.contains('/') || id.starts_with('.') {
-            return Err(failed(format!("id {id:?} names no directory")));
-        }
-        for memory in &request.shared_memory {
-            boot::share_memory(&memory.name, memory.size)
-                .map_err(|e| failed(format!("shared memory {:?}: {e}", memory.name)))?;
-        }
-        for volume in &request.volumes {
-            // The kernel mounts what is mounted on the host when somebody first opens it, where he
-            // is. Here it is mounted for all; in a container it would be for that one, with inodes
-            // of its own, and a FIFO joins only who opens the same.
-            if let Err(e) = fs::read_dir(volume) {
-                log::warn!("volume {volume}: {e}");
-            }
-        }
-        if let Err(e) = roots::show(id) {
-            log::warn!("{id}: its root: {e}");
-        }
-        let dir = Path::new(BUNDLES).join(id);
-        let write = || -> std::io::Result<()> {
-            fs::create_dir_all(&dir)?;
-            fs::write(dir.join("config.json"), &request.config)
-        };
-        write().map_err(|e| failed(format!("bundle {}: {e}", dir.display())))?;
-        Ok(PutBundleResponse {
-            bundle: dir.to_string_lossy().into_owned(),
-        })
+    async fn put_bundle(
+        self: &Rc<Self>,
+        request: PutBundleRequest,
+        _: &Context,
+    ) -> Done<PutBundleResponse> {
+        self.leaving.stays(&request.id);
+        aside::beside(move || write_bundle(&request)).await
     }
 
-    async fn answer(&self, request: &Request) -> Answer {
-        let payload = request.payload.as_slice();
-        let none = |()| Empty {}.encode_to_vec();
-        match request.method.as_str() {
-            // Mounting and looking into volumes wait for the host, and it for its disks.
-            "Configure" => {
-                let request = decode(payload)?;
-                aside::beside(move || Self::configure(&request))
-                    .await
-                    .map(none)
-            }
-            "PutBundle" => {
-                let request: PutBundleRequest = decode(payload)?;
-                self.leaving.stays(&request.id);
-                let put = aside::beside(move || Self::put_bundle(&request)).await;
-                put.map(|answer| answer.encode_to_vec())
-            }
-            "GetTime" => time().map(|answer| answer.encode_to_vec()),
-            "StepTime" => {
-                let request: StepTimeRequest = decode(payload)?;
-                step_time(request.nanos).map(none)
-            }
-            "PowerOff" => {
-                self.power_off.notify_one();
-                Ok(none(()))
-            }
-            other => Err(Context::no_such_method(other)),
-        }
+    async fn get_time(self: &Rc<Self>, _: GetTimeRequest, _: &Context) -> Done<TimeResponse> {
+        time()
+    }
+
+    async fn step_time(self: &Rc<Self>, request: StepTimeRequest, _: &Context) -> Done<Empty> {
+        step_time(request.nanos).map(|()| Empty {})
+    }
+
+    async fn power_off(self: &Rc<Self>, _: PowerOffRequest, _: &Context) -> Done<Empty> {
+        self.power_off.notify_one();
+        Ok(Empty {})
     }
 }
 
-fn decode<M: Message + Default>(payload: &[u8]) -> Result<M, Status> {
-    M::decode(payload).map_err(|e| Status::new(Code::InvalidArgument, format!("request: {e}")))
+impl Service for Guest {
+    fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
+        protos::api::guest::serve(self, request)
+    }
+}
+
+/// Makes the machine what the host wants it to be.
+fn set_up(request: &ConfigureRequest) -> Done<()> {
+    if request.debug {
+        log::set_max_level(log::LevelFilter::Debug);
+    }
+    if !request.seed.is_empty() {
+        entropy::add(&request.seed).map_err(|e| failed(format!("random seed: {e}")))?;
+    }
+    if !request.hostname.is_empty() {
+        nix::unistd::sethostname(&request.hostname)
+            .map_err(|e| failed(format!("hostname {:?}: {e}", request.hostname)))?;
+    }
+    if !request.share.is_empty() {
+        boot::mount_share(&request.share)
+            .map_err(|e| failed(format!("mount the share {:?}: {e}", request.share)))?;
+    }
+    if !request.interfaces.is_empty() {
+        boot::load("virtio_net").map_err(failed)?;
+    }
+    network::apply(&request.interfaces, &request.routes, &request.neighbours).map_err(failed)?;
+    for (name, value) in &request.sysctls {
+        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        if path.components().any(|part| part == Component::ParentDir) {
+            return Err(failed(format!("sysctl {name}: no name of one")));
+        }
+        fs::write(&path, value).map_err(|e| failed(format!("sysctl {name}={value}: {e}")))?;
+    }
+    Ok(())
+}
+
+/// Writes a bundle, and mounts what it refers to.
+fn write_bundle(request: &PutBundleRequest) -> Done<PutBundleResponse> {
+    let id = &request.id;
+    if id.is_empty() || id.contains('/') || id.starts_with('.') {
+        return Err(failed(format!("id {id:?} names no directory")));
+    }
+    for memory in &request.shared_memory {
+        boot::share_memory(&memory.name, memory.size)
+            .map_err(|e| failed(format!("shared memory {:?}: {e}", memory.name)))?;
+    }
+    for volume in &request.volumes {
+        // The kernel mounts what is mounted on the host when somebody first opens it, where he
+        // is. Here it is mounted for all; in a container it would be for that one, with inodes
+        // of its own, and a FIFO joins only who opens the same.
+        if let Err(e) = fs::read_dir(volume) {
+            log::warn!("volume {volume}: {e}");
+        }
+    }
+    if let Err(e) = roots::show(id) {
+        log::warn!("{id}: its root: {e}");
+    }
+    let dir = Path::new(BUNDLES).join(id);
+    let write = || -> std::io::Result<()> {
+        fs::create_dir_all(&dir)?;
+        fs::write(dir.join("config.json"), &request.config)
+    };
+    write().map_err(|e| failed(format!("bundle {}: {e}", dir.display())))?;
+    Ok(PutBundleResponse {
+        bundle: dir.to_string_lossy().into_owned(),
+    })
 }
 
 fn failed(text: String) -> Status {
@@ -152,10 +160,4 @@ fn step_time(nanos: i64) -> Result<(), Status> {
     let step = |now| clock_settime(CLOCK, now + TimeSpec::nanoseconds(nanos));
     let stepped = clock_gettime(CLOCK).and_then(step);
     stepped.map_err(|e| failed(format!("step the clock by {nanos} ns: {e}")))
-}
-
-impl Service for Guest {
-    fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
-        Box::pin(async move { self.answer(&request).await })
-    }
 }

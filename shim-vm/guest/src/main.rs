@@ -18,7 +18,6 @@ mod guest;
 mod network;
 mod port;
 mod roots;
-mod stdio;
 mod tasks;
 
 use std::io::Write;

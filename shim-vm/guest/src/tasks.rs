@@ -1,19 +1,12 @@
-//! The Task API over the link: the engine's, with streams of the link in place of the host's
-//! paths.
+//! The Task API over the link: the engine's, and what a VM has to do beside it.
 
 use crate::roots::Leaving;
-use crate::stdio::{Held, Parked};
+use protos::api::task::Task;
 use protos::mux::MAX_ANSWER;
-use protos::task::{
-    CloseIoRequest, CreateTaskRequest, DeleteRequest, ExecProcessRequest, PidsResponse,
-    StartRequest,
-};
+use protos::task::*;
 use protos::ttrpc::{Answer, Context, Request, Service};
-use protos::{Code, Message, Status};
-use std::cell::RefCell;
-use std::collections::HashMap;
+use protos::{Code, Status};
 use std::future::Future;
-use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -22,112 +15,92 @@ use task::aside;
 /// What an answer may have, beside the envelope of ttrpc.
 const LONGEST: usize = MAX_ANSWER - 1024;
 
-/// Container and exec id; no exec id is init.
-type Key = (String, String);
+type Done<T> = Result<T, Status>;
+
+/// Methods that are the engine's alone.
+macro_rules! passed_on {
+    ($($method:ident($Request:ty) -> $Answer:ty;)*) => {
+        $(async fn $method(self: &Rc<Self>, request: $Request, context: &Context) -> Done<$Answer> {
+            Ok(self.engine.$method(request, context).await?)
+        })*
+    };
+}
 
 pub struct Tasks {
     engine: Rc<task::Service>,
-    parked: Rc<Parked>,
-    /// Streams of execs that the engine opens when they start.
-    held: RefCell<HashMap<Key, Held>>,
     leaving: Rc<Leaving>,
 }
 
 impl Tasks {
-    pub fn new(engine: Rc<task::Service>, parked: Rc<Parked>, leaving: Rc<Leaving>) -> Rc<Self> {
-        Rc::new(Self {
-            engine,
-            parked,
-            held: RefCell::default(),
-            leaving,
-        })
-    }
-
-    async fn engine(&self, request: Request) -> Answer {
-        Rc::clone(&self.engine).call(request).await
-    }
-
-    fn hold(
-        &self,
-        key: Key,
-        stdin: &mut String,
-        stdout: &mut String,
-        stderr: &mut String,
-    ) -> Result<Held, Status> {
-        let failed = |e: io::Error| Status::new(Code::Unknown, format!("streams: {e}"));
-        let mut held = Held::default();
-        held.output(&self.parked, stdout).map_err(failed)?;
-        held.output(&self.parked, stderr).map_err(failed)?;
-        let ended = close_stdin(Rc::clone(&self.engine), key);
-        held.input(&self.parked, stdin, ended).map_err(failed)?;
-        Ok(held)
-    }
-
-    async fn create(&self, mut request: Request) -> Answer {
-        let mut create: CreateTaskRequest = decode(&request.payload)?;
-        let key = (create.id.clone(), String::new());
-        let held = self.hold(
-            key,
-            &mut create.stdin,
-            &mut create.stdout,
-            &mut create.stderr,
-        )?;
-        request.payload = create.encode_to_vec();
-        let answer = self.engine(request).await;
-        drop(held);
-        if answer.is_err() {
-            remove_bundle(create.bundle).await;
-            self.leaving.hide(&create.id).await;
-        }
-        answer
-    }
-
-    async fn exec(&self, mut request: Request) -> Answer {
-        let mut exec: ExecProcessRequest = decode(&request.payload)?;
-        let key = (exec.id.clone(), exec.exec_id.clone());
-        let held = self.hold(
-            key.clone(),
-            &mut exec.stdin,
-            &mut exec.stdout,
-            &mut exec.stderr,
-        )?;
-        request.payload = exec.encode_to_vec();
-        let answer = self.engine(request).await;
-        if answer.is_ok() {
-            self.held.borrow_mut().insert(key, held);
-        }
-        answer
-    }
-
-    async fn start(&self, request: Request) -> Answer {
-        let start: StartRequest = decode(&request.payload)?;
-        let answer = self.engine(request).await;
-        self.held.borrow_mut().remove(&(start.id, start.exec_id));
-        answer
-    }
-
-    async fn delete(&self, request: Request) -> Answer {
-        let delete: DeleteRequest = decode(&request.payload)?;
-        let answer = self.engine(request).await;
-        if answer.is_ok() {
-            if delete.exec_id.is_empty() {
-                let bundle = Path::new(crate::boot::BUNDLES).join(&delete.id);
-                remove_bundle(bundle.to_string_lossy().into_owned()).await;
-                self.leaving.hide(&delete.id).await;
-                self.held.borrow_mut().retain(|(id, _), _| *id != delete.id);
-            }
-            self.held.borrow_mut().remove(&(delete.id, delete.exec_id));
-        }
-        answer
+    pub fn new(engine: Rc<task::Service>, leaving: Rc<Leaving>) -> Rc<Self> {
+        Rc::new(Self { engine, leaving })
     }
 }
 
-impl Tasks {
+impl Task for Tasks {
+    type Error = Status;
+
+    async fn create(
+        self: &Rc<Self>,
+        request: CreateTaskRequest,
+        context: &Context,
+    ) -> Done<CreateTaskResponse> {
+        let (id, bundle) = (request.id.clone(), request.bundle.clone());
+        let created = self.engine.create(request, context).await;
+        if created.is_err() {
+            remove_bundle(bundle).await;
+            self.leaving.hide(&id).await;
+        }
+        Ok(created?)
+    }
+
+    async fn delete(
+        self: &Rc<Self>,
+        request: DeleteRequest,
+        context: &Context,
+    ) -> Done<DeleteResponse> {
+        let (id, is_init) = (request.id.clone(), request.exec_id.is_empty());
+        let deleted = self.engine.delete(request, context).await?;
+        if is_init {
+            let bundle = Path::new(crate::boot::BUNDLES).join(&id);
+            remove_bundle(bundle.to_string_lossy().into_owned()).await;
+            self.leaving.hide(&id).await;
+        }
+        Ok(deleted)
+    }
+
     /// The pids of a guest mean nothing to its host: it is told of execs alone.
-    async fn pids(&self, request: Request) -> Answer {
-        let mut pids: PidsResponse = decode(&self.engine(request).await?)?;
+    async fn pids(self: &Rc<Self>, request: PidsRequest, context: &Context) -> Done<PidsResponse> {
+        let mut pids = self.engine.pids(request, context).await?;
         pids.processes.retain(|process| process.info.is_some());
-        Ok(pids.encode_to_vec())
+        Ok(pids)
+    }
+
+    fn answered(&self, method: &str, answer: Answer) -> Answer {
+        short(self.engine.answered(method, answer))
+    }
+
+    passed_on! {
+        state(StateRequest) -> StateResponse;
+        start(StartRequest) -> StartResponse;
+        exec(ExecProcessRequest) -> ();
+        pause(PauseRequest) -> ();
+        resume(ResumeRequest) -> ();
+        checkpoint(CheckpointTaskRequest) -> ();
+        kill(KillRequest) -> ();
+        resize_pty(ResizePtyRequest) -> ();
+        close_io(CloseIoRequest) -> ();
+        update(UpdateTaskRequest) -> ();
+        wait(WaitRequest) -> WaitResponse;
+        stats(StatsRequest) -> StatsResponse;
+        connect(ConnectRequest) -> ConnectResponse;
+        shutdown(ShutdownRequest) -> ();
+    }
+}
+
+impl Service for Tasks {
+    fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
+        protos::api::task::serve(self, request)
     }
 }
 
@@ -147,39 +120,6 @@ fn short(answer: Answer) -> Answer {
     }
 }
 
-impl Service for Tasks {
-    fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
-        Box::pin(async move {
-            let answer = match request.method.as_str() {
-                "Create" => self.create(request).await,
-                "Exec" => self.exec(request).await,
-                "Start" => self.start(request).await,
-                "Delete" => self.delete(request).await,
-                "Pids" => self.pids(request).await,
-                _ => self.engine(request).await,
-            };
-            short(answer)
-        })
-    }
-}
-
-/// End of file for a process whose client has closed its stdin.
-async fn close_stdin(engine: Rc<task::Service>, (id, exec_id): Key) {
-    let request = CloseIoRequest {
-        id,
-        exec_id,
-        stdin: true,
-    };
-    let request = Request {
-        method: "CloseIO".into(),
-        payload: request.encode_to_vec(),
-        context: Context::background(),
-        moved: false,
-    };
-    // It may have ended by now.
-    let _ = engine.call(request).await;
-}
-
 async fn remove_bundle(bundle: String) {
     let removed = aside::run(move || {
         std::fs::remove_dir_all(&bundle).map_err(|e| format!("remove {bundle}: {e}"))
@@ -187,8 +127,4 @@ async fn remove_bundle(bundle: String) {
     if let Err(why) = removed.await {
         log::warn!("{why}");
     }
-}
-
-fn decode<M: Message + Default>(payload: &[u8]) -> Result<M, Status> {
-    M::decode(payload).map_err(|e| Status::new(Code::InvalidArgument, format!("request: {e}")))
 }

@@ -13,7 +13,7 @@ use crate::reaper::Reaper;
 use crate::runtime::{Console, Failure};
 use crate::service::Engine;
 use crate::state::{Request, State};
-use crate::stdio::{self, Io, Paths, check_lengths};
+use crate::stdio::{self, Ends, Io, Paths, check_lengths};
 use crate::sys;
 use nix::errno::Errno;
 use protos::events::{TaskExecAdded, TaskExecStarted};
@@ -46,7 +46,7 @@ impl Exec {
     ///
     /// # Errors
     /// An id that is no file name, or JSON that is none.
-    pub fn new(id: &str, spec: &[u8], paths: Paths) -> Result<Self> {
+    pub fn new(id: &str, spec: &[u8], paths: Paths, ends: Option<Ends>) -> Result<Self> {
         if id.is_empty() || id.contains('/') || id.starts_with('.') {
             return Err(Error::InvalidArgument(format!("exec id {id:?}")));
         }
@@ -57,7 +57,7 @@ impl Exec {
         process.insert(TERMINAL.into(), paths.terminal.into());
         let spec = RefCell::new(Value::Object(process).to_string().into_bytes());
         Ok(Self {
-            process: Rc::new(Process::new(ProcessId::Exec(id.to_owned()), paths)),
+            process: Rc::new(Process::new(ProcessId::Exec(id.to_owned()), paths, ends)),
             spec,
         })
     }
@@ -138,7 +138,8 @@ impl Container {
             return Err(Error::AlreadyExists(format!("id {id}")));
         }
         self.init.state.get().init_allows(Request::Exec)?;
-        let exec = Rc::new(Exec::new(id, spec, paths)?);
+        let ends = engine.ends(&paths)?;
+        let exec = Rc::new(Exec::new(id, spec, paths, ends)?);
         let there: usize = self.execs.borrow().values().map(|exec| exec.size()).sum();
         if there + exec.size() > MOST {
             let text = format!("execs that are not deleted take {there} bytes, {MOST} is the most");
@@ -252,8 +253,9 @@ impl Container {
             io_uid: self.options.io_uid,
             io_gid: self.options.io_gid,
         };
-        let (streams, prepared) =
-            stdio::prepare(&process.paths, of, &engine.reaper, context).await?;
+        let ends = process.ends.take();
+        let prepared = stdio::prepare(&process.paths, ends, of, &engine.reaper, context);
+        let (streams, prepared) = prepared.await?;
         let pid_file = self.bundle.pid(&process.id);
         let spec = self.bundle.exec_spec(exec.id());
         let (old, wanted, content) = (pid_file.clone(), spec.clone(), exec.spec.take());
@@ -329,10 +331,10 @@ mod tests {
     #[test]
     fn exec_ids_are_file_names() {
         for bad in ["", "../x", "a/b", ".hidden"] {
-            let error = Exec::new(bad, b"{}", Paths::default()).err().unwrap();
+            let error = Exec::new(bad, b"{}", Paths::default(), None).err().unwrap();
             assert!(error.to_string().contains(&format!("{bad:?}")), "{error}");
         }
-        assert!(Exec::new("e1", b"{}", Paths::default()).is_ok());
+        assert!(Exec::new("e1", b"{}", Paths::default(), None).is_ok());
     }
 
     /// T30: the spec is passed on but for `terminal`, which is the request's to say.
@@ -343,7 +345,7 @@ mod tests {
             ..Paths::default()
         };
         let spec = br#"{"terminal":false,"args":["sh"],"x":18446744073709551615,"y":1.845e294}"#;
-        let exec = Exec::new("e", spec, paths).unwrap();
+        let exec = Exec::new("e", spec, paths, None).unwrap();
         let spec: Value = json::read(&exec.spec()).unwrap();
         assert_eq!(spec["terminal"], true);
         assert_eq!(
@@ -358,14 +360,14 @@ mod tests {
     fn a_spec_is_what_go_makes_of_it() {
         let spec = br#"{"Terminal":1,"args":["no"],"args":["sh"],"env":null,"user":{"uid":1},
             "user":{"gid":2},"x":"\ud800"}"#;
-        let exec = Exec::new("e", spec, Paths::default()).unwrap();
+        let exec = Exec::new("e", spec, Paths::default(), None).unwrap();
         let text = String::from_utf8(exec.spec()).unwrap();
         let expected =
             r#"{"args":["sh"],"terminal":false,"user":{"gid":2,"uid":1},"x":"REPLACED"}"#;
         assert_eq!(text, expected.replace("REPLACED", "\u{fffd}"));
         for bad in ["[]", "5", "{", "{}x"] {
             assert!(
-                Exec::new("e", bad.as_bytes(), Paths::default()).is_err(),
+                Exec::new("e", bad.as_bytes(), Paths::default(), None).is_err(),
                 "{bad}"
             );
         }

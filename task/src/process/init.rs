@@ -47,7 +47,8 @@ impl Container {
             io_uid: options.io_uid,
             io_gid: options.io_gid,
         };
-        let (streams, prepared) = stdio::prepare(&init.paths, of, &engine.reaper, context).await?;
+        let prepared = stdio::prepare(&init.paths, init.ends.take(), of, &engine.reaper, context);
+        let (streams, prepared) = prepared.await?;
         let socket = prepared.console_socket().map(ToOwned::to_owned);
         let console = Console(socket.as_deref());
         let what = match self.checkpoint {

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
 use crate::reaper::Reaper;
 use crate::state::State;
-use crate::stdio::{Io, Paths};
+use crate::stdio::{Ends, Io, Paths};
 use protos::Timestamp;
 use protos::ttrpc::Context;
 use std::cell::{Cell, RefCell};
@@ -37,6 +37,8 @@ pub struct Process {
     /// When the OCI runtime wrote its pid file.
     pub made_at: Cell<Option<Timestamp>>,
     exit: exit::Slot,
+    /// Its streams on a link, if it has them there, until the process is made.
+    pub ends: RefCell<Option<Ends>>,
     io: RefCell<Option<Rc<Io>>>,
     /// CloseIO was called.
     stdin_closed: Cell<bool>,
@@ -44,7 +46,7 @@ pub struct Process {
 }
 
 impl Process {
-    pub fn new(id: ProcessId, paths: Paths) -> Self {
+    pub fn new(id: ProcessId, paths: Paths, ends: Option<Ends>) -> Self {
         Self {
             id,
             paths,
@@ -53,6 +55,7 @@ impl Process {
             reaped: Cell::new(false),
             made_at: Cell::default(),
             exit: exit::Slot::default(),
+            ends: RefCell::new(ends),
             io: RefCell::default(),
             stdin_closed: Cell::new(false),
             operation: Mutex::new(()),
@@ -108,6 +111,7 @@ impl Process {
     /// The process is deleted: if it never ran, nobody need wait for it any longer.
     pub fn deleted(&self) {
         self.state.set(State::Deleted);
+        self.ends.take();
         if self.exit.get().is_none() {
             self.exit.set_never();
         }
@@ -156,7 +160,7 @@ impl Process {
     /// # Errors
     /// If an fd is not what it is said to be.
     pub fn take_over(id: ProcessId, process: handover::Process, reaper: &Reaper) -> Result<Self> {
-        let new = Self::new(id, process.paths);
+        let new = Self::new(id, process.paths, None);
         new.state.set(process.state);
         new.pid.set(process.pid);
         new.reaped.set(process.exit.is_some());

@@ -6,14 +6,13 @@
 //! a file is with the thread that writes it, and no more is read until that is done.
 
 use super::console::Master;
-use super::ends::{Sink, Source, is_passing};
+use super::ends::{Sink, Source};
 use super::flood::{Flood, PAGE, splice_flood};
 use super::unread;
 use crate::aside;
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
 use crate::sys;
-use nix::unistd::read;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -35,6 +34,8 @@ pub struct Copies {
 struct Running {
     count: Cell<usize>,
     finished: Notify,
+    /// Bytes were moved into a stream of a link.
+    moved: Notify,
 }
 
 struct Entry {
@@ -46,6 +47,7 @@ struct Entry {
 }
 
 struct Copy {
+    running: Rc<Running>,
     source: Source,
     sink: Sink,
     pending: RefCell<Vec<u8>>,
@@ -65,8 +67,9 @@ impl Copies {
     fn go_on(&self, source: Source, sink: Sink, pending: Vec<u8>) {
         let running = Rc::clone(&self.running);
         running.count.set(running.count.get() + 1);
-        let end = End(running);
+        let end = End(Rc::clone(&running));
         let copy = Rc::new(Copy {
+            running,
             source,
             sink,
             pending: RefCell::new(pending),
@@ -75,8 +78,9 @@ impl Copies {
         });
         let (known, fifo) = (Rc::downgrade(&copy), copy.sink.fifo().cloned());
         let task = tokio::task::spawn_local(async move {
-            if let Err(e) = copy.run().await {
-                log::debug!("stream ended: {e}");
+            match copy.run().await {
+                Ok(()) => copy.end(),
+                Err(e) => log::debug!("stream ended: {e}"),
             }
             // Closed before anybody hears that the copy is finished.
             drop(copy);
@@ -95,13 +99,18 @@ impl Copies {
         let list = self.list.borrow();
         list.iter().any(|Entry { copy, fifo, .. }| {
             let fifo = fifo.as_ref();
-            fifo.is_some_and(|fifo| unread::bytes(fifo) > 0 || is_behind(copy))
+            match fifo {
+                Some(fifo) => unread::bytes(fifo) > 0 || is_behind(copy),
+                None => copy
+                    .upgrade()
+                    .is_some_and(|copy| copy.sink.is_stream() && copy.is_behind()),
+            }
         })
     }
 
     /// Waits until nothing is unread, or clients read no more (I9).
     pub async fn read_out(&self) {
-        unread::read_out(&self.fifos(), || self.is_unread()).await;
+        unread::read_out(&self.fifos(), &self.running.moved, || self.is_unread()).await;
     }
 
     fn fifos(&self) -> Vec<Rc<OwnedFd>> {
@@ -215,11 +224,17 @@ impl Drop for End {
 impl Copy {
     /// True if bytes wait to be copied. What a terminal holds cannot be seen, only its end.
     fn is_behind(&self) -> bool {
-        let holds = || match &self.source {
-            Source::Pipe(fd) => unread::bytes(fd.get_ref()) > 0,
-            Source::Console(_) => true,
-        };
+        let holds = || self.source.unread().is_none_or(|bytes| bytes > 0);
         !self.sink.is_broken() && (!self.pending.borrow().is_empty() || holds())
+    }
+
+    /// All is copied. What ends by being closed is closed next; both ways of a stream end here, or its
+    /// drop would reset it.
+    fn end(&self) {
+        self.sink.end();
+        if let Source::Stream(stream) = &self.source {
+            stream.end();
+        }
     }
 
     async fn run(&self) -> io::Result<()> {
@@ -251,15 +266,14 @@ impl Copy {
                 self.sink.append(file, bytes).await;
                 continue;
             }
-            let ready = match self.sink.fd() {
-                Some(fd) => Some(fd.writable().await?),
-                None => None,
+            let step = || {
+                let mut pending = self.pending.borrow_mut();
+                let written = self.sink.write_some(&pending);
+                pending.drain(..written);
+                written
             };
-            let mut pending = self.pending.borrow_mut();
-            match (self.sink.write_some(&pending), ready) {
-                (0, Some(mut ready)) => ready.clear_ready(),
-                (n, _) => drop(pending.drain(..n)),
-            }
+            self.sink.when_writable(step).await?;
+            self.progress();
         }
         Ok(())
     }
@@ -267,14 +281,13 @@ impl Copy {
     /// Reads what is there, as far as it fits. A terminal gives 4 KiB at once and may have more; an
     /// end or an error behind them will be there the next time, too.
     fn fill(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let fd = self.source.fd().get_ref();
-        let mut last = read(fd, buffer)?;
+        let mut last = self.source.read(buffer)?;
         let mut n = last;
         while let Source::Console(_) = self.source
             && last >= PAGE / 2
             && n < buffer.len()
         {
-            last = read(fd, &mut buffer[n..]).unwrap_or(0);
+            last = self.source.read(&mut buffer[n..]).unwrap_or(0);
             n += last;
         }
         Ok(n)
@@ -282,78 +295,32 @@ impl Copy {
 
     /// Reads one buffer's worth and writes what fits; 0 at the end.
     async fn read_once(&self) -> io::Result<usize> {
-        loop {
-            let mut ready = self.source.fd().readable().await?;
-            // In one step, so that the buffer lives no longer than that: most streams are idle.
-            let step = || -> io::Result<usize> {
-                let mut buffer = vec![0; BUFFER];
-                let n = self.fill(&mut buffer)?;
-                self.taken.set(self.taken.get() + n as u64);
-                let written = self.sink.write_some(&buffer[..n]);
-                let mut pending = self.pending.borrow_mut();
-                pending.extend_from_slice(&buffer[written..n]);
-                Ok(n)
-            };
-            match step() {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                Err(e) if is_passing(&e) => {}
-                // A terminal whose other end is closed (I12).
-                Err(e) if e.raw_os_error() == Some(libc::EIO) => return Ok(0),
-                other => return other,
-            }
+        // In one step, so that the buffer lives no longer than that: most streams are idle.
+        let step = || -> io::Result<usize> {
+            let mut buffer = vec![0; BUFFER];
+            let n = self.fill(&mut buffer)?;
+            self.taken.set(self.taken.get() + n as u64);
+            let written = self.sink.write_some(&buffer[..n]);
+            let mut pending = self.pending.borrow_mut();
+            pending.extend_from_slice(&buffer[written..n]);
+            Ok(n)
+        };
+        let n = match self.source.when_readable(step).await {
+            // A terminal whose other end is closed (I12).
+            Err(e) if e.raw_os_error() == Some(libc::EIO) => 0,
+            other => other?,
+        };
+        self.progress();
+        Ok(n)
+    }
+
+    /// Something went into a stream of a link: whoever waits for that looks again.
+    fn progress(&self) {
+        if self.sink.is_stream() {
+            self.running.moved.notify_waiters();
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs::File;
-    use std::io::{Read, Write};
-
-    fn pipe() -> (OwnedFd, OwnedFd) {
-        let (read, write) = io::pipe().unwrap();
-        (read.into(), write.into())
-    }
-
-    /// I9: nothing is lost or reordered, also when copies are handed over half way.
-    #[test]
-    fn every_byte_arrives_in_order_also_across_handovers() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build_local(Default::default())
-            .unwrap();
-        let (in_read, in_write) = pipe();
-        let (out_read, out_write) = pipe();
-        let data: Vec<u8> = (0..5_000_000u32)
-            .flat_map(|i| (i % 251).to_le_bytes())
-            .collect();
-        let expected = data.clone();
-        let writer = std::thread::spawn(move || File::from(in_write).write_all(&data).unwrap());
-        let reader = std::thread::spawn(move || {
-            let mut all = Vec::new();
-            File::from(out_read).read_to_end(&mut all).unwrap();
-            all
-        });
-        runtime.block_on(async {
-            let mut copies = Copies::default();
-            copies.start(
-                Source::pipe(in_read).unwrap(),
-                Sink::pipe(out_write, None).unwrap(),
-            );
-            for _ in 0..50 {
-                tokio::task::yield_now().await;
-                let mut kept = Kept::default();
-                let described = copies.hand_over(&mut kept).unwrap();
-                // The next image adopts the numbers; here they change hands within one image.
-                kept.forget();
-                drop(copies);
-                copies = Copies::default();
-                copies.take_over(described, None).unwrap();
-            }
-            copies.finished().await;
-        });
-        writer.join().unwrap();
-        assert!(reader.join().unwrap() == expected);
-    }
-}
+mod tests;

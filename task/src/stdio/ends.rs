@@ -1,13 +1,14 @@
 //! The two ends of a stream: where bytes come from and where they go.
 
 use super::console::Master;
-use super::line;
+use super::{line, unread};
 use crate::aside;
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
 use crate::sys;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::unistd::write;
+use nix::unistd::{read, write};
+use protos::mux::Stream;
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Write};
@@ -22,6 +23,7 @@ pub enum Source {
     /// A pipe or a FIFO.
     Pipe(AsyncFd<OwnedFd>),
     Console(Rc<Master>),
+    Stream(Rc<Stream>),
 }
 
 impl Source {
@@ -33,10 +35,49 @@ impl Source {
         Ok(Self::Pipe(asynchronous(fd, Interest::READABLE)?))
     }
 
-    pub fn fd(&self) -> &AsyncFd<OwnedFd> {
+    /// Waits until there is something to read, and has `step` read it; again, if there was nothing
+    /// after all.
+    ///
+    /// # Errors
+    /// From epoll_wait(2), or `step`'s.
+    pub async fn when_readable<T>(&self, mut step: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            let mut ready = match self {
+                Self::Stream(stream) => {
+                    stream.readable().await;
+                    None
+                }
+                Self::Pipe(fd) => Some(fd.readable().await?),
+                Self::Console(master) => Some(master.readable().await?),
+            };
+            match (step(), &mut ready) {
+                (Err(e), Some(ready)) if e.kind() == io::ErrorKind::WouldBlock => {
+                    ready.clear_ready();
+                }
+                (Err(e), _) if is_passing(&e) => {}
+                (other, _) => return other,
+            }
+        }
+    }
+
+    /// Reads what is there, without waiting; 0 at the end.
+    ///
+    /// # Errors
+    /// From read(2), or as [`Stream::try_read`].
+    pub fn read(&self, into: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Pipe(fd) => fd,
-            Self::Console(master) => master,
+            Self::Stream(stream) => stream.try_read(into),
+            Self::Pipe(fd) => Ok(read(fd.get_ref(), into)?),
+            Self::Console(master) => Ok(read(master.get_ref(), into)?),
+        }
+    }
+
+    /// How many bytes wait to be read, where that can be seen: of a terminal only its end can.
+    pub fn unread(&self) -> Option<usize> {
+        match self {
+            Self::Pipe(fd) => Some(unread::bytes(fd.get_ref())),
+            Self::Stream(stream) => Some(stream.unread()),
+            Self::Console(_) => None,
         }
     }
 
@@ -46,6 +87,7 @@ impl Source {
         Ok(match self {
             Self::Pipe(fd) => handover::Source::Pipe(kept.keep(fd.get_ref())?),
             Self::Console(_) => handover::Source::Console,
+            Self::Stream(_) => return Err(stays()),
         })
     }
 }
@@ -68,6 +110,7 @@ enum Target {
         reader: Option<Rc<OwnedFd>>,
     },
     Console(Rc<Master>),
+    Stream(Rc<Stream>),
     /// A file opened for appending; whoever writes to it may have to wait for a disk.
     File(Arc<File>),
 }
@@ -87,6 +130,10 @@ impl Sink {
         Self::to(Target::Console(master))
     }
 
+    pub fn stream(stream: Rc<Stream>) -> Self {
+        Self::to(Target::Stream(stream))
+    }
+
     pub fn file(file: File) -> Self {
         Self::to(Target::File(Arc::new(file)))
     }
@@ -99,12 +146,36 @@ impl Sink {
         }
     }
 
-    /// The fd to wait for, if writing may have to wait.
-    pub fn fd(&self) -> Option<&AsyncFd<OwnedFd>> {
-        match &self.target {
-            Target::Pipe { writer, .. } => Some(writer),
-            Target::Console(master) => Some(master),
+    /// Waits until `step` can write something, and has it do so; it says how much that was. A file is
+    /// written elsewhere.
+    ///
+    /// # Errors
+    /// From epoll_wait(2).
+    pub async fn when_writable(&self, step: impl FnOnce() -> usize) -> io::Result<()> {
+        let mut ready = match &self.target {
+            Target::Pipe { writer, .. } => Some(writer.writable().await?),
+            Target::Console(master) => Some(master.writable().await?),
+            Target::Stream(stream) => {
+                stream.writable().await;
+                None
+            }
             Target::File(_) => None,
+        };
+        if let (0, Some(ready)) = (step(), &mut ready) {
+            ready.clear_ready();
+        }
+        Ok(())
+    }
+
+    /// True if it is a stream of a link, which takes only what the other side has room for.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.target, Target::Stream(_))
+    }
+
+    /// No more comes: the other side of a link reads the end. All else tells that by being closed.
+    pub fn end(&self) {
+        if let Target::Stream(stream) = &self.target {
+            stream.end();
         }
     }
 
@@ -141,6 +212,7 @@ impl Sink {
             Target::File(_) => Ok(0),
             Target::Pipe { writer: fd, .. } => write(fd.get_ref(), bytes).map_err(io::Error::from),
             Target::Console(fd) => write(fd.get_ref(), bytes).map_err(io::Error::from),
+            Target::Stream(stream) => stream.try_write(bytes),
         };
         match written {
             Ok(n) => n,
@@ -192,9 +264,15 @@ impl Sink {
                 reader: reader.as_ref().map(|fd| kept.keep(fd)).transpose()?,
             },
             Target::Console(_) => handover::Sink::Console,
+            Target::Stream(_) => return Err(stays()),
             Target::File(file) => handover::Sink::File(kept.keep(file)?),
         })
     }
+}
+
+/// A link belongs to one process image.
+fn stays() -> io::Error {
+    io::Error::other("a stream of a link can't be handed over")
 }
 
 pub fn is_passing(error: &io::Error) -> bool {

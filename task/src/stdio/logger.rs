@@ -33,11 +33,12 @@ impl Logger {
         uri: &str,
         must_call_ready: bool,
         of: &Of<'_>,
-        owner: Owner,
         reaper: &Reaper,
         context: &Context,
     ) -> Result<(Self, [OwnedFd; 2])> {
         let (path, args) = parse(uri);
+        let (uid, gid) = (of.io_uid, of.io_gid);
+        let owner = Owner { uid, gid };
         let (out_read, out_write) = pipe_for(owner, End::Write)?;
         let (err_read, err_write) = pipe_for(owner, End::Write)?;
         let (ready_read, ready_write) = pipe_for(owner, End::Write)?;

@@ -1,12 +1,14 @@
 //! The standard streams of one process: from the paths a client names to the pipes, terminal or
 //! logger that the process really has (contract I1 to I16).
 
+mod client;
 mod console;
 mod copy;
 mod ends;
 mod fifo;
 mod flood;
 pub mod line;
+mod link;
 mod logger;
 mod paths;
 mod pipe;
@@ -19,9 +21,11 @@ use crate::handover::{self, Kept};
 use crate::reaper::Reaper;
 use crate::runtime::Streams;
 use crate::sys;
+use client::{Client, Receiver};
 use console::Console;
 use copy::Copies;
 use ends::{Sink, Source};
+pub use link::{Ends, Parked};
 use logger::Logger;
 pub use paths::{Paths, check_lengths};
 use pipe::Owner;
@@ -30,11 +34,9 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
-use target::{Target, target};
 
 /// Whose streams these are; loggers and error messages want to know.
 pub struct Of<'a> {
@@ -75,20 +77,56 @@ pub struct Io {
     logger: RefCell<Option<Rc<Logger>>>,
 }
 
-/// Opens everything `paths` names; the streams are for the OCI runtime.
+/// Opens everything `paths` names, or takes what is open on a link; the streams are for the OCI
+/// runtime.
 ///
 /// # Errors
 /// Code Unknown, naming the path or scheme; nothing stays open.
 pub(crate) async fn prepare(
     paths: &Paths,
+    ends: Option<Ends>,
     of: Of<'_>,
     reaper: &Reaper,
     context: &Context,
 ) -> Result<(Streams, Prepared)> {
+    let io = Io::default();
+    let client = match ends {
+        Some(ends) => Client::over(ends),
+        None => Client::open(paths, &of, &io, reaper, context).await?,
+    };
     if paths.terminal {
-        return prepare_terminal(paths, target(paths)?, of, reaper, context).await;
+        let terminal = Terminal {
+            stdin: client.stdin,
+            stdout: client.stdout.map(Receiver::sink).transpose()?,
+        };
+        let listener = console::Listener::bind(of.bundle, of.process).await?;
+        let prepared = Prepared {
+            terminal: Some((listener, terminal)),
+            output: Output::new(),
+            io,
+        };
+        return Ok((Streams::Captured, prepared));
     }
-    let (streams, output, io) = open_ends(paths, of, reaper, context).await?;
+    let (uid, gid) = (of.io_uid, of.io_gid);
+    let owner = Owner { uid, gid };
+    let mut output = Output::new();
+    let mut streams = [pipe::null()?, pipe::null()?, pipe::null()?];
+    for (i, receiver) in [(1, client.stdout), (2, client.stderr)] {
+        match receiver {
+            None => {}
+            Some(Receiver::Logger(pipe)) => streams[i] = pipe,
+            Some(Receiver::Sink(sink)) => {
+                let (read, write) = pipe::pipe_for(owner, pipe::End::Write)?;
+                output.push((Source::pipe(read)?, sink));
+                streams[i] = write;
+            }
+        }
+    }
+    if let Some(source) = client.stdin {
+        let (read, write) = pipe::pipe_for(owner, pipe::End::Read)?;
+        io.input.start(source, Sink::pipe(write, None)?);
+        streams[0] = read;
+    }
     let prepared = Prepared {
         terminal: None,
         output,
@@ -97,108 +135,30 @@ pub(crate) async fn prepare(
     Ok((Streams::Given(streams.map(Stdio::from)), prepared))
 }
 
-/// The process's ends of stdin, stdout and stderr, for whoever plays it, terminal or not. Beside
-/// a logger only a terminal takes input.
+/// Connects what `paths` name with a process on the other side of a link, where its terminal is, too.
 ///
 /// # Errors
 /// Code Unknown, naming the path or scheme; nothing stays open.
-pub async fn open(
+pub async fn connect(
     paths: &Paths,
+    ends: Ends,
     of: Of<'_>,
     reaper: &Reaper,
     context: &Context,
-) -> Result<([OwnedFd; 3], Io)> {
-    let (streams, output, io) = open_ends(paths, of, reaper, context).await?;
-    io.copy_output(output);
-    Ok((streams, io))
-}
-
-async fn open_ends(
-    paths: &Paths,
-    of: Of<'_>,
-    reaper: &Reaper,
-    context: &Context,
-) -> Result<([OwnedFd; 3], Output, Io)> {
-    let target = target(paths)?;
-    let (io, mut output) = (Io::default(), Output::new());
-    let (uid, gid) = (of.io_uid, of.io_gid);
-    let owner = Owner { uid, gid };
-    let mut streams = [pipe::null()?, pipe::null()?, pipe::null()?];
-    let takes_input = paths.terminal || !matches!(target, Target::Logger { .. });
-    match target {
-        Target::Nowhere => {}
-        Target::Logger {
-            uri,
-            must_call_ready,
-        } => {
-            let (logger, [stdout, stderr]) =
-                Logger::start(uri, must_call_ready, &of, owner, reaper, context).await?;
-            io.logger.replace(Some(Rc::new(logger)));
-            streams[1] = stdout;
-            streams[2] = stderr;
-        }
-        Target::Fifo | Target::File(_) => {
-            for (i, name) in [(1, &paths.stdout), (2, &paths.stderr)] {
-                let sink = match target {
-                    Target::File(path) => fifo::make_sink(path, context).await?,
-                    _ if name.is_empty() => continue,
-                    _ => fifo::open_sink(Path::new(fifo::path(name)), context).await?,
-                };
-                let (read, write) = pipe::pipe_for(owner, pipe::End::Write)?;
-                output.push((Source::pipe(read)?, sink));
-                streams[i] = write;
-            }
-        }
-    }
-    if takes_input && !paths.stdin.is_empty() {
-        let stdin = Path::new(fifo::path(&paths.stdin));
-        let (source, hold) = fifo::open_source(stdin, context).await?;
-        let (read, write) = pipe::pipe_for(owner, pipe::End::Read)?;
-        io.input.start(source, Sink::pipe(write, None)?);
-        io.stdin.replace(Some(hold));
-        streams[0] = read;
-    }
-    Ok((streams, output, io))
-}
-
-async fn prepare_terminal(
-    paths: &Paths,
-    target: Target<'_>,
-    of: Of<'_>,
-    reaper: &Reaper,
-    context: &Context,
-) -> Result<(Streams, Prepared)> {
+) -> Result<Io> {
     let io = Io::default();
-    let stdout = match target {
-        Target::Nowhere => None,
-        Target::Fifo if paths.stdout.is_empty() => None,
-        Target::Fifo => Some(fifo::open_sink(Path::new(fifo::path(&paths.stdout)), context).await?),
-        Target::File(path) => Some(fifo::make_sink(path, context).await?),
-        Target::Logger {
-            uri,
-            must_call_ready,
-        } => {
-            let owner = Owner { uid: 0, gid: 0 };
-            let (logger, [stdout, _]) =
-                Logger::start(uri, must_call_ready, &of, owner, reaper, context).await?;
-            io.logger.replace(Some(Rc::new(logger)));
-            Some(Sink::pipe(stdout, None)?)
+    let client = Client::open(paths, &of, &io, reaper, context).await?;
+    let outputs = [(ends.stdout, client.stdout), (ends.stderr, client.stderr)];
+    for (stream, receiver) in outputs {
+        if let (Some(stream), Some(receiver)) = (stream, receiver) {
+            let source = Source::Stream(Rc::new(stream));
+            io.output.start(source, receiver.sink()?);
         }
-    };
-    let mut stdin = None;
-    if !paths.stdin.is_empty() {
-        let name = Path::new(fifo::path(&paths.stdin));
-        let (source, hold) = fifo::open_source(name, context).await?;
-        stdin = Some(source);
-        io.stdin.replace(Some(hold));
     }
-    let listener = console::Listener::bind(of.bundle, of.process).await?;
-    let prepared = Prepared {
-        terminal: Some((listener, Terminal { stdin, stdout })),
-        output: Output::new(),
-        io,
-    };
-    Ok((Streams::Captured, prepared))
+    if let (Some(source), Some(stream)) = (client.stdin, ends.stdin) {
+        io.input.start(source, Sink::stream(Rc::new(stream)));
+    }
+    Ok(io)
 }
 
 impl Prepared {

@@ -9,7 +9,7 @@ use nix::sys::inotify::AddWatchFlags;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{sleep, timeout};
 
 /// Who reads nothing for so long is not waited for: nobody has to read.
@@ -21,9 +21,14 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// (`max_user_instances` of inotify(7)), 128 unless told.
 static TURNS: Semaphore = Semaphore::const_new(8);
 
-/// Waits while `is_unread`, as long as somebody reads from `fifos`.
-pub async fn read_out(fifos: &[Rc<OwnedFd>], is_unread: impl Fn() -> bool) {
+/// Waits while `is_unread`, as long as somebody reads from `fifos`, or takes what `moved` tells of.
+pub async fn read_out(fifos: &[Rc<OwnedFd>], moved: &Notify, is_unread: impl Fn() -> bool) {
     let all_read = async {
+        if fifos.is_empty() {
+            let goes_on = async || timeout(STILL, moved.notified()).await.is_ok();
+            while is_unread() && goes_on().await {}
+            return;
+        }
         let _turn = TURNS.acquire().await;
         // poll(2) knows when a FIFO is not full, but not when it is empty.
         match Watch::of(fifos.iter().map(Rc::as_ref), AddWatchFlags::IN_ACCESS) {

@@ -4,7 +4,7 @@
 use harness::runtime::Runtime;
 use harness::stdio::Fifo;
 use harness::{Code, Shim, Status, Test, differs, proc, refused, wait};
-use protos::task::{CreateTaskRequest, CreateTaskResponse, StartRequest, StartResponse};
+use protos::task::{CreateTaskRequest, StartRequest};
 use protos::ttrpc::CallError;
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,7 @@ fn once(test: &Test, name: &str, action: &str, body: &str) -> Runtime {
 /// A Create that is given up after [`PATIENCE`], and answered then.
 async fn impatient(shim: &Shim, request: &CreateTaskRequest) -> Status {
     let began = Instant::now();
-    let answer: Result<CreateTaskResponse, _> = shim.call_for("Create", request, PATIENCE).await;
+    let answer = shim.call_for(request, PATIENCE).await;
     assert!(began.elapsed() < PATIENCE * 3, "{:?}", began.elapsed());
     refused(answer)
 }
@@ -349,8 +349,7 @@ fn runtime_that_fails_after_exec_leaves_no_process() {
                 id: "c".into(),
                 exec_id: name.to_owned(),
             };
-            let started: Result<StartResponse, _> =
-                shim.call_for("Start", &start, PATIENCE * 2).await;
+            let started = shim.call_for(&start, PATIENCE * 2).await;
             refused(started);
             assert_undone(test, &shim, name).await;
         }

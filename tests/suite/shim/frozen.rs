@@ -4,7 +4,6 @@
 use harness::disk::{self, Disk, Served};
 use harness::stdio::{Fifos, Stdio};
 use harness::{Bundle, Code, Shim, Test, differs, peers, proc, refused, sweep, vm_differs, wait};
-use protos::task::CreateTaskResponse;
 use protos::task_types::Status as State;
 use std::fs;
 use std::path::Path;
@@ -155,7 +154,7 @@ fn create_waits_alone_for_its_log() {
         let request = stuck.create().stdio("", &uri(&log), &uri(&log));
         let frozen = disk.freeze();
         let limit = Duration::from_secs(1);
-        let create = shim.call_for::<CreateTaskResponse>("Create", &request, limit);
+        let create = shim.call_for(&request, limit);
         let (created, ()) = tokio::join!(create, async {
             disk::is_waited_for_by(shim.pid()).await;
             answers(&shim, "quiet").await;

@@ -2,8 +2,8 @@
 
 use harness::stdio::{Fifos, Stdio};
 use harness::{Code, Shim, Test, differs, program, refused, wait};
+use protos::topic;
 use protos::upgrade::{UpgradeRequest, UpgradeResponse};
-use protos::{service, topic};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -320,10 +320,8 @@ async fn ask(shim: &Shim, binary: &str) -> Result<UpgradeResponse, harness::Stat
     let request = UpgradeRequest {
         binary: binary.into(),
     };
-    let call = shim
-        .client()
-        .call(service::UPGRADE, "Upgrade", &request, None);
-    let answer: Result<UpgradeResponse, _> = call.await;
+    let call = shim.client().call(&request, None);
+    let answer = call.await;
     match answer {
         Ok(answer) => Ok(answer),
         Err(_) => Err(refused(answer)),

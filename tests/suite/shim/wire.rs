@@ -24,7 +24,7 @@ fn unknown_service_is_unimplemented() {
             Status::new(Code::Unimplemented, "service containerd.task.v1.Shim")
         );
         let sandbox = shim.named("containerd.runtime.sandbox.v1.Sandbox");
-        let status = refused(sandbox.call::<()>("Platform", &()).await);
+        let status = refused(sandbox.call_named("Platform").await);
         assert_eq!(status.code, Code::Unimplemented, "S2");
     });
 }

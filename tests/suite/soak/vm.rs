@@ -2,7 +2,7 @@
 
 use harness::stdio::{Fifos, Stdio};
 use harness::{peers, proc, wait};
-use protos::task::{WaitRequest, WaitResponse};
+use protos::task::WaitRequest;
 use serde_json::json;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -77,7 +77,7 @@ fn a_clock_that_is_wrong_is_set_right_within_a_minute() {
             exec_id: "e".into(),
         };
         let client = shim.client();
-        let ended = client.call::<WaitResponse>(shim.service(), "Wait", &request, None);
+        let ended = client.call_as(shim.service(), &request, None);
         let ended = wait::within(CLOCK, "the right time", ended).await;
         assert_eq!(ended.unwrap().exit_status, 0);
         let right: u64 = out.line().await.parse().unwrap();

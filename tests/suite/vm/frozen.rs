@@ -5,7 +5,6 @@
 use crate::jail;
 use harness::disk::Served;
 use harness::{Code, Test, program, refused, wait};
-use protos::task::CreateTaskResponse;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -69,7 +68,7 @@ async fn is_held_up_alone(test: &Test, served: &Served, config: &Path, at_once: 
     };
     let stopped = at_once.then(|| served.stop());
     let request = bundle.create();
-    let create = shim.call_for::<CreateTaskResponse>("Create", &request, PATIENCE);
+    let create = shim.call_for(&request, PATIENCE);
     let create = wait::within(PATIENCE + AT_ONCE, "answer of Create", create);
     let (created, stopped) = tokio::join!(create, async {
         let stopped = match stopped {

@@ -73,9 +73,7 @@ impl<'a> Attacked<'a> {
     async fn asked(&self) -> Result<task::StateResponse, CallError> {
         let (id, exec_id) = ("c".to_owned(), String::new());
         let request = task::StateRequest { id, exec_id };
-        let state = self
-            .shim
-            .call_for("State", &request, Duration::from_secs(1));
+        let state = self.shim.call_for(&request, Duration::from_secs(1));
         wait::within(PROMISED, "answer of State", state).await
     }
 
@@ -168,8 +166,7 @@ fn does_not_come_up(mode: &str, settings: &str, patience: Option<Duration>, why:
         let create = bundle.create();
         let status = match patience {
             Some(patience) => {
-                let created =
-                    shim.call_for::<task::CreateTaskResponse>("Create", &create, patience);
+                let created = shim.call_for(&create, patience);
                 refused(wait::within(PROMISED, "answer of Create", created).await)
             }
             None => refused(shim.create(create).await),
@@ -293,7 +290,7 @@ fn a_start_that_is_not_answered_ends_with_its_caller() {
             id: "c".into(),
             ..Default::default()
         };
-        let started = shim.call_for::<task::StartResponse>("Start", &request, PATIENCE);
+        let started = shim.call_for(&request, PATIENCE);
         let status = refused(wait::within(PROMISED, "answer of Start", started).await);
         assert_eq!(status.code, Code::DeadlineExceeded, "{status}");
         shim.kill("c", "", libc::SIGKILL, false).await.unwrap();

@@ -121,7 +121,7 @@ impl<'a> Golden<'a> {
         assert_eq!(connected.version, "");
         status(s.state("g1", "").await, Code::NotFound, NO_CONTAINER);
         status(s.pids("g1").await, Code::NotFound, NO_CONTAINER);
-        let bad = s.call::<()>("Shutdown2", &()).await;
+        let bad = s.call_named("Shutdown2").await;
         status(bad, Code::Unimplemented, "method Shutdown2");
         status(s.start("g1", "").await, Code::NotFound, NO_CONTAINER);
     }

@@ -4,7 +4,6 @@ use super::{ended, mount, sh, started, text};
 use harness::bundle::Builder;
 use harness::stdio::Fifo;
 use harness::{Bundle, Code, Test, differs, peers, proc, program, refused, wait};
-use protos::task::CreateTaskResponse;
 use serde_json::json;
 use std::fs;
 use std::time::Duration;
@@ -143,10 +142,7 @@ fn fuse_helper_that_hangs_ends_with_its_callers_deadline() {
         let shim = start.shim().await;
         let request = bundle.create();
         let limit = Duration::from_secs(1);
-        let (created, ()) = tokio::join!(
-            shim.call_for::<CreateTaskResponse>("Create", &request, limit),
-            wait::exists(&pid),
-        );
+        let (created, ()) = tokio::join!(shim.call_for(&request, limit), wait::exists(&pid),);
         assert_eq!(refused(created).code, Code::DeadlineExceeded);
         let pid = fs::read_to_string(&pid).unwrap();
         wait::ended(pid.trim().parse().unwrap()).await;

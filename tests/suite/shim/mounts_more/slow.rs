@@ -3,7 +3,7 @@
 use super::{ended, started, text};
 use harness::meddler::Meddler;
 use harness::{Code, peers, proc, refused, wait};
-use protos::task::{DeleteRequest, DeleteResponse};
+use protos::task::DeleteRequest;
 use protos::task_types::Status as State;
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ fn slow_umount_holds_up_nobody_and_delete_can_be_tried_again() {
             exec_id: String::new(),
         };
         let limit = Duration::from_secs(1);
-        let given_up = shim.call_for::<DeleteResponse>("Delete", &request, limit);
+        let given_up = shim.call_for(&request, limit);
         let meanwhile = async {
             // Until the unmounting has begun.
             let thread = || match proc::stat(shim.pid()) {

@@ -1,0 +1,82 @@
+//! The services that are spoken here over ttrpc, a table each: who serves one implements its trait,
+//! who asks gives a request to [`Client::call`](crate::ttrpc::Client::call).
+
+use crate::service;
+use crate::ttrpc::Call;
+
+/// The Task API: what containerd asks of a shim, and a shim of its guest (contract T).
+pub mod task {
+    use super::prelude::*;
+    use crate::task::*;
+
+    api! {
+        /// The Task API, v2 and v3 alike.
+        pub trait Task of service::TASK_V3;
+        "State" state(StateRequest, id, exec_id) -> StateResponse;
+        "Create" create(CreateTaskRequest, id) -> CreateTaskResponse;
+        "Start" start(StartRequest, id, exec_id) -> StartResponse;
+        "Delete" delete(DeleteRequest, id, exec_id) -> DeleteResponse;
+        "Pids" pids(PidsRequest, id) -> PidsResponse;
+        "Pause" pause(PauseRequest, id) -> ();
+        "Resume" resume(ResumeRequest, id) -> ();
+        "Checkpoint" checkpoint(CheckpointTaskRequest, id) -> ();
+        "Kill" kill(KillRequest, id, exec_id, signal) -> ();
+        "Exec" exec(ExecProcessRequest, id, exec_id) -> ();
+        "ResizePty" resize_pty(ResizePtyRequest, id, exec_id) -> ();
+        "CloseIO" close_io(CloseIoRequest, id, exec_id) -> ();
+        "Update" update(UpdateTaskRequest, id) -> ();
+        "Wait" wait(WaitRequest, id, exec_id) -> WaitResponse;
+        "Stats" stats(StatsRequest, id) -> StatsResponse;
+        "Connect" connect(ConnectRequest, id) -> ConnectResponse;
+        "Shutdown" shutdown(ShutdownRequest, id) -> ();
+    }
+
+    /// True if the method only waits: see [`Service::only_waits`](crate::ttrpc::Service::only_waits).
+    pub fn only_waits(method: &str) -> bool {
+        method == WaitRequest::METHOD
+    }
+}
+
+/// What the VM shim asks of the agent in its VM, beside the Task API.
+pub mod guest {
+    use super::prelude::*;
+    use crate::guest::*;
+
+    api! {
+        /// The machine that containers are in.
+        pub trait Guest of service::GUEST;
+        "Configure" configure(ConfigureRequest) -> Empty;
+        "PutBundle" put_bundle(PutBundleRequest, id) -> PutBundleResponse;
+        "GetTime" get_time(GetTimeRequest) -> TimeResponse;
+        "StepTime" step_time(StepTimeRequest) -> Empty;
+        "PowerOff" power_off(PowerOffRequest) -> Empty;
+    }
+}
+
+impl Call for crate::upgrade::UpgradeRequest {
+    type Answer = crate::upgrade::UpgradeResponse;
+    const SERVICE: &'static str = service::UPGRADE;
+    const METHOD: &'static str = "Upgrade";
+}
+
+/// Where shims publish their events (contract N).
+pub mod events {
+    use super::prelude::*;
+    use crate::events_service::ForwardRequest;
+
+    api! {
+        /// Takes events of tasks.
+        pub trait Events of service::EVENTS;
+        "Forward" forward(ForwardRequest) -> ();
+    }
+}
+
+/// What [`api!`](crate::ttrpc::api) writes needs these.
+mod prelude {
+    pub(super) use crate::ttrpc::{Answer, Call, Context, Request, api, decode};
+    pub(super) use crate::{Status, service};
+    pub(super) use prost::Message;
+    pub(super) use std::future::Future;
+    pub(super) use std::pin::Pin;
+    pub(super) use std::rc::Rc;
+}

@@ -1,0 +1,97 @@
+//! Streams of a link (`protos::mux`) in place of a client's paths, or in place of the process: what a
+//! VM's shim and its agent have between them, each one end of it.
+
+use super::Paths;
+use crate::error::{Error, Result};
+use protos::mux::{Link, Stream};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// How a request names a stream of the link instead of a path.
+const SCHEME: &str = "stream://";
+
+/// One end of each stream that a process has on a link.
+#[derive(Default)]
+pub struct Ends {
+    pub stdin: Option<Stream>,
+    pub stdout: Option<Stream>,
+    pub stderr: Option<Stream>,
+}
+
+impl Ends {
+    /// Opens a stream for each that `paths` wants, and names them for the other side; empty ones stay
+    /// empty.
+    pub fn open(link: &Rc<Link>, paths: &Paths) -> (Self, Paths) {
+        let open = |wanted: bool| wanted.then(|| link.open());
+        let has_logger = paths.stdout.starts_with("binary");
+        // With these stdout's says where both go.
+        let both = paths.stdout.contains("://") && !paths.stdout.starts_with("fifo://");
+        let ends = Self {
+            stdin: open(!paths.stdin.is_empty() && (paths.terminal || !has_logger)),
+            stdout: open(!paths.stdout.is_empty()),
+            stderr: open(!paths.terminal && (both || !paths.stderr.is_empty())),
+        };
+        let name = |stream: &Option<Stream>| {
+            let name = |stream: &Stream| format!("{SCHEME}{}", stream.number());
+            stream.as_ref().map(name).unwrap_or_default()
+        };
+        let names = Paths {
+            stdin: name(&ends.stdin),
+            stdout: name(&ends.stdout),
+            stderr: name(&ends.stderr),
+            terminal: paths.terminal,
+        };
+        (ends, names)
+    }
+}
+
+/// Streams that the host has opened, until the request comes that names them.
+pub struct Parked {
+    link: Rc<Link>,
+    streams: RefCell<HashMap<u32, Stream>>,
+}
+
+impl Parked {
+    pub fn new(link: Rc<Link>) -> Self {
+        let streams = RefCell::default();
+        Self { link, streams }
+    }
+
+    /// Accepts every stream that the host opens, until the link ends.
+    pub async fn park(&self) {
+        while let Some(stream) = self.link.accept().await {
+            self.add(stream);
+        }
+    }
+
+    fn add(&self, stream: Stream) {
+        self.streams.borrow_mut().insert(stream.number(), stream);
+    }
+
+    /// Those that `paths` names.
+    ///
+    /// # Errors
+    /// InvalidArgument, if a name is none of a stream that is there.
+    pub fn take(&self, paths: &Paths) -> Result<Ends> {
+        // They were opened before the request was sent, and may have come in the same read.
+        while let Some(stream) = self.link.try_accept() {
+            self.add(stream);
+        }
+        Ok(Ends {
+            stdin: self.stream(&paths.stdin)?,
+            stdout: self.stream(&paths.stdout)?,
+            stderr: self.stream(&paths.stderr)?,
+        })
+    }
+
+    fn stream(&self, name: &str) -> Result<Option<Stream>> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let number = name.strip_prefix(SCHEME).and_then(|name| name.parse().ok());
+        let stream = number.and_then(|number: u32| self.streams.borrow_mut().remove(&number));
+        let unknown = || Error::InvalidArgument(format!("{name:?} is no stream of the link"));
+        stream.map(Some).ok_or_else(unknown)
+    }
+}
