@@ -135,13 +135,16 @@ bench: setup build guest $(RUST_SHIM)/version ## measure side by side, as root; 
 		$(CARGO) bench --locked -p $(SUITE) --bench bench
 
 .PHONY: lint
-lint: lint-rust lint-shell ## check the format, clippy's and shellcheck's opinion, and the crates that are used
+lint: lint-rust lint-crates lint-shell ## check the format, clippy's and shellcheck's opinion, and the crates that are used
 
 # What needs nothing but Rust.
 .PHONY: lint-rust
 lint-rust:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
+
+.PHONY: lint-crates
+lint-crates:
 	tests/deny.sh bans licenses sources
 
 .PHONY: lint-shell
