@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 use task::ProcessId;
 use task::bundle::{Bundle, read_pid};
 use task::leftovers::Leftovers;
+use task::oci::Cli;
 use task::reaper::Reaper;
 use task::rootfs;
-use task::runtime::Runtime;
 
 /// The status of a container that had to be killed.
 const KILLED: u32 = 137;
@@ -31,7 +31,7 @@ pub async fn cleanup(
     reaper: Rc<Reaper>,
 ) -> shim::Result<DeleteResponse> {
     let options = bundle.read_options()?;
-    let runtime = Runtime::new(Rc::clone(&reaper), &options, namespace, bundle.clone());
+    let runtime = Cli::new(Rc::clone(&reaper), &options, namespace, bundle.clone());
     let mut removed = remove(&runtime, id).await;
     // What the runtime has no record of is found by its cgroup; with that gone, a runtime that
     // failed may do better.
@@ -64,7 +64,7 @@ pub async fn cleanup(
 }
 
 /// Has the OCI runtime kill and remove the container.
-async fn remove(runtime: &Runtime, id: &str) -> Result<(), String> {
+async fn remove(runtime: &Cli, id: &str) -> Result<(), String> {
     let context = Context::background();
     let deleted = runtime.delete(id, true, &context);
     match tokio::time::timeout(REMOVE, deleted).await {

@@ -4,7 +4,7 @@ use protos::Any;
 use protos::types::{RuntimeInfo, RuntimeVersion};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use task::runtime::Options;
+use task::oci::Options;
 
 const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use task::json;
+use task::oci::command::{self, Streams};
 use task::reaper::Reaper;
-use task::runtime::command::{self, Streams};
 
 /// How long the hooks of a container that is gone may take.
 const POSTSTOP: Duration = Duration::from_secs(10);

@@ -23,7 +23,7 @@ use std::rc::Rc;
 use task::aside;
 use task::bundle::{Bundle, write_private};
 use task::event::Event;
-use task::runtime::Options;
+use task::oci::Options;
 use task::stdio::{Ends, Paths};
 use tokio::sync::Mutex;
 

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use task::aside;
+use task::oci::command::{self, Streams};
 use task::reaper::Reaper;
-use task::runtime::command::{self, Streams};
 
 /// Where the dynamic loader's answer is remembered.
 const CACHE: &str = "libraries";

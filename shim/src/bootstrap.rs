@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use task::bundle::{Bundle, Spec};
-use task::runtime::Options;
+use task::oci::Options;
 
 /// The fd at which the daemon finds its listener (B36).
 pub const LISTENER_FD: i32 = 3;

@@ -3,7 +3,7 @@
 use crate::params::{Caller, Versions};
 use protos::Message;
 use protos::bootstrap::{BootstrapParams, BootstrapResult};
-use task::runtime::Options;
+use task::oci::Options;
 
 /// Bytes on stdin: a bootstrap is one that names this shim, and either caller's answer can be
 /// read by it.

@@ -39,8 +39,8 @@ use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
 use task::handover::Engine;
+use task::oci::{Streams, command};
 use task::reaper::Reaper;
-use task::runtime::{Streams, command};
 use tokio::sync::{Notify, oneshot};
 
 /// The fd at which the new image finds what was handed over.

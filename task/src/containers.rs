@@ -2,30 +2,39 @@
 
 use crate::container::Container;
 use crate::error::{Error, Result};
+use crate::runtime::Runtime;
 use protos::ttrpc::Context;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use tokio::sync::Notify;
 
-#[derive(Default)]
-pub struct Containers {
+pub struct Containers<R: Runtime> {
     /// `None` while the container is being created.
-    table: RefCell<HashMap<String, Option<Rc<Container>>>>,
+    table: RefCell<HashMap<String, Option<Rc<Container<R>>>>>,
     /// A name that was reserved is so no more.
     changed: Notify,
 }
 
 /// A name that is taken by a container being created; free again when dropped.
-pub struct Reserved<'a> {
-    containers: &'a Containers,
+pub struct Reserved<'a, R: Runtime> {
+    containers: &'a Containers<R>,
     id: String,
 }
 
-impl Containers {
+impl<R: Runtime> Default for Containers<R> {
+    fn default() -> Self {
+        Self {
+            table: RefCell::default(),
+            changed: Notify::default(),
+        }
+    }
+}
+
+impl<R: Runtime> Containers<R> {
     /// # Errors
     /// NotFound (T1), also while it is being created.
-    pub fn find(&self, id: &str) -> Result<Rc<Container>> {
+    pub fn find(&self, id: &str) -> Result<Rc<Container<R>>> {
         let found = self.table.borrow().get(id).cloned().flatten();
         found.ok_or_else(|| Error::NotFound("container not created".into()))
     }
@@ -36,7 +45,7 @@ impl Containers {
     /// # Errors
     /// If it is taken: runc's words, as Go's shim gives them after it has done its harm (T12, U4);
     /// `GivenUp` if the caller does not wait that long.
-    pub async fn reserve(&self, id: &str, context: &Context) -> Result<Reserved<'_>> {
+    pub async fn reserve(&self, id: &str, context: &Context) -> Result<Reserved<'_, R>> {
         while self.is_being_created(id) {
             tokio::select! {
                 () = self.changed.notified() => {}
@@ -61,13 +70,13 @@ impl Containers {
     }
 
     /// Adds a container that another process image made.
-    pub fn insert(&self, container: Rc<Container>) {
+    pub fn insert(&self, container: Rc<Container<R>>) {
         let id = container.id.clone();
         self.table.borrow_mut().insert(id, Some(container));
     }
 
     /// Every container that is there.
-    pub fn all(&self) -> Vec<Rc<Container>> {
+    pub fn all(&self) -> Vec<Rc<Container<R>>> {
         self.table.borrow().values().flatten().cloned().collect()
     }
 
@@ -85,14 +94,14 @@ impl Containers {
     }
 }
 
-impl Reserved<'_> {
+impl<R: Runtime> Reserved<'_, R> {
     /// The container is there.
-    pub fn fill(self, container: Rc<Container>) {
+    pub fn fill(self, container: Rc<Container<R>>) {
         self.containers.insert(container);
     }
 }
 
-impl Drop for Reserved<'_> {
+impl<R: Runtime> Drop for Reserved<'_, R> {
     fn drop(&mut self) {
         if self.containers.is_being_created(&self.id) {
             self.containers.remove(&self.id);

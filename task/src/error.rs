@@ -36,6 +36,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// What a signal to a process that has ended is answered with.
+    pub fn finished() -> Self {
+        Self::NotFound("process already finished".into())
+    }
+
     /// For `map_err`: names what was being done, and to which file.
     pub fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().to_owned();

@@ -4,9 +4,9 @@
 use crate::bundle::Spec;
 use crate::cgroup::Remains;
 use crate::json;
+use crate::oci::Options;
 use crate::process::exec::Exec;
 use crate::rootfs::fuzz_options;
-use crate::runtime::Options;
 use crate::stdio::Paths;
 use protos::{Any, Message};
 use serde_json::{Map, Value};

@@ -4,7 +4,7 @@
 //! survive execve(2). The description is taken in one synchronous step while no operation runs,
 //! so it is whole: the engine that is built from it goes on where this one stopped.
 
-use crate::runtime::{Checkpoint, Options};
+use crate::oci::{Checkpoint, Options};
 use crate::state::State;
 use crate::stdio::Paths;
 use crate::sys;

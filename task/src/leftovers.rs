@@ -4,8 +4,8 @@
 use crate::bundle::Bundle;
 use crate::cgroup::{Remains, path_of};
 use crate::foreign::{read_pid, written_at};
+use crate::oci::Options;
 use crate::process::ProcessId;
-use crate::runtime::Options;
 use crate::{proc, sys};
 use nix::time::{ClockId, clock_gettime};
 use std::path::PathBuf;

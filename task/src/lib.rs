@@ -4,11 +4,11 @@
 //! on the host, an agent in a VM) brings the transport and takes the events from the outbox.
 //!
 //! ```text
-//!  request ──> service ──> containers ──> container ──> process ──> runtime ──> runc
-//!                 │                          │             │            │
-//!                 │                          │           stdio        reaper <── SIGCHLD
-//!                 v                          v                          │
-//!              answer                      outbox <────── exits <───────┘
+//!  request ──> service ──> containers ──> container ──> Runtime: Oci ──> runc
+//!                 │                          │             │       │
+//!                 │                          │           stdio   reaper <── SIGCHLD
+//!                 v                          v                     │
+//!              answer                      outbox <── last_exit <──┘
 //!                                            │
 //!                                            v  in order, one at a time
 //!                                        publisher
@@ -27,14 +27,15 @@ pub mod container;
 mod containers;
 pub mod error;
 pub mod event;
-mod exits;
 pub mod foreign;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod handover;
 pub mod inherited;
 pub mod json;
+mod last_exit;
 pub mod leftovers;
+pub mod oci;
 pub mod outbox;
 pub mod peak;
 mod printable;

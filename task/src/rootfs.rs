@@ -22,8 +22,8 @@ pub use options::Refusal;
 
 use crate::aside;
 use crate::error::{of_call, words};
+use crate::oci::Failure;
 use crate::reaper::Reaper;
-use crate::runtime::Failure;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};

@@ -4,12 +4,12 @@ use crate::container::Container;
 use crate::containers::Containers;
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::exits::Exits;
-use crate::handover::{self, Kept};
+use crate::oci::Oci;
 use crate::outbox::Outbox;
 use crate::peak;
 use crate::process::Exit;
 use crate::reaper::Reaper;
+use crate::runtime::Runtime;
 use crate::state::State;
 use crate::stdio::{Ends, Parked, Paths};
 use protos::any;
@@ -27,18 +27,17 @@ use std::rc::Rc;
 use tokio::sync::{Notify, watch};
 
 /// What every part of the engine shares.
-pub struct Engine {
+pub struct Engine<R: Runtime> {
     pub namespace: String,
-    pub reaper: Rc<Reaper>,
     pub outbox: Rc<Outbox>,
-    pub(crate) exits: Exits,
+    pub(crate) runtime: R,
     /// How many pieces of work go on that no request waits for.
     pub(crate) background: Rc<watch::Sender<usize>>,
     /// Streams of a link that requests name instead of paths, if that is how clients are reached.
     parked: Option<Rc<Parked>>,
 }
 
-impl Engine {
+impl<R: Runtime> Engine<R> {
     /// The streams that `paths` name on the link; none without a link.
     ///
     /// # Errors
@@ -52,31 +51,41 @@ impl Engine {
 }
 
 /// Answers the Task API for the containers of one process.
-pub struct Service {
-    engine: Rc<Engine>,
-    containers: Containers,
+pub struct Service<R: Runtime = Oci> {
+    pub(crate) engine: Rc<Engine<R>>,
+    pub(crate) containers: Containers<R>,
     shutdown: Cell<bool>,
     shutdown_asked: Notify,
 }
 
 impl Service {
-    /// A service without containers. The events of its tasks go to `outbox`.
+    /// A service of an OCI runtime, without containers. The events of its tasks go to `outbox`.
     pub fn new(namespace: String, reaper: Rc<Reaper>, outbox: Rc<Outbox>) -> Rc<Self> {
-        Self::over(None, namespace, reaper, outbox)
+        Self::with(Oci::new(reaper), None, namespace, outbox)
     }
 
-    /// The same for clients at the other end of a link, if that is where they are.
+    /// The same for clients at the other end of a link.
     pub fn over(
-        parked: Option<Rc<Parked>>,
+        parked: Rc<Parked>,
         namespace: String,
         reaper: Rc<Reaper>,
         outbox: Rc<Outbox>,
     ) -> Rc<Self> {
+        Self::with(Oci::new(reaper), Some(parked), namespace, outbox)
+    }
+}
+
+impl<R: Runtime> Service<R> {
+    fn with(
+        runtime: R,
+        parked: Option<Rc<Parked>>,
+        namespace: String,
+        outbox: Rc<Outbox>,
+    ) -> Rc<Self> {
         let engine = Engine {
             namespace,
-            reaper,
             outbox,
-            exits: Exits::default(),
+            runtime,
             background: Rc::new(watch::channel(0).0),
             parked,
         };
@@ -88,9 +97,9 @@ impl Service {
         })
     }
 
-    /// Reaps children and tells exits, for ever.
+    /// Does what no call asks for, such as reaping children, for ever.
     pub async fn run(&self) -> io::Error {
-        self.engine.reaper.run(&self.engine).await
+        R::run(&self.engine).await
     }
 
     /// Waits for a Shutdown that finds no container left (T80); one that is still being created
@@ -113,42 +122,15 @@ impl Service {
         }
     }
 
-    /// Describes the engine for another process image. No call may run but Wait, and
-    /// [`Service::settled`] must have come true.
-    ///
-    /// # Errors
-    /// If no fd is free.
-    pub fn hand_over(&self, kept: &mut Kept) -> io::Result<handover::Engine> {
-        let containers = self.containers.all();
-        let containers = containers.iter().map(|container| container.hand_over(kept));
-        Ok(handover::Engine {
-            containers: containers.collect::<io::Result<_>>()?,
-            events: self.engine.outbox.hand_over(),
-        })
-    }
-
-    /// Goes on with the engine of another process image.
-    ///
-    /// # Errors
-    /// If an fd is not what it is said to be.
-    pub fn take_over(&self, engine: handover::Engine) -> Result<()> {
-        self.engine.outbox.take_over(engine.events);
-        for container in engine.containers {
-            let container = Container::take_over(&self.engine, container)?;
-            self.containers.insert(container);
-        }
-        Ok(())
-    }
-
     /// [`Service::create`], with `make` as what makes the container.
     async fn create_by(
         &self,
         request: CreateTaskRequest,
-        make: impl Future<Output = Result<Rc<Container>>>,
+        make: impl Future<Output = Result<Rc<Container<R>>>>,
         context: &Context,
     ) -> Result<CreateTaskResponse> {
         let reserved = self.containers.reserve(&request.id, context).await?;
-        let starting = self.engine.exits.starting();
+        let starting = self.engine.runtime.starting();
         let container = make.await?;
         let pid = container.init.pid.get();
         self.engine.outbox.push(Event::Create(TaskCreate {
@@ -166,13 +148,13 @@ impl Service {
         }));
         self.shutdown.set(false);
         reserved.fill(Rc::clone(&container));
-        self.engine.track(pid, &container, &container.init);
+        R::track(&self.engine, &container, &container.init);
         drop(starting);
         Ok(CreateTaskResponse { pid })
     }
 
     /// Forgets a container that was deleted, and tells.
-    fn deleted(&self, id: String, container: &Container, exit: Exit) -> DeleteResponse {
+    fn deleted(&self, id: String, container: &Container<R>, exit: Exit) -> DeleteResponse {
         let pid = container.init.pid.get();
         self.containers.remove(&id);
         self.engine.outbox.push(Event::Delete(TaskDelete {
@@ -186,7 +168,7 @@ impl Service {
     }
 }
 
-impl Task for Service {
+impl<R: Runtime> Task for Service<R> {
     type Error = Error;
 
     async fn create(
@@ -195,7 +177,7 @@ impl Task for Service {
         context: &Context,
     ) -> Result<CreateTaskResponse> {
         let (engine, asked) = (Rc::clone(&self.engine), request.clone());
-        let make = async move { Container::create(&engine, &asked, context).await };
+        let make = async move { R::create(&engine, &asked, context).await };
         self.create_by(request, make, context).await
     }
 
@@ -270,14 +252,17 @@ impl Task for Service {
                 .kill(&self.engine, request.signal, request.all, context)
                 .await
         } else {
-            container.exec(&request.exec_id)?.kill(request.signal)
+            let exec = container.exec(&request.exec_id)?;
+            container
+                .kill_exec(&self.engine, &exec, request.signal, context)
+                .await
         }
     }
 
     async fn pids(self: &Rc<Self>, request: PidsRequest, _: &Context) -> Result<PidsResponse> {
         let container = self.containers.find(&request.id)?;
         Ok(PidsResponse {
-            processes: container.pids(),
+            processes: R::pids(&container),
         })
     }
 
@@ -325,7 +310,7 @@ impl Task for Service {
     }
 
     async fn stats(self: &Rc<Self>, request: StatsRequest, _: &Context) -> Result<StatsResponse> {
-        let stats = self.containers.find(&request.id)?.stats()?;
+        let stats = R::stats(&*self.containers.find(&request.id)?)?;
         Ok(StatsResponse { stats: Some(stats) })
     }
 
@@ -383,7 +368,7 @@ impl Task for Service {
     }
 }
 
-impl protos::ttrpc::Service for Service {
+impl<R: Runtime> protos::ttrpc::Service for Service<R> {
     fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
         task::serve(self, request)
     }

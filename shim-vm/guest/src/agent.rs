@@ -57,7 +57,7 @@ async fn answer(link: &Rc<Link>, notices: Stream) -> Result<(), String> {
     let reaper = Reaper::new().map_err(failed("reaper"))?;
     let outbox = Rc::new(Outbox::default());
     let parked = Rc::new(Parked::new(Rc::clone(link)));
-    let clients = Some(Rc::clone(&parked));
+    let clients = Rc::clone(&parked);
     let engine = task::Service::over(clients, NAMESPACE.into(), reaper, Rc::clone(&outbox));
     let leaving = Rc::<Leaving>::default();
     let tasks = Tasks::new(Rc::clone(&engine), Rc::clone(&leaving));

@@ -3,7 +3,6 @@
 pub mod exec;
 mod exit;
 mod id;
-pub mod init;
 
 pub use exit::Exit;
 pub use id::ProcessId;
@@ -36,7 +35,7 @@ pub struct Process {
     pub reaped: Cell<bool>,
     /// When the OCI runtime wrote its pid file.
     pub made_at: Cell<Option<Timestamp>>,
-    exit: exit::Slot,
+    pub(crate) exit: exit::Slot,
     /// Its streams on a link, if it has them there, until the process is made.
     pub ends: RefCell<Option<Ends>>,
     io: RefCell<Option<Rc<Io>>>,
@@ -178,7 +177,7 @@ impl Process {
     }
 
     /// Lets the output arrive, within [`DRAIN`] or a few of them, and closes the streams.
-    async fn close_io(&self, container: &str) {
+    pub(crate) async fn close_io(&self, container: &str) {
         let Some(io) = self.io.take() else { return };
         for n in 1..=DRAINS {
             if tokio::time::timeout(DRAIN, io.drained()).await.is_ok() {

@@ -3,8 +3,8 @@
 //! The helpers run as every other command of ours: as children of the reaper. The program that
 //! serves the filesystem is a child of the helper's; it goes when its mount does.
 
+use crate::oci::{Failure, Streams, run};
 use crate::reaper::Reaper;
-use crate::runtime::{Failure, Streams, run};
 use protos::ttrpc::Context;
 use protos::types::Mount;
 use std::path::{Path, PathBuf};

@@ -137,7 +137,7 @@ impl World {
 
     fn pid(&mut self) -> u32 {
         // A pid whose exit somebody may still be asking for is the kernel's to tell apart.
-        let early = self.service.engine.exits.early_pids();
+        let early = self.service.engine.runtime.join.early_pids();
         let free = |pid: &u32| !self.alive.contains_key(pid) && !early.contains(pid);
         let free: Vec<u32> = (FIRST_PID..FIRST_PID + 40).filter(free).take(3).collect();
         free[self.random.below(free.len())]
@@ -497,7 +497,7 @@ impl World {
         assert!(self.jobs.is_empty(), "{} requests hang", self.jobs.len());
         assert!(self.service.containers.is_empty(), "containers are left");
         assert!(
-            self.service.engine.exits.is_idle(),
+            self.service.engine.runtime.join.is_idle(),
             "pids are still tracked"
         );
         let events = self.published();

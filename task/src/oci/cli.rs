@@ -1,22 +1,15 @@
 //! The OCI runtime's command line, for one container (contract T9).
 
-pub mod command;
-mod failure;
-mod options;
-
-pub use command::Streams;
-pub(crate) use command::run;
-pub use failure::Failure;
-pub use options::{DEFAULT_ROOT, Options};
-
+use super::Checkpoint;
+use super::command::{self, Streams};
+use super::failure::{Failure, LogMark};
+use super::options::{DEFAULT_ROOT, Options};
 use crate::aside;
 use crate::bundle::Bundle;
 use crate::process::ProcessId;
 use crate::reaper::Reaper;
-use failure::LogMark;
 use protos::runc;
 use protos::ttrpc::Context;
-use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,7 +17,7 @@ use std::rc::Rc;
 
 /// runc, or what `binary_name` says, with the flags that every command of a container has.
 #[derive(Clone)]
-pub struct Runtime {
+pub struct Cli {
     reaper: Rc<Reaper>,
     binary: String,
     root: PathBuf,
@@ -32,20 +25,11 @@ pub struct Runtime {
     systemd_cgroup: bool,
 }
 
-/// What a container is restored from.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Checkpoint {
-    /// A directory with CRIU's images.
-    pub image: String,
-    /// The image it builds on; empty without one.
-    pub parent: String,
-}
-
 /// A process's terminal, or the reason it needs none.
 #[derive(Clone, Copy)]
 pub struct Console<'a>(pub Option<&'a OsStr>);
 
-impl Runtime {
+impl Cli {
     /// The runtime for a container of `namespace`; it keeps its state in `<root>/<namespace>`.
     pub fn new(reaper: Rc<Reaper>, options: &Options, namespace: &str, bundle: Bundle) -> Self {
         let or =

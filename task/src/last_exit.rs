@@ -1,0 +1,180 @@
+//! Tells each exit once, after the start of its process, and init's last (contract X2 to X7).
+//!
+//! ```text
+//!  exited ─> exec: record it, wait until its output is read, tell it ──┐
+//!            init: the same, kill what it leaves behind,              ├─> outbox
+//!                  wait for the last exec, tell it ───────────────────┘
+//! ```
+
+use crate::container::Container;
+use crate::event::Event;
+use crate::process::{Exit, Process};
+use crate::runtime::Runtime;
+use crate::service::Engine;
+use crate::state::State;
+use protos::events::{TaskExit, TaskOom};
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// What stands between a dead init and the telling of its exit.
+#[derive(Default)]
+pub struct LastExit {
+    /// Init was reaped.
+    init_exited: Cell<bool>,
+    /// Its exit, until it is told.
+    untold: Cell<Option<Exit>>,
+    /// Execs that are being started or run, and starts and kills of init that are not answered yet.
+    holds: Cell<usize>,
+    /// The OCI runtime is killing what init has left.
+    killing: Cell<bool>,
+}
+
+impl LastExit {
+    /// That of another process image: whether init was reaped, its exit if that is untold, and
+    /// how many execs run.
+    pub fn take_over(init_exited: bool, untold: Option<Exit>, execs: usize) -> Self {
+        Self {
+            init_exited: Cell::new(init_exited),
+            untold: Cell::new(untold),
+            holds: Cell::new(execs),
+            killing: Cell::new(false),
+        }
+    }
+
+    /// Init's exit, while it waits for the last exec.
+    pub fn untold(&self) -> Option<Exit> {
+        self.untold.get()
+    }
+
+    pub fn init_exited(&self) -> bool {
+        self.init_exited.get()
+    }
+
+    /// An exec is being started, or init is being started or killed: init's exit waits for
+    /// [`Engine::release`].
+    pub fn hold(&self) {
+        self.holds.set(self.holds.get() + 1);
+    }
+}
+
+impl<R: Runtime> Engine<R> {
+    /// A process has ended, which is known by now: tells so once that is recorded and its output has
+    /// been read, of init last. Once for each process.
+    pub(crate) fn exited(
+        self: &Rc<Self>,
+        container: &Rc<Container<R>>,
+        process: &Rc<Process>,
+        exit: Exit,
+    ) {
+        if Rc::ptr_eq(process, &container.init) {
+            container.last_exit.init_exited.set(true);
+            container.last_exit.hold();
+        } else {
+            process.reaped.set(true);
+        }
+        let (engine, container) = (Rc::clone(self), Rc::clone(container));
+        let process = Rc::clone(process);
+        self.in_background(async move {
+            container.record_exit(&process, exit).await;
+            engine.recorded(&container, &process, exit);
+            if let Some(io) = process.unread_output() {
+                io.read_out().await;
+            }
+            engine.output_read(&container, &process);
+        });
+    }
+
+    /// The exit is where it outlives this process: it may be known now.
+    fn recorded(self: &Rc<Self>, container: &Rc<Container<R>>, process: &Process, exit: Exit) {
+        if std::ptr::eq(process, &*container.init) {
+            let last = &container.last_exit;
+            last.untold.set(Some(exit));
+            if let Some(killed) = R::kill_left(container) {
+                last.killing.set(true);
+                let (engine, container) = (Rc::clone(self), Rc::clone(container));
+                self.in_background(async move {
+                    killed.await;
+                    container.last_exit.killing.set(false);
+                    engine.tell_init_if_last(&container);
+                });
+            }
+        } else {
+            process.exited(exit);
+        }
+    }
+
+    /// Nobody need wait for the output of a process that has ended.
+    fn output_read(&self, container: &Container<R>, process: &Process) {
+        // Init's is untold until nothing holds it.
+        if let Some(exit) = process.exit() {
+            self.tell(container, process, exit);
+        }
+        self.release(container);
+    }
+
+    /// An exec has ended, or never began; or a kill is answered.
+    pub(crate) fn release(&self, container: &Container<R>) {
+        let last = &container.last_exit;
+        last.holds.set(last.holds.get() - 1);
+        self.tell_init_if_last(container);
+    }
+
+    fn tell_init_if_last(&self, container: &Container<R>) {
+        let last = &container.last_exit;
+        if last.holds.get() > 0 || last.killing.get() {
+            return;
+        }
+        let Some(exit) = last.untold.take() else {
+            return;
+        };
+        let init = &container.init;
+        if init.state.get() == State::Paused {
+            // T72: a frozen cgroup can't be removed.
+            R::thaw(container);
+        }
+        init.exited(exit);
+        if R::stop_oom_watch(container) {
+            self.tell_oom(&container.id);
+        }
+        self.tell(container, init, exit);
+    }
+
+    /// Runs `work`, for which nobody waits but [`Engine::settled`].
+    fn in_background(&self, work: impl Future<Output = ()> + 'static) {
+        let running = Rc::clone(&self.background);
+        running.send_modify(|count| *count += 1);
+        tokio::task::spawn_local(async move {
+            work.await;
+            running.send_modify(|count| *count -= 1);
+        });
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        *self.background.borrow() == 0
+    }
+
+    /// Waits until nothing goes on in the background.
+    pub(crate) async fn settled(&self) {
+        let mut count = self.background.subscribe();
+        // The sender lives as long as the engine.
+        let _ = count.wait_for(|&count| count == 0).await;
+    }
+
+    fn tell(&self, container: &Container<R>, process: &Process, exit: Exit) {
+        process.told();
+        self.outbox.push(Event::Exit(TaskExit {
+            container_id: container.id.clone(),
+            id: process.id.name(&container.id).to_owned(),
+            pid: process.pid.get(),
+            exit_status: exit.status,
+            exited_at: Some(exit.at),
+        }));
+    }
+
+    /// The kernel has killed a process of the container for want of memory (O1, O2).
+    pub(crate) fn tell_oom(&self, container: &str) {
+        self.outbox.push(Event::Oom(TaskOom {
+            container_id: container.to_owned(),
+        }));
+    }
+}

@@ -1,0 +1,151 @@
+//! What makes a container's processes: the seam between the engine, which knows the contract, and
+//! who runs them.
+//!
+//! The engine decides what may happen to a container, in which order its clients hear of it, and
+//! that each exit is told once. A runtime makes processes, signals and removes them, and hands each
+//! exit to [`Engine::exited`]. [`Oci`](crate::oci::Oci) does it by the command line of runc or crun.
+
+use crate::container::Container;
+use crate::error::Result;
+use crate::process::Process;
+use crate::process::exec::Exec;
+use crate::service::Engine;
+use crate::stdio::Io;
+use protos::runc::CheckpointOptions;
+use protos::task::CreateTaskRequest;
+use protos::task_types::ProcessInfo;
+use protos::ttrpc::Context;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+/// Each error is what the call's client is told; none of these is called for a container in a state
+/// that forbids it.
+pub trait Runtime: Sized + 'static {
+    /// What it keeps of one container.
+    type Container: 'static;
+    /// As long as it lives, exits are kept of processes that the engine has not heard of yet.
+    type Starting;
+
+    /// Does what no call asks for, such as reaping, for as long as that is possible.
+    fn run(engine: &Rc<Engine<Self>>) -> impl Future<Output = io::Error>;
+
+    /// Makes a container whose init waits for [`Runtime::start`], or is made by it.
+    ///
+    /// # Errors
+    /// The contract's (T11); nothing is left of the container.
+    fn create(
+        engine: &Rc<Engine<Self>>,
+        request: &CreateTaskRequest,
+        context: &Context,
+    ) -> impl Future<Output = Result<Rc<Container<Self>>>>;
+
+    /// Lets init run.
+    ///
+    /// # Errors
+    /// Code Unknown with the reason.
+    fn start(
+        engine: &Rc<Engine<Self>>,
+        container: &Rc<Container<Self>>,
+        context: &Context,
+    ) -> impl Future<Output = Result<()>>;
+
+    /// Makes the process of an exec; its pid, as clients see it, and its streams.
+    ///
+    /// # Errors
+    /// Code Unknown with the reason; no process of it is left that is known.
+    fn exec(
+        engine: &Rc<Engine<Self>>,
+        container: &Rc<Container<Self>>,
+        exec: &Exec,
+        context: &Context,
+    ) -> impl Future<Output = Result<(u32, Io)>>;
+
+    /// An exec has failed, and none is being started: what no exec owns may go (T23).
+    fn kill_strays(engine: &Rc<Engine<Self>>, container: &Container<Self>);
+
+    /// Sends `signal` to a process that has not ended, or with `all`, if it is init, to every process
+    /// of the container (T50).
+    ///
+    /// # Errors
+    /// NotFound if it has ended meanwhile; else code Unknown with the reason.
+    fn kill(
+        engine: &Rc<Engine<Self>>,
+        container: &Container<Self>,
+        process: &Process,
+        signal: u32,
+        all: bool,
+        context: &Context,
+    ) -> impl Future<Output = Result<()>>;
+
+    /// Freezes every process of the container (T71).
+    ///
+    /// # Errors
+    /// Code Unknown with the reason.
+    fn pause(container: &Container<Self>, context: &Context) -> impl Future<Output = Result<()>>;
+
+    /// Lets them go on (T71).
+    ///
+    /// # Errors
+    /// Code Unknown with the reason.
+    fn resume(container: &Container<Self>, context: &Context) -> impl Future<Output = Result<()>>;
+
+    /// Sets limits (T74): an OCI LinuxResources as JSON.
+    ///
+    /// # Errors
+    /// Code Unknown with the reason.
+    fn update(
+        container: &Container<Self>,
+        resources: Vec<u8>,
+        context: &Context,
+    ) -> impl Future<Output = Result<()>>;
+
+    /// Writes a checkpoint into the directory `image` (T73).
+    ///
+    /// # Errors
+    /// Code Unknown with the reason.
+    fn checkpoint(
+        container: &Container<Self>,
+        image: &Path,
+        options: &CheckpointOptions,
+        context: &Context,
+    ) -> impl Future<Output = Result<()>>;
+
+    /// Removes the container, whose init it kills if that waits to be started (T60).
+    ///
+    /// # Errors
+    /// Code Unknown with the reason; then the container is still there.
+    fn remove(container: &Container<Self>, context: &Context) -> impl Future<Output = Result<()>>;
+
+    /// Takes away what was mounted for it (T61).
+    ///
+    /// # Errors
+    /// Code Unknown with the reason; then the container is still there.
+    fn unmount(container: &Container<Self>) -> impl Future<Output = Result<()>>;
+
+    /// The processes of the container as clients see them, execs with their ids (T70).
+    fn pids(container: &Container<Self>) -> Vec<ProcessInfo>;
+
+    /// The container's figures (T79).
+    ///
+    /// # Errors
+    /// NotFound if there are none, else code Unknown.
+    fn stats(container: &Container<Self>) -> Result<protos::Any>;
+
+    /// Something is being made; see [`Runtime::Starting`].
+    fn starting(&self) -> Self::Starting;
+
+    /// The engine knows `process` from now on: its exit goes to [`Engine::exited`], at once if it has
+    /// come already.
+    fn track(engine: &Rc<Engine<Self>>, container: &Rc<Container<Self>>, process: &Rc<Process>);
+
+    /// Kills what a dead init has left (X4); `None` if nothing can be left.
+    fn kill_left(container: &Rc<Container<Self>>) -> Option<impl Future<Output = ()> + 'static>;
+
+    /// Init has ended: what is frozen goes on, for it could not be removed (T72).
+    fn thaw(container: &Container<Self>);
+
+    /// Ends the watch for OOM kills; true if one was not told yet (X6).
+    fn stop_oom_watch(container: &Container<Self>) -> bool;
+}
