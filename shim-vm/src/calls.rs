@@ -1,162 +1,123 @@
 //! The calls that are the guest's to do: asked of it, and answered without what is only its own.
 
-use crate::container::{Container, Process};
+use crate::container::{GuestContainer, GuestProcess};
 use crate::limits::Limits;
 use crate::overhead;
-use crate::service::{Result, Service, unimplemented, unknown};
+use crate::promises::owes_exit;
+use crate::runtime::unknown;
 use crate::spec::take_what_is_the_hosts;
 use protos::task::*;
-use protos::task_types::ProcessInfo;
 use protos::ttrpc::{Call, Context};
-use protos::{Any, Code, Status, any, cgroups, runc};
+use protos::{Any, Code, Status, any, cgroups};
 use serde_json::Value;
 use std::rc::Rc;
+use task::{Error, Result};
 
-impl Service {
-    /// Each process in the VM is, to the host, the VM's.
-    pub(crate) async fn pids(
-        &self,
-        request: PidsRequest,
-        context: &Context,
-    ) -> Result<PidsResponse> {
-        let container = self.find(&request.id)?;
-        let host = container.vm.pid();
-        let mut processes = vec![ProcessInfo {
-            pid: host,
-            info: None,
-        }];
-        if !container.vm.is_gone() {
-            let guest = self
-                .ask(&container, &container.init, &request, context)
-                .await?;
-            let details = |info: &Any| any::unpack::<runc::ProcessDetails>(info)?.ok();
-            let execs = guest.processes.iter().filter_map(|process| {
-                let details = details(process.info.as_ref()?)?;
-                let info = Some(any::pack(&details));
-                Some(ProcessInfo { pid: host, info })
-            });
-            processes.extend(execs);
-        }
-        Ok(PidsResponse { processes })
-    }
-
-    pub(crate) async fn pause(&self, request: PauseRequest, context: &Context) -> Result<()> {
-        let container = self.find(&request.id)?;
-        self.pass(&container, &container.init, &request, context)
-            .await
-    }
-
-    pub(crate) async fn resume(&self, request: ResumeRequest, context: &Context) -> Result<()> {
-        let container = self.find(&request.id)?;
-        self.pass(&container, &container.init, &request, context)
-            .await
-    }
-
-    pub(crate) async fn update(&self, request: UpdateTaskRequest, context: &Context) -> Result<()> {
-        let container = self.find(&request.id)?;
-        let mut resources = request.resources;
-        // What is no JSON the guest refuses.
-        let mut limits = None;
-        if let Some(any) = &mut resources
-            && let Ok(mut json) = task::json::read::<Value>(&any.value)
-        {
-            let pod = &container.vm.pod;
-            let read = Limits::of(&json).and_then(|update| pod.updated(&container.id, &update));
-            limits = Some(read.map_err(|why| Status::new(Code::InvalidArgument, why))?);
-            if take_what_is_the_hosts(&mut json) {
-                any.value = json.to_string().into_bytes();
-            }
-        }
-        let asked = UpdateTaskRequest {
-            id: request.id,
-            resources,
-            ..Default::default()
-        };
-        self.pass(&container, &container.init, &asked, context)
-            .await?;
-        let Some(limits) = limits else {
-            return Ok(());
-        };
-        let set = container.vm.pod.update(&container.id, limits).await;
-        set.map_err(|why| unknown(&format!("limits of the VM: {why}")))
-    }
-
-    pub(crate) async fn resize_pty(
-        &self,
-        request: ResizePtyRequest,
-        context: &Context,
-    ) -> Result<()> {
-        let (container, process) = self.find_process(&request.id, &request.exec_id)?;
-        self.pass(&container, &process, &request, context).await
-    }
-
-    /// The guest's process sees it in its stream.
-    pub(crate) async fn close_io(&self, request: CloseIoRequest, _: &Context) -> Result<()> {
-        let container = self.find(&request.id)?;
-        let process = container.process(&request.exec_id);
-        // T2: here, and only here, an unknown exec is code Unknown.
-        let text = || {
-            unknown(&format!(
-                "process does not exist {}: not found",
-                request.exec_id
-            ))
-        };
-        process.ok_or_else(text)?.close_stdin();
-        Ok(())
-    }
-
-    pub(crate) async fn stats(
-        &self,
-        request: StatsRequest,
-        context: &Context,
-    ) -> Result<StatsResponse> {
-        let container = self.find(&request.id)?;
-        self.alive(&container)?;
-        let guest = self
-            .ask(&container, &container.init, &request, context)
-            .await?;
-        let metrics = guest
-            .stats
-            .as_ref()
-            .and_then(any::unpack::<cgroups::v2::Metrics>);
-        match metrics {
-            Some(Ok(metrics)) => {
-                let mut stats = any::pack(&metrics);
-                stats.value.extend(overhead::of(&container.vm).await);
-                Ok(StatsResponse { stats: Some(stats) })
-            }
-            _ => Err(unknown("the guest's figures are none of cgroup v2")),
+/// Asks the guest about a process that it has told of.
+///
+/// # Errors
+/// The guest's status, why nobody waits any more, or that the VM is gone.
+pub async fn ask<C: Call>(
+    container: &GuestContainer,
+    process: &Rc<GuestProcess>,
+    request: &C,
+    context: &Context,
+) -> Result<C::Answer> {
+    alive(container)?;
+    let (vm, method) = (&container.vm, C::METHOD);
+    let answer = vm.ask(request, context).await;
+    let goes = container.init.deleting.get() || process.deleting.get();
+    let is_there = process.added.get() && !goes;
+    if is_there && matches!(&answer, Err(status) if status.code == Code::NotFound) {
+        match method {
+            // It has ended, is what that says.
+            "Kill" => owes_exit(container, process),
+            // Nor need a container have a cgroup.
+            "Stats" => {}
+            _ => vm.doom.broke_word(&format!(
+                "{method} of {}, which is there: not found",
+                container.name_of(process)
+            )),
         }
     }
+    Ok(answer?)
+}
 
-    pub(crate) async fn checkpoint(
-        &self,
-        request: CheckpointTaskRequest,
-        _: &Context,
-    ) -> Result<()> {
-        self.find(&request.id)?;
-        Err(unimplemented("checkpoint of a container in a VM"))
+/// # Errors
+/// FailedPrecondition if the VM is gone.
+pub fn alive(container: &GuestContainer) -> Result<()> {
+    if container.vm.is_gone() {
+        let text = format!("the VM of container {} is gone", container.id);
+        return Err(Error::FailedPrecondition(text));
     }
+    Ok(())
+}
 
-    pub(crate) async fn pass<C: Call>(
-        &self,
-        container: &Rc<Container>,
-        process: &Rc<Process>,
-        request: &C,
-        context: &Context,
-    ) -> Result<C::Answer> {
-        self.alive(container)?;
-        self.ask(container, process, request, context).await
-    }
+pub async fn pause(container: &GuestContainer, context: &Context) -> Result<()> {
+    let id = container.id.clone();
+    ask(container, &container.init, &PauseRequest { id }, context).await
+}
 
-    pub(crate) fn alive(&self, container: &Container) -> Result<()> {
-        if container.vm.is_gone() {
-            let text = format!(
-                "the VM of container {} is gone: failed precondition",
-                container.id
-            );
-            return Err(Status::new(Code::FailedPrecondition, text));
+pub async fn resume(container: &GuestContainer, context: &Context) -> Result<()> {
+    let id = container.id.clone();
+    ask(container, &container.init, &ResumeRequest { id }, context).await
+}
+
+/// Limits are the guest's to set in the VM, and the host's around it.
+pub async fn update(
+    container: &GuestContainer,
+    resources: Vec<u8>,
+    context: &Context,
+) -> Result<()> {
+    let (pod, id) = (&container.vm.pod, &container.id);
+    let mut json: Value =
+        task::json::read(&resources).map_err(|e| Error::Refused(format!("resources: {e}")))?;
+    let limits = Limits::of(&json).and_then(|update| pod.updated(id, &update));
+    let limits = limits.map_err(|why| Status::new(Code::InvalidArgument, why))?;
+    let value = match take_what_is_the_hosts(&mut json) {
+        true => json.to_string().into_bytes(),
+        false => resources,
+    };
+    let type_url = String::new();
+    let request = UpdateTaskRequest {
+        id: id.clone(),
+        resources: Some(Any { type_url, value }),
+        ..Default::default()
+    };
+    ask(container, &container.init, &request, context).await?;
+    let set = pod.update(id, limits).await;
+    set.map_err(|why| unknown(&format!("limits of the VM: {why}")).into())
+}
+
+pub async fn resize(
+    container: &GuestContainer,
+    process: &Rc<GuestProcess>,
+    (width, height): (u32, u32),
+    context: &Context,
+) -> Result<()> {
+    let request = ResizePtyRequest {
+        id: container.id.clone(),
+        exec_id: process.name.clone(),
+        width,
+        height,
+    };
+    ask(container, process, &request, context).await
+}
+
+/// The guest's figures of the container, and the host's of its VM.
+pub async fn stats(container: &GuestContainer, context: &Context) -> Result<Any> {
+    let id = container.id.clone();
+    let guest = ask(container, &container.init, &StatsRequest { id }, context).await?;
+    let metrics = guest
+        .stats
+        .as_ref()
+        .and_then(any::unpack::<cgroups::v2::Metrics>);
+    match metrics {
+        Some(Ok(metrics)) => {
+            let mut stats = any::pack(&metrics);
+            stats.value.extend(overhead::of(&container.vm).await);
+            Ok(stats)
         }
-        Ok(())
+        _ => Err(unknown("the guest's figures are none of cgroup v2").into()),
     }
 }

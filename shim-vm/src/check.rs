@@ -7,11 +7,11 @@
 use crate::accel;
 use crate::config::{Accel, Config};
 use crate::image::Image;
-use crate::service::Service;
+use crate::runtime::{self, Service};
 use crate::share;
 use protos::api::task::Task;
+use protos::task as api;
 use protos::ttrpc::Context;
-use protos::{Status, task as api};
 use serde_json::json;
 use std::fs;
 use std::io;
@@ -79,7 +79,7 @@ async fn run(bundle: &Path, reaper: &Rc<Reaper>) -> Result<String, String> {
         .map_err(|e| format!("{}: {e}", out.display()))?;
     // Another check may run: each has a VM, and a place for it, of its own.
     let namespace = format!("check-{}", std::process::id());
-    let service = Service::new(namespace, Rc::clone(reaper), Rc::default());
+    let service = runtime::service(namespace, Rc::clone(reaper), Rc::default());
     let ran = steps(&service, bundle, &out, &mut output).await;
     service.end().await;
     let (steps, hello) = ran?;
@@ -116,7 +116,7 @@ async fn steps(
     output: &mut pipe::Receiver,
 ) -> Result<(Steps, protos::guest::Hello), String> {
     let context = Context::background();
-    let failed = |method| move |status: Status| format!("{method}: {}", status.message);
+    let failed = |method| move |e: task::Error| format!("{method}: {e}");
     let create = api::CreateTaskRequest {
         id: ID.into(),
         bundle: bundle.to_string_lossy().into_owned(),
@@ -127,7 +127,12 @@ async fn steps(
     let asked = service.create(create, &context);
     asked.await.map_err(failed("Create"))?;
     let created = begin.elapsed();
-    let vm = service.vm.borrow().clone().ok_or("the VM is gone")?;
+    let vm = service
+        .runtime()
+        .vm
+        .borrow()
+        .clone()
+        .ok_or("the VM is gone")?;
     let start = api::StartRequest {
         id: ID.into(),
         ..Default::default()

@@ -40,7 +40,7 @@ mod program;
 mod promises;
 mod qemu;
 mod remembered;
-mod service;
+mod runtime;
 mod share;
 mod skeleton;
 mod source;
@@ -54,14 +54,12 @@ mod word;
 use protos::Any;
 use protos::task::DeleteResponse;
 use protos::types::{RuntimeInfo, RuntimeVersion};
-use service::Service;
 use std::future::Future;
 use std::io::{self, Write};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::rc::Rc;
 use task::bundle::Bundle;
-use task::handover::{Engine, Kept};
 use task::outbox::Outbox;
 use task::reaper::Reaper;
 
@@ -93,7 +91,7 @@ impl shim::Shim for Vm {
         outbox: Rc<Outbox>,
     ) -> shim::Result<Rc<dyn shim::Daemon>> {
         share::own_mounts().map_err(|e| shim::Error::new(format!("mount namespace: {e}")))?;
-        Ok(Service::new(namespace, reaper, outbox))
+        Ok(runtime::service(namespace, reaper, outbox))
     }
 
     fn cleanup<'a>(
@@ -104,36 +102,6 @@ impl shim::Shim for Vm {
         reaper: Rc<Reaper>,
     ) -> Boxed<'a, shim::Result<DeleteResponse>> {
         Box::pin(cleanup::cleanup(namespace, id, bundle, reaper))
-    }
-}
-
-impl shim::Daemon for Service {
-    fn run(&self) -> Boxed<'_, io::Error> {
-        let orphan = |pid, status| log::debug!("orphan {pid} ended: {status}");
-        Box::pin(async move { self.reaper.run(&orphan).await })
-    }
-
-    fn shut_down(&self) -> Boxed<'_, ()> {
-        Box::pin(self.shut_down())
-    }
-
-    fn end(&self) -> Boxed<'_, ()> {
-        Box::pin(self.end())
-    }
-
-    fn settled(&self) -> Boxed<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn hand_over(&self, _: &mut Kept) -> io::Result<Engine> {
-        Err(io::Error::other(
-            "a shim of VMs can't be upgraded while it runs",
-        ))
-    }
-
-    fn take_over(&self, _: Engine) -> task::Result<()> {
-        let text = "a shim of VMs takes over no other's containers";
-        Err(task::Error::Refused(text.into()))
     }
 }
 

@@ -3,338 +3,394 @@
 
 use crate::accel;
 use crate::boot::Purpose;
+use crate::calls::alive;
 use crate::config::Config;
-use crate::container::{CLOSE, Container, Process};
+use crate::container::{CLOSE, GuestContainer, GuestProcess};
+use crate::events;
 use crate::image::Image;
 use crate::place;
-use crate::service::{Service, unimplemented, unknown};
+use crate::runtime::{Container, Engine, unimplemented, unknown};
 use crate::spec::{Anchor, Refusal, Translated, translate};
+use crate::start::{connect, run_hooks};
 use crate::vm::Vm;
-use protos::events::TaskOom;
 use protos::guest::{ConfigureRequest, PutBundleRequest};
 use protos::task::{CreateTaskRequest, CreateTaskResponse, DeleteRequest};
 use protos::ttrpc::Context;
 use protos::{Code, Status, any, runc};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::fs;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use task::aside;
 use task::bundle::{Bundle, write_private};
-use task::event::Event;
 use task::oci::Options;
-use task::stdio::{Ends, Paths};
-use tokio::sync::Mutex;
+use task::process::Process;
+use task::stdio::{Ends, Paths, check_lengths};
+use task::{Error, ProcessId, Result};
 
 const FAILED: &str = "OCI runtime create failed";
 
-impl Service {
-    /// Makes the container of `request`, whose id is taken.
-    ///
-    /// # Errors
-    /// What failed; [`Service::unmake`] undoes the rest.
-    pub(crate) async fn make(
-        self: &Rc<Self>,
-        request: CreateTaskRequest,
-        context: &Context,
-    ) -> Result<Rc<Container>, Status> {
-        let failed = |why: String| unknown(&format!("{FAILED}: {why}"));
-        if !request.checkpoint.is_empty() {
-            return Err(unimplemented("restore of a container in a VM"));
-        }
-        let id = request.id.clone();
-        let bundle = Bundle::new(&request.bundle);
-        let (config, options) = (bundle.path().join("config.json"), request.options.clone());
-        let read = aside::run(move || {
-            let json = fs::read(&config).map_err(|e| format!("open {}: {e}", config.display()));
-            (Options::from_any(options.as_ref()), json)
-        });
-        let (options, config) = read.await;
-        let (options, config) = (options?, config.map_err(failed)?);
-        let mut translated =
-            translate(&id, &config, self.anchor.get()).map_err(|refusal| match refusal {
-                refusal @ Refusal::Broken(_) => failed(refusal.to_string()),
-                refusal @ Refusal::Unimplemented(_) => {
-                    Status::new(Code::Unimplemented, refusal.to_string())
-                }
-            })?;
-        let vm = self.vm_for(&id, &translated, context).await;
-        let vm = vm.map_err(failed)?;
-        vm.pod.set(&translated.place).await.map_err(failed)?;
+fn failed(why: String) -> Error {
+    unknown(&format!("{FAILED}: {why}")).into()
+}
 
-        let root = bundle.path().join(&translated.root);
-        let (share, points) = (&vm.share, translated.points.take());
-        let shared = share
-            .add_rootfs(&id, request.rootfs.clone(), &root, points, context)
-            .await;
-        shared.map_err(|e| unknown(&format!("failed to mount rootfs component: {e}")))?;
-        let (mut sources, mut shared_memory, mut volumes) = (Vec::new(), Vec::new(), Vec::new());
-        for volume in &translated.volumes {
-            let source = &volume.source;
-            let path = if volume.memory {
-                let (memory, path) = share.add_memory(source).await;
-                shared_memory.push(memory);
-                path
-            } else {
-                let added = share.add_volume(&id, volume, context).await;
-                let (path, is_dir) = added.map_err(failed)?;
-                volumes.extend(is_dir.then(|| path.clone()));
-                path
-            };
-            log::debug!("{id}: {} is {path}", source.display());
-            sources.push(path);
-        }
-        let put = PutBundleRequest {
-            id: id.clone(),
-            config: translated.config(&sources),
-            shared_memory,
-            volumes,
-        };
-        let put = vm.ask(&put, context).await?;
+/// Makes the container of `request`, whose id is taken.
+///
+/// # Errors
+/// What failed; nothing is left of it.
+pub async fn create(
+    engine: &Rc<Engine>,
+    request: &CreateTaskRequest,
+    context: &Context,
+) -> Result<Rc<Container>> {
+    let (id, guest) = (&request.id, &engine.runtime);
+    guest.containers.borrow_mut().insert(id.clone(), None);
+    let error = match make(engine, request, context).await {
+        Ok(container) => return Ok(container),
+        Err(error) => error,
+    };
+    let begun = guest.known(id);
+    unmake(engine, id, true).await;
+    if let Some(begun) = begun {
+        begun.run_poststop(&guest.reaper).await;
+    }
+    tokio::select! {
+        biased;
+        why = context.cancelled() => Err(Error::GivenUp(why)),
+        () = std::future::ready(()) => Err(error),
+    }
+}
 
-        let paths = Paths {
-            stdin: request.stdin,
-            stdout: request.stdout,
-            stderr: request.stderr,
-            terminal: request.terminal,
-        };
-        let (ends, names) = Ends::open(vm.link(), &paths);
-        let init = Process::new(String::new(), paths, ends);
-        let container = Rc::new(Container {
-            id: id.clone(),
-            bundle,
-            rootfs: request.rootfs,
-            vm: Rc::clone(&vm),
-            init: Rc::clone(&init),
-            execs: RefCell::new(BTreeMap::new()),
+/// # Errors
+/// What failed; [`unmake`] undoes the rest.
+async fn make(
+    engine: &Rc<Engine>,
+    request: &CreateTaskRequest,
+    context: &Context,
+) -> Result<Rc<Container>> {
+    let paths = Paths {
+        stdin: request.stdin.clone(),
+        stdout: request.stdout.clone(),
+        stderr: request.stderr.clone(),
+        terminal: request.terminal,
+    };
+    check_lengths(&request.id, &paths)?;
+    if !request.checkpoint.is_empty() {
+        return Err(unimplemented("restore of a container in a VM").into());
+    }
+    let (id, bundle) = (&request.id, Bundle::new(&request.bundle));
+    let (options, mut spec) = read(engine, request, &bundle).await?;
+    let vm = vm_for(engine, id, &spec, context).await;
+    let vm = vm.map_err(failed)?;
+    vm.pod.set(&spec.place).await.map_err(failed)?;
+    let put = share(&vm, request, &bundle, &mut spec, context).await?;
+    let put = vm.ask(&put, context).await?;
+
+    let (ends, names) = Ends::open(vm.link(), &paths);
+    let own = Rc::new(GuestContainer {
+        id: id.clone(),
+        bundle: bundle.clone(),
+        vm: Rc::clone(&vm),
+        init: GuestProcess::new(String::new(), String::new()),
+        execs: RefCell::default(),
+        asked: Cell::new(0),
+        engines: RefCell::new(Weak::new()),
+        io_uid: options.io_uid,
+        io_gid: options.io_gid,
+        hooks: spec.hooks,
+        created: Cell::new(false),
+        forgotten: Cell::new(false),
+    });
+    let io = connect(engine, &own, id, &paths, ends, context).await?;
+    let asked = CreateTaskRequest {
+        id: id.clone(),
+        bundle: put.bundle,
+        terminal: names.terminal,
+        stdin: names.stdin,
+        stdout: names.stdout,
+        stderr: names.stderr,
+        options: Some(any::pack(&runc::Options {
+            no_new_keyring: options.no_new_keyring,
             io_uid: options.io_uid,
             io_gid: options.io_gid,
-            hooks: translated.hooks,
-            created: Cell::new(false),
-            recording: Mutex::default(),
-            forgotten: Cell::new(false),
-        });
-        if let Some(ends) = init.ends.take() {
-            self.connect(&container, &init, ends, context).await?;
-        }
-        // Who `delete` says it was, if this shim does not live to.
-        let (file, pid) = (
-            container.bundle.pid(&task::ProcessId::Init),
-            vm.pid().to_string(),
-        );
-        let written = aside::run(move || {
-            write_private(&file, pid.as_bytes())
-                .map_err(|e| format!("write {}: {e}", file.display()))
-        });
-        written.await.map_err(failed)?;
-        // From here on the guest may tell of it.
-        self.containers
-            .borrow_mut()
-            .insert(id.clone(), Some(Rc::clone(&container)));
-        self.run_hooks(&container, &container.hooks.create, "creating", context)
-            .await
-            .map_err(failed)?;
-        let asked = CreateTaskRequest {
-            id,
-            bundle: put.bundle,
-            terminal: request.terminal,
-            stdin: names.stdin,
-            stdout: names.stdout,
-            stderr: names.stderr,
-            options: Some(any::pack(&runc::Options {
-                no_new_keyring: options.no_new_keyring,
-                io_uid: options.io_uid,
-                io_gid: options.io_gid,
-                ..Default::default()
-            })),
             ..Default::default()
+        })),
+        ..Default::default()
+    };
+    if let Err(e) = make_in(engine, &own, &asked, context).await {
+        io.close().await;
+        return Err(e);
+    }
+    let init = Process::new(ProcessId::Init, paths, None);
+    init.made(vm.pid(), io);
+    Ok(Rc::new(Container::new(id.clone(), bundle, init, own)))
+}
+
+/// Reads what the bundle and the request's options want.
+///
+/// # Errors
+/// What can't be read, or can't be in a VM.
+async fn read(
+    engine: &Engine,
+    request: &CreateTaskRequest,
+    bundle: &Bundle,
+) -> Result<(Options, Translated)> {
+    let (config, options) = (bundle.path().join("config.json"), request.options.clone());
+    let read = aside::run(move || {
+        let json = fs::read(&config).map_err(|e| format!("open {}: {e}", config.display()));
+        (Options::from_any(options.as_ref()), json)
+    });
+    let (options, config) = read.await;
+    let (options, config) = (options?, config.map_err(failed)?);
+    let translated = translate(&request.id, &config, engine.runtime.anchor.get());
+    let translated = translated.map_err(|refusal| match refusal {
+        refusal @ Refusal::Broken(_) => failed(refusal.to_string()),
+        refusal @ Refusal::Unimplemented(_) => {
+            Status::new(Code::Unimplemented, refusal.to_string()).into()
+        }
+    })?;
+    Ok((options, translated))
+}
+
+/// Mounts the root filesystem and the volumes where the guest sees them; the bundle that it is given.
+///
+/// # Errors
+/// What can't be mounted.
+async fn share(
+    vm: &Vm,
+    request: &CreateTaskRequest,
+    bundle: &Bundle,
+    spec: &mut Translated,
+    context: &Context,
+) -> Result<PutBundleRequest> {
+    let (id, share) = (&request.id, &vm.share);
+    let (root, points) = (bundle.path().join(&spec.root), spec.points.take());
+    let shared = share
+        .add_rootfs(id, request.rootfs.clone(), &root, points, context)
+        .await;
+    shared.map_err(|e| unknown(&format!("failed to mount rootfs component: {e}")))?;
+    let (mut sources, mut shared_memory, mut volumes) = (Vec::new(), Vec::new(), Vec::new());
+    for volume in &spec.volumes {
+        let source = &volume.source;
+        let path = if volume.memory {
+            let (memory, path) = share.add_memory(source).await;
+            shared_memory.push(memory);
+            path
+        } else {
+            let added = share.add_volume(id, volume, context).await;
+            let (path, is_dir) = added.map_err(failed)?;
+            volumes.extend(is_dir.then(|| path.clone()));
+            path
         };
-        let made = self.create_in(&container, &asked, context).await?;
-        if self.anchor.get().is_none() {
-            let (host, guest) = (vm.pid(), made.pid);
-            self.anchor.set(Some(Anchor { host, guest }));
-        }
-        Ok(container)
+        log::debug!("{id}: {} is {path}", source.display());
+        sources.push(path);
     }
+    Ok(PutBundleRequest {
+        id: id.clone(),
+        config: spec.config(&sources),
+        shared_memory,
+        volumes,
+    })
+}
 
-    /// Has the guest make it. What the guest has begun it ends, and so this waits for that also when
-    /// nobody waits for this any more: what came of it must be undone.
-    async fn create_in(
-        &self,
-        container: &Container,
-        request: &CreateTaskRequest,
-        context: &Context,
-    ) -> Result<CreateTaskResponse, Status> {
-        let (vm, whole) = (&container.vm, Context::background());
-        let made = async {
-            let made = vm.ask(request, &whole).await?;
-            // It is told before the answer.
-            let created = container.init.until(|_| container.created.get());
-            let what = format!("the creation of {}", container.id);
-            vm.in_time(&what, vm.patience, created).await;
-            self.alive(container).map(|()| made)
+/// The host's hooks, and then the guest's part.
+///
+/// # Errors
+/// A hook's, or the guest's.
+async fn make_in(
+    engine: &Engine,
+    own: &Rc<GuestContainer>,
+    request: &CreateTaskRequest,
+    context: &Context,
+) -> Result<()> {
+    let (guest, pid) = (&engine.runtime, own.vm.pid());
+    // Who `delete` says it was, if this shim does not live to.
+    let file = own.bundle.pid(&ProcessId::Init);
+    let written = aside::run(move || {
+        let pid = pid.to_string();
+        write_private(&file, pid.as_bytes()).map_err(|e| format!("write {}: {e}", file.display()))
+    });
+    written.await.map_err(failed)?;
+    // From here on the guest may tell of it.
+    let known = Some(Rc::clone(own));
+    guest.containers.borrow_mut().insert(own.id.clone(), known);
+    let ran = run_hooks(engine, own, &own.hooks.create, "creating", context).await;
+    ran.map_err(failed)?;
+    let made = create_in(own, request, context).await?;
+    if guest.anchor.get().is_none() {
+        let (host, inside) = (pid, made.pid);
+        let anchor = Anchor {
+            host,
+            guest: inside,
         };
-        let mut made = pin!(made);
-        let why = tokio::select! {
-            made = &mut made => return made,
-            why = context.cancelled() => why,
-        };
-        let what = format!("the answer of Create of {}", container.id);
-        vm.in_time(&what, vm.patience, made).await;
-        Err(why)
+        guest.anchor.set(Some(anchor));
     }
+    Ok(())
+}
 
-    /// The VM; booted, if this is its first container.
-    async fn vm_for(
-        self: &Rc<Self>,
-        id: &str,
-        spec: &Translated,
-        context: &Context,
-    ) -> Result<Rc<Vm>, String> {
-        let _turn = self.turn.lock().await;
-        if let Some(vm) = &*self.vm.borrow() {
-            if vm.is_gone() {
-                return Err("the VM that this container shares is gone".into());
-            }
-            return Ok(Rc::clone(vm));
+/// Has the guest make it. What the guest has begun it ends, and so this waits for that also when
+/// nobody waits for this any more: what came of it must be undone.
+async fn create_in(
+    container: &GuestContainer,
+    request: &CreateTaskRequest,
+    context: &Context,
+) -> Result<CreateTaskResponse> {
+    let (vm, whole) = (&container.vm, Context::background());
+    let made = async {
+        let made = vm.ask(request, &whole).await?;
+        // It is told before the answer.
+        let created = container.init.until(|_| container.created.get());
+        let what = format!("the creation of {}", container.id);
+        vm.in_time(&what, vm.patience, created).await;
+        alive(container).map(|()| made)
+    };
+    let mut made = pin!(made);
+    let why = tokio::select! {
+        made = &mut made => return made,
+        why = context.cancelled() => why,
+    };
+    let what = format!("the answer of Create of {}", container.id);
+    vm.in_time(&what, vm.patience, made).await;
+    Err(Error::GivenUp(why))
+}
+
+/// The VM; booted, if this is its first container.
+async fn vm_for(
+    engine: &Rc<Engine>,
+    id: &str,
+    spec: &Translated,
+    context: &Context,
+) -> std::result::Result<Rc<Vm>, String> {
+    let guest = &engine.runtime;
+    let _turn = guest.turn.lock().await;
+    if let Some(vm) = &*guest.vm.borrow() {
+        if vm.is_gone() {
+            return Err("the VM that this container shares is gone".into());
         }
-        let wanted = spec.wanted.clone();
-        let found = aside::run(move || {
-            let config = Config::load()?.wanted(&wanted)?;
-            Image::find(&config).map(|image| (config, image))
-        });
-        let (config, image) = found.await?;
-        let accel = accel::choose(&config, &image, &self.reaper).await;
-        let purpose = Purpose {
-            context,
-            name: format!("{}/{id}", self.namespace),
-            dir: place::of(&self.namespace, id),
-            image,
-            accel,
-            network: spec.network.clone(),
-            place: spec.place.clone(),
-            guest: ConfigureRequest {
-                hostname: id.chars().take(63).collect(),
-                sysctls: spec.sysctls.clone(),
-                debug: config.debug_console,
-                ..Default::default()
-            },
-            config,
-        };
-        let telling = Rc::downgrade(self);
-        let tell = move |event| match telling.upgrade() {
-            Some(service) => service.told(&event),
-            None => Ok(()),
-        };
-        let vm = Vm::boot(purpose, &self.reaper, tell).await?;
-        self.vm.replace(Some(Rc::clone(&vm)));
-        let (watching, watched) = (Rc::downgrade(self), Rc::clone(&vm));
-        tokio::task::spawn_local(async move {
-            let tell = || {
-                if let Some(service) = watching.upgrade() {
-                    service.vm_had_oom();
-                }
-            };
-            let why = loop {
-                tokio::select! {
-                    () = watched.pod.oom() => tell(),
-                    why = watched.gone() => break why,
-                }
-            };
-            // TaskOOM comes before TaskExit (V10).
-            if watched.pod.had_oom() {
-                tell();
-            }
-            if let Some(service) = watching.upgrade() {
-                service.vm_is_gone(&watched, &why);
-            }
-        });
-        Ok(vm)
+        return Ok(Rc::clone(vm));
     }
-
-    /// The kernel has killed one of the VM's processes: that is every container's loss.
-    fn vm_had_oom(&self) {
-        for container in self.all() {
-            if container.created.get() && container.init.exit().is_none() {
-                let container_id = container.id.clone();
-                self.publish(Event::Oom(TaskOom { container_id }));
-            }
-        }
-    }
-
-    fn all(&self) -> Vec<Rc<Container>> {
-        let containers = self.containers.borrow();
-        containers.values().flatten().cloned().collect()
-    }
-
-    fn vm_is_gone(self: &Rc<Self>, vm: &Vm, why: &str) {
-        let containers = self.all();
-        // With containers that have ended, it was to end.
-        if vm.doom.is_told() || containers.iter().any(|of| of.init.exit().is_none()) {
-            let ids: Vec<&str> = containers.iter().map(|of| of.id.as_str()).collect();
-            log::error!("VM of {}: {why}", ids.join(", "));
-        }
-        for container in containers {
-            self.lost(&container);
-        }
-    }
-
-    /// Takes the host's part of a container away, and with the last one the VM. `undo`: the guest may
-    /// have its part still.
-    pub(crate) async fn unmake(self: &Rc<Self>, id: &str, undo: bool) {
-        let container = self.known(id);
-        if let Some(container) = &container {
-            container.init.close().await;
-        }
-        let vm = self.vm.borrow().clone();
-        if let Some(vm) = &vm {
-            let _turn = self.turn.lock().await;
-            let others = self.containers.borrow().len() > 1;
-            if others {
-                if let Some(container) = container.filter(|of| undo && of.created.get()) {
-                    self.undo_create(&container).await;
-                }
-                if let Err(why) = vm.pod.remove(id).await {
-                    log::warn!("{id}: limits of the VM: {why}");
-                }
-            } else {
-                vm.power_off().await;
-                self.vm.replace(None);
-                self.anchor.set(None);
-            }
-            vm.share.remove(id).await;
-        }
-        self.forget(id);
-    }
-
-    /// The guest has made a container that nobody waits for.
-    async fn undo_create(&self, container: &Container) {
-        let vm = &container.vm;
-        let request = DeleteRequest {
-            id: container.id.clone(),
+    let wanted = spec.wanted.clone();
+    let found = aside::run(move || {
+        let config = Config::load()?.wanted(&wanted)?;
+        Image::find(&config).map(|image| (config, image))
+    });
+    let (config, image) = found.await?;
+    let accel = accel::choose(&config, &image, &guest.reaper).await;
+    let purpose = Purpose {
+        context,
+        name: format!("{}/{id}", engine.namespace),
+        dir: place::of(&engine.namespace, id),
+        image,
+        accel,
+        network: spec.network.clone(),
+        place: spec.place.clone(),
+        guest: ConfigureRequest {
+            hostname: id.chars().take(63).collect(),
+            sysctls: spec.sysctls.clone(),
+            debug: config.debug_console,
             ..Default::default()
-        };
-        container.init.deleting.set(true);
-        let deleted = async {
-            let whole = Context::background();
-            let deleted = vm.ask(&request, &whole);
-            deleted.await?;
-            container.init.until(|_| container.forgotten.get()).await;
-            Ok::<_, Status>(())
-        };
-        let what = format!("the end of {}, which was not made", container.id);
-        let deleted = vm.in_time(&what, vm.patience + CLOSE, deleted).await;
-        if let Some(Err(status)) = deleted {
-            vm.doom.end(format!("{what}: {status}"));
+        },
+        config,
+    };
+    let telling = Rc::downgrade(engine);
+    let tell = move |event| match telling.upgrade() {
+        Some(engine) => events::told(&engine, &event),
+        None => Ok(()),
+    };
+    let vm = Vm::boot(purpose, &guest.reaper, tell).await?;
+    guest.vm.replace(Some(Rc::clone(&vm)));
+    let watching = Rc::downgrade(engine);
+    tokio::task::spawn_local(watch(watching, Rc::clone(&vm)));
+    Ok(vm)
+}
+
+/// Tells of a VM's OOM kills, and of its end.
+async fn watch(engine: Weak<Engine>, vm: Rc<Vm>) {
+    let had_oom = || {
+        if let Some(engine) = engine.upgrade() {
+            vm_had_oom(&engine);
+        }
+    };
+    let why = loop {
+        tokio::select! {
+            () = vm.pod.oom() => had_oom(),
+            why = vm.gone() => break why,
+        }
+    };
+    // TaskOOM comes before TaskExit (V10).
+    if vm.pod.had_oom() {
+        had_oom();
+    }
+    if let Some(engine) = engine.upgrade() {
+        vm_is_gone(&engine, &vm, &why);
+    }
+}
+
+/// The kernel has killed one of the VM's processes: that is every container's loss.
+fn vm_had_oom(engine: &Engine) {
+    for container in engine.runtime.all() {
+        if container.created.get() && container.init.exit().is_none() {
+            engine.tell_oom(&container.id);
         }
     }
+}
 
-    /// Leaves no VM behind.
-    pub async fn end(&self) {
-        let vm = self.vm.borrow_mut().take();
-        if let Some(vm) = vm {
+fn vm_is_gone(engine: &Rc<Engine>, vm: &Vm, why: &str) {
+    let containers = engine.runtime.all();
+    // With containers that have ended, it was to end.
+    if vm.doom.is_told() || containers.iter().any(|of| of.init.exit().is_none()) {
+        let ids: Vec<&str> = containers.iter().map(|of| of.id.as_str()).collect();
+        log::error!("VM of {}: {why}", ids.join(", "));
+    }
+    for container in containers {
+        events::lost(engine, &container);
+    }
+}
+
+/// Takes the host's part of a container away, and with the last one the VM. `undo`: the guest may
+/// have its part still.
+pub async fn unmake(engine: &Rc<Engine>, id: &str, undo: bool) {
+    let guest = &engine.runtime;
+    let container = guest.known(id);
+    let vm = guest.vm.borrow().clone();
+    if let Some(vm) = &vm {
+        let _turn = guest.turn.lock().await;
+        let others = guest.containers.borrow().len() > 1;
+        if others {
+            if let Some(container) = container.filter(|of| undo && of.created.get()) {
+                undo_create(&container).await;
+            }
+            if let Err(why) = vm.pod.remove(id).await {
+                log::warn!("{id}: limits of the VM: {why}");
+            }
+        } else {
             vm.power_off().await;
+            guest.vm.replace(None);
+            guest.anchor.set(None);
         }
+        vm.share.remove(id).await;
+    }
+    guest.containers.borrow_mut().remove(id);
+}
+
+/// The guest has made a container that nobody waits for.
+async fn undo_create(container: &GuestContainer) {
+    let vm = &container.vm;
+    let request = DeleteRequest {
+        id: container.id.clone(),
+        ..Default::default()
+    };
+    container.init.deleting.set(true);
+    let deleted = async {
+        let whole = Context::background();
+        let deleted = vm.ask(&request, &whole);
+        deleted.await?;
+        container.init.until(|_| container.forgotten.get()).await;
+        Ok::<_, Status>(())
+    };
+    let what = format!("the end of {}, which was not made", container.id);
+    let deleted = vm.in_time(&what, vm.patience + CLOSE, deleted).await;
+    if let Some(Err(status)) = deleted {
+        vm.doom.end(format!("{what}: {status}"));
     }
 }

@@ -1,86 +1,134 @@
 //! Starting a process: its streams, the network that came after its VM, and hooks.
 
-use crate::container::{Container, Process};
+use crate::calls::{alive, ask};
+use crate::container::{GuestContainer, GuestProcess};
 use crate::hooks::{self, About, Hook};
-use crate::service::{Result, Service, unknown};
-use protos::task::{StartRequest, StartResponse};
+use crate::runtime::{Engine, unknown};
+use protos::Any;
+use protos::task::{ExecProcessRequest, StartRequest};
 use protos::ttrpc::Context;
-use task::stdio::{self, Ends, Of};
+use std::rc::Rc;
+use task::Result;
+use task::process::exec::Exec;
+use task::stdio::{self, Ends, Io, Of, Paths};
 
 const FAILED: &str = "OCI runtime start failed";
 
-impl Service {
-    pub(crate) async fn start(
-        &self,
-        request: StartRequest,
-        context: &Context,
-    ) -> Result<StartResponse> {
-        let (container, process) = self.find_process(&request.id, &request.exec_id)?;
-        self.alive(&container)?;
-        let is_init = request.exec_id.is_empty();
-        if is_init {
-            let joined = container.vm.join_network(context).await;
-            joined.map_err(|why| unknown(&format!("{FAILED}: network: {why}")))?;
-        } else if let Some(ends) = process.ends.take() {
-            self.connect(&container, &process, ends, context).await?;
-        }
-        self.ask(&container, &process, &request, context).await?;
-        // It is told before the answer.
-        let vm = &container.vm;
-        let runs = process.until(|process| process.runs.get());
-        let what = format!("the start of {}", request.id);
-        vm.in_time(&what, vm.patience, runs).await;
-        self.alive(&container)?;
-        if is_init {
-            let hooks = &container.hooks.poststart;
-            let ran = self.run_hooks(&container, hooks, "running", context).await;
-            if let Err(why) = ran {
-                log::warn!("{}: poststart: {why}", container.id);
-            }
-        }
-        let pid = container.vm.pid();
-        Ok(StartResponse { pid })
+/// Lets init run.
+///
+/// # Errors
+/// The network's, or the guest's.
+pub async fn init(engine: &Engine, container: &GuestContainer, context: &Context) -> Result<()> {
+    alive(container)?;
+    let joined = container.vm.join_network(context).await;
+    joined.map_err(|why| unknown(&format!("{FAILED}: network: {why}")))?;
+    start(container, &container.init, context).await?;
+    let hooks = &container.hooks.poststart;
+    let ran = run_hooks(engine, container, hooks, "running", context).await;
+    if let Err(why) = ran {
+        log::warn!("{}: poststart: {why}", container.id);
     }
+    Ok(())
+}
 
-    /// Connects a process's streams to what its client named.
-    pub(crate) async fn connect(
-        &self,
-        container: &Container,
-        process: &Process,
-        ends: Ends,
-        context: &Context,
-    ) -> Result<()> {
-        let name = if process.exec_id.is_empty() {
-            &container.id
-        } else {
-            &process.exec_id
-        };
-        let of = Of {
-            namespace: &self.namespace,
-            process: name,
-            bundle: &container.bundle,
-            io_uid: container.io_uid,
-            io_gid: container.io_gid,
-        };
-        let io = stdio::connect(&process.paths, ends, of, &self.reaper, context).await?;
-        process.connected(io);
-        Ok(())
-    }
+/// Has the guest make the process of an exec; the VM's pid, and its streams.
+///
+/// # Errors
+/// That a stream can't be opened, or the guest's.
+pub async fn exec(
+    engine: &Engine,
+    container: &GuestContainer,
+    exec: &Exec,
+    context: &Context,
+) -> Result<(u32, Io)> {
+    alive(container)?;
+    let (vm, paths) = (&container.vm, &exec.process.paths);
+    let (ends, names) = Ends::open(vm.link(), paths);
+    let io = connect(engine, container, exec.id(), paths, ends, context).await?;
+    let number = container.asked.get() + 1;
+    container.asked.set(number);
+    let process = GuestProcess::new(exec.id().to_owned(), format!("e{number}"));
+    let request = ExecProcessRequest {
+        id: container.id.clone(),
+        exec_id: process.name.clone(),
+        terminal: paths.terminal,
+        stdin: names.stdin,
+        stdout: names.stdout,
+        stderr: names.stderr,
+        spec: Some(Any {
+            type_url: String::new(),
+            value: exec.take_spec(),
+        }),
+    };
+    // Before the guest tells of it. If it does not come to be, it is there until it is deleted: of a
+    // caller that gave up nobody knows what the guest does.
+    let known = (process.name.clone(), Rc::clone(&process));
+    container.execs.borrow_mut().extend([known]);
+    ask(container, &container.init, &request, context).await?;
+    // It is told before the answer.
+    let added = process.until(|process| process.added.get());
+    let what = format!("the new exec {} of {}", process.exec_id, container.id);
+    vm.in_time(&what, vm.patience, added).await;
+    start(container, &process, context).await?;
+    Ok((vm.pid(), io))
+}
 
-    /// Runs some of a container's hooks, while its VM is there.
-    pub(crate) async fn run_hooks(
-        &self,
-        container: &Container,
-        hooks: &[Hook],
-        status: &str,
-        context: &Context,
-    ) -> std::result::Result<(), String> {
-        let about = About {
-            id: &container.id,
-            bundle: container.bundle.path(),
-            pid: container.vm.pid(),
-            status,
-        };
-        hooks::run(hooks, &about, &self.reaper, context).await
-    }
+async fn start(
+    container: &GuestContainer,
+    process: &Rc<GuestProcess>,
+    context: &Context,
+) -> Result<()> {
+    let request = StartRequest {
+        id: container.id.clone(),
+        exec_id: process.name.clone(),
+    };
+    ask(container, process, &request, context).await?;
+    // It is told before the answer.
+    let vm = &container.vm;
+    let runs = process.until(|process| process.runs.get());
+    let what = format!("the start of {}", container.name_of(process));
+    vm.in_time(&what, vm.patience, runs).await;
+    alive(container)
+}
+
+/// Connects a process's streams to what its client named.
+///
+/// # Errors
+/// Code Unknown, naming the path or scheme.
+pub async fn connect(
+    engine: &Engine,
+    container: &GuestContainer,
+    name: &str,
+    paths: &Paths,
+    ends: Ends,
+    context: &Context,
+) -> Result<Io> {
+    let of = Of {
+        namespace: &engine.namespace,
+        process: name,
+        bundle: &container.bundle,
+        io_uid: container.io_uid,
+        io_gid: container.io_gid,
+    };
+    stdio::connect(paths, ends, of, &engine.runtime.reaper, context).await
+}
+
+/// Runs some of a container's hooks, while its VM is there.
+///
+/// # Errors
+/// What one of them says.
+pub async fn run_hooks(
+    engine: &Engine,
+    container: &GuestContainer,
+    hooks: &[Hook],
+    status: &str,
+    context: &Context,
+) -> std::result::Result<(), String> {
+    let about = About {
+        id: &container.id,
+        bundle: container.bundle.path(),
+        pid: container.vm.pid(),
+        status,
+    };
+    hooks::run(hooks, &about, &engine.runtime.reaper, context).await
 }

@@ -1,10 +1,10 @@
 //! The guest's word: what of it is believed, and what ends a VM whose guest breaks it.
 
-use crate::container::Exit;
 use protos::Timestamp;
 use protos::task::DeleteResponse;
 use std::rc::Rc;
 use std::time::Instant;
+use task::process::Exit;
 use tokio::sync::watch;
 
 /// The most of a guest's words that a line of the log or the reason of an end has, in bytes.
@@ -90,17 +90,6 @@ pub fn exit(status: u32, at: Option<Timestamp>) -> Result<Exit, String> {
         _ if status > STATUSES => Err(format!("an exit status {status}")),
         Some(at) if is_time(at) => Ok(Exit { status, at }),
         at => Err(format!("an exit at {at:?}")),
-    }
-}
-
-/// The same in the state of a process, which may not have ended.
-///
-/// # Errors
-/// As [`exit`].
-pub fn exit_so_far(status: u32, at: Option<Timestamp>) -> Result<Exit, String> {
-    match at {
-        Some(at) if at == Exit::NONE.at && status <= STATUSES => Ok(Exit { status, at }),
-        _ => exit(status, at),
     }
 }
 
@@ -191,8 +180,6 @@ mod tests {
         ] {
             assert!(exit(status, at).is_err(), "{status} {at:?}");
         }
-        assert_eq!(exit_so_far(0, Some(Exit::NONE.at)), Ok(Exit::NONE));
-        assert!(exit_so_far(256, Some(Exit::NONE.at)).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use task::handover::{Engine, Kept};
+use task::runtime::Runtime;
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
@@ -34,7 +35,7 @@ pub trait Daemon: protos::ttrpc::Service {
     fn take_over(&self, engine: Engine) -> task::Result<()>;
 }
 
-impl Daemon for task::Service {
+impl<R: Runtime> Daemon for task::Service<R> {
     fn run(&self) -> Boxed<'_, io::Error> {
         Box::pin(self.run())
     }
@@ -44,7 +45,7 @@ impl Daemon for task::Service {
     }
 
     fn end(&self) -> Boxed<'_, ()> {
-        Box::pin(std::future::ready(()))
+        Box::pin(self.end())
     }
 
     fn settled(&self) -> Boxed<'_, ()> {
@@ -52,10 +53,10 @@ impl Daemon for task::Service {
     }
 
     fn hand_over(&self, kept: &mut Kept) -> io::Result<Engine> {
-        self.hand_over(kept)
+        R::hand_over(self, kept)
     }
 
     fn take_over(&self, engine: Engine) -> task::Result<()> {
-        self.take_over(engine)
+        R::take_over(self, engine)
     }
 }

@@ -19,8 +19,8 @@ use tokio::sync::Mutex;
 
 pub struct Container<R: Runtime> {
     pub id: String,
-    pub(crate) bundle: Bundle,
-    pub(crate) init: Rc<Process>,
+    pub bundle: Bundle,
+    pub init: Rc<Process>,
     pub(crate) execs: RefCell<HashMap<String, Rc<Exec>>>,
     pub(crate) last_exit: LastExit,
     /// Exits are recorded one after the other: a burst of them is no burst of threads.
@@ -29,12 +29,12 @@ pub struct Container<R: Runtime> {
     /// An exec has failed since nothing was being started; see [`Runtime::kill_strays`].
     may_have_strays: Cell<bool>,
     /// What the runtime keeps of it.
-    pub(crate) own: R::Container,
+    pub own: R::Container,
 }
 
 impl<R: Runtime> Container<R> {
     /// A container without execs, of which the runtime keeps `own`.
-    pub(crate) fn new(id: String, bundle: Bundle, init: Process, own: R::Container) -> Self {
+    pub fn new(id: String, bundle: Bundle, init: Process, own: R::Container) -> Self {
         Self {
             id,
             bundle,
@@ -68,6 +68,11 @@ impl<R: Runtime> Container<R> {
     pub(crate) fn exec(&self, id: &str) -> Result<Rc<Exec>> {
         let exec = self.execs.borrow().get(id).cloned();
         exec.ok_or_else(|| Error::NotFound(format!("process does not exist {id}")))
+    }
+
+    /// Every exec that is not deleted.
+    pub fn execs(&self) -> Vec<Rc<Exec>> {
+        self.execs.borrow().values().cloned().collect()
     }
 
     /// The init process, or the exec process `exec_id`.

@@ -30,6 +30,9 @@ pub enum Error {
         path: PathBuf,
         source: io::Error,
     },
+    /// The answer of another engine, which has the containers.
+    #[error("{0}")]
+    Told(Status),
     /// The caller went away or its deadline passed.
     #[error("{0}")]
     GivenUp(Status),
@@ -78,6 +81,12 @@ pub fn of_call(errno: Errno) -> io::Error {
     }
 }
 
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        Self::Told(status)
+    }
+}
+
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let code = match &error {
@@ -87,7 +96,7 @@ impl From<Error> for Status {
             Error::InvalidArgument(_) => Code::InvalidArgument,
             Error::Exhausted(_) => Code::ResourceExhausted,
             Error::Refused(_) | Error::Io { .. } => Code::Unknown,
-            Error::GivenUp(status) => return status.clone(),
+            Error::Told(status) | Error::GivenUp(status) => return status.clone(),
         };
         Status::new(code, error.to_string())
     }

@@ -60,7 +60,7 @@ impl LastExit {
 impl<R: Runtime> Engine<R> {
     /// A process has ended, which is known by now: tells so once that is recorded and its output has
     /// been read, of init last. Once for each process.
-    pub(crate) fn exited(
+    pub fn exited(
         self: &Rc<Self>,
         container: &Rc<Container<R>>,
         process: &Rc<Process>,
@@ -172,7 +172,7 @@ impl<R: Runtime> Engine<R> {
     }
 
     /// The kernel has killed a process of the container for want of memory (O1, O2).
-    pub(crate) fn tell_oom(&self, container: &str) {
+    pub fn tell_oom(&self, container: &str) {
         self.outbox.push(Event::Oom(TaskOom {
             container_id: container.to_owned(),
         }));

@@ -40,7 +40,7 @@ pub mod outbox;
 pub mod peak;
 mod printable;
 pub mod proc;
-mod process;
+pub mod process;
 pub mod quota;
 pub mod reaper;
 pub mod rootfs;

@@ -6,10 +6,11 @@
 //! exit to [`Engine::exited`]. [`Oci`](crate::oci::Oci) does it by the command line of runc or crun.
 
 use crate::container::Container;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::handover::{self, Kept};
 use crate::process::Process;
 use crate::process::exec::Exec;
-use crate::service::Engine;
+use crate::service::{Engine, Service};
 use crate::stdio::Io;
 use protos::runc::CheckpointOptions;
 use protos::task::CreateTaskRequest;
@@ -30,6 +31,29 @@ pub trait Runtime: Sized + 'static {
 
     /// Does what no call asks for, such as reaping, for as long as that is possible.
     fn run(engine: &Rc<Engine<Self>>) -> impl Future<Output = io::Error>;
+
+    /// Leaves nothing that would outlive this process and is not meant to.
+    fn end(_: &Rc<Engine<Self>>) -> impl Future<Output = ()> {
+        std::future::ready(())
+    }
+
+    /// Describes all that is there for another process image, when nothing goes on but calls.
+    ///
+    /// # Errors
+    /// If that can't be, or no fd is free.
+    fn hand_over(_: &Service<Self>, _: &mut Kept) -> io::Result<handover::Engine> {
+        let text = "a shim of this kind can't be upgraded while it runs";
+        Err(io::Error::other(text))
+    }
+
+    /// Goes on with what another process image had.
+    ///
+    /// # Errors
+    /// If that can't be, or an fd is not what it is said to be.
+    fn take_over(_: &Service<Self>, _: handover::Engine) -> Result<()> {
+        let text = "a shim of this kind takes over no other's containers";
+        Err(Error::Refused(text.into()))
+    }
 
     /// Makes a container whose init waits for [`Runtime::start`], or is made by it.
     ///
@@ -72,7 +96,7 @@ pub trait Runtime: Sized + 'static {
     /// NotFound if it has ended meanwhile; else code Unknown with the reason.
     fn kill(
         engine: &Rc<Engine<Self>>,
-        container: &Container<Self>,
+        container: &Rc<Container<Self>>,
         process: &Process,
         signal: u32,
         all: bool,
@@ -83,20 +107,26 @@ pub trait Runtime: Sized + 'static {
     ///
     /// # Errors
     /// Code Unknown with the reason.
-    fn pause(container: &Container<Self>, context: &Context) -> impl Future<Output = Result<()>>;
+    fn pause(
+        container: &Rc<Container<Self>>,
+        context: &Context,
+    ) -> impl Future<Output = Result<()>>;
 
     /// Lets them go on (T71).
     ///
     /// # Errors
     /// Code Unknown with the reason.
-    fn resume(container: &Container<Self>, context: &Context) -> impl Future<Output = Result<()>>;
+    fn resume(
+        container: &Rc<Container<Self>>,
+        context: &Context,
+    ) -> impl Future<Output = Result<()>>;
 
     /// Sets limits (T74): an OCI LinuxResources as JSON.
     ///
     /// # Errors
     /// Code Unknown with the reason.
     fn update(
-        container: &Container<Self>,
+        container: &Rc<Container<Self>>,
         resources: Vec<u8>,
         context: &Context,
     ) -> impl Future<Output = Result<()>>;
@@ -106,7 +136,7 @@ pub trait Runtime: Sized + 'static {
     /// # Errors
     /// Code Unknown with the reason.
     fn checkpoint(
-        container: &Container<Self>,
+        container: &Rc<Container<Self>>,
         image: &Path,
         options: &CheckpointOptions,
         context: &Context,
@@ -116,13 +146,35 @@ pub trait Runtime: Sized + 'static {
     ///
     /// # Errors
     /// Code Unknown with the reason; then the container is still there.
-    fn remove(container: &Container<Self>, context: &Context) -> impl Future<Output = Result<()>>;
+    fn remove(
+        engine: &Rc<Engine<Self>>,
+        container: &Rc<Container<Self>>,
+        context: &Context,
+    ) -> impl Future<Output = Result<()>>;
 
-    /// Takes away what was mounted for it (T61).
+    /// Takes away what the host has for it, such as mounts, once it is removed and its exit is told
+    /// (T61).
     ///
     /// # Errors
     /// Code Unknown with the reason; then the container is still there.
-    fn unmount(container: &Container<Self>) -> impl Future<Output = Result<()>>;
+    fn unmount(
+        engine: &Rc<Engine<Self>>,
+        container: &Rc<Container<Self>>,
+    ) -> impl Future<Output = Result<()>>;
+
+    /// An exec that does not run is deleted.
+    fn forget(_: &Rc<Container<Self>>, _: &Process) {}
+
+    /// Sets the size of a process's terminal, in characters: width and height (T77).
+    ///
+    /// # Errors
+    /// InvalidArgument for a size that none can have, else code Unknown.
+    fn resize(
+        container: &Rc<Container<Self>>,
+        process: &Process,
+        size: (u32, u32),
+        context: &Context,
+    ) -> impl Future<Output = Result<()>>;
 
     /// The processes of the container as clients see them, execs with their ids (T70).
     fn pids(container: &Container<Self>) -> Vec<ProcessInfo>;
@@ -131,7 +183,10 @@ pub trait Runtime: Sized + 'static {
     ///
     /// # Errors
     /// NotFound if there are none, else code Unknown.
-    fn stats(container: &Container<Self>) -> Result<protos::Any>;
+    fn stats(
+        container: &Rc<Container<Self>>,
+        context: &Context,
+    ) -> impl Future<Output = Result<protos::Any>>;
 
     /// Something is being made; see [`Runtime::Starting`].
     fn starting(&self) -> Self::Starting;

@@ -30,7 +30,7 @@ use tokio::sync::{Notify, watch};
 pub struct Engine<R: Runtime> {
     pub namespace: String,
     pub outbox: Rc<Outbox>,
-    pub(crate) runtime: R,
+    pub runtime: R,
     /// How many pieces of work go on that no request waits for.
     pub(crate) background: Rc<watch::Sender<usize>>,
     /// Streams of a link that requests name instead of paths, if that is how clients are reached.
@@ -76,7 +76,9 @@ impl Service {
 }
 
 impl<R: Runtime> Service<R> {
-    fn with(
+    /// A service of `runtime`, without containers; of clients at the other end of a link, if streams
+    /// of one are parked.
+    pub fn with(
         runtime: R,
         parked: Option<Rc<Parked>>,
         namespace: String,
@@ -95,6 +97,16 @@ impl<R: Runtime> Service<R> {
             shutdown: Cell::new(false),
             shutdown_asked: Notify::new(),
         })
+    }
+
+    /// What makes the containers.
+    pub fn runtime(&self) -> &R {
+        &self.engine.runtime
+    }
+
+    /// Leaves nothing that would outlive this process and is not meant to.
+    pub async fn end(&self) {
+        R::end(&self.engine).await;
     }
 
     /// Does what no call asks for, such as reaping children, for ever.
@@ -207,7 +219,7 @@ impl<R: Runtime> Task for Service<R> {
             let exit = container.delete_exec(&exec, context).await?;
             return Ok(exit.of_deleted(exec.process.pid.get()));
         }
-        let exit = container.delete(context).await?;
+        let exit = container.delete(&self.engine, context).await?;
         Ok(self.deleted(request.id, &container, exit))
     }
 
@@ -288,17 +300,18 @@ impl<R: Runtime> Task for Service<R> {
             .await
     }
 
-    async fn resize_pty(self: &Rc<Self>, request: ResizePtyRequest, _: &Context) -> Result<()> {
-        let process = self
-            .containers
-            .find(&request.id)?
-            .process(&request.exec_id)?;
+    async fn resize_pty(
+        self: &Rc<Self>,
+        request: ResizePtyRequest,
+        context: &Context,
+    ) -> Result<()> {
+        let container = self.containers.find(&request.id)?;
+        let process = container.process(&request.exec_id)?;
         if !request.exec_id.is_empty() && process.state.get() == State::Stopped {
             return Err(Error::Refused("cannot resize a stopped container".into()));
         }
-        process
-            .io()
-            .map_or(Ok(()), |io| io.resize(request.width, request.height))
+        let size = (request.width, request.height);
+        R::resize(&container, &process, size, context).await
     }
 
     async fn close_io(self: &Rc<Self>, request: CloseIoRequest, _: &Context) -> Result<()> {
@@ -309,8 +322,13 @@ impl<R: Runtime> Task for Service<R> {
         Ok(())
     }
 
-    async fn stats(self: &Rc<Self>, request: StatsRequest, _: &Context) -> Result<StatsResponse> {
-        let stats = R::stats(&*self.containers.find(&request.id)?)?;
+    async fn stats(
+        self: &Rc<Self>,
+        request: StatsRequest,
+        context: &Context,
+    ) -> Result<StatsResponse> {
+        let container = self.containers.find(&request.id)?;
+        let stats = R::stats(&container, context).await?;
         Ok(StatsResponse { stats: Some(stats) })
     }
 

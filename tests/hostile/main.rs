@@ -12,7 +12,7 @@ mod wire;
 
 use guest::{Guest, MARK, event, honest};
 use protos::guest::{Event, Hello, Notice, notice};
-use protos::task::{DeleteResponse, StateResponse};
+use protos::task::DeleteResponse;
 use protos::{Code, Timestamp, events};
 use std::fs;
 use std::io::Write;
@@ -21,8 +21,6 @@ use wire::{Call, DATA, END, OPEN, Wire};
 /// Streams 0 and 1 of the link.
 const NOTICES: u32 = 0;
 const TTRPC: u32 = 1;
-/// The exec whose start sets it off.
-const EXEC: &str = "go";
 /// Longer than any text that anybody should repeat, and rude to terminals.
 const RUDE: usize = 100 << 10;
 
@@ -86,38 +84,27 @@ fn attack(mode: &str, wire: &mut Wire, guest: &mut Guest, call: &Call) -> bool {
     match (mode, method) {
         // Calls without an answer.
         ("no-configure", "Configure") | ("no-time", "GetTime") | ("no-create", "Create") => {}
-        ("no-start", "Start") | ("no-delete", "Delete") | ("no-state", "State") => {}
+        ("no-start", "Start") | ("no-delete", "Delete") | ("no-update", "Update") => {}
         ("no-kill", "Kill") => {}
-        ("deaf", "Kill" | "State" | "Delete" | "Pids" | "Wait" | "PowerOff") => {}
+        ("deaf", "Kill" | "Update" | "Delete" | "Stats" | "PowerOff") => {}
         // And calls with a false one.
         ("kill-lies", "Kill") => wire.answer(call, &protos::guest::Empty {}),
         ("kill-not-found", "Kill") => wire.refuse(call, Code::NotFound, "process already finished"),
-        ("kill-unavailable", "Kill" | "State") => wire.refuse(call, Code::Unavailable, "gone"),
+        ("kill-unavailable", "Kill" | "Update") => wire.refuse(call, Code::Unavailable, "gone"),
         ("delete-lies", "Delete") => wire.answer(call, &DeleteResponse::default()),
-        ("not-found", "State") => wire.refuse(call, Code::NotFound, "no such container"),
-        ("rude", "Kill" | "State" | "Delete" | "Pids" | "Pause" | "Stats") => {
+        ("not-found", "Update") => wire.refuse(call, Code::NotFound, "no such container"),
+        ("rude", "Kill" | "Update" | "Delete" | "Pause" | "Stats") => {
             let text = "\x1b[2J\u{202e}\n".repeat(RUDE / 8);
             wire.refuse(call, Code::Internal, &text);
         }
-        ("big-answer", "State") => {
+        ("big-answer", "Update") => {
             wire.ttrpc(call.stream, 5 << 20, &vec![0; 1 << 16]);
             machine::sleep_for_ever()
         }
-        ("answer-garbage", "State") => wire.ttrpc(call.stream, 8, &[0xff; 8]),
-        ("state-garbage", "State") => wire.answer_bytes(call, vec![0xff; 8]),
-        ("state-nonsense", "State") => {
-            let exited_at = Some(Timestamp {
-                seconds: i64::MAX,
-                nanos: -1,
-            });
-            let state = StateResponse {
-                exited_at,
-                ..Default::default()
-            };
-            wire.answer(call, &state);
-        }
+        ("answer-garbage", "Update") => wire.ttrpc(call.stream, 8, &[0xff; 8]),
+        ("update-garbage", "Update") => wire.answer_bytes(call, vec![0xff; 8]),
         // Many empty messages: small on the wire, and large where they are unpacked.
-        ("bomb", "Pids") => wire.answer_bytes(call, [10, 0].repeat(60 << 10)),
+        ("bomb", "Stats") => wire.answer_bytes(call, [10, 0].repeat(60 << 10)),
         // After the honest start of an exec.
         (_, "Start") if !guest::start_of(call).exec_id.is_empty() => {
             honest(wire, guest, call);
@@ -129,8 +116,8 @@ fn attack(mode: &str, wire: &mut Wire, guest: &mut Guest, call: &Call) -> bool {
 }
 
 fn after_start(mode: &str, wire: &mut Wire, guest: &mut Guest, call: &Call) {
-    let id = guest::start_of(call).id;
-    let id = id.as_str();
+    let start = guest::start_of(call);
+    let (id, exec) = (start.id.as_str(), start.exec_id.as_str());
     let now = machine::now();
     let at = |seconds, nanos| Timestamp { seconds, nanos };
     let unknown = |name: &str| events::TaskOom {
@@ -179,8 +166,8 @@ fn after_start(mode: &str, wire: &mut Wire, guest: &mut Guest, call: &Call) {
             },
         ),
         "second-exit" => {
-            exit(wire, id, EXEC, 3, now);
-            exit(wire, id, EXEC, 4, now);
+            exit(wire, id, exec, 3, now);
+            exit(wire, id, exec, 4, now);
         }
         "unasked-delete" => event(
             wire,
@@ -189,10 +176,10 @@ fn after_start(mode: &str, wire: &mut Wire, guest: &mut Guest, call: &Call) {
                 ..Default::default()
             },
         ),
-        "status" => exit(wire, id, EXEC, 1 << 31, now),
-        "year" => exit(wire, id, EXEC, 0, at(31_556_889_864_403_199, 0)),
-        "nanos" => exit(wire, id, EXEC, 0, at(now.seconds, -1)),
-        "never" => exit(wire, id, EXEC, 0, at(-62_135_596_800, 0)),
+        "status" => exit(wire, id, exec, 1 << 31, now),
+        "year" => exit(wire, id, exec, 0, at(31_556_889_864_403_199, 0)),
+        "nanos" => exit(wire, id, exec, 0, at(now.seconds, -1)),
+        "never" => exit(wire, id, exec, 0, at(-62_135_596_800, 0)),
         "panic" => panic!("{MARK}"),
         "reboots" => machine::reboot(),
         "hangs" => machine::sleep_for_ever(),

@@ -125,7 +125,7 @@ impl<R: Runtime> Container<R> {
     /// # Errors
     /// FailedPrecondition before it was started, NotFound once it has ended, else code Unknown.
     pub(crate) async fn kill_exec(
-        &self,
+        self: &Rc<Self>,
         engine: &Rc<Engine<R>>,
         exec: &Exec,
         signal: u32,
@@ -143,7 +143,11 @@ impl<R: Runtime> Container<R> {
     ///
     /// # Errors
     /// The state's refusal.
-    pub(crate) async fn delete_exec(&self, exec: &Exec, context: &Context) -> Result<Exit> {
+    pub(crate) async fn delete_exec(
+        self: &Rc<Self>,
+        exec: &Exec,
+        context: &Context,
+    ) -> Result<Exit> {
         let process = &exec.process;
         let _turn = process.turn(context).await?;
         process.state.get().exec_allows_delete()?;
@@ -158,6 +162,7 @@ impl<R: Runtime> Container<R> {
             bundle.remove_exit(&id);
         })
         .await;
+        R::forget(self, process);
         process.deleted();
         self.execs.borrow_mut().remove(exec.id());
         Ok(process.exit().unwrap_or(Exit::NONE))

@@ -74,9 +74,13 @@ impl<R: Runtime> Container<R> {
     ///
     /// # Errors
     /// The state's refusal, or code Unknown; then the container is still there.
-    pub(crate) async fn delete(&self, context: &Context) -> Result<Exit> {
-        self.delete_by(R::remove(self, context), R::unmount(self), context)
-            .await
+    pub(crate) async fn delete(
+        self: &Rc<Self>,
+        engine: &Rc<Engine<R>>,
+        context: &Context,
+    ) -> Result<Exit> {
+        let (remove, unmount) = (R::remove(engine, self, context), R::unmount(engine, self));
+        self.delete_by(remove, unmount, context).await
     }
 
     /// [`Container::delete`], with `remove` and `unmount` as what removes it.
@@ -120,7 +124,11 @@ impl<R: Runtime> Container<R> {
     ///
     /// # Errors
     /// The state's refusal, or code Unknown with the runtime's words.
-    pub(crate) async fn pause(&self, engine: &Engine<R>, context: &Context) -> Result<()> {
+    pub(crate) async fn pause(
+        self: &Rc<Self>,
+        engine: &Engine<R>,
+        context: &Context,
+    ) -> Result<()> {
         let init = &self.init;
         let _turn = init.turn(context).await?;
         init.state.get().init_allows(Request::Pause)?;
@@ -146,7 +154,11 @@ impl<R: Runtime> Container<R> {
     ///
     /// # Errors
     /// The state's refusal, or code Unknown with the runtime's words.
-    pub(crate) async fn resume(&self, engine: &Engine<R>, context: &Context) -> Result<()> {
+    pub(crate) async fn resume(
+        self: &Rc<Self>,
+        engine: &Engine<R>,
+        context: &Context,
+    ) -> Result<()> {
         let init = &self.init;
         let _turn = init.turn(context).await?;
         init.state.get().init_allows(Request::Resume)?;
@@ -166,7 +178,7 @@ impl<R: Runtime> Container<R> {
     /// # Errors
     /// The state's refusal, or the runtime's words.
     pub(crate) async fn checkpoint(
-        &self,
+        self: &Rc<Self>,
         image: &Path,
         options: &CheckpointOptions,
         context: &Context,
@@ -181,7 +193,11 @@ impl<R: Runtime> Container<R> {
     ///
     /// # Errors
     /// The state's refusal, JSON that is none, or code Unknown with the runtime's words.
-    pub(crate) async fn update(&self, resources: Vec<u8>, context: &Context) -> Result<()> {
+    pub(crate) async fn update(
+        self: &Rc<Self>,
+        resources: Vec<u8>,
+        context: &Context,
+    ) -> Result<()> {
         let init = &self.init;
         let _turn = init.turn(context).await?;
         init.state.get().init_allows(Request::Update)?;
@@ -197,7 +213,7 @@ impl<R: Runtime> Container<R> {
     /// # Errors
     /// NotFound once it has ended; else code Unknown with the runtime's words.
     pub(crate) async fn kill(
-        &self,
+        self: &Rc<Self>,
         engine: &Rc<Engine<R>>,
         signal: u32,
         all: bool,

@@ -49,7 +49,7 @@ impl Container<Oci> {
         let (streams, prepared) = prepared.await?;
         let pid_file = self.bundle.pid(&process.id);
         let spec = self.bundle.exec_spec(exec.id());
-        let (old, wanted, content) = (pid_file.clone(), spec.clone(), exec.spec.take());
+        let (old, wanted, content) = (pid_file.clone(), spec.clone(), exec.take_spec());
         let written = aside::run(move || {
             let _ = fs::remove_file(old);
             write_private(&wanted, &content).map_err(Error::io("write", &wanted))

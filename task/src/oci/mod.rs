@@ -21,12 +21,13 @@ pub use options::{DEFAULT_ROOT, Options};
 use crate::cgroup::{Cgroup, OomWatch};
 use crate::container::Container;
 use crate::error::{Error, Result};
+use crate::handover::Kept;
 use crate::process::exec::Exec;
 use crate::process::{Process, ProcessId};
 use crate::reaper::Reaper;
 use crate::rootfs;
 use crate::runtime::Runtime;
-use crate::service::Engine;
+use crate::service::{Engine, Service};
 use crate::stdio::{self, Io};
 use join::{Join, Starting};
 use protos::runc::{self, CheckpointOptions};
@@ -105,6 +106,14 @@ impl Runtime for Oci {
         engine.runtime.reaper.run(engine).await
     }
 
+    fn hand_over(service: &Service, kept: &mut Kept) -> io::Result<crate::handover::Engine> {
+        service.hand_over(kept)
+    }
+
+    fn take_over(service: &Service, engine: crate::handover::Engine) -> Result<()> {
+        service.take_over(engine)
+    }
+
     async fn create(
         engine: &Rc<Engine<Self>>,
         request: &CreateTaskRequest,
@@ -141,7 +150,7 @@ impl Runtime for Oci {
 
     async fn kill(
         _: &Rc<Engine<Self>>,
-        container: &Container<Self>,
+        container: &Rc<Container<Self>>,
         process: &Process,
         signal: u32,
         all: bool,
@@ -153,18 +162,18 @@ impl Runtime for Oci {
         container.kill_init(signal, all, context).await
     }
 
-    async fn pause(container: &Container<Self>, context: &Context) -> Result<()> {
+    async fn pause(container: &Rc<Container<Self>>, context: &Context) -> Result<()> {
         let paused = container.own.cli.pause(&container.id, context).await;
         paused.map_err(|failure| failure.oci("OCI runtime pause failed"))
     }
 
-    async fn resume(container: &Container<Self>, context: &Context) -> Result<()> {
+    async fn resume(container: &Rc<Container<Self>>, context: &Context) -> Result<()> {
         let resumed = container.own.cli.resume(&container.id, context).await;
         resumed.map_err(|failure| failure.oci("OCI runtime resume failed"))
     }
 
     async fn update(
-        container: &Container<Self>,
+        container: &Rc<Container<Self>>,
         resources: Vec<u8>,
         context: &Context,
     ) -> Result<()> {
@@ -174,7 +183,7 @@ impl Runtime for Oci {
     }
 
     async fn checkpoint(
-        container: &Container<Self>,
+        container: &Rc<Container<Self>>,
         image: &Path,
         options: &CheckpointOptions,
         context: &Context,
@@ -182,7 +191,11 @@ impl Runtime for Oci {
         checkpoint::write(container, image, options, context).await
     }
 
-    async fn remove(container: &Container<Self>, context: &Context) -> Result<()> {
+    async fn remove(
+        _: &Rc<Engine<Self>>,
+        container: &Rc<Container<Self>>,
+        context: &Context,
+    ) -> Result<()> {
         let cli = &container.own.cli;
         match cli.delete(&container.id, false, context).await {
             Err(failure) if !failure.is_unknown_container() => {
@@ -192,10 +205,19 @@ impl Runtime for Oci {
         }
     }
 
-    async fn unmount(container: &Container<Self>) -> Result<()> {
+    async fn unmount(_: &Rc<Engine<Self>>, container: &Rc<Container<Self>>) -> Result<()> {
         let rootfs = container.bundle.rootfs();
         let unmounted = rootfs::unmount_recursive(container.own.cli.reaper(), rootfs).await;
         unmounted.map_err(|e| Error::Refused(format!("failed rootfs umount: {e}")))
+    }
+
+    async fn resize(
+        _: &Rc<Container<Self>>,
+        process: &Process,
+        (width, height): (u32, u32),
+        _: &Context,
+    ) -> Result<()> {
+        process.io().map_or(Ok(()), |io| io.resize(width, height))
     }
 
     fn pids(container: &Container<Self>) -> Vec<ProcessInfo> {
@@ -221,7 +243,7 @@ impl Runtime for Oci {
             .collect()
     }
 
-    fn stats(container: &Container<Self>) -> Result<Any> {
+    async fn stats(container: &Rc<Container<Self>>, _: &Context) -> Result<Any> {
         let cgroup = container.own.cgroup.borrow();
         let cgroup = cgroup
             .as_ref()

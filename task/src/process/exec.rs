@@ -20,7 +20,7 @@ const EXEC: usize = 1 << 10;
 pub struct Exec {
     pub process: Rc<Process>,
     /// The OCI process as JSON; taken when it is started.
-    pub(crate) spec: RefCell<Vec<u8>>,
+    spec: RefCell<Vec<u8>>,
 }
 
 impl Exec {
@@ -66,13 +66,18 @@ impl Exec {
         Ok(Self { process, spec })
     }
 
+    /// The OCI process as JSON, for who makes it.
+    pub fn take_spec(&self) -> Vec<u8> {
+        self.spec.take()
+    }
+
     /// What it takes as long as it is not deleted, in bytes.
     pub(crate) fn size(&self) -> usize {
         let process = &self.process;
         EXEC + self.id().len() + process.paths.length() + self.spec.borrow().len()
     }
 
-    pub(crate) fn id(&self) -> &str {
+    pub fn id(&self) -> &str {
         self.process.id.exec_id()
     }
 

@@ -116,6 +116,11 @@ impl Process {
         }
     }
 
+    /// It never ran, and nobody can start it any more.
+    pub fn never_runs(&self) {
+        self.exit.set_never();
+    }
+
     /// Its exit, if it has ended.
     pub fn exit(&self) -> Option<Exit> {
         self.exit.get()

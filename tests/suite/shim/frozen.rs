@@ -3,7 +3,7 @@
 
 use harness::disk::{self, Disk, Served};
 use harness::stdio::{Fifos, Stdio};
-use harness::{Bundle, Code, Shim, Test, differs, peers, proc, refused, sweep, vm_differs, wait};
+use harness::{Bundle, Code, Shim, Test, differs, peers, proc, refused, sweep, wait};
 use protos::task_types::Status as State;
 use std::fs;
 use std::path::Path;
@@ -127,9 +127,7 @@ fn exit_does_not_wait_for_a_log_that_stands_still() {
             shim.kill("talker", "", libc::SIGKILL, false).await.unwrap();
             let told = test.events().exit("talker", "talker").await;
             assert_eq!(told.exit_status, 137);
-            if !vm_differs("late-wait") {
-                assert_eq!(shim.wait("talker", "").await.unwrap().exit_status, 137);
-            }
+            assert_eq!(shim.wait("talker", "").await.unwrap().exit_status, 137);
         };
         wait::within(AT_ONCE, "Kill and exit of who writes", end).await;
         let delete = shim.delete("talker", "");

@@ -50,7 +50,7 @@ fn a_vm_that_dies_ends_its_containers_and_can_be_deleted() {
                 Code::NotFound
             );
             let late = refused(shim.exec(bundle.exec("late", &["true"])).await);
-            assert_eq!(late.code, Code::FailedPrecondition, "{late}");
+            assert_eq!(late.message, "cannot exec in a stopped state");
             for pid in [vm.0, vm.1] {
                 wait::ended(pid).await;
             }

@@ -69,12 +69,19 @@ impl<'a> Attacked<'a> {
         }
     }
 
-    /// A State that waits a second ends within its time, give or take a slow machine.
-    async fn asked(&self) -> Result<task::StateResponse, CallError> {
-        let (id, exec_id) = ("c".to_owned(), String::new());
-        let request = task::StateRequest { id, exec_id };
-        let state = self.shim.call_for(&request, Duration::from_secs(1));
-        wait::within(PROMISED, "answer of State", state).await
+    /// A call that is the guest's to answer, and waits a second, ends within its time, give or take a
+    /// slow machine.
+    async fn asked(&self) -> Result<(), CallError> {
+        let request = task::UpdateTaskRequest {
+            id: "c".into(),
+            resources: Some(protos::Any {
+                type_url: String::new(),
+                value: b"{}".to_vec(),
+            }),
+            ..Default::default()
+        };
+        let updated = self.shim.call_for(&request, Duration::from_secs(1));
+        wait::within(PROMISED, "answer of Update", updated).await
     }
 
     /// `ctr task kill -s KILL`.
@@ -214,9 +221,8 @@ attacks! {
     answers_at_length: breaks_its_word("big-answer", 137, "its ttrpc: an answer of 5242880 bytes");
     answers_what_nobody_asked: breaks_its_word("unmade-answer", 137, "its ttrpc: an answer on stream");
     answers_garbage: breaks_its_word("answer-garbage", 137, "its ttrpc: an answer that is none");
-    answers_a_state_of_garbage: breaks_its_word("state-garbage", 137, "answer of State: ");
-    answers_a_state_of_another_time: breaks_its_word("state-nonsense", 137, "State of c: an exit at");
-    knows_no_container: breaks_its_word("not-found", 137, "State of c, which is there: not found");
+    answers_an_update_of_garbage: breaks_its_word("update-garbage", 137, "answer of Update: ");
+    knows_no_container: breaks_its_word("not-found", 137, "Update of c, which is there: not found");
     floods_with_events: breaks_its_word("events", 137, "c: too many events");
     tells_what_is_no_event: breaks_its_word("event-garbage", 137, "an event that is none");
     tells_of_an_unknown_container: breaks_its_word("unknown-container", 137, "an event of ");
@@ -241,7 +247,7 @@ attacks! {
     is_rude: can_be_killed("rude", NONE, "the guest owes the exit of c for 2 s");
     writes_for_ever: can_be_killed("stdout", NONE, "the guest owes the exit of c for 2 s");
     fills_the_log: can_be_killed("console", "debug_console = true", "the guest owes the exit of c");
-    does_not_answer_state: can_be_killed("no-state", NONE, NONE);
+    does_not_answer_update: can_be_killed("no-update", NONE, NONE);
     does_not_answer_delete: can_be_killed("no-delete", NONE, "the guest owes the end of c for ");
     lies_of_a_delete: can_be_killed("delete-lies", NONE, "the guest owes the end of c for ");
 }
@@ -250,8 +256,8 @@ attacks! {
 fn is_borne(mode: &str) {
     crate::run(async |test| {
         let attacked = Attacked::new(test, mode, "").await;
-        let pids = attacked.shim.pids("c");
-        let _ = wait::within(PROMISED, "answer of Pids", pids).await;
+        let stats = attacked.shim.stats("c");
+        let _ = wait::within(PROMISED, "answer of Stats", stats).await;
         attacked.killed().await;
         attacked.ends(137, "").await;
     });

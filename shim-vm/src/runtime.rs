@@ -1,0 +1,236 @@
+//! Containers in one VM, as a runtime of the engine: each call is asked of the guest, and what the
+//! guest tells comes back in its order (`events.rs`).
+//!
+//! The engine knows of a container what its clients may know; what the guest has promised of it and
+//! owes is in `container.rs`. State, Wait, an exec that is added and one that is deleted are answered
+//! without the guest.
+
+use crate::container::GuestContainer;
+use crate::events::UNASKED;
+use crate::spec::Anchor;
+use crate::vm::Vm;
+use crate::word::Allowance;
+use crate::{calls, events, make, promises, start};
+use protos::runc::CheckpointOptions;
+use protos::task::CreateTaskRequest;
+use protos::task_types::ProcessInfo;
+use protos::ttrpc::Context;
+use protos::{Any, Code, Status, any, runc};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Ready;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+use task::Result;
+use task::outbox::Outbox;
+use task::process::Process;
+use task::process::exec::Exec;
+use task::reaper::Reaper;
+use task::runtime::Runtime;
+use task::stdio::Io;
+use tokio::sync::Mutex;
+
+pub type Engine = task::service::Engine<Guest>;
+pub type Container = task::container::Container<Guest>;
+pub type Service = task::Service<Guest>;
+
+/// One VM, booted for its first container and ended with its last, and who is in it.
+pub struct Guest {
+    pub reaper: Rc<Reaper>,
+    /// `None` until the guest may tell of the container.
+    pub containers: RefCell<HashMap<String, Option<Rc<GuestContainer>>>>,
+    pub vm: RefCell<Option<Rc<Vm>>>,
+    /// What the guest may tell unasked.
+    pub unasked: RefCell<Allowance>,
+    pub anchor: Cell<Option<Anchor>>,
+    /// Held while the VM is booted or ended.
+    pub turn: Mutex<()>,
+}
+
+/// A service without containers and without a VM. The events of its tasks go to `outbox`.
+pub fn service(namespace: String, reaper: Rc<Reaper>, outbox: Rc<Outbox>) -> Rc<Service> {
+    let guest = Guest {
+        reaper,
+        containers: RefCell::default(),
+        vm: RefCell::default(),
+        unasked: RefCell::new(Allowance::new(UNASKED.0, UNASKED.1)),
+        anchor: Cell::new(None),
+        turn: Mutex::new(()),
+    };
+    task::Service::with(guest, None, namespace, outbox)
+}
+
+impl Guest {
+    /// The container, also one that the guest is making.
+    pub fn known(&self, id: &str) -> Option<Rc<GuestContainer>> {
+        self.containers.borrow().get(id).cloned().flatten()
+    }
+
+    /// Every container that the guest may tell of.
+    pub fn all(&self) -> Vec<Rc<GuestContainer>> {
+        let containers = self.containers.borrow();
+        containers.values().flatten().cloned().collect()
+    }
+}
+
+pub fn unknown(text: &str) -> Status {
+    Status::new(Code::Unknown, text)
+}
+
+pub fn unimplemented(what: &str) -> Status {
+    Status::new(Code::Unimplemented, format!("{what}: not implemented"))
+}
+
+impl Runtime for Guest {
+    type Container = Rc<GuestContainer>;
+    type Starting = ();
+
+    async fn run(engine: &Rc<Engine>) -> io::Error {
+        let orphan = |pid, status| log::debug!("orphan {pid} ended: {status}");
+        engine.runtime.reaper.run(&orphan).await
+    }
+
+    async fn end(engine: &Rc<Engine>) {
+        let vm = engine.runtime.vm.borrow_mut().take();
+        if let Some(vm) = vm {
+            vm.power_off().await;
+        }
+    }
+
+    async fn create(
+        engine: &Rc<Engine>,
+        request: &CreateTaskRequest,
+        context: &Context,
+    ) -> Result<Rc<Container>> {
+        make::create(engine, request, context).await
+    }
+
+    async fn start(
+        engine: &Rc<Engine>,
+        container: &Rc<Container>,
+        context: &Context,
+    ) -> Result<()> {
+        start::init(engine, &container.own, context).await
+    }
+
+    async fn exec(
+        engine: &Rc<Engine>,
+        container: &Rc<Container>,
+        exec: &Exec,
+        context: &Context,
+    ) -> Result<(u32, Io)> {
+        start::exec(engine, &container.own, exec, context).await
+    }
+
+    /// An exec that has failed left nothing on the host; in the guest its engine sees to that.
+    fn kill_strays(_: &Rc<Engine>, _: &Container) {}
+
+    async fn kill(
+        _: &Rc<Engine>,
+        container: &Rc<Container>,
+        process: &Process,
+        signal: u32,
+        all: bool,
+        context: &Context,
+    ) -> Result<()> {
+        let process = container.own.process(&process.id)?;
+        promises::kill(&container.own, &process, signal, all, context).await
+    }
+
+    async fn pause(container: &Rc<Container>, context: &Context) -> Result<()> {
+        calls::pause(&container.own, context).await
+    }
+
+    async fn resume(container: &Rc<Container>, context: &Context) -> Result<()> {
+        calls::resume(&container.own, context).await
+    }
+
+    async fn update(
+        container: &Rc<Container>,
+        resources: Vec<u8>,
+        context: &Context,
+    ) -> Result<()> {
+        calls::update(&container.own, resources, context).await
+    }
+
+    async fn checkpoint(
+        _: &Rc<Container>,
+        _: &Path,
+        _: &CheckpointOptions,
+        _: &Context,
+    ) -> Result<()> {
+        Err(unimplemented("checkpoint of a container in a VM").into())
+    }
+
+    async fn remove(engine: &Rc<Engine>, container: &Rc<Container>, _: &Context) -> Result<()> {
+        promises::remove(engine, &container.own).await
+    }
+
+    async fn unmount(engine: &Rc<Engine>, container: &Rc<Container>) -> Result<()> {
+        make::unmake(engine, &container.id, false).await;
+        container.own.run_poststop(&engine.runtime.reaper).await;
+        Ok(())
+    }
+
+    /// The guest's part of it goes when that is done with its output; nobody waits for that.
+    fn forget(container: &Rc<Container>, exec: &Process) {
+        let container = Rc::clone(&container.own);
+        if let Ok(exec) = container.process(&exec.id) {
+            tokio::task::spawn_local(async move { promises::forget(&container, &exec).await });
+        }
+    }
+
+    async fn resize(
+        container: &Rc<Container>,
+        process: &Process,
+        size: (u32, u32),
+        context: &Context,
+    ) -> Result<()> {
+        // Before there is a process there is no terminal.
+        match container.own.process(&process.id) {
+            Ok(process) => calls::resize(&container.own, &process, size, context).await,
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Each process in the VM is, to the host, the VM's.
+    fn pids(container: &Container) -> Vec<ProcessInfo> {
+        let own = &container.own;
+        let pid = own.vm.pid();
+        let execs = own.execs.borrow();
+        let running = execs
+            .values()
+            .filter(|exec| exec.runs.get() && exec.exit().is_none());
+        let execs = running.map(|exec| {
+            let exec_id = exec.exec_id.clone();
+            let info = Some(any::pack(&runc::ProcessDetails { exec_id }));
+            ProcessInfo { pid, info }
+        });
+        std::iter::once(ProcessInfo { pid, info: None })
+            .chain(execs)
+            .collect()
+    }
+
+    async fn stats(container: &Rc<Container>, context: &Context) -> Result<Any> {
+        calls::stats(&container.own, context).await
+    }
+
+    fn starting(&self) {}
+
+    fn track(engine: &Rc<Engine>, container: &Rc<Container>, process: &Rc<Process>) {
+        events::track(engine, container, process);
+    }
+
+    /// What is left in the guest is its engine's to kill.
+    fn kill_left(_: &Rc<Container>) -> Option<impl Future<Output = ()> + 'static> {
+        None::<Ready<()>>
+    }
+
+    fn thaw(_: &Container) {}
+
+    /// OOM is told by the guest, and of the VM by who watches it, before it is gone.
+    fn stop_oom_watch(_: &Container) -> bool {
+        false
+    }
+}
