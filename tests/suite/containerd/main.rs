@@ -28,6 +28,7 @@ mod checkpoint;
 mod events;
 mod exec;
 mod group;
+mod interop;
 mod lifecycle;
 mod live_upgrade;
 mod oom;

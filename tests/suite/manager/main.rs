@@ -9,6 +9,7 @@ mod frozen;
 mod garbage;
 mod group;
 mod input;
+mod interop;
 mod journal;
 mod limits;
 mod logs;
