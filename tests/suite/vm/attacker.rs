@@ -64,7 +64,10 @@ pub fn configuration(dir: &Path, mode: &str, settings: &str) -> PathBuf {
     fs::create_dir_all(&tree).expect("a directory");
     fs::write(tree.join("mode"), mode).expect("the mode");
     let initrd = dir.join("initrd");
-    fs::write(&initrd, [&INITRD[..], &packed(&tree)].concat()).expect("an initrd");
+    let mut bytes = [&INITRD[..], &packed(&tree)].concat();
+    // Whole pages, as image.sh says.
+    bytes.resize(bytes.len().next_multiple_of(4096), 0);
+    fs::write(&initrd, bytes).expect("an initrd");
     let kernel = image().join("vmlinux");
     let text = format!(
         "accel = \"tcg\"\nkernel = {kernel:?}\ninitrd = {initrd:?}\nmemory = 256\n{settings}\n"

@@ -27,7 +27,9 @@ fn make_with(runtime: &str, agent: &Path, to: &Path) -> Output {
 /// The files of an initrd, in a directory.
 fn unpack(initrd: &Path, to: &Path) {
     fs::create_dir(to).expect("a directory");
-    let script = format!("lz4 -dcq '{}' | cpio -id --quiet", initrd.display());
+    // lz4 does not know the zeros that fill the last page.
+    let script = "lz4 -dcq '{}' 2>/dev/null | cpio -id --quiet";
+    let script = script.replace("{}", &initrd.display().to_string());
     let done = Command::new("sh")
         .args(["-c", &script])
         .current_dir(to)
@@ -49,6 +51,8 @@ fn the_image_can_be_made_again_to_the_byte() {
         let same = fs::read(made().join(name)).unwrap() == fs::read(again.join(name)).unwrap();
         assert!(same, "{name} differs");
     }
+    let size = fs::metadata(made().join("initrd")).unwrap().len();
+    assert_eq!(size % 4096, 0, "its end is over the ACPI tables of QEMU 10");
     let beside = fs::read_to_string(made().join("guest.toml")).unwrap();
     let inside = fs::read_to_string(tree.join("etc/dunnage/guest.toml")).unwrap();
     assert_eq!(beside, inside);
