@@ -320,7 +320,7 @@ fn refusals_reach_another_client_with_their_code_and_text() {
         assert!(failed.1.contains("/nonexistent"), "{failed:?}");
         let unknown = theirs.refused("Nonsense", api::Empty::new()).await;
         assert_eq!(unknown.0, Code::Unimplemented as i32);
-        let ours: harness::calls::Result<()> = shim.call("Nonsense", &()).await;
+        let ours = shim.call_named("Nonsense").await;
         assert_eq!(unknown, code(refused(ours)));
     });
 }
