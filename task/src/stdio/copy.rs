@@ -13,6 +13,7 @@ use crate::aside;
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
 use crate::sys;
+use protos::mux::WINDOW;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -118,13 +119,16 @@ impl Copies {
         list.iter().filter_map(|entry| entry.fifo.clone()).collect()
     }
 
-    /// The process has ended: what comes later is of somebody that it has started.
+    /// The process has ended: what comes later is of somebody that it has started. That it has ended
+    /// comes over a link after what it has written, unless that was too much for who reads.
     pub fn process_exited(&self) {
         for copy in self.list.borrow().iter().filter_map(|it| it.copy.upgrade()) {
-            if let Source::Pipe(fd) = &copy.source {
-                let there = unread::bytes(fd.get_ref()) as u64;
-                copy.own.set(Some(copy.taken.get() + there));
-            }
+            let there = match &copy.source {
+                Source::Stream(stream) if 2 * stream.unread() > WINDOW as usize => None,
+                source => source.unread(),
+            };
+            let own = |there| copy.taken.get() + there as u64;
+            copy.own.set(there.map(own));
         }
     }
 
