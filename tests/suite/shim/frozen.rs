@@ -187,7 +187,8 @@ fn orphans_stay_zombies_while_a_start_waits_for_a_disk() {
         let disk = Disk::new(test, test.dir().join("disk"));
         let shim = quiet(test).await;
         let builder = test.bundle("forker").host_pid();
-        let script = "for i in $(seq 100000); do (: & : & : & : & : & : & : & :&); done";
+        let script = "fork() { while :; do (: & : & : & : & : & : & : & :&); done }
+                      fork & fork & fork & fork";
         let builder = builder.annotation("io.containerd.runc.v2.group", "g");
         let forker = builder.sh(script).build();
         forker.start().shim().await;
