@@ -10,6 +10,7 @@ use protos::task::*;
 use protos::ttrpc::{Call, Context};
 use protos::{Any, Code, Status, any, cgroups};
 use serde_json::Value;
+use std::pin::pin;
 use std::rc::Rc;
 use task::{Error, Result};
 
@@ -25,7 +26,8 @@ pub async fn ask<C: Call>(
 ) -> Result<C::Answer> {
     alive(container)?;
     let (vm, method) = (&container.vm, C::METHOD);
-    let answer = vm.ask(request, context).await;
+    let asked = vm.ask(request, context);
+    let answer = while_it_lives(container, method, asked).await;
     let goes = container.init.deleting.get() || process.deleting.get();
     let is_there = process.added.get() && !goes;
     if is_there && matches!(&answer, Err(status) if status.code == Code::NotFound) {
@@ -41,6 +43,30 @@ pub async fn ask<C: Call>(
         }
     }
     Ok(answer?)
+}
+
+/// Waits for an answer of the guest's, for as long as init has not ended: then no call about the
+/// container may keep it from being deleted, and the guest owes the answer or its VM.
+///
+/// # Errors
+/// The answer's, or that the VM is gone.
+pub async fn while_it_lives<T>(
+    container: &GuestContainer,
+    what: &str,
+    answer: impl Future<Output = std::result::Result<T, Status>>,
+) -> std::result::Result<T, Status> {
+    let mut answer = pin!(answer);
+    tokio::select! {
+        biased;
+        answer = &mut answer => return answer,
+        () = container.init.exited() => {}
+    }
+    let (vm, what) = (
+        &container.vm,
+        format!("the answer of {what} of {}", container.id),
+    );
+    let answer = vm.in_time(&what, vm.patience, answer).await;
+    answer.unwrap_or_else(|| Err(Status::new(Code::Unavailable, "the VM is gone")))
 }
 
 /// # Errors

@@ -2,6 +2,7 @@
 //! where that has to know it, which is of exits and OOM kills.
 
 use crate::container::{GuestContainer, GuestProcess, killed};
+use crate::promises::owes_exit;
 use crate::runtime::{Container, Engine};
 use crate::word;
 use protos::guest;
@@ -52,6 +53,14 @@ pub fn told(engine: &Rc<Engine>, event: &guest::Event) -> Result<(), String> {
                 &process,
                 word::exit(exit.exit_status, exit.exited_at)?,
             );
+            if process.is_init() {
+                // An agent tells of init last. Who does not may not keep its exit from being told.
+                let execs: Vec<_> = container.execs.borrow().values().cloned().collect();
+                let running = execs
+                    .iter()
+                    .filter(|it| it.runs.get() && it.exit().is_none());
+                running.for_each(|exec| owes_exit(&container, exec));
+            }
         }
         Event::ExecAdded(added) => {
             let process = exec(&added.exec_id)?;

@@ -75,13 +75,41 @@ pub async fn remove(engine: &Rc<Engine>, container: &GuestContainer) -> Result<(
 
 /// Has the guest delete an exec, which does not run, and forgets it.
 pub async fn forget(container: &GuestContainer, exec: &Rc<GuestProcess>) {
-    if !container.vm.is_gone()
-        && let Err(e) = delete_in(container, exec).await
+    let vm = &container.vm;
+    if !vm.is_gone()
+        && delete_in(container, exec).await.is_err()
+        && let Err(e) = end_and_delete(container, exec).await
     {
         let name = container.name_of(exec);
-        container.vm.doom.end(format!("the end of {name}: {e}"));
+        vm.doom.end(format!("the end of {name}: {e}"));
     }
     container.execs.borrow_mut().remove(&exec.name);
+}
+
+/// Has the guest end an exec that runs although nobody knows it any more, as one whose Start was given
+/// up, and delete it then.
+///
+/// # Errors
+/// The guest's.
+async fn end_and_delete(container: &GuestContainer, exec: &Rc<GuestProcess>) -> Result<()> {
+    let vm = &container.vm;
+    let request = KillRequest {
+        id: container.id.clone(),
+        exec_id: exec.name.clone(),
+        signal: SIGKILL,
+        all: false,
+    };
+    let ended = async {
+        // It may have ended by now.
+        let _ = vm.ask(&request, &Context::background()).await;
+        exec.exited().await;
+    };
+    let what = format!("the exit of {}", container.name_of(exec));
+    vm.in_time(&what, vm.patience, ended).await;
+    match vm.is_gone() {
+        true => Ok(()),
+        false => delete_in(container, exec).await,
+    }
 }
 
 /// Has the guest delete a process. It goes on without its caller, and it ends: the host has promised

@@ -1,6 +1,6 @@
 //! Starting a process: its streams, the network that came after its VM, and hooks.
 
-use crate::calls::{alive, ask};
+use crate::calls::{alive, ask, while_it_lives};
 use crate::container::{GuestContainer, GuestProcess};
 use crate::hooks::{self, About, Hook};
 use crate::runtime::{Engine, unknown};
@@ -20,8 +20,11 @@ const FAILED: &str = "OCI runtime start failed";
 /// The network's, or the guest's.
 pub async fn init(engine: &Engine, container: &GuestContainer, context: &Context) -> Result<()> {
     alive(container)?;
-    let joined = container.vm.join_network(context).await;
-    joined.map_err(|why| unknown(&format!("{FAILED}: network: {why}")))?;
+    let joined = async {
+        let joined = container.vm.join_network(context).await;
+        joined.map_err(|why| unknown(&format!("{FAILED}: network: {why}")))
+    };
+    while_it_lives(container, "Configure", joined).await?;
     start(container, &container.init, context).await?;
     let hooks = &container.hooks.poststart;
     let ran = run_hooks(engine, container, hooks, "running", context).await;

@@ -70,6 +70,10 @@ pub fn start_of(call: &Call) -> StartRequest {
     asked(call)
 }
 
+pub fn kill_of(call: &Call) -> KillRequest {
+    asked(call)
+}
+
 fn asked<M: Message + Default>(call: &Call) -> M {
     M::decode(call.request.payload.as_slice()).expect("what is asked")
 }

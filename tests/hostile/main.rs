@@ -89,6 +89,11 @@ fn attack(mode: &str, wire: &mut Wire, guest: &mut Guest, call: &Call) -> bool {
         ("deaf", "Kill" | "Update" | "Delete" | "Stats" | "PowerOff") => {}
         // And calls with a false one.
         ("kill-lies", "Kill") => wire.answer(call, &protos::guest::Empty {}),
+        ("init-alone", "Kill") => {
+            let id = guest::kill_of(call).id;
+            exit(wire, &id, &id, 137, machine::now());
+            wire.answer(call, &protos::guest::Empty {});
+        }
         ("kill-not-found", "Kill") => wire.refuse(call, Code::NotFound, "process already finished"),
         ("kill-unavailable", "Kill" | "Update") => wire.refuse(call, Code::Unavailable, "gone"),
         ("delete-lies", "Delete") => wire.answer(call, &DeleteResponse::default()),

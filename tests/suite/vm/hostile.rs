@@ -244,6 +244,7 @@ attacks! {
     lies_of_a_kill: can_be_killed("kill-lies", NONE, "the guest owes the exit of c for 2 s");
     says_it_has_ended: can_be_killed("kill-not-found", NONE, "the guest owes the exit of c for 2 s");
     says_it_is_gone: can_be_killed("kill-unavailable", NONE, "the guest owes the exit of c for 2 s");
+    tells_of_init_alone: can_be_killed("init-alone", NONE, "the guest owes the exit of c go for 2 s");
     is_rude: can_be_killed("rude", NONE, "the guest owes the exit of c for 2 s");
     writes_for_ever: can_be_killed("stdout", NONE, "the guest owes the exit of c for 2 s");
     fills_the_log: can_be_killed("console", "debug_console = true", "the guest owes the exit of c");
@@ -283,6 +284,23 @@ fn a_stopped_qemu_can_be_killed() {
         attacked
             .ends(137, "the guest owes the exit of c for 2 s")
             .await;
+    });
+}
+
+/// A call without a deadline that the guest never answers keeps no container from being deleted.
+#[test]
+fn an_update_that_is_not_answered_holds_up_no_delete() {
+    crate::run(async |test| {
+        let attacked = Attacked::new(test, "no-update", "").await;
+        let shim = attacked.shim.clone();
+        let asked = tokio::task::spawn_local(async move { shim.update("c", "{}").await });
+        // It has been asked before.
+        let _ = attacked.shim.stats("c").await;
+        attacked.killed().await;
+        attacked
+            .ends(137, "the guest owes the answer of Update of c for 2 s")
+            .await;
+        refused(asked.await.unwrap());
     });
 }
 
