@@ -3,7 +3,8 @@
 //!
 //! The engine decides what may happen to a container, in which order its clients hear of it, and
 //! that each exit is told once. A runtime makes processes, signals and removes them, and hands each
-//! exit to [`Engine::exited`]. [`Oci`](crate::oci::Oci) does it by the command line of runc or crun.
+//! exit to [`Engine::exited`]. [`Oci`](crate::oci::Oci) does it by the command line of runc or crun;
+//! in the shim for VMs a guest does it, which is asked over a link.
 
 use crate::container::Container;
 use crate::error::{Error, Result};
