@@ -161,7 +161,10 @@ fn orphans_stay_zombies_while_the_journals_disk_stands_still() {
     manager::with("[shim]\non_death = \"keep\"\n", |manager| {
         let disk = disk(manager, "s");
         let bundle = bundle(manager, |spec| {
-            let script = "while :; do (: & : & : & : & : & : & : & :&); done";
+            // As many as it takes, and no more: the machine has only so many pids.
+            let script =
+                "n=0; while [ $n -lt 900 ]; do (: & : & : & : & : & : & : & :&); n=$((n + 1)); done
+                          sleep 100000";
             spec["process"]["args"] = json!(["sh", "-c", script]);
             let namespaces = spec["linux"]["namespaces"].as_array_mut();
             let namespaces = namespaces.expect("namespaces");
