@@ -25,7 +25,7 @@ use task::aside;
 use task::bundle::{Bundle, write_private};
 use task::oci::Options;
 use task::process::Process;
-use task::stdio::{Ends, Paths, check_lengths};
+use task::stdio::{Paths, check_lengths};
 use task::{Error, ProcessId, Result};
 
 const FAILED: &str = "OCI runtime create failed";
@@ -86,7 +86,6 @@ async fn make(
     let put = share(&vm, request, &bundle, &mut spec, context).await?;
     let put = vm.ask(&put, context).await?;
 
-    let (ends, names) = Ends::open(vm.link(), &paths);
     let own = Rc::new(GuestContainer {
         id: id.clone(),
         bundle: bundle.clone(),
@@ -101,7 +100,7 @@ async fn make(
         created: Cell::new(false),
         forgotten: Cell::new(false),
     });
-    let io = connect(engine, &own, id, &paths, ends, context).await?;
+    let (io, names) = connect(engine, &own, id, &paths, context).await?;
     let asked = CreateTaskRequest {
         id: id.clone(),
         bundle: put.bundle,

@@ -10,7 +10,7 @@ use protos::ttrpc::Context;
 use std::rc::Rc;
 use task::Result;
 use task::process::exec::Exec;
-use task::stdio::{self, Ends, Io, Of, Paths};
+use task::stdio::{self, Io, Of, Paths};
 
 const FAILED: &str = "OCI runtime start failed";
 
@@ -46,8 +46,7 @@ pub async fn exec(
 ) -> Result<(u32, Io)> {
     alive(container)?;
     let (vm, paths) = (&container.vm, &exec.process.paths);
-    let (ends, names) = Ends::open(vm.link(), paths);
-    let io = connect(engine, container, exec.id(), paths, ends, context).await?;
+    let (io, names) = connect(engine, container, exec.id(), paths, context).await?;
     let number = container.asked.get() + 1;
     container.asked.set(number);
     let process = GuestProcess::new(exec.id().to_owned(), format!("e{number}"));
@@ -94,7 +93,7 @@ async fn start(
     alive(container)
 }
 
-/// Connects a process's streams to what its client named.
+/// Connects what a process's client named to streams of the link, and names these.
 ///
 /// # Errors
 /// Code Unknown, naming the path or scheme.
@@ -103,9 +102,8 @@ pub async fn connect(
     container: &GuestContainer,
     name: &str,
     paths: &Paths,
-    ends: Ends,
     context: &Context,
-) -> Result<Io> {
+) -> Result<(Io, Paths)> {
     let of = Of {
         namespace: &engine.namespace,
         process: name,
@@ -113,7 +111,8 @@ pub async fn connect(
         io_uid: container.io_uid,
         io_gid: container.io_gid,
     };
-    stdio::connect(paths, ends, of, &engine.runtime.reaper, context).await
+    let (link, reaper) = (container.vm.link(), &engine.runtime.reaper);
+    stdio::connect(paths, link, of, reaper, context).await
 }
 
 /// Runs some of a container's hooks, while its VM is there.

@@ -11,7 +11,7 @@ use std::rc::Rc;
 /// How a request names a stream of the link instead of a path.
 const SCHEME: &str = "stream://";
 
-/// One end of each stream that a process has on a link.
+/// The guest's end of each stream that a process has on a link.
 #[derive(Default)]
 pub struct Ends {
     pub stdin: Option<Stream>,
@@ -19,31 +19,11 @@ pub struct Ends {
     pub stderr: Option<Stream>,
 }
 
-impl Ends {
-    /// Opens a stream for each that `paths` wants, and names them for the other side; empty ones stay
-    /// empty.
-    pub fn open(link: &Rc<Link>, paths: &Paths) -> (Self, Paths) {
-        let open = |wanted: bool| wanted.then(|| link.open());
-        let has_logger = paths.stdout.starts_with("binary");
-        // With these stdout's says where both go.
-        let both = paths.stdout.contains("://") && !paths.stdout.starts_with("fifo://");
-        let ends = Self {
-            stdin: open(!paths.stdin.is_empty() && (paths.terminal || !has_logger)),
-            stdout: open(!paths.stdout.is_empty()),
-            stderr: open(!paths.terminal && (both || !paths.stderr.is_empty())),
-        };
-        let name = |stream: &Option<Stream>| {
-            let name = |stream: &Stream| format!("{SCHEME}{}", stream.number());
-            stream.as_ref().map(name).unwrap_or_default()
-        };
-        let names = Paths {
-            stdin: name(&ends.stdin),
-            stdout: name(&ends.stdout),
-            stderr: name(&ends.stderr),
-            terminal: paths.terminal,
-        };
-        (ends, names)
-    }
+/// Opens a stream, and says in `name` how a request names it.
+pub(super) fn open(link: &Rc<Link>, name: &mut String) -> Rc<Stream> {
+    let stream = link.open();
+    *name = format!("{SCHEME}{}", stream.number());
+    Rc::new(stream)
 }
 
 /// Streams that the host has opened, until the request comes that names them.

@@ -29,6 +29,7 @@ pub use link::{Ends, Parked};
 use logger::Logger;
 pub use paths::{Paths, check_lengths};
 use pipe::Owner;
+use protos::mux::Link;
 use protos::ttrpc::Context;
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -135,30 +136,40 @@ pub(crate) async fn prepare(
     Ok((Streams::Given(streams.map(Stdio::from)), prepared))
 }
 
-/// Connects what `paths` name with a process on the other side of a link, where its terminal is, too.
+/// Connects what `paths` name with a process on the other side of a link, where its terminal is, too:
+/// a stream for each that the client has. What comes back in place of the paths names these.
 ///
 /// # Errors
 /// Code Unknown, naming the path or scheme; nothing stays open.
 pub async fn connect(
     paths: &Paths,
-    ends: Ends,
+    link: &Rc<Link>,
     of: Of<'_>,
     reaper: &Reaper,
     context: &Context,
-) -> Result<Io> {
+) -> Result<(Io, Paths)> {
     let io = Io::default();
     let client = Client::open(paths, &of, &io, reaper, context).await?;
-    let outputs = [(ends.stdout, client.stdout), (ends.stderr, client.stderr)];
-    for (stream, receiver) in outputs {
-        if let (Some(stream), Some(receiver)) = (stream, receiver) {
-            let source = Source::Stream(Rc::new(stream));
+    let mut names = Paths {
+        terminal: paths.terminal,
+        ..Paths::default()
+    };
+    if let Some(source) = client.stdin {
+        let sink = Sink::stream(link::open(link, &mut names.stdin));
+        io.input.start(source, sink);
+    }
+    let stderr = client.stderr.filter(|_| !paths.terminal);
+    let outputs = [
+        (client.stdout, &mut names.stdout),
+        (stderr, &mut names.stderr),
+    ];
+    for (receiver, name) in outputs {
+        if let Some(receiver) = receiver {
+            let source = Source::Stream(link::open(link, name));
             io.output.start(source, receiver.sink()?);
         }
     }
-    if let (Some(source), Some(stream)) = (client.stdin, ends.stdin) {
-        io.input.start(source, Sink::stream(Rc::new(stream)));
-    }
-    Ok(io)
+    Ok((io, names))
 }
 
 impl Prepared {
