@@ -113,10 +113,20 @@ fn limits_metrics_and_oom_are_the_guests() {
         let used = async || metrics(&shim).await.cpu.expect("cpu").usage_usec;
         shim.pause("c").await.unwrap();
         assert_eq!(shim.state("c", "").await.unwrap().status(), State::Paused);
-        let paused = used().await;
-        let update = r#"{"cpu":{"quota":80000,"period":100000}}"#;
-        shim.update("c", update).await.unwrap();
-        assert_eq!(used().await, paused, "microseconds");
+        // The kernel calls a process frozen that has still some instructions to go. One that is not
+        // would never be throttled here.
+        let mut paused = used().await;
+        let stands_still = async {
+            loop {
+                let update = r#"{"cpu":{"quota":800000,"period":100000}}"#;
+                shim.update("c", update).await.unwrap();
+                let before = std::mem::replace(&mut paused, used().await);
+                if before == paused {
+                    break;
+                }
+            }
+        };
+        wait::soon("it uses no time", stands_still).await;
         shim.resume("c").await.unwrap();
         let uses = async {
             while used().await == paused {
