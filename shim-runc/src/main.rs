@@ -11,6 +11,8 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::rc::Rc;
 use task::bundle::Bundle;
+use task::handover::Engine;
+use task::oci::Oci;
 use task::outbox::Outbox;
 use task::reaper::Reaper;
 
@@ -23,6 +25,10 @@ impl shim::Shim for Runc {
 
     fn info(&self, options: Option<Any>) -> shim::Result<RuntimeInfo> {
         info::info(self.name(), options)
+    }
+
+    fn understands(&self, engine: &Engine) -> task::Result<()> {
+        task::Service::<Oci>::understands(engine)
     }
 
     fn daemon(

@@ -53,6 +53,7 @@ pub async fn choose(config: &Config, image: &Image, reaper: &Reaper) -> Accel {
 /// Whether a guest is heard of with KVM.
 async fn boots(config: &Config, image: &Image, dir: &Path, reaper: &Reaper) -> bool {
     let probe = async {
+        let user = users::take(config.first_user, config.users)?;
         let plan = Plan {
             name: "probe".into(),
             dir: dir.to_owned(),
@@ -61,12 +62,11 @@ async fn boots(config: &Config, image: &Image, dir: &Path, reaper: &Reaper) -> b
             memory: PROBE_MEMORY,
             vcpus: 1,
             program: program::find(&config.qemu, reaper).await?,
-            user: users::take(config.first_user, config.users)?,
             files: None,
             taps: Vec::new(),
             netns: None,
         };
-        let mut machine = Qemu::prepare(plan)?;
+        let mut machine = Qemu::prepare(plan, user)?;
         let socket = machine.boot(reaper).await?;
         machine.runs().await?;
         let heard = async {

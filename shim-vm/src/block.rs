@@ -2,6 +2,7 @@
 //! and write for the guest; the guest, which has no such devices, is not told.
 
 use crate::limits::{Setting, number};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -36,7 +37,7 @@ const THROTTLES: [(&str, &str, &str); 4] = [
 ];
 
 /// A kind, by its place in [`THROTTLES`], and a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Throttle {
     kind: usize,
     major: i64,
@@ -44,10 +45,11 @@ pub struct Throttle {
 }
 
 /// What a container says of them.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Block {
     pub weight: Option<i64>,
     /// Bytes or operations in a second; negative: no limit any more.
+    #[serde(with = "pairs")]
     pub throttles: BTreeMap<Throttle, i64>,
 }
 
@@ -111,5 +113,25 @@ pub fn weight(weight: u64) -> Setting {
     Setting {
         files,
         needed: true,
+    }
+}
+
+/// The throttles as a list: what is no text is no key of JSON's.
+mod pairs {
+    use super::Throttle;
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::collections::BTreeMap;
+
+    pub fn serialize<S: Serializer>(
+        throttles: &BTreeMap<Throttle, i64>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(throttles)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<BTreeMap<Throttle, i64>, D::Error> {
+        Ok(Vec::deserialize(from)?.into_iter().collect())
     }
 }

@@ -8,16 +8,18 @@ use crate::image::Image;
 use crate::limits::Place;
 use crate::machine::{Machine, Plan, SHARE_TAG};
 use crate::network::{self, Where};
+use crate::notices::Notices;
 use crate::place::{self, Holds};
 use crate::pod::Pod;
 use crate::qemu::Qemu;
 use crate::share::Share;
 use crate::word::{self, Doom};
-use crate::{clock, files, link, notices, program, users};
+use crate::{clock, files, link, program, users};
 use protos::guest::{ConfigureRequest, Hello};
-use protos::mux::{Link, Stream};
+use protos::mux::Link;
 use protos::ttrpc::{CallError, Client, Context};
 use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::rc::Rc;
@@ -47,6 +49,8 @@ pub struct Purpose<'a> {
 pub struct Parts {
     pub machine: Qemu,
     pub files: Child,
+    /// What the file server says.
+    pub files_said: Console,
     pub share: Share,
     pub pod: Pod,
     pub doom: Doom,
@@ -54,8 +58,10 @@ pub struct Parts {
 
 /// A guest that is ready.
 pub struct Ready {
+    /// The guest's serial port.
+    pub socket: UnixStream,
     pub link: Rc<Link>,
-    pub notices: Stream,
+    pub notices: Rc<Notices>,
     pub client: Client,
     pub hello: Hello,
     /// How long after QEMU's start its hello came.
@@ -81,8 +87,8 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
     let network = aside::alone(move || network::prepare(&wanted)).await;
     let network = network.map_err(|e| e.to_string())?;
     let share = Share::new(dir, Rc::clone(reaper)).await?;
-    let console = Console::default();
-    let (files, socket) = files::start(dir, share.dir(), &console, reaper)?;
+    let files_said = Console::default();
+    let (files, socket) = files::start(dir, share.dir(), &files_said, reaper)?;
     let plan = Plan {
         name: purpose.name,
         dir: dir.clone(),
@@ -91,15 +97,15 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
         memory: config.memory,
         vcpus: config.vcpus,
         program,
-        user,
         files: Some(socket),
         taps: network.taps,
         netns: network.namespace,
     };
-    let machine = Qemu::prepare(plan).inspect_err(|_| files.kill())?;
+    let machine = Qemu::prepare(plan, user).inspect_err(|_| files.kill())?;
     let mut parts = Parts {
         machine: machine.with_console_in_log(config.debug_console),
         files,
+        files_said,
         share,
         pod,
         doom: Doom::default(),
@@ -118,7 +124,7 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
     };
     match up {
         Ok(ready) => Ok((parts, ready)),
-        Err(why) => Err(parts.end(&why, &console).await),
+        Err(why) => Err(parts.end(&why).await),
     }
 }
 
@@ -145,10 +151,9 @@ impl Parts {
             why = &mut given_up => Err(why),
         };
         let (socket, pids) = runs.inspect_err(|_| self.machine.kill())?;
-        let link = link::connect(socket, &self.doom).map_err(|e| format!("link: {e}"))?;
         let ready = async {
             tokio::try_join!(
-                ready(link, &self.doom, request, started),
+                ready(socket, &self.doom, request, started),
                 self.pod.join(pids)
             )
         };
@@ -167,8 +172,13 @@ impl Parts {
 
     /// Ends what did not come up, and gives the reason with the last it said. A process that waits
     /// for a disk ends with that.
-    async fn end(self, why: &str, console: &Console) -> String {
-        let Self { machine, files, .. } = self;
+    async fn end(self, why: &str) -> String {
+        let Self {
+            machine,
+            files,
+            files_said,
+            ..
+        } = self;
         let mut why = why.to_owned();
         // Whatever was seen first: if QEMU has ended by itself, that is why.
         if machine.pid() != 0
@@ -184,9 +194,9 @@ impl Parts {
         files.wait().await;
         self.share.close().await;
         // Its last words may be on their way.
-        let read = async { tokio::join!(console.read_to_end(), machine.said_all()) };
+        let read = async { tokio::join!(files_said.read_to_end(), machine.said_all()) };
         let _ = tokio::time::timeout(DYING, read).await;
-        let said = [console.last(), machine.last_words()];
+        let said = [files_said.last(), machine.last_words()];
         let said = said.iter().filter(|said| !said.is_empty());
         let said: Vec<&str> = said.map(String::as_str).collect();
         format!("the VM did not start: {why}; it said: {}", said.join(" | "))
@@ -198,15 +208,17 @@ impl Parts {
 /// # Errors
 /// Why it will not be.
 async fn ready(
-    link: Rc<Link>,
+    socket: UnixStream,
     doom: &Doom,
     request: ConfigureRequest,
     started: Instant,
 ) -> Result<Ready, String> {
-    let mut notices = link.first();
-    let hello = notices::hello(&mut notices).await?;
+    let link = Link::host();
+    link::run(&link, &socket, doom).map_err(|e| format!("link: {e}"))?;
+    let notices = Rc::new(Notices::new(link.first(), Vec::new()));
+    let hello = notices.hello().await?;
     let heard_after = started.elapsed();
-    let client = link::client(&link, doom);
+    let client = link::client(&link, link.open(), 0, doom);
     let request = ConfigureRequest {
         share: SHARE_TAG.into(),
         seed: seed().map_err(|e| format!("/dev/urandom: {e}"))?,
@@ -219,6 +231,7 @@ async fn ready(
     let set = clock::set(&client).await;
     set.map_err(refused("set the guest's clock"))?;
     Ok(Ready {
+        socket,
         link,
         notices,
         client,

@@ -45,19 +45,27 @@ impl Child {
         let program = command.get_program().display().to_string();
         let forked = sys::with_new_pids(|| task::sys::fork(&mut command)).unwrap_or_else(Err);
         let (pid, not_executed) = forked.map_err(|e| cannot(&program, &e))?;
+        Ok(Self {
+            program,
+            not_executed: Some(not_executed),
+            ..Self::take_over(pid, reaper)
+        })
+    }
+
+    /// One that another image of this process has started, and that executes its program.
+    pub fn take_over(pid: u32, reaper: &Reaper) -> Self {
         let mut child = reaper.adopt(pid);
         let (sender, ended) = watch::channel(None);
         tokio::task::spawn_local(async move {
             let status = child.exit().await;
             sender.send_replace(Some(status));
         });
-        let not_executed = Some(not_executed);
-        Ok(Self {
+        Self {
             pid,
-            program,
-            not_executed,
+            program: String::new(),
+            not_executed: None,
             ended,
-        })
+        }
     }
 
     /// Waits until it executes its program, which may be on a disk that stands still, or has ended.

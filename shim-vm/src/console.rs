@@ -2,10 +2,17 @@
 //! the log, as far as a log bears it.
 
 use crate::word::Allowance;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::rc::Rc;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::{Rc, Weak};
+use task::handover::Kept;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 /// How many lines are kept, and how long they may be, in bytes.
@@ -18,20 +25,43 @@ const LOGGED: (u32, u32) = (500, 20);
 #[derive(Clone, Default)]
 pub struct Console {
     lines: Rc<RefCell<VecDeque<String>>>,
+    sources: Rc<RefCell<Vec<Weak<Source>>>>,
     /// How many are still read.
     open: Rc<watch::Sender<usize>>,
 }
 
+/// A pipe or a socket that is read.
+struct Source {
+    fd: AsyncFd<OwnedFd>,
+    to_log: bool,
+}
+
+/// A console, for another process image: its lines, and the fds of its sources.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Moved {
+    lines: VecDeque<String>,
+    sources: Vec<(i32, bool)>,
+}
+
 impl Console {
-    /// Reads `from` to its end. `to_log`: every line goes to the log too.
-    pub fn read(&self, mut from: impl AsyncRead + Unpin + 'static, to_log: bool) {
-        let console = self.clone();
+    /// Reads a pipe or a socket to its end. `to_log`: every line goes to the log too.
+    ///
+    /// # Errors
+    /// If it can't be waited for.
+    pub fn read(&self, from: impl Into<OwnedFd>, to_log: bool) -> io::Result<()> {
+        let fd = from.into();
+        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+        fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        let fd = task::sys::watch(fd, Interest::READABLE)?;
+        let source = Rc::new(Source { fd, to_log });
+        self.sources.borrow_mut().push(Rc::downgrade(&source));
         self.open.send_modify(|open| *open += 1);
+        let console = self.clone();
         tokio::task::spawn_local(async move {
             let mut line = Vec::new();
             let mut log = to_log.then(Log::new);
             let mut buffer = [0; 512];
-            while let Ok(n @ 1..) = from.read(&mut buffer).await {
+            while let Ok(n @ 1..) = source.read(&mut buffer).await {
                 for &byte in &buffer[..n] {
                     if byte == b'\n' || line.len() >= LENGTH {
                         console.line(&line, log.as_mut());
@@ -45,6 +75,34 @@ impl Console {
             console.line(&line, log.as_mut());
             console.open.send_modify(|open| *open -= 1);
         });
+        Ok(())
+    }
+
+    /// Describes it for another process image, but for a line that has begun.
+    ///
+    /// # Errors
+    /// If no fd is free.
+    pub fn hand_over(&self, kept: &mut Kept) -> io::Result<Moved> {
+        let sources = self.sources.borrow();
+        let sources = sources.iter().filter_map(Weak::upgrade);
+        let sources = sources.map(|source| Ok((kept.keep(source.fd.get_ref())?, source.to_log)));
+        Ok(Moved {
+            lines: self.lines.borrow().clone(),
+            sources: sources.collect::<io::Result<_>>()?,
+        })
+    }
+
+    /// Goes on with that of another process image.
+    ///
+    /// # Errors
+    /// If an fd is not what it is said to be.
+    pub fn take_over(moved: Moved) -> io::Result<Self> {
+        let console = Self::default();
+        console.lines.replace(moved.lines);
+        for (fd, to_log) in moved.sources {
+            console.read(task::sys::adopt(fd)?, to_log)?;
+        }
+        Ok(console)
     }
 
     /// Waits until all that was said is here: who said it has ended.
@@ -80,6 +138,19 @@ impl Console {
         let lines = self.lines.borrow();
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         lines.join(" | ")
+    }
+}
+
+impl Source {
+    async fn read(&self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut ready = self.fd.readable().await?;
+            match nix::unistd::read(self.fd.get_ref(), into) {
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                Err(Errno::EINTR) => {}
+                read => return Ok(read?),
+            }
+        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! What the guest has told of a container in the VM and of its processes, and what it owes: what the
 //! host keeps beside the engine, whose clients it does not concern.
 
+mod handover;
+
+pub use handover::Moved;
+
 use crate::hooks::Hooks;
 use crate::runtime::Container;
 use crate::vm::Vm;

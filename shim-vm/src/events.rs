@@ -15,6 +15,15 @@ use task::process::{Exit, Process};
 /// that.
 pub const UNASKED: (u32, u32) = (1000, 100);
 
+/// Who hears of a VM's events: the engine, for as long as it is there.
+pub fn teller(engine: &Rc<Engine>) -> impl FnMut(guest::Event) -> Result<(), String> + 'static {
+    let telling = Rc::downgrade(engine);
+    move |event| match telling.upgrade() {
+        Some(engine) => told(&engine, &event),
+        None => Ok(()),
+    }
+}
+
 /// An event of the guest's, in its order. Each can happen once, where it can happen at all, but for
 /// some that may come again, within bounds.
 ///

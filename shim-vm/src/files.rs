@@ -11,7 +11,6 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use task::reaper::Reaper;
-use tokio::net::unix::pipe;
 
 /// Starts the file server of the directory `share`, and gives a socket connected to it. What it
 /// says goes to `console`.
@@ -46,8 +45,7 @@ pub fn start(
     };
     let mapped = command.fd_mappings(vec![listener]);
     mapped.map_err(|e| format!("fd for the file server: {e}"))?;
+    console.read(reader, false).map_err(at("pipe"))?;
     let child = Child::fork(command, reaper)?;
-    let said = pipe::Receiver::from_owned_fd(reader.into()).map_err(at("pipe"))?;
-    console.read(said, false);
     Ok((child, client.into()))
 }

@@ -5,7 +5,7 @@
 use crate::spec::Refusal;
 use protos::ttrpc::Context;
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use task::reaper::Reaper;
 const POSTSTOP: Duration = Duration::from_secs(10);
 
 /// A container's, in their order.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Hooks {
     /// `prestart`, and then `createRuntime`: before the guest makes the container.
     pub create: Vec<Hook>,
@@ -30,14 +30,18 @@ pub struct Hooks {
 }
 
 /// A program, as config.json names it.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hook {
     path: PathBuf,
     /// The first is the program's own name.
     #[serde(default)]
     args: Vec<String>,
     /// Without a list it has the shim's.
-    #[serde(default, deserialize_with = "variables")]
+    #[serde(
+        default,
+        deserialize_with = "variables",
+        serialize_with = "write_variables"
+    )]
     env: Option<Vec<(String, String)>>,
     /// Seconds.
     timeout: Option<u64>,
@@ -56,6 +60,19 @@ fn variables<'de, D: Deserializer<'de>>(
     };
     list.map(|list| list.into_iter().map(pair).collect())
         .transpose()
+}
+
+fn write_variables<S: Serializer>(
+    variables: &Option<Vec<(String, String)>>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    let texts = variables.as_ref().map(|pairs| {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect::<Vec<_>>()
+    });
+    texts.serialize(to)
 }
 
 /// What hooks are told of their container, on stdin.

@@ -1,6 +1,7 @@
 //! What a config.json says of the cgroup of the host's, and how that is written into its files.
 
 use crate::block::Block;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs::File;
 use std::io::{self, Write};
@@ -48,7 +49,7 @@ impl Place {
 
 /// A container's limits, as far as the host sees to them too. A number that is `None` was not named;
 /// one that is negative says that there is no limit.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// In bytes; `swap` counts memory and swap together.
     pub memory: Option<i64>,

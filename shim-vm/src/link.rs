@@ -2,21 +2,24 @@
 //! that is not the protocol ends the VM.
 
 use crate::word::Doom;
-use protos::mux::{Link, MAX_ANSWER};
+use protos::mux::{Link, MAX_ANSWER, Stream};
 use protos::ttrpc::Client;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use tokio::net::UnixStream;
 
-/// Speaks over the guest's serial port.
+/// Speaks over the guest's serial port, for `link`.
 ///
 /// # Errors
 /// If it is no socket that can be waited for.
-pub fn connect(socket: std::os::unix::net::UnixStream, doom: &Doom) -> io::Result<Rc<Link>> {
+pub fn run(link: &Rc<Link>, socket: &UnixStream, doom: &Doom) -> io::Result<()> {
+    let socket = socket.try_clone()?;
     socket.set_nonblocking(true)?;
-    let (reader, writer) = UnixStream::from_std(socket)?.into_split();
-    let link = Link::host();
-    let (running, doom) = (Rc::clone(&link), doom.clone());
+    let socket = tokio::net::UnixStream::from_std(socket)?;
+    // Two halves of a socket's own would shut it down when they go, and another process image may have
+    // it then.
+    let (reader, writer) = tokio::io::split(socket);
+    let (running, doom) = (Rc::clone(link), doom.clone());
     tokio::task::spawn_local(async move {
         let why = running.run(reader, writer).await;
         if why.kind() == io::ErrorKind::InvalidData {
@@ -24,13 +27,13 @@ pub fn connect(socket: std::os::unix::net::UnixStream, doom: &Doom) -> io::Resul
         }
         log::debug!("the link has ended: {why}");
     });
-    Ok(link)
+    Ok(())
 }
 
-/// The guest's ttrpc, over a stream of its own.
-pub fn client(link: &Rc<Link>, doom: &Doom) -> Client {
-    let (reader, writer) = tokio::io::split(link.open());
-    let client = Client::over(reader, writer, MAX_ANSWER);
+/// The guest's ttrpc, over a stream of its own, over which so many calls were made.
+pub fn client(link: &Rc<Link>, stream: Stream, made: u32, doom: &Doom) -> Client {
+    let (reader, writer) = tokio::io::split(stream);
+    let client = Client::take_over(reader, writer, MAX_ANSWER, made);
     let (watched, link, doom) = (client.clone(), Rc::clone(link), doom.clone());
     tokio::task::spawn_local(async move {
         let why = watched.why_closed().await;

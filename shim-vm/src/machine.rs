@@ -24,8 +24,6 @@ pub struct Plan {
     pub vcpus: u32,
     /// The program that runs it.
     pub program: Program,
-    /// Who its process is.
-    pub user: User,
     /// A socket connected to the file server; without one there are no files of the host's.
     pub files: Option<OwnedFd>,
     pub taps: Vec<Tap>,
@@ -40,11 +38,11 @@ pub const SHARE_TAG: &str = "share";
 /// A virtual machine's life, in this order: `prepare` once, `boot` once; from then on `runs` and
 /// `wait`, as often as anybody wants to know, and `kill`, at any time.
 pub trait Machine: Sized {
-    /// Sets up what the machine's process will find; nothing runs yet.
+    /// Sets up what the machine's process, which will be `user`'s, will find; nothing runs yet.
     ///
     /// # Errors
     /// What could not be set up.
-    fn prepare(plan: Plan) -> Result<Self, String>;
+    fn prepare(plan: Plan, user: User) -> Result<Self, String>;
 
     /// Makes the machine's process, and does not wait until that executes its program. The stream is
     /// the guest's serial port "agent": what is written there waits until the guest reads it.

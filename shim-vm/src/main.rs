@@ -60,6 +60,7 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::rc::Rc;
 use task::bundle::Bundle;
+use task::handover::Engine;
 use task::outbox::Outbox;
 use task::reaper::Reaper;
 
@@ -84,13 +85,20 @@ impl shim::Shim for Vm {
         })
     }
 
+    fn set_up(&self) -> shim::Result<()> {
+        share::own_mounts().map_err(|e| shim::Error::new(format!("mount namespace: {e}")))
+    }
+
+    fn understands(&self, engine: &Engine) -> task::Result<()> {
+        runtime::Service::understands(engine)
+    }
+
     fn daemon(
         &self,
         namespace: String,
         reaper: Rc<Reaper>,
         outbox: Rc<Outbox>,
     ) -> shim::Result<Rc<dyn shim::Daemon>> {
-        share::own_mounts().map_err(|e| shim::Error::new(format!("mount namespace: {e}")))?;
         Ok(runtime::service(namespace, reaper, outbox))
     }
 

@@ -291,16 +291,16 @@ async fn vm_for(
         },
         config,
     };
-    let telling = Rc::downgrade(engine);
-    let tell = move |event| match telling.upgrade() {
-        Some(engine) => events::told(&engine, &event),
-        None => Ok(()),
-    };
-    let vm = Vm::boot(purpose, &guest.reaper, tell).await?;
-    guest.vm.replace(Some(Rc::clone(&vm)));
-    let watching = Rc::downgrade(engine);
-    tokio::task::spawn_local(watch(watching, Rc::clone(&vm)));
+    let vm = Vm::boot(purpose, &guest.reaper, events::teller(engine)).await?;
+    has_vm(engine, &vm);
     Ok(vm)
+}
+
+/// From now on there is a VM, which is watched.
+pub fn has_vm(engine: &Rc<Engine>, vm: &Rc<Vm>) {
+    engine.runtime.vm.replace(Some(Rc::clone(vm)));
+    let watching = Rc::downgrade(engine);
+    tokio::task::spawn_local(watch(watching, Rc::clone(vm)));
 }
 
 /// Tells of a VM's OOM kills, and of its end.

@@ -5,66 +5,126 @@ use crate::word::{self, Doom};
 use protos::Message;
 use protos::guest::{Event, Hello, Notice, notice};
 use protos::mux::{Link, MAX_NOTICE, Stream};
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
-use tokio::io::AsyncReadExt;
 
 /// The version of what both sides speak.
 const PROTOCOL: u32 = 1;
+/// The bytes of a notice's length at most.
+const LENGTH: usize = 4;
 
-/// The first that the guest says.
-///
-/// # Errors
-/// If it is not heard, or is no agent that this shim can speak with.
-pub async fn hello(notices: &mut Stream) -> Result<Hello, String> {
-    match next(notices).await {
-        Ok(notice::Notice::Hello(hello)) if hello.version == PROTOCOL => {
-            let ours = format!("{} {}", AGENT.0, AGENT.1);
-            if hello.agent != ours {
-                let theirs = word::line(&hello.agent);
-                log::warn!("the agent in the VM is {theirs}, not {ours}");
+/// The guest's notices. What has come of one that is not whole yet is in `begun`, and nowhere else.
+pub struct Notices {
+    stream: Stream,
+    begun: RefCell<Vec<u8>>,
+}
+
+impl Notices {
+    pub fn new(stream: Stream, begun: Vec<u8>) -> Self {
+        let begun = RefCell::new(begun);
+        Self { stream, begun }
+    }
+
+    /// What another process image needs to go on, beside the stream.
+    pub fn begun(&self) -> Vec<u8> {
+        self.begun.borrow().clone()
+    }
+
+    /// The first that the guest says.
+    ///
+    /// # Errors
+    /// If it is not heard, or is no agent that this shim can speak with.
+    pub async fn hello(&self) -> Result<Hello, String> {
+        match self.next().await {
+            Ok(notice::Notice::Hello(hello)) if hello.version == PROTOCOL => {
+                let ours = format!("{} {}", AGENT.0, AGENT.1);
+                if hello.agent != ours {
+                    let theirs = word::line(&hello.agent);
+                    log::warn!("the agent in the VM is {theirs}, not {ours}");
+                }
+                Ok(hello)
             }
-            Ok(hello)
+            Ok(notice::Notice::Hello(hello)) => Err(format!(
+                "its agent {} speaks version {}, not {PROTOCOL}: make guest anew",
+                word::line(&hello.agent),
+                hello.version
+            )),
+            Ok(_) => Err("its agent did not say hello first".into()),
+            Err(e) => Err(format!("its agent is not heard: {e}")),
         }
-        Ok(notice::Notice::Hello(hello)) => Err(format!(
-            "its agent {} speaks version {}, not {PROTOCOL}: make guest anew",
-            word::line(&hello.agent),
-            hello.version
-        )),
-        Ok(_) => Err("its agent did not say hello first".into()),
-        Err(e) => Err(format!("its agent is not heard: {e}")),
+    }
+
+    async fn next(&self) -> io::Result<notice::Notice> {
+        loop {
+            let wanted = wanted(&self.begun.borrow())?;
+            let wanted = match wanted {
+                Wanted::Bytes(wanted) => wanted,
+                Wanted::Nothing { prefix } => {
+                    let notice = self.begun.take();
+                    let notice = Notice::decode(&notice[prefix..]);
+                    let notice = notice.map_err(|e| bad(&e.to_string()))?;
+                    return notice.notice.ok_or_else(|| bad("a notice of nothing"));
+                }
+            };
+            self.stream.readable().await;
+            let mut bytes = vec![0; wanted];
+            match self.stream.try_read(&mut bytes) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => self.begun.borrow_mut().extend_from_slice(&bytes[..n]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e),
+            }
+        }
     }
 }
 
-async fn next(notices: &mut Stream) -> io::Result<notice::Notice> {
-    let bad = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
+/// What is missing of a notice.
+enum Wanted {
+    Bytes(usize),
+    Nothing { prefix: usize },
+}
+
+/// What is missing of the notice that begins so: its length, as protobuf writes numbers, and then
+/// itself.
+///
+/// # Errors
+/// If it is too long.
+fn wanted(begun: &[u8]) -> io::Result<Wanted> {
     let mut length = 0_usize;
-    for shift in (0..28).step_by(7) {
-        let byte = notices.read_u8().await?;
-        length |= usize::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
+    for n in 0..LENGTH {
+        let Some(byte) = begun.get(n) else {
+            return Ok(Wanted::Bytes(1));
+        };
+        length |= usize::from(byte & 0x7f) << (7 * n);
+        if length > MAX_NOTICE {
             break;
         }
+        if byte & 0x80 == 0 {
+            let prefix = n + 1;
+            return Ok(match prefix + length - begun.len() {
+                0 => Wanted::Nothing { prefix },
+                missing => Wanted::Bytes(missing),
+            });
+        }
     }
-    if length > MAX_NOTICE {
-        return Err(bad("a notice that is too long"));
-    }
-    let mut message = vec![0; length];
-    notices.read_exact(&mut message).await?;
-    let notice = Notice::decode(message.as_slice()).map_err(|e| bad(&e.to_string()))?;
-    notice.notice.ok_or_else(|| bad("a notice of nothing"))
+    Err(bad("a notice that is too long"))
+}
+
+fn bad(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
 }
 
 /// Tells every event of the guest's, in order, for as long as there is a guest. What is no event, or
 /// what `tell` finds wrong, ends the VM, and nothing is told any more.
 pub async fn listen(
-    mut notices: Stream,
+    notices: Rc<Notices>,
     link: Rc<Link>,
     doom: Doom,
     mut tell: impl FnMut(Event) -> Result<(), String>,
 ) {
     loop {
-        let told = match next(&mut notices).await {
+        let told = match notices.next().await {
             Ok(notice::Notice::Event(event)) => tell(event),
             Ok(notice::Notice::Hello(_)) => Err("a second hello".into()),
             Err(e) if link.is_closed() => return log::debug!("no more events: {e}"),
@@ -72,6 +132,44 @@ pub async fn listen(
         };
         if let Err(how) = told {
             return doom.broke_word(&how);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is missing of a notice is known at each of its bytes, and never more than it has.
+    #[test]
+    fn a_notice_is_read_to_its_end_and_no_further() {
+        for length in [0, 1, 127, 128, MAX_NOTICE] {
+            let mut whole = Vec::new();
+            let mut left = length;
+            while left >= 0x80 {
+                whole.push((left & 0x7f) as u8 | 0x80);
+                left >>= 7;
+            }
+            whole.push(left as u8);
+            let prefix = whole.len();
+            whole.extend(vec![7; length]);
+            for have in 0..prefix {
+                let missing = wanted(&whole[..have]).unwrap();
+                assert!(matches!(missing, Wanted::Bytes(1)), "{length}: {have}");
+            }
+            for have in prefix..whole.len() {
+                let missing = wanted(&whole[..have]).unwrap();
+                let is_rest = matches!(missing, Wanted::Bytes(n) if n == whole.len() - have);
+                assert!(is_rest, "{length}: {have}");
+            }
+            let none = wanted(&whole).unwrap();
+            assert!(
+                matches!(none, Wanted::Nothing { prefix: p } if p == prefix),
+                "{length}"
+            );
+        }
+        for too_long in [&[0xff, 0xff][..], &[0x81, 0x20], &[0x80; LENGTH]] {
+            assert!(wanted(too_long).is_err(), "{too_long:?}");
         }
     }
 }

@@ -6,9 +6,14 @@
 //! container's work. The limit of memory is only ever raised: what a guest has had of the host's
 //! memory it does not give back, and a limit below that would be its end.
 
+mod handover;
+
+pub use handover::Moved;
+
 use crate::block::{self, Throttle};
 use crate::jail;
 use crate::limits::{Limits, PERIOD, Place, Setting, bound, named, write};
+use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,7 +22,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use task::aside;
 use task::cgroup::{Cgroup, OomWatch, Remains};
-use task::handover;
 
 /// What cpu.shares may be (kernel/sched/sched.h).
 const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
@@ -29,7 +33,7 @@ const THREADS: u64 = 2 * jail::THREADS;
 const MOST_PIDS: u64 = 1 << 22;
 
 /// What a VM needs beside its containers' limits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Overhead {
     /// In bytes.
     pub memory: u64,
@@ -54,6 +58,18 @@ pub struct Pod {
 }
 
 impl Pod {
+    /// Watches the cgroup of `pid`, of whose OOM kills so many were told.
+    fn watch_oom(&self, pid: u32, told: u64) {
+        let watched = Cgroup::of_pid(pid).map_err(io::Error::other);
+        match watched.and_then(|cgroup| OomWatch::new(&cgroup)) {
+            Ok(watch) => {
+                watch.set_told(told);
+                self.watch.replace(Some(Rc::new(watch)));
+            }
+            Err(e) => log::warn!("running out of memory will not be told: {e}"),
+        }
+    }
+
     /// Makes the cgroup, with the limits of the VM's first container.
     ///
     /// # Errors
@@ -111,13 +127,8 @@ impl Pod {
             Ok::<(), io::Error>(())
         });
         moved.await.map_err(|e| e.to_string())?;
-        if self.dirs.is_empty() {
-            return Ok(());
-        }
-        let watched = Cgroup::of_pid(pids[0]).map_err(io::Error::other);
-        match watched.and_then(|cgroup| OomWatch::new(&cgroup)) {
-            Ok(watch) => drop(self.watch.replace(Some(Rc::new(watch)))),
-            Err(e) => log::warn!("running out of memory will not be told: {e}"),
+        if !self.dirs.is_empty() {
+            self.watch_oom(pids[0], 0);
         }
         Ok(())
     }
@@ -350,7 +361,7 @@ fn make(dir: &Path, alone: bool) -> io::Result<()> {
     let is_v2 = |dir: &&Path| alone && dir.join("cgroup.controllers").exists();
     if let Some(root) = dir.ancestors().take_while(is_v2).last() {
         let (root, dir) = (root.to_owned(), dir.to_owned());
-        let cgroup = Cgroup::take_over(handover::Cgroup::V2 { root, dir });
+        let cgroup = Cgroup::take_over(task::handover::Cgroup::V2 { root, dir });
         if let Err(e) = cgroup.enable_controllers() {
             log::debug!("{e}");
         }

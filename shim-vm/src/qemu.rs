@@ -12,6 +12,10 @@
 //! `noreplace-smp` and `cryptomgr.notests` save a third of the boot; the RTC stays, because a
 //! kernel waits seconds for a missing one.
 
+mod handover;
+
+pub use handover::Moved;
+
 use crate::child::Child;
 use crate::config::Accel;
 use crate::console::Console;
@@ -19,6 +23,7 @@ use crate::image::Abilities;
 use crate::jail::{self, Jail, Shown};
 use crate::machine::{Machine, Plan, SHARE_TAG};
 use crate::program::Program;
+use crate::users::User;
 use command_fds::{CommandFdExt, FdMapping};
 use std::ffi::OsString;
 use std::fs;
@@ -30,7 +35,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use task::aside;
 use task::reaper::{ExitStatus, Reaper};
-use tokio::net::unix::pipe;
 
 /// The first fd of those that QEMU gets, beside stdio.
 const FIRST_FD: i32 = 3;
@@ -48,15 +52,22 @@ const SLOTS_WITHOUT_ACPI: usize = 8;
 pub const AGENT_SOCKET: &str = "agent.sock";
 
 pub struct Qemu {
+    /// Who its process is, or will be.
+    user: User,
+    console: Console,
+    debug: bool,
+    /// What its process will be made of, until there is one.
+    prepared: Option<Prepared>,
+    child: Option<Child>,
+}
+
+struct Prepared {
     plan: Plan,
     /// What QEMU will inherit: at FIRST_FD, and so on.
     inherited: Vec<OwnedFd>,
     arguments: Vec<String>,
     agent: UnixStream,
-    console_end: UnixStream,
-    console: Console,
-    debug: bool,
-    child: Option<Child>,
+    console: UnixStream,
 }
 
 /// Collects QEMU's arguments, and the fds they name.
@@ -87,7 +98,7 @@ impl Qemu {
 }
 
 impl Machine for Qemu {
-    fn prepare(mut plan: Plan) -> Result<Self, String> {
+    fn prepare(mut plan: Plan, user: User) -> Result<Self, String> {
         let at = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
         let socket = plan.dir.join(AGENT_SOCKET);
         fs::create_dir(plan.dir.join(ROOT)).map_err(at("root"))?;
@@ -134,27 +145,39 @@ impl Machine for Qemu {
                 format!("virtio-net-device,netdev=net{n},mac={}", tap.mac),
             ]);
         }
-        Ok(Self {
+        let prepared = Prepared {
+            plan,
             inherited: line.fds,
             arguments: line.arguments,
             agent,
-            console_end,
+            console: console_end,
+        };
+        Ok(Self {
+            user,
             console: Console::default(),
             debug: false,
+            prepared: Some(prepared),
             child: None,
-            plan,
         })
     }
 
     async fn boot(&mut self, reaper: &Reaper) -> Result<UnixStream, String> {
         let at = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
-        let (program, shown) = (self.plan.program.clone(), shown(&self.plan));
+        let prepared = self.prepared.take().ok_or("QEMU was started before")?;
+        let Prepared {
+            mut plan,
+            inherited,
+            arguments,
+            agent,
+            console,
+        } = prepared;
+        let (program, shown) = (plan.program.clone(), shown(&plan));
         let parts = aside::run(move || jail::look_up(&program, shown)).await;
         let (reader, writer) = io::pipe().map_err(at("pipe"))?;
-        let program = &self.plan.program;
+        let program = &plan.program;
         let mut command = Command::new(&program.path);
         command
-            .args(&self.arguments)
+            .args(arguments)
             .env_clear()
             .envs(environment(program))
             // What is translated is kept on the heap, which grows fast (mallopt(3)).
@@ -164,7 +187,6 @@ impl Machine for Qemu {
             .stdin(Stdio::null())
             .stdout(writer.try_clone().map_err(at("pipe"))?)
             .stderr(writer);
-        let inherited = std::mem::take(&mut self.inherited);
         let fds = FIRST_FD + inherited.len() as i32;
         let mappings = inherited.into_iter().zip(FIRST_FD..);
         let mappings = mappings.map(|(parent_fd, child_fd)| FdMapping {
@@ -175,22 +197,19 @@ impl Machine for Qemu {
             .fd_mappings(mappings.collect())
             .map_err(|e| format!("fds for QEMU: {e}"))?;
         let jail = Jail::new(
-            &self.plan.user,
-            group(self.plan.accel),
-            self.plan.netns.take(),
-            self.plan.dir.join(ROOT),
+            &self.user,
+            group(plan.accel),
+            plan.netns.take(),
+            plan.dir.join(ROOT),
             fds,
             parts,
         );
         let jail = jail.map_err(at("jail"))?;
+        self.console.read(reader, self.debug).map_err(at("pipe"))?;
+        let read = self.console.read(console, self.debug);
+        read.map_err(at("console"))?;
         self.child = Some(Child::jailed(command, jail, reaper)?);
-        let said = pipe::Receiver::from_owned_fd(reader.into()).map_err(at("pipe"))?;
-        self.console.read(said, self.debug);
-        let console = self.console_end.try_clone().map_err(at("console"))?;
-        console.set_nonblocking(true).map_err(at("console"))?;
-        let console = tokio::net::UnixStream::from_std(console).map_err(at("console"))?;
-        self.console.read(console, self.debug);
-        self.agent.try_clone().map_err(at("agent.sock"))
+        Ok(agent)
     }
 
     async fn runs(&mut self) -> Result<(), String> {

@@ -5,17 +5,19 @@
 //! owes is in `container.rs`. State, Wait, an exec that is added and one that is deleted are answered
 //! without the guest.
 
-use crate::container::GuestContainer;
+use crate::container::{self, GuestContainer};
 use crate::events::UNASKED;
 use crate::spec::Anchor;
-use crate::vm::Vm;
+use crate::vm::{self, Vm};
 use crate::word::Allowance;
 use crate::{calls, events, make, promises, start};
+use protos::mux::Link;
 use protos::runc::CheckpointOptions;
 use protos::task::CreateTaskRequest;
 use protos::task_types::ProcessInfo;
 use protos::ttrpc::Context;
 use protos::{Any, Code, Status, any, runc};
+use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Ready;
@@ -23,6 +25,8 @@ use std::io;
 use std::path::Path;
 use std::rc::Rc;
 use task::Result;
+use task::bundle::Bundle;
+use task::handover::Kept;
 use task::outbox::Outbox;
 use task::process::Process;
 use task::process::exec::Exec;
@@ -46,6 +50,13 @@ pub struct Guest {
     pub anchor: Cell<Option<Anchor>>,
     /// Held while the VM is booted or ended.
     pub turn: Mutex<()>,
+}
+
+/// What it hands over beside its containers.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Moved {
+    vm: Option<vm::Moved>,
+    anchor: Option<Anchor>,
 }
 
 /// A service without containers and without a VM. The events of its tasks go to `outbox`.
@@ -85,6 +96,8 @@ pub fn unimplemented(what: &str) -> Status {
 impl Runtime for Guest {
     type Container = Rc<GuestContainer>;
     type Starting = ();
+    type Moved = Moved;
+    type MovedContainer = container::Moved;
 
     async fn run(engine: &Rc<Engine>) -> io::Error {
         let orphan = |pid, status| log::debug!("orphan {pid} ended: {status}");
@@ -96,6 +109,64 @@ impl Runtime for Guest {
         if let Some(vm) = vm {
             vm.power_off().await;
         }
+    }
+
+    async fn settled(&self) {
+        let vm = self.vm.borrow().clone();
+        if let Some(vm) = vm {
+            vm.idle().await;
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.vm.borrow().as_ref().is_none_or(|vm| vm.is_idle())
+    }
+
+    fn hand_over(engine: &Engine, kept: &mut Kept) -> io::Result<Moved> {
+        let guest = &engine.runtime;
+        let vm = guest.vm.borrow();
+        Ok(Moved {
+            vm: vm.as_ref().map(|vm| vm.hand_over(kept)).transpose()?,
+            anchor: guest.anchor.get(),
+        })
+    }
+
+    fn hand_over_container(container: &Container) -> container::Moved {
+        container.own.hand_over()
+    }
+
+    fn take_over(engine: &Rc<Engine>, moved: Moved) -> Result<()> {
+        let guest = &engine.runtime;
+        guest.anchor.set(moved.anchor);
+        let Some(vm) = moved.vm else { return Ok(()) };
+        let vm = Vm::take_over(vm, &guest.reaper, events::teller(engine));
+        let vm = vm.map_err(|e| unknown(&format!("take over the VM: {e}")))?;
+        make::has_vm(engine, &vm);
+        Ok(())
+    }
+
+    fn take_over_container(
+        engine: &Rc<Engine>,
+        id: &str,
+        bundle: &Bundle,
+        moved: &container::Moved,
+    ) -> Result<Rc<GuestContainer>> {
+        let vm = engine.runtime.vm.borrow().clone();
+        let vm =
+            vm.ok_or_else(|| unknown(&format!("container {id} was handed over without a VM")))?;
+        let own = GuestContainer::take_over(id, bundle, &vm, moved);
+        let mut containers = engine.runtime.containers.borrow_mut();
+        containers.insert(id.to_owned(), Some(Rc::clone(&own)));
+        Ok(own)
+    }
+
+    fn reaper(&self) -> &Reaper {
+        &self.reaper
+    }
+
+    fn link(engine: &Engine) -> Option<Rc<Link>> {
+        let vm = engine.runtime.vm.borrow();
+        vm.as_ref().map(|vm| Rc::clone(vm.link()))
     }
 
     async fn create(
@@ -174,10 +245,10 @@ impl Runtime for Guest {
     }
 
     /// The guest's part of it goes when that is done with its output; nobody waits for that.
-    fn forget(container: &Rc<Container>, exec: &Process) {
+    fn forget(engine: &Rc<Engine>, container: &Rc<Container>, exec: &Process) {
         let container = Rc::clone(&container.own);
         if let Ok(exec) = container.process(&exec.id) {
-            tokio::task::spawn_local(async move { promises::forget(&container, &exec).await });
+            engine.in_background(async move { promises::forget(&container, &exec).await });
         }
     }
 

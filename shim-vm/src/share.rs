@@ -18,6 +18,10 @@
 //! The mounts are in the shim's own mount namespace, which sees what the host mounts later and
 //! shows the host nothing: when the shim and its file server are gone, so are they.
 
+mod handover;
+
+pub use handover::Moved;
+
 use crate::points::{self, Point};
 use crate::skeleton::{Skeleton, clear, say};
 use crate::source::{Identity, Source};
@@ -29,6 +33,7 @@ use protos::guest::SharedMemory;
 use protos::places;
 use protos::ttrpc::Context;
 use protos::types::Mount;
+use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -74,7 +79,7 @@ pub struct Share {
 }
 
 /// What makes two volumes the same.
-#[derive(PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Key {
     source: PathBuf,
     /// There may be another file of this name by now.

@@ -9,6 +9,7 @@ use crate::hooks::Hooks;
 use crate::limits::Place;
 use crate::network::Where;
 use crate::points::{self, Point};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -70,7 +71,7 @@ pub enum Refusal {
 }
 
 /// The process whose namespaces others may join: that of the VM's first container.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Anchor {
     /// As the host knows it: the VM.
     pub host: u32,

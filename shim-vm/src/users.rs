@@ -5,10 +5,12 @@
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use task::handover::Kept;
 
 const LOCKS: &str = "/run/dunnage/users";
 
@@ -17,7 +19,34 @@ const LOCKS: &str = "/run/dunnage/users";
 pub struct User {
     pub id: u32,
     /// Locked until it is closed.
-    _lock: File,
+    lock: File,
+}
+
+/// A user, for another process image.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Moved {
+    id: u32,
+    lock: i32,
+}
+
+impl User {
+    /// Describes it for another process image.
+    ///
+    /// # Errors
+    /// If no fd is free.
+    pub fn hand_over(&self, kept: &mut Kept) -> io::Result<Moved> {
+        let lock = kept.keep(&self.lock)?;
+        Ok(Moved { id: self.id, lock })
+    }
+
+    /// Goes on with that of another process image.
+    ///
+    /// # Errors
+    /// If nothing is open there.
+    pub fn take_over(moved: &Moved) -> io::Result<Self> {
+        let lock = task::sys::adopt(moved.lock)?.into();
+        Ok(Self { id: moved.id, lock })
+    }
 }
 
 /// Takes one of the `count` users from `first` on.
@@ -38,7 +67,7 @@ fn take_at(locks: &Path, first: u32, count: u32) -> Result<User, String> {
     for n in 0..count {
         let id = first + (begin + n) % count;
         match lock(&file, id) {
-            Ok(()) => return Ok(User { id, _lock: file }),
+            Ok(()) => return Ok(User { id, lock: file }),
             Err(Errno::EAGAIN | Errno::EACCES) => {}
             Err(e) => return Err(failed(e.into())),
         }

@@ -10,20 +10,27 @@
 //! It is doomed when its guest breaks its word ([`Doom::broke_word`], wherever that is seen), or owes
 //! something for too long ([`Vm::in_time`]).
 
+mod handover;
+
+pub use handover::Moved;
+
 use crate::boot::DYING;
 use crate::child::Child;
+use crate::console::Console;
 use crate::machine::Machine;
 use crate::network::{self, Where};
+use crate::notices::{self, Notices};
 use crate::pod::Pod;
 use crate::qemu::Qemu;
 use crate::share::Share;
 use crate::word::{self, Doom};
-use crate::{boot, clock, notices, place};
+use crate::{boot, clock, place};
 use protos::guest::{ConfigureRequest, Event, Hello, PowerOffRequest};
 use protos::mux::Link;
 use protos::ttrpc::{Call, CallError, Client, Context};
 use protos::{Code, Message, Status};
 use std::cell::Cell;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -37,7 +44,11 @@ const POWER_OFF: Duration = Duration::from_secs(5);
 pub struct Vm {
     machine: Rc<Qemu>,
     files: Rc<Child>,
+    files_said: Console,
+    /// The guest's serial port.
+    socket: UnixStream,
     link: Rc<Link>,
+    notices: Rc<Notices>,
     client: Client,
     pub doom: Doom,
     /// How long the guest may owe what it must do.
@@ -74,38 +85,52 @@ impl Vm {
                 return Err(why);
             }
         };
-        let hello = ready.hello;
+        let hello = &ready.hello;
         let (agent, kernel) = (word::line(&hello.agent), word::line(&hello.kernel));
         log::debug!("VM up: agent {agent}, kernel {kernel}");
-        let (gone_sender, gone) = watch::channel(None);
+        let (told, gone) = watch::channel(None);
         let vm = Rc::new(Self {
             machine: Rc::new(parts.machine),
             files: Rc::new(parts.files),
+            files_said: parts.files_said,
+            socket: ready.socket,
             link: ready.link,
+            notices: ready.notices,
             client: ready.client,
             doom: parts.doom,
             patience,
             share: parts.share,
             pod: parts.pod,
-            hello,
+            hello: ready.hello,
             heard_after: ready.heard_after,
             dir,
             network,
             joined: Cell::new(false),
             gone,
         });
-        let heard = notices::listen(ready.notices, Rc::clone(&vm.link), vm.doom.clone(), tell);
+        vm.watch_over(told, tell);
+        Ok(vm)
+    }
+
+    /// Begins what goes on for as long as it is there: `tell` hears the guest's events, `told` gets the
+    /// reason of its end.
+    fn watch_over(
+        &self,
+        told: watch::Sender<Option<String>>,
+        tell: impl FnMut(Event) -> Result<(), String> + 'static,
+    ) {
+        let (notices, link) = (Rc::clone(&self.notices), Rc::clone(&self.link));
+        let heard = notices::listen(notices, link, self.doom.clone(), tell);
         let heard = tokio::task::spawn_local(heard);
         tokio::task::spawn_local(end(
-            Rc::clone(&vm.machine),
-            Rc::clone(&vm.files),
-            Rc::clone(&vm.link),
-            vm.doom.clone(),
+            Rc::clone(&self.machine),
+            Rc::clone(&self.files),
+            Rc::clone(&self.link),
+            self.doom.clone(),
             heard,
-            gone_sender,
+            told,
         ));
-        tokio::task::spawn_local(clock::keep(vm.client.clone()));
-        Ok(vm)
+        tokio::task::spawn_local(clock::keep(self.client.clone()));
     }
 
     /// The process that stands for every process in the VM.

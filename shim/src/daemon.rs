@@ -53,10 +53,10 @@ impl<R: Runtime> Daemon for task::Service<R> {
     }
 
     fn hand_over(&self, kept: &mut Kept) -> io::Result<Engine> {
-        R::hand_over(self, kept)
+        self.hand_over(kept)
     }
 
     fn take_over(&self, engine: Engine) -> task::Result<()> {
-        R::take_over(self, engine)
+        self.take_over(engine)
     }
 }

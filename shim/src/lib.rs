@@ -40,6 +40,7 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::rc::Rc;
 use task::bundle::Bundle;
+use task::handover::Engine;
 use task::outbox::Outbox;
 use task::reaper::Reaper;
 use tokio::runtime::{Builder, LocalRuntime};
@@ -55,7 +56,21 @@ pub trait Shim {
     /// If the OCI runtime is not there.
     fn info(&self, options: Option<Any>) -> Result<RuntimeInfo>;
 
-    /// What the daemon serves, in a process that has one thread so far.
+    /// Prepares the process of a new daemon, which has one thread so far.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    fn set_up(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether this build can go on with what another process image has handed over.
+    ///
+    /// # Errors
+    /// What it does not understand.
+    fn understands(&self, engine: &Engine) -> task::Result<()>;
+
+    /// What the daemon serves.
     ///
     /// # Errors
     /// If it can't be set up.
@@ -122,7 +137,7 @@ fn command(shim: &dyn Shim, program: &str, flags: &Flags) -> Result<()> {
     }
     match flags.action.as_str() {
         flags::UPGRADE => return fleet::upgrade(program, flags),
-        "handover-check" => return upgrade::answer_check(),
+        "handover-check" => return upgrade::answer_check(shim),
         _ => {}
     }
     // B5: only what stands above does without a namespace.

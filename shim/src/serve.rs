@@ -57,6 +57,7 @@ pub fn serve(shim: &dyn Shim, flags: &Flags) -> Result<()> {
         taken_over = Some(Handover::read(File::from(handover))?);
     } else {
         shim_log::open_fifo()?;
+        shim.set_up()?;
     }
     shim_log::start(shim.name(), flags.debug);
     nix::sys::prctl::set_child_subreaper(true)

@@ -15,6 +15,7 @@
 //!              └─ fails ──> this image takes over what it has just handed over
 //! ```
 
+use crate::Shim;
 use crate::error::{Error, Result};
 use crate::flags::Flags;
 use crate::sys;
@@ -203,8 +204,10 @@ pub async fn check(binary: &Path, handover: &Handover, reaper: &Reaper) -> Resul
 ///
 /// # Errors
 /// If it does not understand the state on stdin.
-pub fn answer_check() -> Result<()> {
-    Handover::read(io::stdin())?;
+pub fn answer_check(shim: &dyn Shim) -> Result<()> {
+    let handover = Handover::read(io::stdin())?;
+    let understood = shim.understands(&handover.engine);
+    understood.map_err(|e| Error::new(format!("handover: {e}")))?;
     crate::print(b"handover understood\n")
 }
 

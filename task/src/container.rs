@@ -1,6 +1,7 @@
 //! One container: its bundle, its init process and its execs, and what may be done to them when.
 
 mod exec;
+mod handover;
 mod init;
 
 use crate::aside;

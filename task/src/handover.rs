@@ -4,16 +4,21 @@
 //! survive execve(2). The description is taken in one synchronous step while no operation runs,
 //! so it is whole: the engine that is built from it goes on where this one stopped.
 
-use crate::oci::{Checkpoint, Options};
+use crate::error::{Error, Result};
+use crate::reaper::Reaper;
 use crate::state::State;
 use crate::stdio::Paths;
 use crate::sys;
 use nix::fcntl::{FcntlArg, fcntl};
+use protos::mux::Link;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::rc::Rc;
 
 /// Duplicates get numbers from here on: below are the standard streams, and those that the next
 /// image finds by number.
@@ -44,11 +49,38 @@ impl Kept {
     }
 }
 
+/// What streams and processes are taken over with.
+pub struct Means<'a> {
+    pub reaper: &'a Reaper,
+    /// The link that streams are on, if they may be on one.
+    pub link: Option<&'a Rc<Link>>,
+}
+
+/// What a runtime hands over, as JSON.
+///
+/// # Errors
+/// If there is no JSON for it.
+pub fn written<T: Serialize>(moved: &T) -> io::Result<Value> {
+    Ok(serde_json::to_value(moved)?)
+}
+
+/// What a runtime handed over.
+///
+/// # Errors
+/// If this build does not understand it.
+pub fn read<T: DeserializeOwned>(moved: &Value) -> Result<T> {
+    let read = T::deserialize(moved);
+    read.map_err(|e| Error::InvalidArgument(format!("what the runtime handed over: {e}")))
+}
+
 /// The engine.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Engine {
     pub containers: Vec<Container>,
     pub events: Vec<Event>,
+    /// What the runtime has beside its containers.
+    #[serde(default)]
+    pub runtime: Value,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,17 +95,14 @@ pub struct Event {
 pub struct Container {
     pub id: String,
     pub bundle: PathBuf,
-    pub options: Options,
-    pub checkpoint: Option<Checkpoint>,
-    pub own_pid_namespace: bool,
     pub init: Process,
     pub execs: BTreeMap<String, Exec>,
-    pub cgroup: Option<Cgroup>,
-    /// OOM kills that were told of; `None` if nobody watches.
-    pub oom_told: Option<u64>,
     pub init_exited: bool,
     /// Init's exit, while it waits for execs.
     pub untold: Option<Exit>,
+    /// What the runtime keeps of it.
+    #[serde(flatten)]
+    pub own: Map<String, Value>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -95,7 +124,7 @@ pub struct Exec {
     pub spec: Vec<u8>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Cgroup {
     /// Each controller's directory.
     V1(Vec<(String, PathBuf)>),
@@ -137,11 +166,18 @@ pub struct Copy {
 pub enum Source {
     Pipe(i32),
     Console,
+    /// By its number on the link.
+    Stream(u32),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Sink {
-    Pipe { writer: i32, reader: Option<i32> },
+    Pipe {
+        writer: i32,
+        reader: Option<i32>,
+    },
     Console,
     File(i32),
+    /// By its number on the link.
+    Stream(u32),
 }

@@ -139,8 +139,8 @@ impl<R: Runtime> Engine<R> {
         self.tell(container, init, exit);
     }
 
-    /// Runs `work`, for which nobody waits but [`Engine::settled`].
-    fn in_background(&self, work: impl Future<Output = ()> + 'static) {
+    /// Runs `work`, for which nobody waits but who waits until nothing goes on but calls.
+    pub fn in_background(&self, work: impl Future<Output = ()> + 'static) {
         let running = Rc::clone(&self.background);
         running.send_modify(|count| *count += 1);
         tokio::task::spawn_local(async move {

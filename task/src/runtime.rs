@@ -6,17 +6,22 @@
 //! exit to [`Engine::exited`]. [`Oci`](crate::oci::Oci) does it by the command line of runc or crun;
 //! in the shim for VMs a guest does it, which is asked over a link.
 
+use crate::bundle::Bundle;
 use crate::container::Container;
-use crate::error::{Error, Result};
-use crate::handover::{self, Kept};
+use crate::error::Result;
+use crate::handover::Kept;
 use crate::process::Process;
 use crate::process::exec::Exec;
-use crate::service::{Engine, Service};
+use crate::reaper::Reaper;
+use crate::service::Engine;
 use crate::stdio::Io;
+use protos::mux::Link;
 use protos::runc::CheckpointOptions;
 use protos::task::CreateTaskRequest;
 use protos::task_types::ProcessInfo;
 use protos::ttrpc::Context;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::io;
 use std::path::Path;
@@ -38,22 +43,53 @@ pub trait Runtime: Sized + 'static {
         std::future::ready(())
     }
 
-    /// Describes all that is there for another process image, when nothing goes on but calls.
-    ///
-    /// # Errors
-    /// If that can't be, or no fd is free.
-    fn hand_over(_: &Service<Self>, _: &mut Kept) -> io::Result<handover::Engine> {
-        let text = "a shim of this kind can't be upgraded while it runs";
-        Err(io::Error::other(text))
+    /// What it hands over beside its containers, and of each of them.
+    type Moved: Serialize + DeserializeOwned;
+    type MovedContainer: Serialize + DeserializeOwned;
+
+    /// Waits until nothing goes on with it but calls, and what those that wait for the engine know of.
+    fn settled(&self) -> impl Future<Output = ()> {
+        std::future::ready(())
     }
 
-    /// Goes on with what another process image had.
+    fn is_settled(&self) -> bool {
+        true
+    }
+
+    /// Describes what it has beside its containers for another process image.
     ///
     /// # Errors
-    /// If that can't be, or an fd is not what it is said to be.
-    fn take_over(_: &Service<Self>, _: handover::Engine) -> Result<()> {
-        let text = "a shim of this kind takes over no other's containers";
-        Err(Error::Refused(text.into()))
+    /// If that can't be now, or no fd is free.
+    fn hand_over(engine: &Engine<Self>, kept: &mut Kept) -> io::Result<Self::Moved>;
+
+    /// The same of what it keeps of a container.
+    fn hand_over_container(container: &Container<Self>) -> Self::MovedContainer;
+
+    /// Goes on with what it had in another process image; its containers follow.
+    ///
+    /// # Errors
+    /// If an fd is not what it is said to be.
+    fn take_over(engine: &Rc<Engine<Self>>, moved: Self::Moved) -> Result<()>;
+
+    /// What it keeps of a container, as before.
+    ///
+    /// # Errors
+    /// If that can't be.
+    fn take_over_container(
+        engine: &Rc<Engine<Self>>,
+        id: &str,
+        bundle: &Bundle,
+        moved: &Self::MovedContainer,
+    ) -> Result<Self::Container>;
+
+    /// A container that was taken over is whole; its processes are not tracked yet.
+    fn goes_on(_: &Rc<Engine<Self>>, _: &Rc<Container<Self>>, _: &Self::MovedContainer) {}
+
+    fn reaper(&self) -> &Reaper;
+
+    /// The link that streams of its processes are on, if they may be on one.
+    fn link(_: &Engine<Self>) -> Option<Rc<Link>> {
+        None
     }
 
     /// Makes a container whose init waits for [`Runtime::start`], or is made by it.
@@ -164,7 +200,7 @@ pub trait Runtime: Sized + 'static {
     ) -> impl Future<Output = Result<()>>;
 
     /// An exec that does not run is deleted.
-    fn forget(_: &Rc<Container<Self>>, _: &Process) {}
+    fn forget(_: &Rc<Engine<Self>>, _: &Rc<Container<Self>>, _: &Process) {}
 
     /// Sets the size of a process's terminal, in characters: width and height (T77).
     ///

@@ -125,15 +125,6 @@ impl<R: Runtime> Service<R> {
         }
     }
 
-    /// Waits until nothing goes on but calls.
-    pub async fn settled(&self) {
-        // What the one waits for may set the other off; the last look at both is in one step.
-        while !(self.engine.is_settled() && self.engine.outbox.is_settled()) {
-            self.engine.settled().await;
-            self.engine.outbox.settled().await;
-        }
-    }
-
     /// [`Service::create`], with `make` as what makes the container.
     async fn create_by(
         &self,
@@ -216,7 +207,7 @@ impl<R: Runtime> Task for Service<R> {
         let container = self.containers.find(&request.id)?;
         if !request.exec_id.is_empty() {
             let exec = container.exec(&request.exec_id)?;
-            let exit = container.delete_exec(&exec, context).await?;
+            let exit = container.delete_exec(&self.engine, &exec, context).await?;
             return Ok(exit.of_deleted(exec.process.pid.get()));
         }
         let exit = container.delete(&self.engine, context).await?;

@@ -52,6 +52,7 @@ pub mod start_sweep;
 pub mod stdio;
 pub mod sweep;
 pub mod test;
+pub mod upgrade;
 pub mod vm;
 pub mod wait;
 

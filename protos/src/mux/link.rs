@@ -2,10 +2,12 @@
 
 use super::frame::Violation;
 use super::stream::Stream;
-use super::streams::Streams;
+use super::streams::{Moved, Streams};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Waker;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -24,6 +26,8 @@ pub(super) struct Waiting {
 /// One end of a multiplexed pipe.
 pub struct Link {
     pub(super) streams: RefCell<Streams>,
+    /// What they had to say, and is not in the pipe yet.
+    sending: RefCell<VecDeque<u8>>,
     pub(super) waiting: RefCell<HashMap<u32, Waiting>>,
     /// There is something to send.
     pub(super) outgoing: Notify,
@@ -45,9 +49,24 @@ impl Link {
         Self::of(Streams::guest())
     }
 
+    /// Describes the host's end for another process image, which goes on with the same pipe.
+    pub fn hand_over(&self) -> Moved {
+        let mut moved = self.streams.borrow().hand_over();
+        let mut out: Vec<u8> = self.sending.borrow().iter().copied().collect();
+        out.append(&mut moved.out);
+        moved.out = out;
+        moved
+    }
+
+    /// Goes on with the host's end of another process image.
+    pub fn take_over(moved: Moved) -> Rc<Self> {
+        Self::of(Streams::take_over(moved))
+    }
+
     fn of(streams: Streams) -> Rc<Self> {
         Rc::new(Self {
             streams: RefCell::new(streams),
+            sending: RefCell::default(),
             waiting: RefCell::default(),
             outgoing: Notify::new(),
             sent: Notify::new(),
@@ -106,26 +125,39 @@ impl Link {
         received
     }
 
+    /// Whenever it waits, what is not in the pipe yet is in `sending` and nowhere else.
     async fn send(&self, mut writer: impl AsyncWrite + Unpin) -> io::Error {
         loop {
-            let bytes = self.streams.borrow_mut().outgoing();
-            if bytes.is_empty() {
-                self.sent.notify_one();
-                self.outgoing.notified().await;
-                continue;
-            }
-            // Now there is room for more.
-            for waiting in self.waiting.borrow_mut().values_mut() {
-                if let Some(writer) = waiting.writer.take() {
-                    writer.wake();
+            if self.sending.borrow().is_empty() {
+                let bytes = self.streams.borrow_mut().outgoing();
+                if bytes.is_empty() {
+                    self.sent.notify_one();
+                    self.outgoing.notified().await;
+                    continue;
+                }
+                self.sending.replace(bytes.into());
+                // Now there is room for more.
+                for waiting in self.waiting.borrow_mut().values_mut() {
+                    if let Some(writer) = waiting.writer.take() {
+                        writer.wake();
+                    }
                 }
             }
-            let written = async {
-                writer.write_all(&bytes).await?;
-                writer.flush().await
-            };
-            if let Err(e) = written.await {
-                return e;
+            let written = poll_fn(|context| {
+                let sending = self.sending.borrow();
+                Pin::new(&mut writer).poll_write(context, sending.as_slices().0)
+            });
+            match written.await {
+                Ok(0) => return io::ErrorKind::WriteZero.into(),
+                Ok(n) => drop(self.sending.borrow_mut().drain(..n)),
+                Err(e) => return e,
+            }
+            if self.sending.borrow().is_empty() {
+                // Most of the time there is nothing to send.
+                self.sending.take();
+                if let Err(e) = writer.flush().await {
+                    return e;
+                }
             }
         }
     }
@@ -167,6 +199,13 @@ impl Link {
     /// The stream that is there from the start; to be asked for once.
     pub fn first(self: &Rc<Self>) -> Stream {
         self.stream(0)
+    }
+
+    /// The stream `number` of another process image; `None` if there is no such stream. To be asked for
+    /// once.
+    pub fn again(self: &Rc<Self>, number: u32) -> Option<Stream> {
+        let has = self.streams.borrow().has(number);
+        has.then(|| self.stream(number))
     }
 
     /// Waits for the peer to open a stream; `None` once the pipe has ended.
@@ -261,6 +300,63 @@ mod tests {
             n.unwrap();
             assert!(back == data);
             echo.await.unwrap();
+        });
+    }
+
+    /// The host's end goes on in another link again and again, whatever is on its way.
+    #[test]
+    fn nothing_is_lost_where_another_link_takes_over() {
+        const PIECE: usize = 300_000;
+        block_on(async {
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+            for socket in [&ours, &theirs] {
+                socket.set_nonblocking(true).unwrap();
+            }
+            let guest = Link::guest();
+            let theirs = UnixStream::from_std(theirs).unwrap();
+            let (running, accepting) = (Rc::clone(&guest), Rc::clone(&guest));
+            tokio::task::spawn_local(async move {
+                let (reader, writer) = tokio::io::split(theirs);
+                running.run(reader, writer).await
+            });
+            tokio::task::spawn_local(async move {
+                let stream = accepting.accept().await.unwrap();
+                let (mut reader, mut writer) = tokio::io::split(stream);
+                tokio::io::copy(&mut reader, &mut writer).await.unwrap();
+                writer.shutdown().await.unwrap();
+            });
+            let data: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+            let (mut sent, mut back, mut buffer) = (0, Vec::new(), [0; 5000]);
+            let first = Link::host();
+            let opened = first.open();
+            let (number, mut moved) = (opened.number(), first.hand_over());
+            while back.len() < data.len() {
+                let link = Link::take_over(moved);
+                let stream = link.again(number).unwrap();
+                let ours = UnixStream::from_std(ours.try_clone().unwrap()).unwrap();
+                let (reader, writer) = tokio::io::split(ours);
+                let until = data.len().min(back.len() + PIECE);
+                let moving = async {
+                    while back.len() < until {
+                        tokio::select! {
+                            () = stream.writable(), if sent < data.len() => {
+                                let rest = &data[sent..data.len().min(sent + 7000)];
+                                sent += stream.try_write(rest).unwrap_or(0);
+                            }
+                            () = stream.readable() => {
+                                let n = stream.try_read(&mut buffer).unwrap();
+                                back.extend_from_slice(&buffer[..n]);
+                            }
+                        }
+                    }
+                };
+                tokio::select! {
+                    why = link.run(reader, writer) => panic!("{why}"),
+                    () = moving => {}
+                }
+                moved = link.hand_over();
+            }
+            assert!(back == data);
         });
     }
 

@@ -32,7 +32,7 @@ mod streams;
 pub use frame::{Violation, WINDOW};
 pub use link::Link;
 pub use stream::Stream;
-pub use streams::{Gone, Streams};
+pub use streams::{Gone, Moved, Streams};
 
 /// The most that an agent answers to one call, and the longest text of an error in it, in bytes. What
 /// decodes may take thirty times its bytes.

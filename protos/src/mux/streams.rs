@@ -1,6 +1,7 @@
 //! The streams of one end of a multiplexed pipe: bytes in, bytes out, no clock and no fd.
 
 use super::frame::{Frame, MAX_DATA, Violation, WINDOW, put, take};
+use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 
 /// While so many bytes wait for the pipe, no stream adds data to them.
@@ -14,7 +15,17 @@ const MAX_WAITING: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gone;
 
-#[derive(Default)]
+/// The host's streams, for another process image.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Moved {
+    all: Vec<(u32, One)>,
+    next: u32,
+    begun: Vec<u8>,
+    /// What is not in the pipe yet.
+    pub(super) out: Vec<u8>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct One {
     received: VecDeque<u8>,
     /// The peer sends no more.
@@ -81,6 +92,38 @@ impl Streams {
             owing: Vec::new(),
             touched: Vec::new(),
         }
+    }
+
+    /// Describes those of the host for another process image.
+    pub fn hand_over(&self) -> Moved {
+        Moved {
+            all: self
+                .all
+                .iter()
+                .map(|(&number, one)| (number, one.clone()))
+                .collect(),
+            next: self.next,
+            begun: self.begun.clone(),
+            out: self.out.clone(),
+        }
+    }
+
+    /// Goes on with those of another process image.
+    pub fn take_over(moved: Moved) -> Self {
+        let owing = moved.all.iter().filter(|(_, one)| one.owes);
+        Self {
+            owing: owing.map(|(number, _)| *number).collect(),
+            all: moved.all.into_iter().collect(),
+            next: moved.next,
+            begun: moved.begun,
+            out: moved.out,
+            ..Self::host()
+        }
+    }
+
+    /// Whether it is there: opened, and not forgotten.
+    pub fn has(&self, stream: u32) -> bool {
+        self.all.contains_key(&stream)
     }
 
     /// Opens a stream; its number is new to both sides.

@@ -1,12 +1,11 @@
 //! The client: many calls at once over one connection.
 
 use super::api::Call;
-use super::frame::{Kind, MAX_PAYLOAD, ReadError, read_frame_within, write_frame};
+use super::frame::{Kind, MAX_PAYLOAD, ReadError, begin_frame, end_frame, write_frame};
+use super::pending::{Forget, Partial, Pending};
 use super::wire;
 use crate::status::{Code, Status};
 use prost::Message;
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
@@ -56,27 +55,6 @@ struct Shared {
     reader: JoinHandle<()>,
 }
 
-/// Who waits for which answer.
-#[derive(Default)]
-struct Pending {
-    waiting: RefCell<HashMap<u32, oneshot::Sender<wire::Response>>>,
-    /// How many calls were made.
-    made: Cell<u32>,
-}
-
-impl Pending {
-    /// Who waits for the answer on `stream`; none, if nobody does any more.
-    ///
-    /// # Errors
-    /// If there was no such call.
-    fn take(&self, stream: u32) -> Result<Option<oneshot::Sender<wire::Response>>, String> {
-        if stream.is_multiple_of(2) || stream / 2 >= self.made.get() {
-            return Err(format!("an answer on stream {stream}, to no call"));
-        }
-        Ok(self.waiting.borrow_mut().remove(&stream))
-    }
-}
-
 impl Drop for Shared {
     fn drop(&mut self) {
         self.reader.abort();
@@ -102,11 +80,22 @@ impl Client {
 
     /// Speaks over any two ways of bytes, with a server whose answers have at most `most` bytes.
     pub fn over(
-        mut reader: impl AsyncRead + Unpin + 'static,
+        reader: impl AsyncRead + Unpin + 'static,
         writer: impl AsyncWrite + Unpin + 'static,
         most: usize,
     ) -> Self {
+        Self::take_over(reader, writer, most, 0)
+    }
+
+    /// [`Client::over`], with what another process image has made so many calls over.
+    pub fn take_over(
+        mut reader: impl AsyncRead + Unpin + 'static,
+        writer: impl AsyncWrite + Unpin + 'static,
+        most: usize,
+        made: u32,
+    ) -> Self {
         let pending = Rc::<Pending>::default();
+        pending.made.set(made);
         let (closing, closed) = watch::channel(None);
         let known = Rc::clone(&pending);
         let reader = tokio::task::spawn_local(async move {
@@ -123,6 +112,24 @@ impl Client {
         };
         Self {
             shared: Rc::new(shared),
+        }
+    }
+
+    /// How many calls were made, for another process image, once the client is idle.
+    pub fn made(&self) -> u32 {
+        self.shared.pending.made.get()
+    }
+
+    /// True if nobody waits for an answer, and no frame is half sent or half read.
+    pub fn is_idle(&self) -> bool {
+        self.shared.pending.is_idle()
+    }
+
+    /// Waits until it is idle.
+    pub async fn idle(&self) {
+        let pending = &self.shared.pending;
+        while !pending.is_idle() {
+            pending.changed.notified().await;
         }
     }
 
@@ -240,6 +247,7 @@ async fn send(
     request: wire::Request,
     answer: oneshot::Sender<wire::Response>,
 ) -> Option<u32> {
+    let _partial = Partial::new(&shared.pending);
     // Under the lock, so that stream numbers go out in order: a server refuses a smaller one.
     let mut writer = shared.writer.lock().await;
     if shared.closed.borrow().is_some() {
@@ -263,18 +271,6 @@ async fn send(
     Some(stream)
 }
 
-/// Takes a call that nobody awaits any more off the list.
-struct Forget<'a> {
-    pending: &'a Pending,
-    stream: u32,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.pending.waiting.borrow_mut().remove(&self.stream);
-    }
-}
-
 /// Hands out answers until no more will come, and says why.
 async fn read_responses(
     reader: &mut (impl AsyncRead + Unpin),
@@ -282,9 +278,14 @@ async fn read_responses(
     most: usize,
 ) -> String {
     loop {
-        let frame = match read_frame_within(reader, most).await {
-            Ok(Some(frame)) => frame,
+        let begun = match begin_frame(reader).await {
+            Ok(Some(begun)) => begun,
             Ok(None) => return "the connection has ended".into(),
+            Err(e) => return e.to_string(),
+        };
+        let _partial = Partial::new(pending);
+        let frame = match end_frame(reader, begun, most).await {
+            Ok(frame) => frame,
             Err(ReadError::Io(e)) => return e.to_string(),
             Err(ReadError::TooLong { length, .. }) => {
                 return format!("an answer of {length} bytes");

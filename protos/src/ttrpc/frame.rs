@@ -59,16 +59,8 @@ pub async fn begin_frame<R: AsyncRead + Unpin>(reader: &mut R) -> io::Result<Opt
 
 /// Reads one frame; `Ok(None)` at the end of the connection.
 pub async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Option<Frame>, ReadError> {
-    read_frame_within(reader, MAX_PAYLOAD).await
-}
-
-/// Reads one frame with a payload of at most `most` bytes.
-pub async fn read_frame_within<R: AsyncRead + Unpin>(
-    reader: &mut R,
-    most: usize,
-) -> Result<Option<Frame>, ReadError> {
     match begin_frame(reader).await? {
-        Some(begun) => end_frame(reader, begun, most).await.map(Some),
+        Some(begun) => end_frame(reader, begun, MAX_PAYLOAD).await.map(Some),
         None => Ok(None),
     }
 }

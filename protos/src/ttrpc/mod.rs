@@ -9,6 +9,7 @@ mod connection;
 mod frame;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod pending;
 mod server;
 mod service;
 

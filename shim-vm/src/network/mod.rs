@@ -24,6 +24,7 @@ mod tests;
 use netlink::{Kind, Link, Netlink};
 use nix::sched::{CloneFlags, setns, unshare};
 use protos::guest::{Interface, Neighbour, Route};
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -32,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 /// Where a container's network is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Where {
     /// With the host's own, of which a VM has no part: it has a loopback device.
     #[default]

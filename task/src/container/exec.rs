@@ -145,6 +145,7 @@ impl<R: Runtime> Container<R> {
     /// The state's refusal.
     pub(crate) async fn delete_exec(
         self: &Rc<Self>,
+        engine: &Rc<Engine<R>>,
         exec: &Exec,
         context: &Context,
     ) -> Result<Exit> {
@@ -162,7 +163,7 @@ impl<R: Runtime> Container<R> {
             bundle.remove_exit(&id);
         })
         .await;
-        R::forget(self, process);
+        R::forget(engine, self, process);
         process.deleted();
         self.execs.borrow_mut().remove(exec.id());
         Ok(process.exit().unwrap_or(Exit::NONE))

@@ -18,6 +18,7 @@ pub(crate) use command::run;
 pub use failure::Failure;
 pub use options::{DEFAULT_ROOT, Options};
 
+use crate::bundle::Bundle;
 use crate::cgroup::{Cgroup, OomWatch};
 use crate::container::Container;
 use crate::error::{Error, Result};
@@ -27,7 +28,7 @@ use crate::process::{Process, ProcessId};
 use crate::reaper::Reaper;
 use crate::rootfs;
 use crate::runtime::Runtime;
-use crate::service::{Engine, Service};
+use crate::service::Engine;
 use crate::stdio::{self, Io};
 use join::{Join, Starting};
 use protos::runc::{self, CheckpointOptions};
@@ -106,12 +107,40 @@ impl Runtime for Oci {
         engine.runtime.reaper.run(engine).await
     }
 
-    fn hand_over(service: &Service, kept: &mut Kept) -> io::Result<crate::handover::Engine> {
-        service.hand_over(kept)
+    type Moved = ();
+    type MovedContainer = handover::Moved;
+
+    fn hand_over(_: &Engine<Self>, _: &mut Kept) -> io::Result<()> {
+        Ok(())
     }
 
-    fn take_over(service: &Service, engine: crate::handover::Engine) -> Result<()> {
-        service.take_over(engine)
+    fn hand_over_container(container: &Container<Self>) -> handover::Moved {
+        container.own.hand_over()
+    }
+
+    fn take_over(_: &Rc<Engine<Self>>, (): ()) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_over_container(
+        engine: &Rc<Engine<Self>>,
+        _: &str,
+        bundle: &Bundle,
+        moved: &handover::Moved,
+    ) -> Result<Own> {
+        Ok(Own::take_over(engine, bundle, moved))
+    }
+
+    fn goes_on(
+        engine: &Rc<Engine<Self>>,
+        container: &Rc<Container<Self>>,
+        moved: &handover::Moved,
+    ) {
+        container.goes_on(engine, moved);
+    }
+
+    fn reaper(&self) -> &Reaper {
+        &self.reaper
     }
 
     async fn create(

@@ -2,9 +2,8 @@
 
 use super::{Process, ProcessId};
 use crate::error::{Error, Result};
-use crate::handover::{self, Kept};
+use crate::handover::{self, Kept, Means};
 use crate::json;
-use crate::reaper::Reaper;
 use crate::stdio::{Ends, Paths, check_lengths};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -59,8 +58,8 @@ impl Exec {
     ///
     /// # Errors
     /// If an fd is not what it is said to be.
-    pub fn take_over(id: String, exec: handover::Exec, reaper: &Reaper) -> Result<Self> {
-        let process = Process::take_over(ProcessId::Exec(id), exec.process, reaper)?;
+    pub fn take_over(id: String, exec: handover::Exec, means: &Means<'_>) -> Result<Self> {
+        let process = Process::take_over(ProcessId::Exec(id), exec.process, means)?;
         let process = Rc::new(process);
         let spec = RefCell::new(exec.spec);
         Ok(Self { process, spec })

@@ -8,8 +8,7 @@ pub use exit::Exit;
 pub use id::ProcessId;
 
 use crate::error::{Error, Result};
-use crate::handover::{self, Kept};
-use crate::reaper::Reaper;
+use crate::handover::{self, Kept, Means};
 use crate::state::State;
 use crate::stdio::{Ends, Io, Paths};
 use protos::Timestamp;
@@ -163,7 +162,7 @@ impl Process {
     ///
     /// # Errors
     /// If an fd is not what it is said to be.
-    pub fn take_over(id: ProcessId, process: handover::Process, reaper: &Reaper) -> Result<Self> {
+    pub fn take_over(id: ProcessId, process: handover::Process, means: &Means<'_>) -> Result<Self> {
         let new = Self::new(id, process.paths, None);
         new.state.set(process.state);
         new.pid.set(process.pid);
@@ -176,7 +175,7 @@ impl Process {
             new.exit.set_never();
         }
         new.stdin_closed.set(process.stdin_closed);
-        let io = process.io.map(|io| Io::take_over(io, reaper)).transpose()?;
+        let io = process.io.map(|io| Io::take_over(io, means)).transpose()?;
         new.io.replace(io.map(Rc::new));
         Ok(new)
     }

@@ -209,7 +209,7 @@ impl World {
                 self.note(format!("ask delete {id} {exec}"));
                 let exec = container.exec(&exec).unwrap();
                 self.jobs.push(Box::pin(async move {
-                    let _ = container.delete_exec(&exec, &context).await;
+                    let _ = container.delete_exec(&engine, &exec, &context).await;
                 }));
             }
             (3, exec) => {
@@ -469,7 +469,9 @@ impl World {
         self.jobs.push(Box::pin(async move {
             let execs: Vec<_> = container.execs.borrow().values().cloned().collect();
             for exec in execs {
-                let _ = container.delete_exec(&exec, &context).await;
+                let _ = container
+                    .delete_exec(&service.engine, &exec, &context)
+                    .await;
             }
             let remove = async { remove.await.map(drop) };
             let unmount = std::future::ready(Ok(()));

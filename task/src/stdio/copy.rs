@@ -13,7 +13,7 @@ use crate::aside;
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
 use crate::sys;
-use protos::mux::WINDOW;
+use protos::mux::{Link, WINDOW};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -175,7 +175,8 @@ impl Copies {
             .collect()
     }
 
-    /// Goes on with copies of another process image; `master` is the console some may name.
+    /// Goes on with copies of another process image; `master` is the console and `link` the link that
+    /// some may name.
     ///
     /// # Errors
     /// If an fd is not what it is said to be.
@@ -183,16 +184,20 @@ impl Copies {
         &self,
         copies: Vec<handover::Copy>,
         master: Option<&Rc<Master>>,
+        link: Option<&Rc<Link>>,
     ) -> Result<()> {
-        let console = || {
-            let none = || Error::InvalidArgument("a stream of a console that is not there".into());
-            master.cloned().ok_or_else(none)
+        let none = |of: &str| Error::InvalidArgument(format!("a stream of {of} that is not there"));
+        let console = || master.cloned().ok_or_else(|| none("a console"));
+        let stream = |number| {
+            let stream = link.and_then(|link| link.again(number));
+            stream.map(Rc::new).ok_or_else(|| none("a link"))
         };
         let adopt = |fd| sys::adopt(fd).map_err(Error::io("take over", "stream"));
         for copy in copies {
             let source = match copy.source {
                 handover::Source::Pipe(fd) => Source::pipe(adopt(fd)?)?,
                 handover::Source::Console => Source::Console(console()?),
+                handover::Source::Stream(number) => Source::Stream(stream(number)?),
             };
             let sink = match copy.sink {
                 handover::Sink::Pipe { writer, reader } => {
@@ -200,6 +205,7 @@ impl Copies {
                 }
                 handover::Sink::Console => Sink::console(console()?),
                 handover::Sink::File(fd) => Sink::file(adopt(fd)?.into()),
+                handover::Sink::Stream(number) => Sink::stream(stream(number)?),
             };
             if copy.broken {
                 sink.give_up(&io::ErrorKind::BrokenPipe.into());

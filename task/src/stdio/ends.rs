@@ -87,7 +87,7 @@ impl Source {
         Ok(match self {
             Self::Pipe(fd) => handover::Source::Pipe(kept.keep(fd.get_ref())?),
             Self::Console(_) => handover::Source::Console,
-            Self::Stream(_) => return Err(stays()),
+            Self::Stream(stream) => handover::Source::Stream(stream.number()),
         })
     }
 }
@@ -264,15 +264,10 @@ impl Sink {
                 reader: reader.as_ref().map(|fd| kept.keep(fd)).transpose()?,
             },
             Target::Console(_) => handover::Sink::Console,
-            Target::Stream(_) => return Err(stays()),
+            Target::Stream(stream) => handover::Sink::Stream(stream.number()),
             Target::File(file) => handover::Sink::File(kept.keep(file)?),
         })
     }
-}
-
-/// A link belongs to one process image.
-fn stays() -> io::Error {
-    io::Error::other("a stream of a link can't be handed over")
 }
 
 pub fn is_passing(error: &io::Error) -> bool {

@@ -17,7 +17,7 @@ mod unread;
 
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
-use crate::handover::{self, Kept};
+use crate::handover::{self, Kept, Means};
 use crate::oci::Streams;
 use crate::reaper::Reaper;
 use crate::sys;
@@ -304,18 +304,20 @@ impl Io {
     ///
     /// # Errors
     /// If an fd is not what it is said to be.
-    pub fn take_over(io: handover::Io, reaper: &Reaper) -> Result<Self> {
+    pub fn take_over(io: handover::Io, means: &Means<'_>) -> Result<Self> {
         let adopt = |fd| sys::adopt(fd).map_err(Error::io("take over", "stdin"));
         let console = io.console.as_ref().map(Console::take_over).transpose()?;
-        let logger = io.logger.map(|pid| Rc::new(Logger::take_over(pid, reaper)));
+        let logger = io
+            .logger
+            .map(|pid| Rc::new(Logger::take_over(pid, means.reaper)));
         let new = Self {
             stdin: RefCell::new(io.stdin.map(adopt).transpose()?),
             logger: RefCell::new(logger),
             ..Self::default()
         };
         let master = console.as_ref().map(Console::master);
-        new.input.take_over(io.input, master)?;
-        new.output.take_over(io.output, master)?;
+        new.input.take_over(io.input, master, means.link)?;
+        new.output.take_over(io.output, master, means.link)?;
         new.console.replace(console);
         Ok(new)
     }

@@ -334,7 +334,7 @@ fn upgrade_waits_for_no_disk() {
     if differs("upgrade") {
         return;
     }
-    harness::run_unless_vm_differs("upgrade", async |test| {
+    harness::run(async |test| {
         let disk = Disk::new(test, test.dir().join("disk"));
         let log = disk.path().join("log");
         let talker = in_group(test, "talker", &format!("seq 1 {LINES}; exit 3"));

@@ -1,38 +1,19 @@
 //! Replacing the binary of a running shim, which no other shim can: the same process goes on.
 
 use harness::stdio::{Fifos, Stdio};
-use harness::{Code, Shim, Test, differs, program, refused, wait};
+use harness::upgrade::{copy_of_the_binary, image_of, upgrade};
+use harness::{Code, Shim, differs, program, refused, wait};
 use protos::topic;
 use protos::upgrade::{UpgradeRequest, UpgradeResponse};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use tokio::io::AsyncWriteExt;
 
 const ROUNDS: usize = 50;
-
-/// Another file with the binary under test, under its official name.
-fn copy_of_the_binary(test: &Test, dir: &str) -> PathBuf {
-    let dir = test.dir().join(dir);
-    fs::create_dir_all(&dir).unwrap();
-    let path = dir.join("containerd-shim-runc-v2");
-    program::copy(harness::peers::shim(), &path);
-    path
-}
-
-/// `containerd-shim-runc-v2 -namespace NS upgrade`, run from `binary`.
-async fn upgrade(test: &Test, binary: &Path) -> wait::Output {
-    let mut command = Command::new(binary);
-    command.args(["-namespace", test.namespace(), "upgrade"]);
-    wait::output(command, None).await
-}
-
-fn image_of(shim: &Shim) -> PathBuf {
-    fs::read_link(format!("/proc/{}/exe", shim.pid())).unwrap()
-}
 
 /// A counter on stdout, an echo on a terminal, an exec under way and a pending Wait: across 50
 /// upgrades nothing is lost, nothing comes twice, and the process stays the same.
@@ -41,7 +22,7 @@ fn fifty_upgrades_in_a_row_lose_and_repeat_nothing() {
     if differs("upgrade") {
         return;
     }
-    harness::run_unless_vm_differs("upgrade", async |test| {
+    harness::run(async |test| {
         let binaries = [copy_of_the_binary(test, "a"), copy_of_the_binary(test, "b")];
         let counter = Fifos::new(test.dir().join("counter"));
         let echo = Fifos::new(test.dir().join("echo"));
@@ -122,7 +103,7 @@ fn close_io_before_start_survives_an_upgrade() {
     if differs("upgrade") {
         return;
     }
-    harness::run_unless_vm_differs("upgrade", async |test| {
+    harness::run(async |test| {
         let binary = copy_of_the_binary(test, "a");
         let bundle = test.bundle("c").build();
         let shim = bundle.running().await;
@@ -150,7 +131,7 @@ fn binary_that_cannot_take_over_is_refused() {
     if differs("upgrade") {
         return;
     }
-    harness::run_unless_vm_differs("upgrade", async |test| {
+    harness::run(async |test| {
         let bundle = test.bundle("c").build();
         let shim = bundle.running().await;
         let before = image_of(&shim);
@@ -179,7 +160,7 @@ fn upgrade_waits_for_calls_and_gives_up_after_ten_seconds() {
     if differs("upgrade") {
         return;
     }
-    harness::run_unless_vm_differs("upgrade", async |test| {
+    harness::run(async |test| {
         let fifos = Fifos::new(test.dir().join("io"));
         let bundle = test.bundle("c").build();
         let shim = bundle.running().await;
@@ -213,7 +194,7 @@ fn sigusr2_upgrades_to_the_file_at_the_same_path() {
     if differs("upgrade") {
         return;
     }
-    harness::run_unless_vm_differs("upgrade", async |test| {
+    harness::run(async |test| {
         let binary = copy_of_the_binary(test, "a");
         let bundle = test.bundle("c").build();
         let shim = bundle.start().binary(&binary).shim().await;
@@ -245,7 +226,7 @@ fn upgrade_takes_flags_behind_it_and_nothing_else() {
     if differs("upgrade") {
         return;
     }
-    harness::run_unless_vm_differs("upgrade", async |test| {
+    harness::run(async |test| {
         let (old, new) = (copy_of_the_binary(test, "a"), copy_of_the_binary(test, "b"));
         let bundle = test.bundle("c").build();
         let shim = bundle.start().binary(&old).shim().await;
@@ -286,14 +267,15 @@ fn who_only_calls_itself_a_shim_is_not_asked() {
     if differs("upgrade") {
         return;
     }
-    harness::run_unless_vm_differs("upgrade", async |test| {
+    harness::run(async |test| {
         // A daemon that waits for the word of its `start`, and answers nobody until then.
         let other = test.dir().join("other");
         program::copy(harness::peers::shim(), &other);
         let socket = test.dir().join("other.sock");
         let (start, stdin) = UnixStream::pair().unwrap();
         let mut command = Command::new(&other);
-        command.arg0("/bin/containerd-shim-runc-v2");
+        let name = harness::peers::shim().file_name().unwrap();
+        command.arg0(Path::new("/bin").join(name));
         command.args([
             "-namespace",
             test.namespace(),

@@ -29,6 +29,7 @@ mod removal;
 mod rules;
 mod share;
 mod streams;
+mod upgrade;
 
 use harness::bundle::Bundle;
 use harness::stdio::{Fifos, Stdio};

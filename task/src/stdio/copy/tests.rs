@@ -81,7 +81,7 @@ fn every_byte_arrives_in_order_also_across_handovers() {
             kept.forget();
             drop(copies);
             copies = Copies::default();
-            copies.take_over(described, None).unwrap();
+            copies.take_over(described, None, None).unwrap();
         }
         copies.finished().await;
     });

@@ -1,0 +1,65 @@
+//! The share, for another process image, which has the same mounts.
+
+use super::{Key, SHARE, Share, Shared};
+use crate::skeleton::Skeleton;
+use serde::{Deserialize, Serialize};
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use task::reaper::Reaper;
+use tokio::sync::OnceCell;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Moved {
+    stages: u64,
+    /// By number: what it is, and who uses it.
+    volumes: Vec<(usize, Key, Vec<String>)>,
+    numbers: usize,
+    memory: Vec<PathBuf>,
+}
+
+impl Share {
+    /// Describes it for another process image, while nothing is mounted in it.
+    pub fn hand_over(&self) -> Moved {
+        let volumes = self.volumes.borrow();
+        let mounted = volumes
+            .iter()
+            .filter(|(_, volume)| volume.mounted.initialized());
+        let volumes = mounted.map(|(&n, volume)| (n, volume.key.clone(), volume.users.clone()));
+        Moved {
+            stages: self.stages.get(),
+            volumes: volumes.collect(),
+            numbers: self.numbers.get(),
+            memory: self.memory.borrow().clone(),
+        }
+    }
+
+    /// Goes on with that of another process image, in the VM's directory `place`.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn take_over(place: &Path, moved: Moved, reaper: Rc<Reaper>) -> io::Result<Self> {
+        let dir = place.join(SHARE);
+        let volumes = moved.volumes.into_iter().map(|(number, key, users)| {
+            let mounted = Rc::new(OnceCell::new_with(Some(())));
+            let volume = Shared {
+                key,
+                users,
+                mounted,
+            };
+            (number, volume)
+        });
+        Ok(Self {
+            skeleton: Arc::new(Skeleton::open(&dir)?),
+            place: (place.to_owned(), Arc::new(Skeleton::open(place)?)),
+            dir,
+            reaper,
+            stages: Cell::new(moved.stages),
+            volumes: RefCell::new(volumes.collect()),
+            numbers: Cell::new(moved.numbers),
+            memory: RefCell::new(moved.memory),
+        })
+    }
+}
