@@ -22,7 +22,9 @@ export PATH := $(PEERS)/bin:$(PATH)
 SETUP = tests/setup.sh $(1) || [ $$? = 3 ]
 GO_SHIM ?= $(shell sed -n 's/^go-shim [^ ]* //p' $(PEERS)/versions 2>/dev/null)/$(NAME)
 # Test programs run with /tmp and /run in memory, and one test more than there are processors: they wait.
+# Those that wait most, which is all without a VM, have two for each.
 export RUST_TEST_THREADS ?= $(shell echo $$((1 + $$(nproc))))
+WAITING := $(shell echo $$((2 * $$(nproc))))
 TEST = CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER=$(CURDIR)/tests/in-memory.sh $(CARGO) test --locked
 # The package of the black-box suite: it takes the shim to test from SHIM and
 # the containerds, runtimes and images to test it with from PEERS.
@@ -78,13 +80,22 @@ VM_SUITE = SHIM=$(abspath $(DIST)) SHIM_VM=$(abspath $(VM_DIST)) MANAGER=$(abspa
 	$(TEST) --workspace --test vm
 VM_SELECTED := check:: containerd:: death:: files:: life:: network:: streams::
 
+# All suites but that of VMs and the long ones, and the tests inside the crates.
+SUITES := containerd cri ledger machine manager shim tidy
+
 .PHONY: test
 test: setup build guest ## run all tests, as root
-	SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(TEST) --workspace --no-fail-fast
+	SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) RUST_TEST_THREADS=$(WAITING) \
+		$(TEST) --workspace --no-fail-fast --lib --bins $(addprefix --test ,$(SUITES))
+	DUNNAGE_VM_CONFIG=$(PEERS)/vm.toml $(VM_SUITE)
 	$(RUNC_1_3) $(WITH_RUNTIME) -- $(SELECTED)
 	$(CRUN) tests/cgroup-v1.sh env $(WITH_RUNTIME) -- $(SELECTED)
 	$(WITH_VMS)
 	PEERS=$(PEERS) tests/with-qemu.sh newest env $(VM_SUITE) -- $(VM_SELECTED)
+
+.PHONY: test-build
+test-build: ## build all that `make test` runs, but for what it tests
+	$(TEST) --workspace --no-run
 
 .PHONY: test-vm
 test-vm: setup build guest ## run the whole suite of the shim with containers in VMs

@@ -12,7 +12,7 @@ tools=$PWD/target/tools
 export PATH=$tools/bin:$PATH
 if ! command -v cargo-deny >/dev/null; then
     printf 'deny: building cargo-deny %s\n' "$version"
-    cargo install --quiet --debug --locked --root "$tools" --target-dir "$tools/target" --version "$version" cargo-deny
+    CARGO_PROFILE_DEV_DEBUG=false cargo install --quiet --debug --locked --root "$tools" --target-dir "$tools/target" --version "$version" cargo-deny
     rm -rf "$tools/target"
 fi
 # Two versions of one crate are no fault (deny.toml), and a long list.

@@ -16,7 +16,7 @@ coverage=(-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
           -Cllvm-args=-sanitizer-coverage-trace-compares)
 # The same versions as everything else, as far as they are the same crates.
 [ -e fuzz/Cargo.lock ] || cp Cargo.lock fuzz/Cargo.lock
-RUSTFLAGS="--cfg fuzzing ${coverage[*]}" \
+CARGO_PROFILE_DEV_DEBUG=line-tables-only RUSTFLAGS="--cfg fuzzing ${coverage[*]}" \
     cargo build --quiet --manifest-path fuzz/Cargo.toml --target "$host" --target-dir "$work"
 if [ $# = 0 ]; then
     targets=(fuzz/fuzz_targets/*.rs)
