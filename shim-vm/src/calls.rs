@@ -92,18 +92,14 @@ pub async fn resume(container: &GuestContainer, context: &Context) -> Result<()>
 /// Limits are the guest's to set in the VM, and the host's around it.
 pub async fn update(
     container: &GuestContainer,
-    resources: Vec<u8>,
+    mut resources: Value,
     context: &Context,
 ) -> Result<()> {
     let (pod, id) = (&container.vm.pod, &container.id);
-    let mut json: Value =
-        task::json::read(&resources).map_err(|e| Error::Refused(format!("resources: {e}")))?;
-    let limits = Limits::of(&json).and_then(|update| pod.updated(id, &update));
+    let limits = Limits::of(&resources).and_then(|update| pod.updated(id, &update));
     let limits = limits.map_err(|why| Status::new(Code::InvalidArgument, why))?;
-    let value = match take_what_is_the_hosts(&mut json) {
-        true => json.to_string().into_bytes(),
-        false => resources,
-    };
+    take_what_is_the_hosts(&mut resources);
+    let value = resources.to_string().into_bytes();
     let type_url = String::new();
     let request = UpdateTaskRequest {
         id: id.clone(),

@@ -68,12 +68,7 @@ async fn make(
     request: &CreateTaskRequest,
     context: &Context,
 ) -> Result<Rc<Container>> {
-    let paths = Paths {
-        stdin: request.stdin.clone(),
-        stdout: request.stdout.clone(),
-        stderr: request.stderr.clone(),
-        terminal: request.terminal,
-    };
+    let paths = Paths::from(request);
     check_lengths(&request.id, &paths)?;
     if !request.checkpoint.is_empty() {
         return Err(unimplemented("restore of a container in a VM").into());

@@ -7,12 +7,12 @@
 //! memory it does not give back, and a limit below that would be its end.
 
 mod handover;
+mod settings;
 
 pub use handover::Moved;
 
-use crate::block::{self, Throttle};
-use crate::jail;
-use crate::limits::{Limits, PERIOD, Place, Setting, bound, named, write};
+use crate::block::Throttle;
+use crate::limits::{Limits, Place, named, write};
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,21 +23,12 @@ use std::rc::Rc;
 use task::aside;
 use task::cgroup::{Cgroup, OomWatch, Remains};
 
-/// What cpu.shares may be (kernel/sched/sched.h).
-const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
-
-/// The threads of QEMU and of the file server, which has a few. A container's processes are the
-/// guest's, and none of these: so they never lack one for what the containers do.
-const THREADS: u64 = 2 * jail::THREADS;
-/// What pids.max may be (kernel/cgroup/pids.c); more than that is no limit.
-const MOST_PIDS: u64 = 1 << 22;
-
 /// What a VM needs beside its containers' limits.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Overhead {
     /// In bytes.
     pub memory: u64,
-    /// In microseconds of each [`PERIOD`].
+    /// In microseconds of each [`PERIOD`](crate::limits::PERIOD).
     pub cpu: u64,
 }
 
@@ -219,113 +210,6 @@ impl Pod {
             }
         }
         done.map_err(|e| e.to_string())
-    }
-
-    /// The sum of what all containers say; `None` if one of them says nothing of it.
-    fn sum(&self, of: impl Fn(&Limits) -> Option<u64>) -> Option<u64> {
-        let containers = self.containers.borrow();
-        let each: Option<Vec<u64>> = containers.values().map(of).collect();
-        Some(each?.into_iter().fold(0, u64::saturating_add))
-    }
-
-    /// The throttles that are to be set, and those that are set and are to be none.
-    fn throttles(&self) -> Vec<(Throttle, Option<u64>)> {
-        let mut all = self.throttled.borrow().clone();
-        for limits in self.containers.borrow().values() {
-            all.extend(limits.block.throttles.keys());
-        }
-        let rate = |throttle: &Throttle| {
-            self.sum(|limits| bound(limits.block.throttles.get(throttle).copied()))
-        };
-        let all = all.into_iter().map(|throttle| (throttle, rate(&throttle)));
-        let throttled = self.throttled.borrow();
-        all.filter(|(throttle, rate)| rate.is_some() || throttled.contains(throttle))
-            .collect()
-    }
-
-    /// What the limits of all containers come to.
-    fn settings(&self) -> Vec<Setting> {
-        let containers = self.containers.borrow();
-        let all: Vec<&Limits> = containers.values().collect();
-        let sum =
-            |of: fn(&Limits) -> Option<u64>, more: u64| Some(self.sum(of)?.saturating_add(more));
-        let text = |limit: Option<u64>, none: &str| {
-            limit.map_or_else(|| none.to_owned(), |limit| limit.to_string())
-        };
-        let needs = sum(|limits| bound(limits.memory), self.overhead.memory);
-        let memory = match (self.memory.get(), needs) {
-            (Some(had), Some(needs)) => Some(had.max(needs)),
-            _ => None,
-        };
-        self.memory.set(memory);
-        let swap = sum(Limits::swapped, 0);
-        let both = memory.and_then(|memory| Some(memory.saturating_add(swap?)));
-        let pids = sum(|limits| bound(limits.pids), THREADS).filter(|&pids| pids <= MOST_PIDS);
-        let setting = |v1, v2, needed| Setting {
-            files: vec![v1, v2],
-            needed,
-        };
-        let of_swap = |both: Option<u64>, swap: Option<u64>| {
-            setting(
-                ("memory.memsw.limit_in_bytes", text(both, "-1")),
-                ("memory.swap.max", text(swap, "max")),
-                swap.is_some_and(|swap| swap > 0),
-            )
-        };
-        let mut settings = vec![
-            // With version 1 it may not be less than that of memory, which is raised first.
-            of_swap(None, None),
-            setting(
-                ("memory.limit_in_bytes", text(memory, "-1")),
-                ("memory.max", text(memory, "max")),
-                memory.is_some(),
-            ),
-            setting(
-                ("pids.max", text(pids, "max")),
-                ("pids.max", text(pids, "max")),
-                pids.is_some(),
-            ),
-        ];
-        if swap.is_some() {
-            settings.push(of_swap(both, swap));
-        }
-        if let Some(weight) = sum(|limits| bound(limits.block.weight), 0).filter(|&sum| sum > 0) {
-            settings.push(block::weight(weight));
-        }
-        if let Some(shares) = sum(|limits| bound(limits.shares), 0).filter(|&shares| shares > 0) {
-            let shares = shares.clamp(*SHARES.start(), *SHARES.end());
-            // As runc does: the range of shares to that of weights.
-            let weight = 1 + (shares - 2) * 9999 / (SHARES.end() - 2);
-            settings.push(setting(
-                ("cpu.shares", shares.to_string()),
-                ("cpu.weight", weight.to_string()),
-                true,
-            ));
-        }
-        if self.up.get() {
-            let quota = sum(|limits| bound(limits.quota), self.overhead.cpu);
-            settings.push(setting(
-                ("cpu.cfs_quota_us", text(quota, "-1")),
-                ("cpu.max", format!("{} {PERIOD}", text(quota, "max"))),
-                quota.is_some(),
-            ));
-        }
-        let list = |of: fn(&Limits) -> Option<&str>| {
-            let each: Option<Vec<&str>> = all.iter().map(|limits| of(limits)).collect();
-            each.filter(|each| !each.is_empty())
-        };
-        for (file, lists) in [
-            ("cpuset.cpus", list(|limits| limits.cpus.as_deref())),
-            ("cpuset.mems", list(|limits| limits.mems.as_deref())),
-        ] {
-            if let Some(lists) = lists {
-                settings.push(Setting {
-                    files: vec![(file, lists.join(","))],
-                    needed: true,
-                });
-            }
-        }
-        settings
     }
 
     /// Waits until the kernel has killed a process of the VM's for lack of memory; for ever if it

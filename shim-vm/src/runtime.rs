@@ -18,6 +18,7 @@ use protos::task_types::ProcessInfo;
 use protos::ttrpc::Context;
 use protos::{Any, Code, Status, any, runc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Ready;
@@ -217,11 +218,7 @@ impl Runtime for Guest {
         calls::resume(&container.own, context).await
     }
 
-    async fn update(
-        container: &Rc<Container>,
-        resources: Vec<u8>,
-        context: &Context,
-    ) -> Result<()> {
+    async fn update(container: &Rc<Container>, resources: Value, context: &Context) -> Result<()> {
         calls::update(&container.own, resources, context).await
     }
 

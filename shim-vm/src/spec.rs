@@ -131,15 +131,13 @@ pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Tran
     })
 }
 
-/// Of a container's resources: a guest has neither the host's block devices nor swap. True if there
-/// was something.
-pub fn take_what_is_the_hosts(resources: &mut Value) -> bool {
-    let mut take = |part: &str, name: &str| {
-        let part = resources.pointer_mut(part).and_then(Value::as_object_mut);
-        part.and_then(|part| part.remove(name)).is_some()
-    };
-    let devices = take("", "blockIO");
-    take("/memory", "swap") || devices
+/// Of a container's resources: a guest has neither the host's block devices nor swap.
+pub fn take_what_is_the_hosts(resources: &mut Value) {
+    for (part, name) in [("", "blockIO"), ("/memory", "swap")] {
+        if let Some(part) = resources.pointer_mut(part).and_then(Value::as_object_mut) {
+            part.remove(name);
+        }
+    }
 }
 
 /// What parts are put into must take them.

@@ -22,6 +22,7 @@ use protos::task_types::ProcessInfo;
 use protos::ttrpc::Context;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::future::Future;
 use std::io;
 use std::path::Path;
@@ -158,13 +159,13 @@ pub trait Runtime: Sized + 'static {
         context: &Context,
     ) -> impl Future<Output = Result<()>>;
 
-    /// Sets limits (T74): an OCI LinuxResources as JSON.
+    /// Sets limits (T74): an OCI LinuxResources as JSON, which is an object.
     ///
     /// # Errors
     /// Code Unknown with the reason.
     fn update(
         container: &Rc<Container<Self>>,
-        resources: Vec<u8>,
+        resources: Value,
         context: &Context,
     ) -> impl Future<Output = Result<()>>;
 

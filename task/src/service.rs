@@ -238,12 +238,7 @@ impl<R: Runtime> Task for Service<R> {
 
     async fn exec(self: &Rc<Self>, request: ExecProcessRequest, _: &Context) -> Result<()> {
         let container = self.containers.find(&request.id)?;
-        let paths = Paths {
-            stdin: request.stdin,
-            stdout: request.stdout,
-            stderr: request.stderr,
-            terminal: request.terminal,
-        };
+        let paths = Paths::from(&request);
         let spec = request.spec.unwrap_or_default().value;
         container.add_exec(&self.engine, &request.exec_id, &spec, paths)
     }

@@ -203,8 +203,7 @@ impl<R: Runtime> Container<R> {
         init.state.get().init_allows(Request::Update)?;
         let resources =
             json::object(&resources).map_err(|e| Error::Refused(format!("resources: {e}")))?;
-        let resources = Value::Object(resources).to_string().into_bytes();
-        R::update(self, resources, context).await
+        R::update(self, Value::Object(resources), context).await
     }
 
     /// Sends `signal` to init, or with `all` to every process of the container (T50). Init's exit

@@ -67,24 +67,32 @@ impl Cli {
         streams: Streams,
         context: &Context,
     ) -> Result<(), Failure> {
-        let mut args: Vec<&OsStr> = vec!["create".as_ref(), "--bundle".as_ref()];
         let pid_file = self.bundle.pid(&ProcessId::Init);
-        args.extend([
-            self.bundle.path().as_os_str(),
-            "--pid-file".as_ref(),
-            pid_file.as_os_str(),
-        ]);
+        let mut args: Vec<&OsStr> = vec!["create".as_ref()];
+        self.make(&mut args, &pid_file, options, &console);
+        if options.no_new_keyring {
+            args.push("--no-new-keyring".as_ref());
+        }
+        args.push(id.as_ref());
+        self.run(&args, streams, context).await
+    }
+
+    /// What is the same however an init is made.
+    fn make<'a>(
+        &'a self,
+        args: &mut Vec<&'a OsStr>,
+        pid_file: &'a Path,
+        options: &Options,
+        console: &Console<'a>,
+    ) {
+        args.extend(["--bundle".as_ref(), self.bundle.path().as_os_str()]);
+        args.extend(["--pid-file".as_ref(), pid_file.as_os_str()]);
         if let Some(socket) = console.0 {
             args.extend(["--console-socket".as_ref(), socket]);
         }
         if options.no_pivot_root {
             args.push("--no-pivot".as_ref());
         }
-        if options.no_new_keyring {
-            args.push("--no-new-keyring".as_ref());
-        }
-        args.push(id.as_ref());
-        self.run(&args, streams, context).await
     }
 
     /// `start`: lets the init of a created container go.
@@ -260,18 +268,8 @@ impl Cli {
         if !checkpoint.parent.is_empty() {
             args.extend(["--parent-path".as_ref(), OsStr::new(&checkpoint.parent)]);
         }
-        args.extend([
-            "--detach".as_ref(),
-            "--pid-file".as_ref(),
-            pid_file.as_os_str(),
-        ]);
-        if let Some(socket) = console.0 {
-            args.extend(["--console-socket".as_ref(), socket]);
-        }
-        if options.no_pivot_root {
-            args.push("--no-pivot".as_ref());
-        }
-        args.extend(["--bundle".as_ref(), self.bundle.path().as_os_str()]);
+        args.push("--detach".as_ref());
+        self.make(&mut args, &pid_file, options, &console);
         args.push(id.as_ref());
         self.run(&args, streams, context).await
     }

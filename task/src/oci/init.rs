@@ -57,12 +57,7 @@ impl Container<Oci> {
             })
         };
         let (options, own_pid_namespace) = prepared.await?;
-        let paths = Paths {
-            stdin: request.stdin.clone(),
-            stdout: request.stdout.clone(),
-            stderr: request.stderr.clone(),
-            terminal: request.terminal,
-        };
+        let paths = Paths::from(request);
         check_lengths(&request.id, &paths)?;
         let ends = engine.ends(&paths)?;
         let checkpoint = (!request.checkpoint.is_empty()).then(|| Checkpoint {

@@ -36,6 +36,7 @@ use protos::task::CreateTaskRequest;
 use protos::task_types::ProcessInfo;
 use protos::ttrpc::Context;
 use protos::{Any, any};
+use serde_json::Value;
 use std::cell::RefCell;
 use std::io;
 use std::path::Path;
@@ -203,10 +204,10 @@ impl Runtime for Oci {
 
     async fn update(
         container: &Rc<Container<Self>>,
-        resources: Vec<u8>,
+        resources: Value,
         context: &Context,
     ) -> Result<()> {
-        let cli = &container.own.cli;
+        let (cli, resources) = (&container.own.cli, resources.to_string().into_bytes());
         let updated = cli.update(&container.id, resources, context).await;
         updated.map_err(|failure| failure.oci("OCI runtime update failed"))
     }

@@ -1,6 +1,7 @@
 //! The paths of a process's streams as a client named them, and how long they may be.
 
 use crate::error::{Error, Result};
+use protos::task::{CreateTaskRequest, ExecProcessRequest};
 use serde::{Deserialize, Serialize};
 
 /// The longest id (containerd pkg/identifiers), and the longest path of a stream or URI of a logger
@@ -29,6 +30,28 @@ pub struct Paths {
     pub stdout: String,
     pub stderr: String,
     pub terminal: bool,
+}
+
+impl From<&CreateTaskRequest> for Paths {
+    fn from(request: &CreateTaskRequest) -> Self {
+        Self {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        }
+    }
+}
+
+impl From<&ExecProcessRequest> for Paths {
+    fn from(request: &ExecProcessRequest) -> Self {
+        Self {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        }
+    }
 }
 
 impl Paths {
