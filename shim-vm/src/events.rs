@@ -57,18 +57,10 @@ pub fn told(engine: &Rc<Engine>, event: &guest::Event) -> Result<(), String> {
             if process.exit().is_some() {
                 return Err(format!("{id}: a second exit of {:?}", process.exec_id));
             }
-            exited(
-                engine,
-                &process,
-                word::exit(exit.exit_status, exit.exited_at)?,
-            );
+            let exit = word::exit(exit.exit_status, exit.exited_at)?;
+            exited(engine, &process, exit);
             if process.is_init() {
-                // An agent tells of init last. Who does not may not keep its exit from being told.
-                let execs: Vec<_> = container.execs.borrow().values().cloned().collect();
-                let running = execs
-                    .iter()
-                    .filter(|it| it.runs.get() && it.exit().is_none());
-                running.for_each(|exec| owes_exit(&container, exec));
+                owes_other_exits(&container);
             }
         }
         Event::ExecAdded(added) => {
@@ -93,6 +85,15 @@ pub fn told(engine: &Rc<Engine>, event: &guest::Event) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// An agent tells of init last. Who does not may not keep its exit from being told.
+fn owes_other_exits(container: &GuestContainer) {
+    let execs: Vec<_> = container.execs.borrow().values().cloned().collect();
+    let running = execs
+        .iter()
+        .filter(|it| it.runs.get() && it.exit().is_none());
+    running.for_each(|exec| owes_exit(container, exec));
 }
 
 /// A process has ended; the engine hears so when it knows the process.

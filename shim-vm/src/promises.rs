@@ -6,9 +6,9 @@ use crate::container::{CLOSE, GuestContainer, GuestProcess};
 use crate::events::lost;
 use crate::runtime::Engine;
 use crate::word;
-use protos::Code;
-use protos::task::{DeleteRequest, KillRequest};
+use protos::task::{DeleteRequest, DeleteResponse, KillRequest};
 use protos::ttrpc::Context;
+use protos::{Code, Status};
 use std::rc::Rc;
 use std::time::Duration;
 use task::{Error, Result};
@@ -123,41 +123,7 @@ async fn delete_in(container: &GuestContainer, process: &Rc<GuestProcess>) -> Re
     let is_second = process.deleting.replace(true);
     let is_there = process.added.get() && !is_second;
     let name = container.name_of(process);
-    let deleted = async {
-        let whole = Context::background();
-        let ask = || vm.ask(&request, &whole);
-        let mut answer = ask().await;
-        while process.exit().is_some()
-            && matches!(&answer, Err(status) if status.code != Code::NotFound)
-        {
-            let why = answer
-                .as_ref()
-                .err()
-                .map(|status| word::line(&status.message));
-            log::warn!("{name}: Delete, which must be, is refused: {why:?}");
-            tokio::time::sleep(AGAIN).await;
-            answer = ask().await;
-        }
-        match &answer {
-            Ok(answer) if process.runs.get() || word::tells_exit(answer) => {
-                process.exited().await;
-            }
-            // With its container an exec goes, too.
-            Err(status)
-                if status.code == Code::NotFound
-                    && is_there
-                    && (process.is_init() || !container.init.deleting.get()) =>
-            {
-                vm.doom
-                    .broke_word(&format!("Delete of {name}, which is there: not found"));
-            }
-            _ => {}
-        }
-        if answer.is_ok() && process.is_init() {
-            process.until(|_| container.forgotten.get()).await;
-        }
-        answer
-    };
+    let deleted = delete_until_done(container, process, &request, is_there);
     // The guest may wait for output itself.
     let what = format!("the end of {name}");
     match vm.in_time(&what, vm.patience + CLOSE, deleted).await {
@@ -179,6 +145,45 @@ async fn delete_in(container: &GuestContainer, process: &Rc<GuestProcess>) -> Re
         }
         Some(Ok(_)) | None => Ok(()),
     }
+}
+
+/// Asks the guest to delete a process again and again, once that has ended; then waits for what it owes
+/// after that. A guest that does not know a process that is there has broken its word.
+async fn delete_until_done(
+    container: &GuestContainer,
+    process: &Rc<GuestProcess>,
+    request: &DeleteRequest,
+    is_there: bool,
+) -> std::result::Result<DeleteResponse, Status> {
+    let (vm, name) = (&container.vm, container.name_of(process));
+    let whole = Context::background();
+    let mut answer = vm.ask(request, &whole).await;
+    while let Err(status) = &answer
+        && process.exit().is_some()
+        && status.code != Code::NotFound
+    {
+        let why = word::line(&status.message);
+        log::warn!("{name}: Delete, which must be, is refused: {why:?}");
+        tokio::time::sleep(AGAIN).await;
+        answer = vm.ask(request, &whole).await;
+    }
+    match &answer {
+        Ok(answer) if process.runs.get() || word::tells_exit(answer) => process.exited().await,
+        // With its container an exec goes, too.
+        Err(status)
+            if status.code == Code::NotFound
+                && is_there
+                && (process.is_init() || !container.init.deleting.get()) =>
+        {
+            vm.doom
+                .broke_word(&format!("Delete of {name}, which is there: not found"));
+        }
+        _ => {}
+    }
+    if answer.is_ok() && process.is_init() {
+        process.until(|_| container.forgotten.get()).await;
+    }
+    answer
 }
 
 /// From now on the guest owes the exit of this process.

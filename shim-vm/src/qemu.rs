@@ -127,24 +127,7 @@ impl Machine for Qemu {
             "-device".to_owned(),
             "virtserialport,chardev=agent,name=agent".to_owned(),
         ]);
-        if let Some(files) = plan.files.take() {
-            let files = line.fd(files);
-            line.add([
-                "-chardev".to_owned(),
-                format!("socket,id=files,fd={files}"),
-                "-device".to_owned(),
-                format!("vhost-user-fs-device,chardev=files,tag={SHARE_TAG},queue-size=1024"),
-            ]);
-        }
-        for (n, tap) in std::mem::take(&mut plan.taps).into_iter().enumerate() {
-            let fd = line.fd(tap.fd);
-            line.add([
-                "-netdev".to_owned(),
-                format!("tap,id=net{n},fd={fd}"),
-                "-device".to_owned(),
-                format!("virtio-net-device,netdev=net{n},mac={}", tap.mac),
-            ]);
-        }
+        devices(&mut line, &mut plan);
         let prepared = Prepared {
             plan,
             inherited: line.fds,
@@ -290,6 +273,28 @@ fn basics(line: &mut Line, plan: &Plan) {
         "-object".to_owned(),
         format!("memory-backend-memfd,id=memory,size={memory}M,share=on,dump=off"),
     ]);
+}
+
+/// The files and the networks, which it takes out of the plan.
+fn devices(line: &mut Line, plan: &mut Plan) {
+    if let Some(files) = plan.files.take() {
+        let files = line.fd(files);
+        line.add([
+            "-chardev".to_owned(),
+            format!("socket,id=files,fd={files}"),
+            "-device".to_owned(),
+            format!("vhost-user-fs-device,chardev=files,tag={SHARE_TAG},queue-size=1024"),
+        ]);
+    }
+    for (n, tap) in std::mem::take(&mut plan.taps).into_iter().enumerate() {
+        let fd = line.fd(tap.fd);
+        line.add([
+            "-netdev".to_owned(),
+            format!("tap,id=net{n},fd={fd}"),
+            "-device".to_owned(),
+            format!("virtio-net-device,netdev=net{n},mac={}", tap.mac),
+        ]);
+    }
 }
 
 /// The kernel's command line.

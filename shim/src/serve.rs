@@ -8,7 +8,7 @@ use crate::upgrade::{Asked, HANDOVER_FD, Handover, Upgrader, become_image, check
 use crate::{Daemon, Shim, lifeline, log as shim_log, runtime, socket};
 use nix::sys::signal::Signal;
 use protos::service;
-use protos::ttrpc::{Handle, Server};
+use protos::ttrpc::{Handle, MovedConnection, Server};
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
@@ -22,6 +22,7 @@ use task::outbox::Outbox;
 use task::reaper::Reaper;
 use task::signals::Signals;
 use task::sys;
+use tokio::net::UnixStream;
 
 /// How long events may take to reach containerd once the shim is to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -133,17 +134,10 @@ fn run(
         let outbox = Rc::new(Outbox::default());
         let namespace = flags.namespace.clone();
         let service = shim.daemon(namespace, Rc::clone(&reaper), Rc::clone(&outbox))?;
-        let mut moved = Vec::new();
-        if let Some(handover) = taken_over {
-            service.take_over(handover.engine)?;
-            for (fd, connection) in handover.connections {
-                let stream = std::os::unix::net::UnixStream::from(sys::adopt(fd).map_err(failed)?);
-                moved.push((
-                    tokio::net::UnixStream::from_std(stream).map_err(failed)?,
-                    connection,
-                ));
-            }
-        }
+        let moved = match taken_over {
+            Some(handover) => take_over(&*service, handover)?,
+            None => Vec::new(),
+        };
         let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
         let upgrader = Upgrader::new(outcome);
         let server = Server::new()
@@ -169,16 +163,33 @@ fn run(
             () = service.end() => {}
             e = &mut running => return Err(failed(e)),
         }
-        // What has been reaped is recorded, and then told.
-        let told = async {
-            service.settled().await;
-            outbox.drained().await;
-        };
-        if tokio::time::timeout(DRAIN, told).await.is_err() {
-            log::error!("events that containerd did not take within 5 s are lost");
-        }
+        drain(&*service, &outbox).await;
         Ok(End::Done)
     })
+}
+
+/// Goes on with what another image had: the service's state, and the connections, which come back.
+fn take_over(
+    service: &dyn Daemon,
+    handover: Handover,
+) -> Result<Vec<(UnixStream, MovedConnection)>> {
+    service.take_over(handover.engine)?;
+    let open = |fd| UnixStream::from_std(std::os::unix::net::UnixStream::from(sys::adopt(fd)?));
+    let connections = handover.connections.into_iter();
+    let connections = connections.map(|(fd, connection)| Ok((open(fd)?, connection)));
+    let failed = |e: io::Error| Error::io("take over", "connection", e);
+    connections.collect::<io::Result<_>>().map_err(failed)
+}
+
+/// Waits until what has been reaped is recorded, and then told.
+async fn drain(service: &dyn Daemon, outbox: &Outbox) {
+    let told = async {
+        service.settled().await;
+        outbox.drained().await;
+    };
+    if tokio::time::timeout(DRAIN, told).await.is_err() {
+        log::error!("events that containerd did not take within 5 s are lost");
+    }
 }
 
 /// Waits for a signal that ends the shim (B51). SIGUSR1 only leaves a line in the log (B50),
