@@ -6,8 +6,9 @@ use crate::config::{Config, Place};
 use crate::intake::{EventsService, Intake};
 use crate::journal::{Journal, Limits};
 use crate::launch::Launcher;
-use crate::ledger::Ledger;
+use crate::ledger::{Exit, Ledger};
 use crate::manager::Manager;
+use crate::names::Key;
 use crate::sockets::{Kept, Sockets};
 use crate::store::{Store, make_dir};
 use crate::{incoming, logger, notify, renewal, stderr, sys};
@@ -122,7 +123,7 @@ async fn serve(config: Arc<Config>, file: Option<&Path>, sockets: Sockets) -> Re
 fn open(
     config: &Arc<Config>,
     reaper: &Rc<Reaper>,
-    exits: mpsc::UnboundedSender<(crate::ledger::Key, crate::ledger::Exit)>,
+    exits: mpsc::UnboundedSender<(Key, Exit)>,
 ) -> Result<Manager, String> {
     let failed = |what: String| move |e: io::Error| format!("{what}: {e}");
     let (root, state) = (&config.root, &config.state);

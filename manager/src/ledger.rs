@@ -12,8 +12,8 @@ mod room;
 
 pub use envelope::{container_of, process_of};
 
-use crate::journal::{Record, Started};
-use crate::names::MAX_ID;
+use crate::journal::Record;
+use crate::names::{Key, MAX_ID};
 use envelope::{decode, print_of};
 use protos::events::{TaskCreate, TaskDelete, TaskExecStarted, TaskExit, TaskStart};
 use protos::types::Envelope;
@@ -27,9 +27,6 @@ const REMEMBERED: usize = 256;
 
 /// How many events of a container a shim may send again: Go's may have some on their way.
 const SENT_AGAIN: usize = 8;
-
-/// Namespace and container.
-pub type Key = (String, String);
 
 /// Where the knowledge of an exit came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,30 +74,29 @@ pub struct Process {
     pub deleted: bool,
 }
 
-/// One container's processes; init's name is empty.
+/// One container's processes.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     pub created: bool,
     pub deleted: bool,
-    pub processes: BTreeMap<String, Process>,
+    pub processes: BTreeMap<ProcessId, Process>,
     /// Its latest events: a shim that was not answered sends them again.
     recent: VecDeque<u64>,
 }
 
 impl Facts {
     pub fn init(&self) -> Option<&Process> {
-        self.processes.get("")
+        self.processes.get(&ProcessId::Init)
     }
 
-    pub fn exit(&self, exec: &str) -> Option<&Exit> {
-        self.processes.get(exec)?.exit.as_ref()
+    pub fn exit(&self, process: &ProcessId) -> Option<&Exit> {
+        self.processes.get(process)?.exit.as_ref()
     }
 
-    /// Processes that were started and whose exit is not known.
-    pub fn running(&self) -> impl Iterator<Item = (&str, &Process)> {
+    /// Processes that were started and whose exit is not known; init comes first.
+    pub fn running(&self) -> impl DoubleEndedIterator<Item = (&ProcessId, &Process)> {
         let of = self.processes.iter();
         of.filter(|(_, p)| p.started && p.exit.is_none() && !p.deleted)
-            .map(|(exec, p)| (exec.as_str(), p))
     }
 }
 
@@ -123,7 +119,7 @@ pub struct Ledger {
     containers: HashMap<Key, Facts>,
     deleted: VecDeque<Key>,
     /// With their pids.
-    deleted_execs: VecDeque<(Key, String, u32)>,
+    deleted_execs: VecDeque<(Key, ProcessId, u32)>,
     /// How many processes of each namespace there are.
     known: HashMap<String, usize>,
 }
@@ -138,11 +134,11 @@ impl Ledger {
     }
 
     /// The running process that has this pid.
-    pub fn find_running(&self, pid: u32) -> Option<(Key, String)> {
+    pub fn find_running(&self, pid: u32) -> Option<(&Key, &ProcessId)> {
         self.containers.iter().find_map(|(key, facts)| {
             let mut running = facts.running();
-            let (exec, _) = running.find(|(_, p)| p.pid == pid)?;
-            Some((key.clone(), exec.to_owned()))
+            let (process, _) = running.find(|(_, p)| p.pid == pid)?;
+            Some((key, process))
         })
     }
 
@@ -163,7 +159,7 @@ impl Ledger {
                     return Verdict::Take;
                 };
                 let key = (envelope.namespace.clone(), exit.container_id.clone());
-                let process = self.process(&key, process_of(&exit).exec_id());
+                let process = self.process(&key, &process_of(&exit));
                 match process
                     .filter(|p| p.pid == exit.pid)
                     .and_then(|p| p.exit.as_ref())
@@ -209,11 +205,11 @@ impl Ledger {
     /// Learns from a record that is in the journal.
     pub fn apply(&mut self, seq: u64, record: &Record) {
         if let Some(started) = &record.started {
-            self.started(started);
+            let (pid, start_time) = (started.pid, started.start_time);
+            self.start(started.key(), started.process(), pid, start_time);
         }
         if let Some(gone) = &record.exec_deleted {
-            let key = (gone.namespace.clone(), gone.container.clone());
-            self.delete_exec(key, &gone.exec);
+            self.delete_exec(gone.key(), gone.process());
         }
         let Some(envelope) = &record.envelope else {
             return;
@@ -245,22 +241,23 @@ impl Ledger {
             }
             topic::TASK_START => {
                 if let Some(event) = decode::<TaskStart>(event) {
-                    self.start(key(event.container_id), String::new(), event.pid, 0);
+                    self.start(key(event.container_id), ProcessId::Init, event.pid, 0);
                 }
             }
             topic::TASK_EXEC_STARTED => {
                 if let Some(event) = decode::<TaskExecStarted>(event) {
-                    self.start(key(event.container_id), event.exec_id, event.pid, 0);
+                    let exec = ProcessId::in_request(&event.exec_id);
+                    self.start(key(event.container_id), exec, event.pid, 0);
                 }
             }
             topic::TASK_EXIT => {
                 if let Some(event) = decode::<TaskExit>(event) {
-                    let exec = process_of(&event).exec_id().to_owned();
-                    if !self.has_room(&key(event.container_id.clone()), &exec) {
+                    let id = process_of(&event);
+                    if !self.has_room(&key(event.container_id.clone()), &id) {
                         return;
                     }
                     let facts = self.containers.entry(key(event.container_id)).or_default();
-                    let process = facts.processes.entry(exec).or_default();
+                    let process = facts.processes.entry(id).or_default();
                     if process.pid != event.pid {
                         *process = Process::default();
                     }
@@ -287,8 +284,7 @@ impl Ledger {
     /// container that has not been deleted.
     pub fn needs(&self, seq: u64, record: &Record) -> bool {
         if let Some(started) = &record.started {
-            let key = (started.namespace.clone(), started.container.clone());
-            return self.lives(&key, &started.exec);
+            return self.lives(&started.key(), &started.process());
         }
         let Some(envelope) = &record.envelope else {
             return false;
@@ -307,7 +303,7 @@ impl Ledger {
                 .any(|p| !p.deleted && p.exit.as_ref().is_some_and(|exit| exit.seq == seq)),
             topic::TASK_EXEC_STARTED => {
                 let event = envelope.event.as_ref().and_then(decode::<TaskExecStarted>);
-                event.is_some_and(|event| self.lives(&key, &event.exec_id))
+                event.is_some_and(|event| self.lives(&key, &ProcessId::in_request(&event.exec_id)))
             }
             topic::TASK_CREATE | topic::TASK_START => true,
             _ => false,
@@ -315,43 +311,38 @@ impl Ledger {
     }
 
     /// True of a process that is there, ended or not, in a container that is.
-    fn lives(&self, key: &Key, exec: &str) -> bool {
+    fn lives(&self, key: &Key, process: &ProcessId) -> bool {
         let facts = self.facts(key).filter(|facts| !facts.deleted);
-        facts.is_some_and(|facts| facts.processes.get(exec).is_some_and(|p| !p.deleted))
+        facts.is_some_and(|facts| facts.processes.get(process).is_some_and(|p| !p.deleted))
     }
 
-    fn process(&self, key: &Key, exec: &str) -> Option<&Process> {
-        self.facts(key)?.processes.get(exec)
-    }
-
-    fn started(&mut self, started: &Started) {
-        let key = (started.namespace.clone(), started.container.clone());
-        self.start(key, started.exec.clone(), started.pid, started.start_time);
+    fn process(&self, key: &Key, process: &ProcessId) -> Option<&Process> {
+        self.facts(key)?.processes.get(process)
     }
 
     fn create(&mut self, key: Key, pid: u32) {
-        if !self.has_room(&key, "") {
+        if !self.has_room(&key, &ProcessId::Init) {
             return;
         }
         let facts = self.containers.entry(key.clone()).or_default();
         if facts.deleted || facts.init().is_some_and(|init| init.pid != pid) {
-            let execs = facts.processes.keys().filter(|exec| !exec.is_empty());
-            let execs = execs.count();
+            let processes = facts.processes.keys();
+            let execs = processes.filter(|id| **id != ProcessId::Init).count();
             *facts = Facts::default();
             self.deleted.retain(|deleted| *deleted != key);
             self.gone(&key.0, execs);
         }
         let facts = self.containers.entry(key).or_default();
         facts.created = true;
-        facts.processes.entry(String::new()).or_default().pid = pid;
+        facts.processes.entry(ProcessId::Init).or_default().pid = pid;
     }
 
-    fn start(&mut self, key: Key, exec: String, pid: u32, start_time: u64) {
-        if !self.has_room(&key, &exec) {
+    fn start(&mut self, key: Key, id: ProcessId, pid: u32, start_time: u64) {
+        if !self.has_room(&key, &id) {
             return;
         }
         let facts = self.containers.entry(key).or_default();
-        let process = facts.processes.entry(exec).or_default();
+        let process = facts.processes.entry(id).or_default();
         if process.pid != pid {
             *process = Process::default();
         }
@@ -360,14 +351,13 @@ impl Ledger {
         process.start_time = process.start_time.max(start_time);
     }
 
-    fn delete_exec(&mut self, key: Key, exec: &str) {
+    fn delete_exec(&mut self, key: Key, exec: ProcessId) {
         let facts = self.containers.get_mut(&key);
-        let Some(process) = facts.and_then(|facts| facts.processes.get_mut(exec)) else {
+        let Some(process) = facts.and_then(|facts| facts.processes.get_mut(&exec)) else {
             return;
         };
         process.deleted = true;
-        let gone = (key, exec.to_owned(), process.pid);
-        self.deleted_execs.push_back(gone);
+        self.deleted_execs.push_back((key, exec, process.pid));
         if self.deleted_execs.len() > REMEMBERED
             && let Some((key, exec, pid)) = self.deleted_execs.pop_front()
             && let Some(facts) = self.containers.get_mut(&key)

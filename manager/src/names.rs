@@ -2,6 +2,9 @@
 
 use crate::failure::{Failure, invalid};
 
+/// Namespace and container.
+pub type Key = (String, String);
+
 /// The longest id, in bytes.
 pub const MAX_ID: usize = 76;
 const MAX_LABEL: usize = 4096;

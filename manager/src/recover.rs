@@ -10,8 +10,9 @@
 
 use crate::bundles::{Bundle, Files};
 use crate::failure::Failure;
-use crate::ledger::{Key, Origin};
+use crate::ledger::Origin;
 use crate::manager::Manager;
+use crate::names::Key;
 use crate::shim::Shim;
 use crate::supervise::{UNKNOWN, time_of};
 use crate::tasks::Task;
@@ -130,7 +131,7 @@ impl Manager {
         log: tokio::task::AbortHandle,
     ) -> Result<(), Failure> {
         let key = (bundle.namespace.clone(), bundle.id.clone());
-        let state = match state(&shim, &bundle.id, "").await {
+        let state = match state(&shim, &bundle.id, &ProcessId::Init).await {
             Ok(state) => state,
             Err(e) if e.code == Code::NotFound => {
                 let task = Task::new(bundle, 0, None, Some(log));
@@ -149,10 +150,9 @@ impl Manager {
         };
         let task = Task::new(bundle, pid, Some(Rc::clone(&shim)), Some(log));
         self.tasks.insert(Rc::new(task));
-        for (exec, _) in self.running(&key) {
-            if exec.is_empty() {
-                continue;
-            }
+        let mut execs = self.running(&key);
+        execs.retain(|id| *id != ProcessId::Init);
+        for exec in execs {
             match self::state(&shim, &key.1, &exec).await {
                 Ok(state) => self.note_stopped(&key, &exec, &state).await,
                 // Deleted, and whoever did it was not told; its exit is on its way to us.
@@ -160,23 +160,23 @@ impl Manager {
                 Err(e) => log::warn!("{}/{}: state of {exec}: {e}", key.0, key.1),
             }
         }
-        self.note_stopped(&key, "", &state).await;
+        self.note_stopped(&key, &ProcessId::Init, &state).await;
         Ok(())
     }
 
     /// Publishes an exit that happened while nobody was there to be told.
-    async fn note_stopped(&self, key: &Key, exec: &str, state: &StateResponse) {
-        if state.status != Status::Stopped as i32 || self.intake.exit(key, exec).is_some() {
+    async fn note_stopped(&self, key: &Key, process: &ProcessId, state: &StateResponse) {
+        if state.status != Status::Stopped as i32 || self.intake.exit(key, process).is_some() {
             return;
         }
-        let process = ProcessId::in_request(exec);
-        let bundle = self.bundles.get(&key.0, &key.1);
-        let record = bundle.with(move |files| files.exit_record(&process)).await;
+        let (bundle, of) = (self.bundles.get(&key.0, &key.1), process.clone());
+        let record = bundle.with(move |files| files.exit_record(&of)).await;
         let (exit, origin) = match record {
             Some(record) => ((record.exit_status, time_of(&record)), Origin::Record),
             None => ((state.exit_status, state.exited_at), Origin::State),
         };
-        self.intake.publish_exit(key, exec, state.pid, exit, origin);
+        self.intake
+            .publish_exit(key, process, state.pid, exit, origin);
     }
 
     /// The shim is there and has no such task: it was never created, or is deleted already.
@@ -277,10 +277,10 @@ impl Manager {
     }
 }
 
-async fn state(shim: &Shim, id: &str, exec: &str) -> Result<StateResponse, Failure> {
+async fn state(shim: &Shim, id: &str, process: &ProcessId) -> Result<StateResponse, Failure> {
     let request = StateRequest {
         id: id.to_owned(),
-        exec_id: exec.to_owned(),
+        exec_id: process.exec_id().to_owned(),
     };
     shim.call(&request, Some(TIMEOUT)).await
 }

@@ -2,9 +2,10 @@
 //! it has logged, and the record.
 
 use crate::failure::Failure;
-use crate::ledger::{Key, Origin};
+use crate::ledger::Origin;
 use crate::logfile;
 use crate::manager::Manager;
+use crate::names::Key;
 use crate::store::Labels;
 use protos::events::ContainerDelete;
 use protos::{Code, any};

@@ -5,8 +5,9 @@
 
 use crate::config::Restart;
 use crate::failure::Failure;
-use crate::ledger::{Exit, Key};
+use crate::ledger::Exit;
 use crate::manager::Manager;
+use crate::names::Key;
 use crate::removal;
 use crate::store::Labels;
 use protos::Code;
@@ -16,6 +17,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use task::ProcessId;
 use tokio::sync::mpsc;
 
 pub const STATUS: &str = "containerd.io/restart.status";
@@ -107,7 +109,7 @@ async fn found_stopped(manager: &Manager) -> Vec<(Key, Option<u32>)> {
         let containers = answered(async || manager.store.containers(&namespace).await).await;
         for container in containers.unwrap_or_default() {
             let key = (namespace.clone(), container.id);
-            let exit = manager.intake.exit(&key, "");
+            let exit = manager.intake.exit(&key, &ProcessId::Init);
             if manager.tasks.get(&key).is_err() || exit.is_some() {
                 found.push((key, exit.map(|exit| exit.status)));
             }
@@ -181,7 +183,7 @@ async fn answered<T>(ask: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Fai
 
 /// Somebody was quicker: there is a task that has not ended.
 fn has_started(manager: &Manager, key: &Key) -> bool {
-    manager.tasks.get(key).is_ok() && manager.intake.exit(key, "").is_none()
+    manager.tasks.get(key).is_ok() && manager.intake.exit(key, &ProcessId::Init).is_none()
 }
 
 async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Result<(), Failure> {
@@ -203,7 +205,7 @@ async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Resu
     if !now.is_ok_and(|it| wants_restart(&it.labels, None)) {
         return manager.delete_task(key).await.map(drop);
     }
-    manager.start_task(key, "").await?;
+    manager.start_task(key, &ProcessId::Init).await?;
     manager.restarts.set(manager.restarts.get() + 1);
     // The one that is there now: whoever stops it meanwhile says so in another label.
     let count = |mut container: Container| {

@@ -14,8 +14,9 @@ use crate::bundles::Files;
 use crate::config::OnDeath;
 use crate::failure::Failure;
 use crate::intake::End;
-use crate::ledger::{Key, Origin};
+use crate::ledger::Origin;
 use crate::manager::Manager;
+use crate::names::Key;
 use crate::shim::Shim;
 use crate::sys;
 use crate::tasks::Task;
@@ -151,7 +152,8 @@ impl Manager {
 
     /// Publishes init's exit from the record that the shim left, if it did.
     async fn publish_record(&self, task: &Task) {
-        if self.intake.exit(&task.key, "").is_some() {
+        let init = &ProcessId::Init;
+        if self.intake.exit(&task.key, init).is_some() {
             return;
         }
         let record = |files: &Files| files.exit_record(&ProcessId::Init);
@@ -163,24 +165,22 @@ impl Manager {
             };
             let exit = (record.exit_status, time_of(&record));
             self.intake
-                .publish_exit(&task.key, "", pid, exit, Origin::Record);
+                .publish_exit(&task.key, init, pid, exit, Origin::Record);
             self.intake.settled().await;
         }
     }
 
-    /// Processes without an exit; init, whose name is empty, comes first.
-    pub fn running(&self, key: &Key) -> Vec<(String, u32)> {
+    /// Processes without an exit; init comes first.
+    pub fn running(&self, key: &Key) -> Vec<ProcessId> {
         let ledger = self.intake.ledger();
         let facts = ledger.facts(key);
         let running = facts.into_iter().flat_map(|facts| facts.running());
-        running
-            .map(|(exec, process)| (exec.to_owned(), process.pid))
-            .collect()
+        running.map(|(id, _)| id.clone()).collect()
     }
 
     async fn all_exited(&self, key: &Key) {
-        for (exec, _) in self.running(key) {
-            self.intake.exited(key, &exec).await;
+        for process in self.running(key) {
+            self.intake.exited(key, &process).await;
         }
     }
 
@@ -197,12 +197,12 @@ impl Manager {
     }
 
     /// Signals a process that has no shim.
-    pub fn kill_orphan(&self, task: &Task, exec: &str, signal: u32) -> Result<(), Failure> {
+    pub fn kill_orphan(&self, task: &Task, id: &ProcessId, signal: u32) -> Result<(), Failure> {
         let ended = || crate::failure::not_found("process already finished");
         let ledger = self.intake.ledger();
         let process = ledger
             .facts(&task.key)
-            .and_then(|facts| facts.processes.get(exec));
+            .and_then(|facts| facts.processes.get(id));
         let process =
             process.filter(|p| p.exit.is_none() && task::proc::is_alive(p.pid, p.start_time));
         sys::kill(process.ok_or_else(ended)?.pid, signal).map_err(|_| ended())

@@ -10,8 +10,8 @@ use crate::bundles::{Bundle, Files};
 use crate::failure::{Failure, exists, not_found};
 use crate::journal::Started;
 use crate::launch::Address;
-use crate::ledger::Key;
 use crate::manager::Manager;
+use crate::names::Key;
 use crate::shim::Shim;
 use crate::supervise::UNKNOWN;
 use protos::services::containers::v1::Container;
@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
+use task::ProcessId;
 use tokio::task::AbortHandle;
 
 /// How long an event that the shim has already sent may be on its way.
@@ -254,20 +255,14 @@ impl Manager {
     ///
     /// # Errors
     /// The shim's.
-    pub async fn start_task(&self, key: &Key, exec: &str) -> Result<u32, Failure> {
+    pub async fn start_task(&self, key: &Key, process: &ProcessId) -> Result<u32, Failure> {
         let task = self.tasks.get(key)?;
         let request = StartRequest {
             id: key.1.clone(),
-            exec_id: exec.to_owned(),
+            exec_id: process.exec_id().to_owned(),
         };
         let response = self.ask(&task, &request).await?;
-        let started = Started {
-            namespace: key.0.clone(),
-            container: key.1.clone(),
-            exec: exec.to_owned(),
-            pid: response.pid,
-            start_time: task::proc::started(response.pid).unwrap_or(0),
-        };
+        let started = Started::new(key, process, response.pid);
         self.intake.started(started).await;
         self.intake.synced().await;
         Ok(response.pid)
@@ -326,7 +321,7 @@ impl Manager {
 
     /// The status that was published, should the shim say something else.
     pub fn true_status(&self, key: &Key, mut response: DeleteResponse) -> DeleteResponse {
-        if let Some(exit) = self.intake.exit(key, "") {
+        if let Some(exit) = self.intake.exit(key, &ProcessId::Init) {
             response.exit_status = exit.status;
             response.exited_at = exit.at.or(response.exited_at);
         }

@@ -12,6 +12,7 @@ use protos::services::tasks::v1::*;
 use protos::task_types::ProcessInfo;
 use protos::{any, task as shim};
 use std::rc::Rc;
+use task::ProcessId;
 
 service! {
     crate::services::containerd::services::tasks::v1::tasks_server::Tasks,
@@ -81,7 +82,8 @@ async fn start(
     request: StartRequest,
 ) -> Result<StartResponse, Failure> {
     let task = find(&manager, &namespace, &request.container_id).await?;
-    let pid = manager.start_task(&task.key, &request.exec_id).await?;
+    let process = ProcessId::in_request(&request.exec_id);
+    let pid = manager.start_task(&task.key, &process).await?;
     Ok(StartResponse { pid })
 }
 
@@ -105,7 +107,8 @@ async fn delete_process(
     namespace: String,
     request: DeleteProcessRequest,
 ) -> Result<DeleteResponse, Failure> {
-    if request.exec_id.is_empty() {
+    let exec = ProcessId::in_request(&request.exec_id);
+    if exec == ProcessId::Init {
         return Err(invalid("exec id cannot be empty"));
     }
     let task = find(&manager, &namespace, &request.container_id).await?;
@@ -114,7 +117,7 @@ async fn delete_process(
         exec_id: request.exec_id.clone(),
     };
     let deleted = manager.ask(&task, &ask).await?;
-    manager.intake.forget_exec(&task.key, &request.exec_id);
+    manager.intake.forget_exec(&task.key, &exec);
     manager.intake.settled().await;
     Ok(DeleteResponse {
         id: request.exec_id,
@@ -131,7 +134,8 @@ async fn kill(
 ) -> Result<(), Failure> {
     let task = find(&manager, &namespace, &request.container_id).await?;
     if task.shim().is_none() {
-        return manager.kill_orphan(&task, &request.exec_id, request.signal);
+        let process = ProcessId::in_request(&request.exec_id);
+        return manager.kill_orphan(&task, &process, request.signal);
     }
     let ask = shim::KillRequest {
         id: request.container_id,

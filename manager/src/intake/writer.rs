@@ -203,16 +203,14 @@ impl Intake {
     }
 
     fn knows(&self, gone: &ExecDeleted) -> bool {
-        let key = (gone.namespace.clone(), gone.container.clone());
         let ledger = self.ledger.borrow();
-        let facts = ledger.facts(&key);
-        facts.is_some_and(|facts| facts.processes.contains_key(&gone.exec))
+        let facts = ledger.facts(&gone.key());
+        facts.is_some_and(|facts| facts.processes.contains_key(&gone.process()))
     }
 
     /// The exit of an exec that is deleted is replayed to nobody.
     fn forget_exit(&self, gone: &ExecDeleted) {
-        let key = (gone.namespace.clone(), gone.container.clone());
-        if let Some(exit) = self.exit(&key, &gone.exec) {
+        if let Some(exit) = self.exit(&gone.key(), &gone.process()) {
             self.exchange.forget(exit.seq);
         }
     }
