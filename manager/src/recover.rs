@@ -15,8 +15,8 @@ use crate::manager::Manager;
 use crate::names::Key;
 use crate::shim::Shim;
 use crate::supervise::{UNKNOWN, time_of};
+use crate::sys;
 use crate::tasks::Task;
-use nix::fcntl::{Flock, FlockArg};
 use protos::Code;
 use protos::task::{DeleteResponse, StateRequest, StateResponse};
 use protos::task_types::Status;
@@ -290,13 +290,11 @@ async fn started(bundle: &Bundle) {
     let Some(file) = bundle.with(Files::start_lock).await else {
         return;
     };
-    let mut file = file;
     let deadline = tokio::time::Instant::now() + TIMEOUT;
     while tokio::time::Instant::now() < deadline {
-        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(_) => return,
-            Err((file, _)) => file,
-        };
+        if sys::lock(&file).is_ok() {
+            return;
+        }
         // flock(2) has nothing to wait on without a thread.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -5,7 +5,6 @@
 
 use crate::failure::{Failure, from_shim};
 use crate::launch::Address;
-use crate::sys;
 use protos::task::{ConnectRequest, ShutdownRequest};
 use protos::ttrpc::{Call, CallError, Client};
 use protos::{Code, service};
@@ -110,7 +109,7 @@ impl Shim {
 
     /// Waits for the end of the shim, and lets everybody know. Called once, by the supervisor.
     pub async fn watch(&self) {
-        let pidfd = sys::pidfd(self.pid).and_then(sys::watch);
+        let pidfd = task::sys::watch_process(self.pid);
         match (&pidfd, self.pid) {
             (Ok(pidfd), 1..) => self.watch_process(pidfd).await,
             _ => {

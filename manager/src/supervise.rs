@@ -18,7 +18,6 @@ use crate::ledger::Origin;
 use crate::manager::Manager;
 use crate::names::Key;
 use crate::shim::Shim;
-use crate::sys;
 use crate::tasks::Task;
 use protos::task::DeleteResponse;
 use std::os::fd::OwnedFd;
@@ -71,7 +70,7 @@ impl Manager {
         }
         log::warn!("{}/{}: goes on without a shim", task.key.0, task.key.1);
         // Which may not be our child: then its status is lost, but not that it has ended.
-        match sys::pidfd(task.pid.get()).and_then(sys::watch) {
+        match task::sys::watch_process(task.pid.get()) {
             Ok(end) => drop(tokio::task::spawn_local(
                 Rc::clone(self).outlive(Rc::clone(task), end),
             )),
@@ -205,7 +204,7 @@ impl Manager {
             .and_then(|facts| facts.processes.get(id));
         let process =
             process.filter(|p| p.exit.is_none() && task::proc::is_alive(p.pid, p.start_time));
-        sys::kill(process.ok_or_else(ended)?.pid, signal).map_err(|_| ended())
+        task::sys::kill(process.ok_or_else(ended)?.pid, signal).map_err(|_| ended())
     }
 }
 
