@@ -14,6 +14,7 @@ use crate::ledger::Origin;
 use crate::manager::Manager;
 use crate::names::Key;
 use crate::shim::Shim;
+use crate::shim_log::{self, Log};
 use crate::supervise::{UNKNOWN, time_of};
 use crate::sys;
 use crate::tasks::Task;
@@ -98,7 +99,7 @@ impl Manager {
             log::info!("{}/{}: no shim was started here", key.0, key.1);
             return bundle.delete(&self.launcher.reaper).await;
         }
-        let log = crate::shim_log::open(&bundle).await?;
+        let log = shim_log::open(&bundle).await?;
         // Somebody may still be starting it: `start` goes on when its manager dies.
         started(&bundle).await;
         let connected = match bundle.with(Files::address).await {
@@ -109,12 +110,7 @@ impl Manager {
                     .entry(address.address.clone())
                     .or_default()
                     .clone();
-                let shim = met.get_or_try_init(async || {
-                    let (shim, _) = Shim::connect(address, &bundle.id).await?;
-                    let shim = Rc::new(shim);
-                    self.supervise(&shim);
-                    Ok(shim)
-                });
+                let shim = met.get_or_try_init(|| self.connect(address, &bundle.id));
                 shim.await.cloned()
             }
         };
@@ -128,13 +124,13 @@ impl Manager {
         self: &Rc<Self>,
         bundle: Bundle,
         shim: Rc<Shim>,
-        log: tokio::task::AbortHandle,
+        log: Log,
     ) -> Result<(), Failure> {
         let key = (bundle.namespace.clone(), bundle.id.clone());
         let state = match state(&shim, &bundle.id, &ProcessId::Init).await {
             Ok(state) => state,
             Err(e) if e.code == Code::NotFound => {
-                let task = Task::new(bundle, 0, None, Some(log));
+                let task = Task::new(bundle, 0, None, log);
                 return self.end_without_task(&task, Some(&shim)).await;
             }
             Err(e) => {
@@ -148,7 +144,7 @@ impl Manager {
         } else {
             state.pid
         };
-        let task = Task::new(bundle, pid, Some(Rc::clone(&shim)), Some(log));
+        let task = Task::new(bundle, pid, Some(Rc::clone(&shim)), log);
         self.tasks.insert(Rc::new(task));
         let mut execs = self.running(&key);
         execs.retain(|id| *id != ProcessId::Init);
@@ -203,11 +199,11 @@ impl Manager {
         self: &Rc<Self>,
         bundle: Bundle,
         why: Failure,
-        log: tokio::task::AbortHandle,
+        log: Log,
     ) -> Result<(), Failure> {
         let key = (bundle.namespace.clone(), bundle.id.clone());
         let pid = self.known_pid(&key).await;
-        let task = Rc::new(Task::new(bundle, pid, None, Some(log)));
+        let task = Rc::new(Task::new(bundle, pid, None, log));
         let (has_exit, is_deleting) = task
             .bundle
             .with(|files| {

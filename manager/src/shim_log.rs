@@ -11,11 +11,20 @@ use task::quota::Quota;
 use tokio::net::unix::pipe::Receiver;
 use tokio::task::AbortHandle;
 
-/// Makes the FIFO, or opens the one that is there; it stays open until the handle is aborted.
+/// A FIFO that is open and copied from, as long as this is there.
+pub struct Log(AbortHandle);
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Makes the FIFO, or opens the one that is there.
 ///
 /// # Errors
 /// From the file system.
-pub async fn open(bundle: &Bundle) -> Result<AbortHandle, Failure> {
+pub async fn open(bundle: &Bundle) -> Result<Log, Failure> {
     let failed = || io(format!("log of {}/{}", bundle.namespace, bundle.id));
     let log = bundle.with(Files::open_log).await.map_err(failed())?;
     let receiver = Receiver::from_file_unchecked(log).map_err(failed())?;
@@ -24,7 +33,8 @@ pub async fn open(bundle: &Bundle) -> Result<AbortHandle, Failure> {
         begun: Vec::new(),
         quota: Quota::new(),
     };
-    Ok(tokio::task::spawn_local(drain(receiver, lines)).abort_handle())
+    let copying = tokio::task::spawn_local(drain(receiver, lines));
+    Ok(Log(copying.abort_handle()))
 }
 
 async fn drain(receiver: Receiver, mut lines: Lines) {

@@ -14,6 +14,7 @@ use crate::bundles::Files;
 use crate::config::OnDeath;
 use crate::failure::Failure;
 use crate::intake::End;
+use crate::launch::Address;
 use crate::ledger::Origin;
 use crate::manager::Manager;
 use crate::names::Key;
@@ -32,24 +33,31 @@ const REAP_TIMEOUT: Duration = Duration::from_secs(2);
 pub const UNKNOWN: u32 = 255;
 
 impl Manager {
+    /// Connects to the shim that has, or will have, container `id`, and watches over it.
+    ///
+    /// # Errors
+    /// `Unavailable` if nobody answers there.
+    pub async fn connect(
+        self: &Rc<Self>,
+        address: Address,
+        id: &str,
+    ) -> Result<Rc<Shim>, Failure> {
+        let shim = Rc::new(Shim::connect(address, id).await?);
+        tokio::task::spawn_local(Rc::clone(self).supervise(Rc::clone(&shim)));
+        Ok(shim)
+    }
+
     /// Watches over `shim` until its end.
-    pub fn supervise(self: &Rc<Self>, shim: &Rc<Shim>) {
-        let (manager, shim) = (Rc::clone(self), Rc::clone(shim));
-        tokio::task::spawn_local(async move {
-            shim.watch().await;
-            for task in manager.tasks.all() {
-                if task.shim().is_some_and(|of| Rc::ptr_eq(&of, &shim)) && !task.deleting.get() {
-                    manager.deaths.set(manager.deaths.get() + 1);
-                    log::warn!(
-                        "{}/{}: its shim {} is gone",
-                        task.key.0,
-                        task.key.1,
-                        shim.pid
-                    );
-                    tokio::task::spawn_local(Rc::clone(&manager).bury(task));
-                }
+    async fn supervise(self: Rc<Self>, shim: Rc<Shim>) {
+        shim.watch().await;
+        for task in self.tasks.all() {
+            if task.shim().is_some_and(|of| Rc::ptr_eq(&of, &shim)) && !task.deleting.get() {
+                self.deaths.set(self.deaths.get() + 1);
+                let ((namespace, id), pid) = (&task.key, shim.pid);
+                log::warn!("{namespace}/{id}: its shim {pid} is gone");
+                tokio::task::spawn_local(Rc::clone(&self).bury(task));
             }
-        });
+        }
     }
 
     /// Ends a task whose shim is gone, or lets its container live on without.

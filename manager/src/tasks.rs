@@ -13,6 +13,7 @@ use crate::launch::Address;
 use crate::manager::Manager;
 use crate::names::Key;
 use crate::shim::Shim;
+use crate::shim_log::{self, Log};
 use crate::supervise::UNKNOWN;
 use protos::services::containers::v1::Container;
 use protos::services::tasks::v1::CreateTaskRequest as CreateRequest;
@@ -24,7 +25,6 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 use task::ProcessId;
-use tokio::task::AbortHandle;
 
 /// How long an event that the shim has already sent may be on its way.
 const EVENT_TIMEOUT: Duration = Duration::from_millis(200);
@@ -38,20 +38,20 @@ pub struct Task {
     shim: RefCell<Option<Rc<Shim>>>,
     /// The shim has deleted it; only the rest is to be done.
     pub deleting: Cell<bool>,
-    log: Option<AbortHandle>,
+    _log: Log,
     /// Its container has a record, as far as we know.
     pub has_record: Cell<bool>,
 }
 
 impl Task {
-    pub fn new(bundle: Bundle, pid: u32, shim: Option<Rc<Shim>>, log: Option<AbortHandle>) -> Self {
+    pub fn new(bundle: Bundle, pid: u32, shim: Option<Rc<Shim>>, log: Log) -> Self {
         Self {
             key: (bundle.namespace.clone(), bundle.id.clone()),
             bundle,
             pid: Cell::new(pid),
             shim: shim.into(),
             deleting: Cell::new(false),
-            log,
+            _log: log,
             has_record: Cell::new(false),
         }
     }
@@ -67,14 +67,6 @@ impl Task {
 
     pub fn lose_shim(&self) {
         self.shim.take();
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        if let Some(log) = &self.log {
-            log.abort();
-        }
     }
 }
 
@@ -155,85 +147,62 @@ impl Manager {
         container: &Container,
         create: CreateRequest,
     ) -> Result<u32, Failure> {
-        let key = (namespace.to_owned(), container.id.clone());
-        let _reserved = self.tasks.reserve(key.clone())?;
+        let id = &container.id;
+        let _reserved = self.tasks.reserve((namespace.to_owned(), id.clone()))?;
         let runtime = container.runtime.clone().unwrap_or_default();
-        let options = create.options.clone().filter(|o| !o.type_url.is_empty());
-        let options = options
-            .or(runtime.options)
-            .filter(|o| !o.type_url.is_empty());
-        let name = if create.runtime_path.is_empty() {
-            runtime.name
-        } else {
-            create.runtime_path.clone()
+        let name: &str = match create.runtime_path.as_str() {
+            "" => &runtime.name,
+            path => path,
         };
-        let binary = self.launcher.resolve(&name).await?;
+        let binary = self.launcher.resolve(name).await?;
         self.store.remember_create(namespace, &create).await?;
         let spec = container.spec.as_ref().map(|spec| spec.value.clone());
-        let bundle = self
-            .bundles
-            .create(namespace, &container.id, spec.unwrap_or_default());
+        let bundle = self.bundles.create(namespace, id, spec.unwrap_or_default());
         let bundle = bundle.await?;
-        let log = crate::shim_log::open(&bundle).await;
-        let launched = match &log {
-            Ok(_) => {
-                self.launcher
-                    .start(&bundle, &binary, options.as_ref())
-                    .await
-            }
-            Err(e) => Err(e.clone()),
+        let failed = async |e: Failure| {
+            self.clean_up(&bundle).await;
+            Err(e)
         };
-        let shim = match launched {
-            Ok(address) => match self.tasks.shim_at(&address.address) {
-                Some(shim) => Ok(shim),
-                None => Shim::connect(address, &container.id)
-                    .await
-                    .map(|(shim, _)| {
-                        let shim = Rc::new(shim);
-                        self.supervise(&shim);
-                        shim
-                    }),
-            },
-            Err(e) => Err(e),
+        let log = match shim_log::open(&bundle).await {
+            Ok(log) => log,
+            Err(e) => return failed(e).await,
         };
-        let shim = match shim {
-            Ok(shim) => shim,
-            Err(e) => {
-                self.clean_up(&bundle).await;
-                return Err(e);
-            }
+        let request = create_request(&bundle, create, runtime.options);
+        let (shim, pid) = match self.create_at_shim(&bundle, &binary, &request).await {
+            Ok(created) => created,
+            Err(e) => return failed(e).await,
         };
-        let request = CreateTaskRequest {
-            id: container.id.clone(),
-            bundle: bundle.path().display().to_string(),
-            rootfs: create.rootfs,
-            terminal: create.terminal,
-            stdin: create.stdin,
-            stdout: create.stdout,
-            stderr: create.stderr,
-            checkpoint: restore_path(options.as_ref()),
-            parent_checkpoint: String::new(),
-            options,
+        let task = Rc::new(Task::new(bundle, pid, Some(Rc::clone(&shim)), log));
+        task.has_record.set(true);
+        self.tasks.insert(Rc::clone(&task));
+        if shim.is_over() {
+            tokio::task::spawn_local(Rc::clone(self).bury(task));
+        }
+        Ok(pid)
+    }
+
+    /// Has a shim, a new one or its group's, create the task of `bundle`; the pid of its init.
+    async fn create_at_shim(
+        self: &Rc<Self>,
+        bundle: &Bundle,
+        binary: &Path,
+        request: &CreateTaskRequest,
+    ) -> Result<(Rc<Shim>, u32), Failure> {
+        let options = request.options.as_ref();
+        let address = self.launcher.start(bundle, binary, options).await?;
+        let shim = match self.tasks.shim_at(&address.address) {
+            Some(shim) => shim,
+            None => self.connect(address, &bundle.id).await?,
         };
-        match shim.call(&request, None).await {
-            Ok(response) => {
-                let task = Task::new(bundle, response.pid, Some(Rc::clone(&shim)), log.ok());
-                task.has_record.set(true);
-                let task = Rc::new(task);
-                self.tasks.insert(Rc::clone(&task));
-                if shim.is_over() {
-                    tokio::task::spawn_local(Rc::clone(self).bury(task));
-                }
-                Ok(response.pid)
-            }
+        match shim.call(request, None).await {
+            Ok(created) => Ok((shim, created.pid)),
             Err(e) => {
                 let request = DeleteRequest {
-                    id: container.id.clone(),
+                    id: bundle.id.clone(),
                     exec_id: String::new(),
                 };
                 let _ = shim.call(&request, Some(Duration::from_secs(5))).await;
-                shim.end(&container.id).await;
-                self.clean_up(&bundle).await;
+                shim.end(&bundle.id).await;
                 Err(e)
             }
         }
@@ -371,6 +340,24 @@ impl Manager {
             log::error!("{}/{}: bundle: {e}", key.0, key.1);
         }
         self.tasks.remove(key);
+    }
+}
+
+/// What the shim is asked; a task without options has those of its container's runtime.
+fn create_request(bundle: &Bundle, create: CreateRequest, of_runtime: Option<Any>) -> CreateTaskRequest {
+    let mut given = [create.options, of_runtime].into_iter().flatten();
+    let options = given.find(|it| !it.type_url.is_empty());
+    CreateTaskRequest {
+        id: bundle.id.clone(),
+        bundle: bundle.path().display().to_string(),
+        rootfs: create.rootfs,
+        terminal: create.terminal,
+        stdin: create.stdin,
+        stdout: create.stdout,
+        stderr: create.stderr,
+        checkpoint: restore_path(options.as_ref()),
+        parent_checkpoint: String::new(),
+        options,
     }
 }
 
