@@ -237,7 +237,7 @@ impl Launcher {
     /// If it fails; the container may then be left.
     pub async fn delete(&self, bundle: &Bundle) -> Result<DeleteResponse, Failure> {
         let shim = bundle.with(Files::shim_path).await;
-        let shim = shim.ok_or_else(|| not_found(format!("shim of {:?}", bundle.id)))?;
+        let shim = shim.ok_or_else(|| not_found(format!("shim of {:?}", bundle.id())))?;
         let failed = |what: &str| failure::io(format!("delete with {}: {what}", shim.display()));
         let out = bundle.with(Files::output_of_delete).await;
         let mut command = self.command(bundle, &shim);
@@ -266,17 +266,17 @@ impl Launcher {
             .current_dir(bundle.path())
             .process_group(0)
             .arg("-namespace")
-            .arg(&bundle.namespace)
+            .arg(&bundle.key.namespace)
             .arg("-address")
             .arg(&config.grpc.address)
             // Old shims run it to publish an event.
             .arg("-publish-binary")
             .arg(program())
             .arg("-id")
-            .arg(&bundle.id)
+            .arg(bundle.id())
             .env("TTRPC_ADDRESS", &config.ttrpc.address)
             .env("GRPC_ADDRESS", &config.grpc.address)
-            .env("NAMESPACE", &bundle.namespace)
+            .env("NAMESPACE", &bundle.key.namespace)
             .env("MAX_SHIM_VERSION", "2")
             .env("GOMAXPROCS", "2")
             .env_remove("NOTIFY_SOCKET")
@@ -302,8 +302,8 @@ impl Launcher {
             protos::bootstrap::LogLevel::Info
         };
         BootstrapParams {
-            instance_id: bundle.id.clone(),
-            namespace: bundle.namespace.clone(),
+            instance_id: bundle.id().to_owned(),
+            namespace: bundle.key.namespace.clone(),
             log_level: level as i32,
             containerd_version: crate::VERSION.into(),
             containerd_ttrpc_address: config.ttrpc.address.display().to_string(),

@@ -148,7 +148,7 @@ impl Ledger {
             return Verdict::Take;
         };
         if let Some(container) = container_of(envelope)
-            && let Some(facts) = self.facts(&(envelope.namespace.clone(), container))
+            && let Some(facts) = self.facts(&Key::new(&envelope.namespace, &container))
             && facts.recent.contains(&print_of(envelope))
         {
             return Verdict::Duplicate;
@@ -158,7 +158,7 @@ impl Ledger {
                 let Some(exit) = decode::<TaskExit>(event) else {
                     return Verdict::Take;
                 };
-                let key = (envelope.namespace.clone(), exit.container_id.clone());
+                let key = Key::new(&envelope.namespace, &exit.container_id);
                 let process = self.process(&key, &process_of(&exit));
                 match process
                     .filter(|p| p.pid == exit.pid)
@@ -179,7 +179,7 @@ impl Ledger {
                 if ProcessId::in_event(&delete.container_id, &delete.id) != ProcessId::Init {
                     return Verdict::Take;
                 }
-                let key = (envelope.namespace.clone(), delete.container_id.clone());
+                let key = Key::new(&envelope.namespace, &delete.container_id);
                 let Some(facts) = self.facts(&key) else {
                     return Verdict::Take;
                 };
@@ -217,12 +217,12 @@ impl Ledger {
         let Some(event) = &envelope.event else {
             return;
         };
-        let key = |container: String| (envelope.namespace.clone(), container);
+        let key = |container: &str| Key::new(&envelope.namespace, container);
         if container_of(envelope).is_some_and(|id| id.len() > MAX_ID) {
             return;
         }
         self.learn(seq, envelope, event);
-        if let Some(facts) = container_of(envelope).and_then(|of| self.containers.get_mut(&key(of)))
+        if let Some(facts) = container_of(envelope).and_then(|of| self.containers.get_mut(&key(&of)))
         {
             if facts.recent.len() == SENT_AGAIN {
                 facts.recent.pop_front();
@@ -232,31 +232,31 @@ impl Ledger {
     }
 
     fn learn(&mut self, seq: u64, envelope: &Envelope, event: &Any) {
-        let key = |container: String| (envelope.namespace.clone(), container);
+        let key = |container: &str| Key::new(&envelope.namespace, container);
         match envelope.topic.as_str() {
             topic::TASK_CREATE => {
                 if let Some(event) = decode::<TaskCreate>(event) {
-                    self.create(key(event.container_id), event.pid);
+                    self.create(key(&event.container_id), event.pid);
                 }
             }
             topic::TASK_START => {
                 if let Some(event) = decode::<TaskStart>(event) {
-                    self.start(key(event.container_id), ProcessId::Init, event.pid, 0);
+                    self.start(key(&event.container_id), ProcessId::Init, event.pid, 0);
                 }
             }
             topic::TASK_EXEC_STARTED => {
                 if let Some(event) = decode::<TaskExecStarted>(event) {
                     let exec = ProcessId::in_request(&event.exec_id);
-                    self.start(key(event.container_id), exec, event.pid, 0);
+                    self.start(key(&event.container_id), exec, event.pid, 0);
                 }
             }
             topic::TASK_EXIT => {
                 if let Some(event) = decode::<TaskExit>(event) {
                     let id = process_of(&event);
-                    if !self.has_room(&key(event.container_id.clone()), &id) {
+                    if !self.has_room(&key(&event.container_id), &id) {
                         return;
                     }
-                    let facts = self.containers.entry(key(event.container_id)).or_default();
+                    let facts = self.containers.entry(key(&event.container_id)).or_default();
                     let process = facts.processes.entry(id).or_default();
                     if process.pid != event.pid {
                         *process = Process::default();
@@ -273,7 +273,7 @@ impl Ledger {
                 if let Some(event) = decode::<TaskDelete>(event)
                     && ProcessId::in_event(&event.container_id, &event.id) == ProcessId::Init
                 {
-                    self.delete(key(event.container_id));
+                    self.delete(key(&event.container_id));
                 }
             }
             _ => {}
@@ -292,7 +292,7 @@ impl Ledger {
         let Some(container) = container_of(envelope) else {
             return false;
         };
-        let key = (envelope.namespace.clone(), container);
+        let key = Key::new(&envelope.namespace, &container);
         let Some(facts) = self.facts(&key).filter(|facts| !facts.deleted) else {
             return false;
         };
@@ -330,7 +330,7 @@ impl Ledger {
             let execs = processes.filter(|id| **id != ProcessId::Init).count();
             *facts = Facts::default();
             self.deleted.retain(|deleted| *deleted != key);
-            self.gone(&key.0, execs);
+            self.gone(&key.namespace, execs);
         }
         let facts = self.containers.entry(key).or_default();
         facts.created = true;
@@ -367,7 +367,7 @@ impl Ledger {
                 .is_some_and(|p| p.deleted && p.pid == pid)
         {
             facts.processes.remove(&exec);
-            self.gone(&key.0, 1);
+            self.gone(&key.namespace, 1);
         }
     }
 
@@ -381,7 +381,7 @@ impl Ledger {
             && let Some(oldest) = self.deleted.pop_front()
             && let Some(facts) = self.containers.remove(&oldest)
         {
-            self.gone(&oldest.0, facts.processes.len());
+            self.gone(&oldest.namespace, facts.processes.len());
         }
     }
 }

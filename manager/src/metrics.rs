@@ -1,6 +1,7 @@
 //! Metrics for Prometheus: our counters, and containers' gauges under containerd's names.
 
 use crate::manager::Manager;
+use crate::names::Key;
 use protos::cgroups::{v1, v2};
 use protos::task::{StatsRequest, StatsResponse};
 use protos::{Any, Message, any, vm};
@@ -157,7 +158,7 @@ async fn measure_tasks(families: &mut Families, manager: &Rc<Manager>) {
     let mut counts = std::collections::BTreeMap::<String, u64>::new();
     let mut asked = Vec::new();
     for task in manager.tasks.all() {
-        *counts.entry(task.key.0.clone()).or_default() += 1;
+        *counts.entry(task.key().namespace.clone()).or_default() += 1;
         let Some(shim) = task.shim() else { continue };
         let manager = Rc::clone(manager);
         asked.push(spawn_local(async move {
@@ -166,7 +167,7 @@ async fn measure_tasks(families: &mut Families, manager: &Rc<Manager>) {
             };
             let stats = shim.call(&request, Some(STATS_TIMEOUT)).await;
             // A label is not worth waiting for a disk that stands still.
-            let (namespace, id) = &task.key;
+            let Key { namespace, id } = task.key();
             let record = manager.store.container(namespace, id);
             let record = tokio::time::timeout(STATS_TIMEOUT, record).await;
             let record = record.ok().and_then(Result::ok).unwrap_or_default();
@@ -184,7 +185,7 @@ async fn measure_tasks(families: &mut Families, manager: &Rc<Manager>) {
     }
     for answer in asked {
         if let Ok((task, runtime, Ok(StatsResponse { stats: Some(stats) }))) = answer.await {
-            let (namespace, id) = &task.key;
+            let Key { namespace, id } = task.key();
             let labels = format!("container_id={id:?},namespace={namespace:?},runtime={runtime:?}");
             container(families, &labels, &stats);
         }

@@ -49,9 +49,9 @@ impl Manager {
         for bundle in bundles {
             let (manager, shims) = (Rc::clone(self), Rc::clone(&shims));
             running.push(tokio::task::spawn_local(async move {
-                let (namespace, id) = (bundle.namespace.clone(), bundle.id.clone());
+                let key = bundle.key.clone();
                 if let Err(e) = manager.recover_bundle(bundle, &shims).await {
-                    log::error!("{namespace}/{id}: {e}");
+                    log::error!("{key}: {e}");
                 }
             }));
         }
@@ -94,9 +94,8 @@ impl Manager {
     }
 
     async fn recover_bundle(self: &Rc<Self>, bundle: Bundle, shims: &Shims) -> Result<(), Failure> {
-        let key = (bundle.namespace.clone(), bundle.id.clone());
         if bundle.with(Files::shim_path).await.is_none() {
-            log::info!("{}/{}: no shim was started here", key.0, key.1);
+            log::info!("{}: no shim was started here", bundle.key);
             return bundle.delete(&self.launcher.reaper).await;
         }
         let log = shim_log::open(&bundle).await?;
@@ -110,7 +109,7 @@ impl Manager {
                     .entry(address.address.clone())
                     .or_default()
                     .clone();
-                let shim = met.get_or_try_init(|| self.connect(address, &bundle.id));
+                let shim = met.get_or_try_init(|| self.connect(address, bundle.id()));
                 shim.await.cloned()
             }
         };
@@ -126,8 +125,8 @@ impl Manager {
         shim: Rc<Shim>,
         log: Log,
     ) -> Result<(), Failure> {
-        let key = (bundle.namespace.clone(), bundle.id.clone());
-        let state = match state(&shim, &bundle.id, &ProcessId::Init).await {
+        let key = bundle.key.clone();
+        let state = match state(&shim, bundle.id(), &ProcessId::Init).await {
             Ok(state) => state,
             Err(e) if e.code == Code::NotFound => {
                 let task = Task::new(bundle, 0, None, log);
@@ -135,7 +134,7 @@ impl Manager {
             }
             Err(e) => {
                 // Slow is not dead.
-                log::warn!("{}/{}: state: {e}", key.0, key.1);
+                log::warn!("{key}: state: {e}");
                 StateResponse::default()
             }
         };
@@ -149,11 +148,11 @@ impl Manager {
         let mut execs = self.running(&key);
         execs.retain(|id| *id != ProcessId::Init);
         for exec in execs {
-            match self::state(&shim, &key.1, &exec).await {
+            match self::state(&shim, &key.id, &exec).await {
                 Ok(state) => self.note_stopped(&key, &exec, &state).await,
                 // Deleted, and whoever did it was not told; its exit is on its way to us.
                 Err(e) if e.code == Code::NotFound => self.intake.forget_exec(&key, &exec),
-                Err(e) => log::warn!("{}/{}: state of {exec}: {e}", key.0, key.1),
+                Err(e) => log::warn!("{key}: state of {exec}: {e}"),
             }
         }
         self.note_stopped(&key, &ProcessId::Init, &state).await;
@@ -165,7 +164,7 @@ impl Manager {
         if state.status != Status::Stopped as i32 || self.intake.exit(key, process).is_some() {
             return;
         }
-        let (bundle, of) = (self.bundles.get(&key.0, &key.1), process.clone());
+        let (bundle, of) = (self.bundles.get(key.clone()), process.clone());
         let record = bundle.with(move |files| files.exit_record(&of)).await;
         let (exit, origin) = match record {
             Some(record) => ((record.exit_status, time_of(&record)), Origin::Record),
@@ -178,14 +177,14 @@ impl Manager {
     /// The shim is there and has no such task: it was never created, or is deleted already.
     async fn end_without_task(&self, task: &Task, shim: Option<&Shim>) -> Result<(), Failure> {
         let deleted = task.bundle.with(Files::deleting).await;
-        let deleted = deleted.or_else(|| self.was_created(&task.key));
+        let deleted = deleted.or_else(|| self.was_created(task.key()));
         match deleted {
             Some(response) => {
-                let response = self.true_status(&task.key, response);
+                let response = self.true_status(task.key(), response);
                 self.finish_delete(task, shim, &response).await;
             }
             None => {
-                log::info!("{}/{}: its task was never created", task.key.0, task.key.1);
+                log::info!("{}: its task was never created", task.key());
                 if let Some(shim) = shim {
                     shim.end(task.id()).await;
                 }
@@ -201,7 +200,7 @@ impl Manager {
         why: Failure,
         log: Log,
     ) -> Result<(), Failure> {
-        let key = (bundle.namespace.clone(), bundle.id.clone());
+        let key = bundle.key.clone();
         let pid = self.known_pid(&key).await;
         let task = Rc::new(Task::new(bundle, pid, None, log));
         let (has_exit, is_deleting) = task
@@ -215,7 +214,7 @@ impl Manager {
         if !created || is_deleting {
             return self.end_without_task(&task, None).await;
         }
-        log::warn!("{}/{}: its shim is gone: {why}", key.0, key.1);
+        log::warn!("{key}: its shim is gone: {why}");
         self.deaths.set(self.deaths.get() + 1);
         self.tasks.insert(Rc::clone(&task));
         if !self.keep(&task) {
@@ -234,7 +233,7 @@ impl Manager {
         match of_ledger {
             Some(pid) => pid,
             None => {
-                let bundle = self.bundles.get(&key.0, &key.1);
+                let bundle = self.bundles.get(key.clone());
                 bundle.with(Files::init_pid).await.unwrap_or(0)
             }
         }
@@ -294,5 +293,5 @@ async fn started(bundle: &Bundle) {
         // flock(2) has nothing to wait on without a thread.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    log::warn!("{}/{}: `start` still runs", bundle.namespace, bundle.id);
+    log::warn!("{}: `start` still runs", bundle.key);
 }

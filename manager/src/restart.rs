@@ -108,7 +108,7 @@ async fn found_stopped(manager: &Manager) -> Vec<(Key, Option<u32>)> {
     for (namespace, _) in namespaces.unwrap_or_default() {
         let containers = answered(async || manager.store.containers(&namespace).await).await;
         for container in containers.unwrap_or_default() {
-            let key = (namespace.clone(), container.id);
+            let key = Key::new(&namespace, &container.id);
             let exit = manager.intake.exit(&key, &ProcessId::Init);
             if manager.tasks.get(&key).is_err() || exit.is_some() {
                 found.push((key, exit.map(|exit| exit.status)));
@@ -159,16 +159,16 @@ async fn decide(manager: &Rc<Manager>, pauses: &Rc<Pauses>, key: Key, status: Op
         if !wants_restart(&container.labels, status) || has_started(&manager, &key) {
             return;
         }
-        log::info!("{}/{}: restarts after {pause:?}", key.0, key.1);
+        log::info!("{key}: restarts after {pause:?}");
         if let Err(e) = restart(&manager, &key, container).await {
-            log::error!("{}/{}: restart: {e}", key.0, key.1);
+            log::error!("{key}: restart: {e}");
             consider(&manager, &pauses, key, None);
         }
     });
 }
 
 async fn record(manager: &Manager, key: &Key) -> Result<Container, Failure> {
-    answered(async || manager.store.container(&key.0, &key.1).await).await
+    answered(async || manager.store.container(&key.namespace, &key.id).await).await
 }
 
 /// Asks the store until its disk answers: no restart is lost because it stood still.
@@ -197,9 +197,9 @@ async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Resu
         stderr: if terminal { String::new() } else { uri.clone() },
         stdout: uri,
         terminal,
-        ..manager.store.last_create(&key.0, &key.1).await?
+        ..manager.store.last_create(&key.namespace, &key.id).await?
     };
-    manager.create_task(&key.0, &container, create).await?;
+    manager.create_task(&key.namespace, &container, create).await?;
     // It may have been stopped or removed while its shim was started.
     let now = record(manager, key).await;
     if !now.is_ok_and(|it| wants_restart(&it.labels, None)) {
@@ -217,7 +217,8 @@ async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Resu
         container.labels.insert(COUNT.into(), count.to_string());
         Ok(container)
     };
-    let counted = manager.store.update_container(&key.0, &key.1, count);
+    let store = &manager.store;
+    let counted = store.update_container(&key.namespace, &key.id, count);
     counted.await.map(drop)
 }
 

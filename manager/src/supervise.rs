@@ -53,8 +53,7 @@ impl Manager {
         for task in self.tasks.all() {
             if task.shim().is_some_and(|of| Rc::ptr_eq(&of, &shim)) && !task.deleting.get() {
                 self.deaths.set(self.deaths.get() + 1);
-                let ((namespace, id), pid) = (&task.key, shim.pid);
-                log::warn!("{namespace}/{id}: its shim {pid} is gone");
+                log::warn!("{}: its shim {} is gone", task.key(), shim.pid);
                 tokio::task::spawn_local(Rc::clone(&self).bury(task));
             }
         }
@@ -76,13 +75,13 @@ impl Manager {
         if self.config.shim.on_death != OnDeath::Keep || !self.init_is_alive(task) {
             return false;
         }
-        log::warn!("{}/{}: goes on without a shim", task.key.0, task.key.1);
+        log::warn!("{}: goes on without a shim", task.key());
         // Which may not be our child: then its status is lost, but not that it has ended.
         match task::sys::watch_process(task.pid.get()) {
             Ok(end) => drop(tokio::task::spawn_local(
                 Rc::clone(self).outlive(Rc::clone(task), end),
             )),
-            Err(e) => log::warn!("{}/{}: pidfd: {e}", task.key.0, task.key.1),
+            Err(e) => log::warn!("{}: pidfd: {e}", task.key()),
         }
         true
     }
@@ -91,7 +90,7 @@ impl Manager {
         if end.readable().await.is_err() {
             return;
         }
-        let key = &task.key;
+        let key = task.key();
         if tokio::time::timeout(REAP_TIMEOUT, self.all_exited(key))
             .await
             .is_err()
@@ -114,7 +113,7 @@ impl Manager {
     pub fn init_is_alive(&self, task: &Task) -> bool {
         let ledger = self.intake.ledger();
         let start_time = ledger
-            .facts(&task.key)
+            .facts(task.key())
             .and_then(|facts| facts.init())
             .filter(|init| init.pid == task.pid.get())
             .map_or(0, |init| init.start_time);
@@ -123,14 +122,14 @@ impl Manager {
 
     /// Cleans up after a dead shim and makes sure that all exits of the task are published.
     pub async fn find_out(&self, task: &Task) -> DeleteResponse {
-        let key = &task.key;
+        let key = task.key();
         let pid = task.pid.get();
         self.publish_record(task).await;
         let was_alive = self.init_is_alive(task);
         let is_ours = task::proc::parent(pid) == Some(std::process::id());
         let answer = self.launcher.delete(&task.bundle).await;
         if let Err(e) = &answer {
-            log::error!("{}/{}: {e}", key.0, key.1);
+            log::error!("{key}: {e}");
         }
         if was_alive && is_ours {
             let _ = tokio::time::timeout(REAP_TIMEOUT, self.all_exited(key)).await;
@@ -160,7 +159,7 @@ impl Manager {
     /// Publishes init's exit from the record that the shim left, if it did.
     async fn publish_record(&self, task: &Task) {
         let init = &ProcessId::Init;
-        if self.intake.exit(&task.key, init).is_some() {
+        if self.intake.exit(task.key(), init).is_some() {
             return;
         }
         let record = |files: &Files| files.exit_record(&ProcessId::Init);
@@ -172,7 +171,7 @@ impl Manager {
             };
             let exit = (record.exit_status, time_of(&record));
             self.intake
-                .publish_exit(&task.key, init, pid, exit, Origin::Record);
+                .publish_exit(task.key(), init, pid, exit, Origin::Record);
             self.intake.settled().await;
         }
     }
@@ -208,7 +207,7 @@ impl Manager {
         let ended = || crate::failure::not_found("process already finished");
         let ledger = self.intake.ledger();
         let process = ledger
-            .facts(&task.key)
+            .facts(task.key())
             .and_then(|facts| facts.processes.get(id));
         let process =
             process.filter(|p| p.exit.is_none() && task::proc::is_alive(p.pid, p.start_time));

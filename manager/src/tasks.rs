@@ -31,7 +31,6 @@ const EVENT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// One task.
 pub struct Task {
-    pub key: Key,
     pub bundle: Bundle,
     pub pid: Cell<u32>,
     /// None once it is gone.
@@ -46,7 +45,6 @@ pub struct Task {
 impl Task {
     pub fn new(bundle: Bundle, pid: u32, shim: Option<Rc<Shim>>, log: Log) -> Self {
         Self {
-            key: (bundle.namespace.clone(), bundle.id.clone()),
             bundle,
             pid: Cell::new(pid),
             shim: shim.into(),
@@ -56,8 +54,12 @@ impl Task {
         }
     }
 
+    pub fn key(&self) -> &Key {
+        &self.bundle.key
+    }
+
     pub fn id(&self) -> &str {
-        &self.key.1
+        &self.key().id
     }
 
     /// The shim, if it is there.
@@ -81,7 +83,7 @@ impl Tasks {
     fn reserve(&self, key: Key) -> Result<Reservation<'_>, Failure> {
         let mut table = self.table.borrow_mut();
         if table.contains_key(&key) {
-            return Err(exists(format!("task {}", key.1)));
+            return Err(exists(format!("task {}", key.id)));
         }
         table.insert(key.clone(), None);
         Ok(Reservation { tasks: self, key })
@@ -93,7 +95,7 @@ impl Tasks {
         let found = self.table.borrow().get(key).cloned().flatten();
         found
             .filter(|task| !task.deleting.get())
-            .ok_or_else(|| not_found(format!("no running task found: task {} not found", key.1)))
+            .ok_or_else(|| not_found(format!("no running task found: task {} not found", key.id)))
     }
 
     pub fn all(&self) -> Vec<Rc<Task>> {
@@ -102,12 +104,12 @@ impl Tasks {
 
     pub fn of_namespace(&self, namespace: &str) -> Vec<Rc<Task>> {
         let mut all = self.all();
-        all.retain(|task| task.key.0 == namespace && !task.deleting.get());
+        all.retain(|task| task.key().namespace == namespace && !task.deleting.get());
         all
     }
 
     pub fn insert(&self, task: Rc<Task>) {
-        self.table.borrow_mut().insert(task.key.clone(), Some(task));
+        self.table.borrow_mut().insert(task.key().clone(), Some(task));
     }
 
     pub fn remove(&self, key: &Key) {
@@ -147,8 +149,8 @@ impl Manager {
         container: &Container,
         create: CreateRequest,
     ) -> Result<u32, Failure> {
-        let id = &container.id;
-        let _reserved = self.tasks.reserve((namespace.to_owned(), id.clone()))?;
+        let key = Key::new(namespace, &container.id);
+        let _reserved = self.tasks.reserve(key.clone())?;
         let runtime = container.runtime.clone().unwrap_or_default();
         let name: &str = match create.runtime_path.as_str() {
             "" => &runtime.name,
@@ -157,7 +159,7 @@ impl Manager {
         let binary = self.launcher.resolve(name).await?;
         self.store.remember_create(namespace, &create).await?;
         let spec = container.spec.as_ref().map(|spec| spec.value.clone());
-        let bundle = self.bundles.create(namespace, id, spec.unwrap_or_default());
+        let bundle = self.bundles.create(key, spec.unwrap_or_default());
         let bundle = bundle.await?;
         let failed = async |e: Failure| {
             self.clean_up(&bundle).await;
@@ -192,17 +194,17 @@ impl Manager {
         let address = self.launcher.start(bundle, binary, options).await?;
         let shim = match self.tasks.shim_at(&address.address) {
             Some(shim) => shim,
-            None => self.connect(address, &bundle.id).await?,
+            None => self.connect(address, bundle.id()).await?,
         };
         match shim.call(request, None).await {
             Ok(created) => Ok((shim, created.pid)),
             Err(e) => {
                 let request = DeleteRequest {
-                    id: bundle.id.clone(),
+                    id: bundle.id().to_owned(),
                     exec_id: String::new(),
                 };
                 let _ = shim.call(&request, Some(Duration::from_secs(5))).await;
-                shim.end(&bundle.id).await;
+                shim.end(bundle.id()).await;
                 Err(e)
             }
         }
@@ -213,10 +215,10 @@ impl Manager {
         if bundle.with(Files::shim_path).await.is_some()
             && let Err(e) = self.launcher.delete(bundle).await
         {
-            log::warn!("{}/{}: {e}", bundle.namespace, bundle.id);
+            log::warn!("{}: {e}", bundle.key);
         }
         if let Err(e) = bundle.delete(&self.launcher.reaper).await {
-            log::error!("{}/{}: bundle: {e}", bundle.namespace, bundle.id);
+            log::error!("{}: bundle: {e}", bundle.key);
         }
     }
 
@@ -227,7 +229,7 @@ impl Manager {
     pub async fn start_task(&self, key: &Key, process: &ProcessId) -> Result<u32, Failure> {
         let task = self.tasks.get(key)?;
         let request = StartRequest {
-            id: key.1.clone(),
+            id: key.id.clone(),
             exec_id: process.exec_id().to_owned(),
         };
         let response = self.ask(&task, &request).await?;
@@ -247,7 +249,7 @@ impl Manager {
             return self.delete_orphan(&task).await;
         };
         let request = DeleteRequest {
-            id: key.1.clone(),
+            id: key.id.clone(),
             exec_id: String::new(),
         };
         let response = match shim.call(&request, None).await {
@@ -258,21 +260,21 @@ impl Manager {
                 if over.is_err() {
                     return Err(e);
                 }
-                return Err(not_found(format!("task {}", key.1)));
+                return Err(not_found(format!("task {}", key.id)));
             }
             // The shim has lost it, and nobody else will take the rest away.
             Err(e) if e.code == Code::NotFound => self.as_known(&task),
             Err(e) => return Err(e),
         };
         if task.deleting.replace(true) {
-            return Err(not_found(format!("task {}", key.1)));
+            return Err(not_found(format!("task {}", key.id)));
         }
         let response = self.true_status(key, response);
         let marked = task
             .bundle
             .with(move |files| files.mark_deleting(&response));
         if let Err(e) = marked.await {
-            log::error!("{}/{}: {e}", key.0, key.1);
+            log::error!("{key}: {e}");
         }
         self.finish_delete(&task, Some(&shim), &response).await;
         Ok(response)
@@ -285,7 +287,7 @@ impl Manager {
             exit_status: UNKNOWN,
             exited_at: None,
         };
-        self.true_status(&task.key, response)
+        self.true_status(task.key(), response)
     }
 
     /// The status that was published, should the shim say something else.
@@ -299,15 +301,15 @@ impl Manager {
 
     /// What is left to do once the shim has let go of the task.
     pub async fn finish_delete(&self, task: &Task, shim: Option<&Shim>, response: &DeleteResponse) {
-        let key = &task.key;
+        let key = task.key();
         let address = task.bundle.with(Files::address).await;
         let is_shared = self.tasks.all().iter().any(|other| {
-            let shim = other.shim().filter(|_| other.key != *key);
+            let shim = other.shim().filter(|_| other.key() != key);
             shim.is_some_and(|shim| Some(&shim.address) == address.as_ref())
         });
         match shim {
-            Some(shim) if is_shared => shim.shutdown(&key.1).await,
-            Some(shim) => shim.end(&key.1).await,
+            Some(shim) if is_shared => shim.shutdown(&key.id).await,
+            Some(shim) => shim.end(&key.id).await,
             None => {}
         }
         // One that was killed leaves its socket.
@@ -320,7 +322,7 @@ impl Manager {
             && task.bundle.with(is_left).await
             && let Err(e) = self.launcher.delete(&task.bundle).await
         {
-            log::warn!("{}/{}: {e}", key.0, key.1);
+            log::warn!("{key}: {e}");
         }
         // Go's shims lose some of these events at their end; a dead one sends none.
         let patience = if shim.is_some() {
@@ -337,7 +339,7 @@ impl Manager {
             self.intake.settled().await;
         }
         if let Err(e) = task.bundle.delete(&self.launcher.reaper).await {
-            log::error!("{}/{}: bundle: {e}", key.0, key.1);
+            log::error!("{key}: bundle: {e}");
         }
         self.tasks.remove(key);
     }
@@ -348,7 +350,7 @@ fn create_request(bundle: &Bundle, create: CreateRequest, of_runtime: Option<Any
     let mut given = [create.options, of_runtime].into_iter().flatten();
     let options = given.find(|it| !it.type_url.is_empty());
     CreateTaskRequest {
-        id: bundle.id.clone(),
+        id: bundle.id().to_owned(),
         bundle: bundle.path().display().to_string(),
         rootfs: create.rootfs,
         terminal: create.terminal,

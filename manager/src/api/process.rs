@@ -62,7 +62,7 @@ async fn process(manager: &Manager, task: &Task, id: &ProcessId) -> Result<Proce
         Ok(state) => state,
         Err(e) if matches!(e.code, Code::NotFound | Code::Unavailable) => return Err(e),
         Err(e) => {
-            log::error!("{}/{}: state: {e}", task.key.0, task.key.1);
+            log::error!("{}: state: {e}", task.key());
             StateResponse::default()
         }
     };
@@ -84,7 +84,7 @@ async fn process(manager: &Manager, task: &Task, id: &ProcessId) -> Result<Proce
 fn orphan(manager: &Manager, task: &Task, id: &ProcessId) -> Result<Process, Failure> {
     let ledger = manager.intake.ledger();
     let known = ledger
-        .facts(&task.key)
+        .facts(task.key())
         .and_then(|facts| facts.processes.get(id));
     let known = known.ok_or_else(|| unknown(id))?;
     let (status, exit_status, exited_at) = match &known.exit {
@@ -129,7 +129,7 @@ pub(super) async fn wait(
             Err(e) => return Err(e),
         }
     }
-    let key = task.key.clone();
+    let key = task.key().clone();
     // A task that waits to be forgotten needs nobody to hold it.
     drop(task);
     let id = ProcessId::in_request(&request.exec_id);

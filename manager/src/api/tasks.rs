@@ -5,7 +5,7 @@ use super::process::{get, list, wait};
 use super::service;
 use crate::failure::{Failure, exists, invalid, unimplemented};
 use crate::manager::Manager;
-use crate::names::check_id;
+use crate::names::{Key, check_id};
 use crate::tasks::Task;
 use protos::runc::CheckpointOptions;
 use protos::services::tasks::v1::*;
@@ -44,7 +44,7 @@ pub(super) async fn find(
     id: &str,
 ) -> Result<Rc<Task>, Failure> {
     check_id(id)?;
-    let key = (namespace.to_owned(), id.to_owned());
+    let key = Key::new(namespace, id);
     if let Ok(task) = manager.tasks.get(&key)
         && task.has_record.get()
     {
@@ -83,7 +83,7 @@ async fn start(
 ) -> Result<StartResponse, Failure> {
     let task = find(&manager, &namespace, &request.container_id).await?;
     let process = ProcessId::in_request(&request.exec_id);
-    let pid = manager.start_task(&task.key, &process).await?;
+    let pid = manager.start_task(task.key(), &process).await?;
     Ok(StartResponse { pid })
 }
 
@@ -93,7 +93,7 @@ async fn delete(
     request: DeleteTaskRequest,
 ) -> Result<DeleteResponse, Failure> {
     let task = find(&manager, &namespace, &request.container_id).await?;
-    let deleted = manager.delete_task(&task.key).await?;
+    let deleted = manager.delete_task(task.key()).await?;
     Ok(DeleteResponse {
         id: request.container_id,
         pid: deleted.pid,
@@ -117,7 +117,7 @@ async fn delete_process(
         exec_id: request.exec_id.clone(),
     };
     let deleted = manager.ask(&task, &ask).await?;
-    manager.intake.forget_exec(&task.key, &exec);
+    manager.intake.forget_exec(task.key(), &exec);
     manager.intake.settled().await;
     Ok(DeleteResponse {
         id: request.exec_id,

@@ -138,7 +138,7 @@ impl Intake {
     /// Publishes the end of a task, unless its shim has; as soon as it can be written down.
     pub fn publish_delete(&self, key: &Key, pid: u32, exit: (u32, Option<Timestamp>)) {
         let event = TaskDelete {
-            container_id: key.1.clone(),
+            container_id: key.id.clone(),
             pid,
             exit_status: exit.0,
             exited_at: exit.1,
@@ -146,7 +146,7 @@ impl Intake {
         };
         let envelope = Envelope {
             timestamp: Some(task::event::now()),
-            namespace: key.0.clone(),
+            namespace: key.namespace.clone(),
             topic: topic::TASK_DELETE.to_owned(),
             event: Some(any::pack(&event)),
         };
@@ -239,7 +239,7 @@ impl Intake {
         if let Some(Ok(exit)) = exit
             && process_of(&exit) == ProcessId::Init
         {
-            let key = (envelope.namespace.clone(), exit.container_id);
+            let key = Key::new(&envelope.namespace, &exit.container_id);
             if let Some(exit) = self.exit(&key, &ProcessId::Init) {
                 let _ = self.exits.send((key, exit));
             }
@@ -251,7 +251,7 @@ impl Intake {
         let Some(container) = container_of(envelope) else {
             return;
         };
-        let key = (envelope.namespace.clone(), container);
+        let key = Key::new(&envelope.namespace, &container);
         let ledger = self.ledger.borrow();
         let facts = ledger.facts(&key).filter(|facts| facts.deleted);
         for process in facts.into_iter().flat_map(|facts| facts.processes.values()) {

@@ -336,22 +336,22 @@ impl End {
 
 /// An exit as an event.
 pub(super) fn exit_of(
-    (namespace, id): &Key,
+    key: &Key,
     process: &ProcessId,
     pid: u32,
     exit: (u32, Option<Timestamp>),
 ) -> Envelope {
     let now = task::event::now();
     let event = TaskExit {
-        container_id: id.clone(),
-        id: process.name(id).to_owned(),
+        container_id: key.id.clone(),
+        id: process.name(&key.id).to_owned(),
         pid,
         exit_status: exit.0,
         exited_at: exit.1.or(Some(now)),
     };
     Envelope {
         timestamp: Some(now),
-        namespace: namespace.clone(),
+        namespace: key.namespace.clone(),
         topic: topic::TASK_EXIT.to_owned(),
         event: Some(any::pack(&event)),
     }

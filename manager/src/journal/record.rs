@@ -48,10 +48,10 @@ pub struct ExecDeleted {
 }
 
 impl Started {
-    pub fn new((namespace, container): &Key, process: &ProcessId, pid: u32) -> Self {
+    pub fn new(key: &Key, process: &ProcessId, pid: u32) -> Self {
         Self {
-            namespace: namespace.clone(),
-            container: container.clone(),
+            namespace: key.namespace.clone(),
+            container: key.id.clone(),
             exec: process.exec_id().to_owned(),
             pid,
             start_time: task::proc::started(pid).unwrap_or(0),
@@ -59,7 +59,7 @@ impl Started {
     }
 
     pub fn key(&self) -> Key {
-        (self.namespace.clone(), self.container.clone())
+        Key::new(&self.namespace, &self.container)
     }
 
     pub fn process(&self) -> ProcessId {
@@ -68,16 +68,16 @@ impl Started {
 }
 
 impl ExecDeleted {
-    pub fn new((namespace, container): &Key, exec: &ProcessId) -> Self {
+    pub fn new(key: &Key, exec: &ProcessId) -> Self {
         Self {
-            namespace: namespace.clone(),
-            container: container.clone(),
+            namespace: key.namespace.clone(),
+            container: key.id.clone(),
             exec: exec.exec_id().to_owned(),
         }
     }
 
     pub fn key(&self) -> Key {
-        (self.namespace.clone(), self.container.clone())
+        Key::new(&self.namespace, &self.container)
     }
 
     pub fn process(&self) -> ProcessId {
@@ -92,7 +92,7 @@ mod tests {
     /// These bytes are in journals.
     #[test]
     fn records_name_processes_as_they_always_did() {
-        let key = ("n".to_owned(), "c".to_owned());
+        let key = Key::new("n", "c");
         for (bytes, process) in [
             (&b"\x1a\x08\x0a\x01n\x12\x01c\x20\x05"[..], ProcessId::Init),
             (

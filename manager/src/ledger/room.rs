@@ -32,18 +32,17 @@ impl Ledger {
         if self.process(key, process).is_some() {
             return true;
         }
-        if key.1.len() > MAX_ID || process.exec_id().len() > MAX_ID {
+        if key.id.len() > MAX_ID || process.exec_id().len() > MAX_ID {
             return false;
         }
-        let known = self.known.get(&key.0).copied().unwrap_or_default();
+        let known = self.known.get(&key.namespace).copied().unwrap_or_default();
         if known >= MOST {
-            let (namespace, id) = key;
             log::error!(
-                "{namespace}/{id}: {process}: {MOST} processes of the namespace are known, not this one"
+                "{key}: {process}: {MOST} processes of the namespace are known, not this one"
             );
             return false;
         }
-        self.known.insert(key.0.clone(), known + 1);
+        self.known.insert(key.namespace.clone(), known + 1);
         true
     }
 

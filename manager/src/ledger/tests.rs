@@ -87,7 +87,7 @@ impl Story {
 
     fn delete_exec(&mut self, exec: &str) {
         let exec = ProcessId::Exec(exec.into());
-        let gone = ExecDeleted::new(&("n".into(), "c".into()), &exec);
+        let gone = ExecDeleted::new(&Key::new("n", "c"), &exec);
         self.1 += 1;
         let record = Record {
             exec_deleted: Some(gone),
@@ -97,7 +97,7 @@ impl Story {
     }
 
     fn facts(&self) -> &Facts {
-        self.0.facts(&("n".into(), "c".into())).unwrap()
+        self.0.facts(&Key::new("n", "c")).unwrap()
     }
 }
 
