@@ -181,7 +181,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (state, root) = (dir.path().join("s"), dir.path().join("r"));
         let bundles = Bundles::open(&state, &root).unwrap();
-        let bundle = bundles.create(Key::new("n", "c"), b"{}".into()).await.unwrap();
+        let bundle = bundles
+            .create(Key::new("n", "c"), b"{}".into())
+            .await
+            .unwrap();
         let deep = bundle.files.rootfs().join("d/".repeat(1900));
         fs::create_dir_all(deep).unwrap();
         let reaper = Reaper::new().unwrap();
@@ -194,7 +197,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (state, root) = (dir.path().join("s"), dir.path().join("r"));
         let bundles = Bundles::open(&state, &root).unwrap();
-        let bundle = bundles.create(Key::new("n", "c"), b"{}".into()).await.unwrap();
+        let bundle = bundles
+            .create(Key::new("n", "c"), b"{}".into())
+            .await
+            .unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(bundle.path()), 0o700);
         assert_eq!(mode(&bundle.files.rootfs()), 0o711);
@@ -203,7 +209,11 @@ mod tests {
             fs::read_link(bundle.path().join("work")).unwrap(),
             root.join("work/n/c")
         );
-        let twice = bundles.create(Key::new("n", "c"), b"{}".into()).await.err().unwrap();
+        let twice = bundles
+            .create(Key::new("n", "c"), b"{}".into())
+            .await
+            .err()
+            .unwrap();
         assert_eq!(twice.code, protos::Code::AlreadyExists);
         assert_eq!(bundles.list().await.unwrap().len(), 1);
         let reaper = Reaper::new().unwrap();

@@ -65,16 +65,10 @@ impl Address {
             )));
         }
         if found.protocol != "ttrpc" {
-            return Err(unimplemented(format!(
-                "shim protocol {:?}",
-                found.protocol
-            )));
+            return Err(unimplemented(format!("shim protocol {:?}", found.protocol)));
         }
         if found.path().is_none() {
-            return Err(unimplemented(format!(
-                "shim address {:?}",
-                found.address
-            )));
+            return Err(unimplemented(format!("shim address {:?}", found.address)));
         }
         Ok(found)
     }

@@ -10,7 +10,7 @@
 mod envelope;
 mod room;
 
-pub use envelope::{container_of, process_of};
+pub use envelope::{container_of, key_of, process_of};
 
 use crate::journal::Record;
 use crate::names::{Key, MAX_ID};
@@ -98,6 +98,41 @@ impl Facts {
         let of = self.processes.iter();
         of.filter(|(_, p)| p.started && p.exit.is_none() && !p.deleted)
     }
+
+    /// `None` if nothing is known that is against it.
+    fn judge_exit(&self, exit: &TaskExit) -> Option<Verdict> {
+        let process = self.processes.get(&process_of(exit))?;
+        let known = process.exit.as_ref().filter(|_| process.pid == exit.pid)?;
+        Some(match known.status == exit.exit_status {
+            true => Verdict::Duplicate,
+            false => Verdict::Conflict {
+                known: known.status,
+                said: exit.exit_status,
+            },
+        })
+    }
+
+    /// As [`Facts::judge_exit`].
+    fn judge_delete(&self, mut delete: TaskDelete) -> Option<Verdict> {
+        let init = self.init().filter(|init| init.pid == delete.pid)?;
+        if !is_of_init(&delete) {
+            return None;
+        }
+        if self.deleted {
+            return Some(Verdict::Duplicate);
+        }
+        let exit = init.exit.as_ref()?;
+        if exit.status == delete.exit_status {
+            return None;
+        }
+        delete.exit_status = exit.status;
+        delete.exited_at = exit.at;
+        Some(Verdict::Amend(any::pack(&delete)))
+    }
+}
+
+fn is_of_init(delete: &TaskDelete) -> bool {
+    ProcessId::in_event(&delete.container_id, &delete.id) == ProcessId::Init
 }
 
 /// What to do with an event.
@@ -144,62 +179,19 @@ impl Ledger {
 
     /// Judges an event before it is written down.
     pub fn judge(&self, envelope: &Envelope) -> Verdict {
-        let Some(event) = &envelope.event else {
+        let facts = key_of(envelope).and_then(|key| self.facts(&key));
+        let (Some(event), Some(facts)) = (&envelope.event, facts) else {
             return Verdict::Take;
         };
-        if let Some(container) = container_of(envelope)
-            && let Some(facts) = self.facts(&Key::new(&envelope.namespace, &container))
-            && facts.recent.contains(&print_of(envelope))
-        {
+        if facts.recent.contains(&print_of(envelope)) {
             return Verdict::Duplicate;
         }
-        match envelope.topic.as_str() {
-            topic::TASK_EXIT => {
-                let Some(exit) = decode::<TaskExit>(event) else {
-                    return Verdict::Take;
-                };
-                let key = Key::new(&envelope.namespace, &exit.container_id);
-                let process = self.process(&key, &process_of(&exit));
-                match process
-                    .filter(|p| p.pid == exit.pid)
-                    .and_then(|p| p.exit.as_ref())
-                {
-                    None => Verdict::Take,
-                    Some(known) if known.status == exit.exit_status => Verdict::Duplicate,
-                    Some(known) => Verdict::Conflict {
-                        known: known.status,
-                        said: exit.exit_status,
-                    },
-                }
-            }
-            topic::TASK_DELETE => {
-                let Some(mut delete) = decode::<TaskDelete>(event) else {
-                    return Verdict::Take;
-                };
-                if ProcessId::in_event(&delete.container_id, &delete.id) != ProcessId::Init {
-                    return Verdict::Take;
-                }
-                let key = Key::new(&envelope.namespace, &delete.container_id);
-                let Some(facts) = self.facts(&key) else {
-                    return Verdict::Take;
-                };
-                let Some(init) = facts.init().filter(|init| init.pid == delete.pid) else {
-                    return Verdict::Take;
-                };
-                if facts.deleted {
-                    return Verdict::Duplicate;
-                }
-                match &init.exit {
-                    Some(exit) if exit.status != delete.exit_status => {
-                        delete.exit_status = exit.status;
-                        delete.exited_at = exit.at;
-                        Verdict::Amend(any::pack(&delete))
-                    }
-                    _ => Verdict::Take,
-                }
-            }
-            _ => Verdict::Take,
-        }
+        let verdict = match envelope.topic.as_str() {
+            topic::TASK_EXIT => decode(event).and_then(|exit| facts.judge_exit(&exit)),
+            topic::TASK_DELETE => decode(event).and_then(|delete| facts.judge_delete(delete)),
+            _ => None,
+        };
+        verdict.unwrap_or(Verdict::Take)
     }
 
     /// Learns from a record that is in the journal.
@@ -214,16 +206,11 @@ impl Ledger {
         let Some(envelope) = &record.envelope else {
             return;
         };
-        let Some(event) = &envelope.event else {
+        let Some(key) = key_of(envelope).filter(|key| key.id.len() <= MAX_ID) else {
             return;
         };
-        let key = |container: &str| Key::new(&envelope.namespace, container);
-        if container_of(envelope).is_some_and(|id| id.len() > MAX_ID) {
-            return;
-        }
-        self.learn(seq, envelope, event);
-        if let Some(facts) = container_of(envelope).and_then(|of| self.containers.get_mut(&key(&of)))
-        {
+        self.learn(seq, &key, envelope);
+        if let Some(facts) = self.containers.get_mut(&key) {
             if facts.recent.len() == SENT_AGAIN {
                 facts.recent.pop_front();
             }
@@ -231,49 +218,37 @@ impl Ledger {
         }
     }
 
-    fn learn(&mut self, seq: u64, envelope: &Envelope, event: &Any) {
-        let key = |container: &str| Key::new(&envelope.namespace, container);
+    fn learn(&mut self, seq: u64, key: &Key, envelope: &Envelope) {
+        let Some(event) = &envelope.event else {
+            return;
+        };
         match envelope.topic.as_str() {
             topic::TASK_CREATE => {
                 if let Some(event) = decode::<TaskCreate>(event) {
-                    self.create(key(&event.container_id), event.pid);
+                    self.create(key.clone(), event.pid);
                 }
             }
             topic::TASK_START => {
                 if let Some(event) = decode::<TaskStart>(event) {
-                    self.start(key(&event.container_id), ProcessId::Init, event.pid, 0);
+                    self.start(key.clone(), ProcessId::Init, event.pid, 0);
                 }
             }
             topic::TASK_EXEC_STARTED => {
                 if let Some(event) = decode::<TaskExecStarted>(event) {
                     let exec = ProcessId::in_request(&event.exec_id);
-                    self.start(key(&event.container_id), exec, event.pid, 0);
+                    self.start(key.clone(), exec, event.pid, 0);
                 }
             }
             topic::TASK_EXIT => {
                 if let Some(event) = decode::<TaskExit>(event) {
-                    let id = process_of(&event);
-                    if !self.has_room(&key(&event.container_id), &id) {
-                        return;
-                    }
-                    let facts = self.containers.entry(key(&event.container_id)).or_default();
-                    let process = facts.processes.entry(id).or_default();
-                    if process.pid != event.pid {
-                        *process = Process::default();
-                    }
-                    process.pid = event.pid;
-                    process.exit = Some(Exit {
-                        seq,
-                        status: event.exit_status,
-                        at: event.exited_at,
-                    });
+                    self.exit(seq, key, &event);
                 }
             }
             topic::TASK_DELETE => {
                 if let Some(event) = decode::<TaskDelete>(event)
-                    && ProcessId::in_event(&event.container_id, &event.id) == ProcessId::Init
+                    && is_of_init(&event)
                 {
-                    self.delete(key(&event.container_id));
+                    self.delete(key.clone());
                 }
             }
             _ => {}
@@ -289,10 +264,9 @@ impl Ledger {
         let Some(envelope) = &record.envelope else {
             return false;
         };
-        let Some(container) = container_of(envelope) else {
+        let Some(key) = key_of(envelope) else {
             return false;
         };
-        let key = Key::new(&envelope.namespace, &container);
         let Some(facts) = self.facts(&key).filter(|facts| !facts.deleted) else {
             return false;
         };
@@ -314,10 +288,6 @@ impl Ledger {
     fn lives(&self, key: &Key, process: &ProcessId) -> bool {
         let facts = self.facts(key).filter(|facts| !facts.deleted);
         facts.is_some_and(|facts| facts.processes.get(process).is_some_and(|p| !p.deleted))
-    }
-
-    fn process(&self, key: &Key, process: &ProcessId) -> Option<&Process> {
-        self.facts(key)?.processes.get(process)
     }
 
     fn create(&mut self, key: Key, pid: u32) {
@@ -349,6 +319,24 @@ impl Ledger {
         process.pid = pid;
         process.started = true;
         process.start_time = process.start_time.max(start_time);
+    }
+
+    fn exit(&mut self, seq: u64, key: &Key, exit: &TaskExit) {
+        let id = process_of(exit);
+        if !self.has_room(key, &id) {
+            return;
+        }
+        let facts = self.containers.entry(key.clone()).or_default();
+        let process = facts.processes.entry(id).or_default();
+        if process.pid != exit.pid {
+            *process = Process::default();
+        }
+        process.pid = exit.pid;
+        process.exit = Some(Exit {
+            seq,
+            status: exit.exit_status,
+            at: exit.exited_at,
+        });
     }
 
     fn delete_exec(&mut self, key: Key, exec: ProcessId) {

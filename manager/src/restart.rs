@@ -199,7 +199,9 @@ async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Resu
         terminal,
         ..manager.store.last_create(&key.namespace, &key.id).await?
     };
-    manager.create_task(&key.namespace, &container, create).await?;
+    manager
+        .create_task(&key.namespace, &container, create)
+        .await?;
     // It may have been stopped or removed while its shim was started.
     let now = record(manager, key).await;
     if !now.is_ok_and(|it| wants_restart(&it.labels, None)) {

@@ -37,11 +37,7 @@ impl Manager {
     ///
     /// # Errors
     /// `Unavailable` if nobody answers there.
-    pub async fn connect(
-        self: &Rc<Self>,
-        address: Address,
-        id: &str,
-    ) -> Result<Rc<Shim>, Failure> {
+    pub async fn connect(self: &Rc<Self>, address: Address, id: &str) -> Result<Rc<Shim>, Failure> {
         let shim = Rc::new(Shim::connect(address, id).await?);
         tokio::task::spawn_local(Rc::clone(self).supervise(Rc::clone(&shim)));
         Ok(shim)

@@ -109,7 +109,9 @@ impl Tasks {
     }
 
     pub fn insert(&self, task: Rc<Task>) {
-        self.table.borrow_mut().insert(task.key().clone(), Some(task));
+        self.table
+            .borrow_mut()
+            .insert(task.key().clone(), Some(task));
     }
 
     pub fn remove(&self, key: &Key) {
@@ -346,7 +348,11 @@ impl Manager {
 }
 
 /// What the shim is asked; a task without options has those of its container's runtime.
-fn create_request(bundle: &Bundle, create: CreateRequest, of_runtime: Option<Any>) -> CreateTaskRequest {
+fn create_request(
+    bundle: &Bundle,
+    create: CreateRequest,
+    of_runtime: Option<Any>,
+) -> CreateTaskRequest {
     let mut given = [create.options, of_runtime].into_iter().flatten();
     let options = given.find(|it| !it.type_url.is_empty());
     CreateTaskRequest {

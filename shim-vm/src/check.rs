@@ -154,7 +154,11 @@ async fn steps(
         ("create", create, "files, network, and the container"),
         ("first output", all.saturating_sub(created), "since Start"),
         ("all", all, "from Create to the first output"),
-        ("end", ended.saturating_sub(all), "of the container and of the VM"),
+        (
+            "end",
+            ended.saturating_sub(all),
+            "of the container and of the VM",
+        ),
     ];
     Ok((steps, hello))
 }

@@ -20,7 +20,7 @@ use crate::exchange::Exchange;
 use crate::failure::Failure;
 use crate::filter::Filters;
 use crate::journal::Journal;
-use crate::ledger::{Exit, Ledger, Origin, container_of, process_of};
+use crate::ledger::{Exit, Ledger, Origin, key_of, process_of};
 use crate::names::Key;
 use crate::subscription::Subscription;
 use protos::events::{TaskDelete, TaskExit};
@@ -248,10 +248,9 @@ impl Intake {
 
     /// Exits of a deleted task are replayed to nobody.
     fn forget(&self, envelope: &Envelope) {
-        let Some(container) = container_of(envelope) else {
+        let Some(key) = key_of(envelope) else {
             return;
         };
-        let key = Key::new(&envelope.namespace, &container);
         let ledger = self.ledger.borrow();
         let facts = ledger.facts(&key).filter(|facts| facts.deleted);
         for process in facts.into_iter().flat_map(|facts| facts.processes.values()) {

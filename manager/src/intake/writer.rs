@@ -4,7 +4,7 @@ use super::queue::{Entry, Item};
 use super::{Intake, count};
 use crate::failure::{Failure, exhausted, unavailable};
 use crate::journal::{ExecDeleted, Journal, Record};
-use crate::ledger::{Origin, Verdict, container_of};
+use crate::ledger::{Origin, Verdict, key_of};
 use protos::types::Envelope;
 use protos::{Code, topic};
 use std::io::ErrorKind;
@@ -134,11 +134,9 @@ impl Intake {
             }
             Verdict::Conflict { known, said } => {
                 count(&self.counters.conflicts);
-                let container = container_of(&envelope).unwrap_or_default();
-                log::warn!(
-                    "{}/{container}: exit status {said} contradicts {known}, which stands",
-                    envelope.namespace
-                );
+                if let Some(key) = key_of(&envelope) {
+                    log::warn!("{key}: exit status {said} contradicts {known}, which stands");
+                }
                 return Ok(());
             }
         }

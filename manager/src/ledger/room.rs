@@ -29,7 +29,8 @@ impl Ledger {
 
     /// True of a process that is known, or becomes so now.
     pub(super) fn has_room(&mut self, key: &Key, process: &ProcessId) -> bool {
-        if self.process(key, process).is_some() {
+        let facts = self.facts(key);
+        if facts.is_some_and(|facts| facts.processes.contains_key(process)) {
             return true;
         }
         if key.id.len() > MAX_ID || process.exec_id().len() > MAX_ID {
