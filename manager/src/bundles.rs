@@ -51,7 +51,7 @@ impl Bundles {
     /// If the directories can't be made.
     pub fn open(state: &Path, root: &Path) -> std::io::Result<Self> {
         let bundles = Self {
-            tasks: state.join("task"),
+            tasks: dir(state),
             work: root.join("work"),
             disk: Disk::new(state, THREADS),
         };
@@ -93,13 +93,11 @@ impl Bundles {
         let bundles = self.clone();
         let list = move || {
             let mut found = Vec::new();
-            for namespace in names(&bundles.tasks) {
-                for id in names(&bundles.tasks.join(&namespace)) {
-                    if id.starts_with('.') {
-                        let _ = fs::remove_dir_all(bundles.tasks.join(&namespace).join(&id));
-                    } else {
-                        found.push(bundles.get(Key::new(&namespace, &id)));
-                    }
+            for bundle in keys(&bundles.tasks).map(|key| bundles.get(key)) {
+                if bundle.id().starts_with('.') {
+                    let _ = fs::remove_dir_all(bundle.path());
+                } else {
+                    found.push(bundle);
                 }
             }
             found
@@ -114,12 +112,9 @@ impl Bundles {
     pub async fn sweep_work(&self) -> io::Result<()> {
         let bundles = self.clone();
         let sweep = move || {
-            for namespace in names(&bundles.work) {
-                for id in names(&bundles.work.join(&namespace)) {
-                    let files = bundles.get(Key::new(&namespace, &id)).files;
-                    if !files.path.exists() {
-                        let _ = fs::remove_dir_all(files.work);
-                    }
+            for files in keys(&bundles.work).map(|key| bundles.get(key).files) {
+                if !files.path.exists() {
+                    let _ = fs::remove_dir_all(files.work);
                 }
             }
         };
@@ -159,7 +154,21 @@ impl Bundle {
     }
 }
 
-fn names(dir: &Path) -> Vec<String> {
+/// Where the bundles are.
+pub fn dir(state: &Path) -> PathBuf {
+    state.join("task")
+}
+
+/// The containers that have a directory below `dir`.
+pub fn keys(dir: &Path) -> impl Iterator<Item = Key> {
+    names(dir).into_iter().flat_map(move |namespace| {
+        let ids = names(&dir.join(&namespace)).into_iter();
+        ids.map(move |id| Key::new(&namespace, &id))
+    })
+}
+
+/// What is in `dir`, by name.
+pub fn names(dir: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(dir) else {
         return Vec::new();
     };
