@@ -86,12 +86,7 @@ pub async fn stop(client: &Client, id: &str, timeout: Duration) -> Result<(), St
     if let Ok(container) = container(client, id).await {
         note_stopped(client, &container, true).await;
     }
-    let request = client.request(WaitRequest {
-        container_id: id.to_owned(),
-        exec_id: String::new(),
-    });
-    let mut tasks = client.tasks();
-    let mut waiting = Box::pin(tasks.wait(request));
+    let mut waiting = Box::pin(wait(client, id));
     // The wait is on its way before the signal.
     let early = tokio::time::timeout(Duration::from_millis(20), &mut waiting).await;
     if let Ok(ended) = early {
@@ -109,6 +104,15 @@ pub async fn container(client: &Client, id: &str) -> Result<Container, String> {
     let request = client.request(GetContainerRequest { id: id.to_owned() });
     let answer = client.containers().get(request).await.map_err(said)?;
     Ok(answer.into_inner().container.unwrap_or_default())
+}
+
+/// Waits for the end of init.
+pub async fn wait(client: &Client, id: &str) -> Result<WaitResponse, tonic::Status> {
+    let request = client.request(WaitRequest {
+        container_id: id.to_owned(),
+        exec_id: String::new(),
+    });
+    Ok(client.tasks().wait(request).await?.into_inner())
 }
 
 /// How init is.
@@ -182,14 +186,8 @@ pub async fn delete(
                 ));
             }
             note_stopped(client, &known, true).await;
-            let request = client.request(WaitRequest {
-                container_id: id.to_owned(),
-                exec_id: String::new(),
-            });
-            let mut tasks = client.tasks();
-            let waiting = tasks.wait(request);
             end(client, id, libc::SIGKILL, true).await?;
-            waiting.await.map_err(said)?;
+            wait(client, id).await.map_err(said)?;
         }
         let request = client.request(DeleteTaskRequest {
             container_id: id.to_owned(),
