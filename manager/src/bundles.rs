@@ -20,6 +20,7 @@ pub use files::Files;
 
 use crate::disk::Disk;
 use crate::failure::Failure;
+use crate::names::Key;
 use crate::store::make_dir;
 use std::fs;
 use std::io;
@@ -40,8 +41,7 @@ pub struct Bundles {
 /// One container's directory.
 #[derive(Clone)]
 pub struct Bundle {
-    pub namespace: String,
-    pub id: String,
+    pub key: Key,
     files: Files,
     disk: Arc<Disk>,
 }
@@ -51,7 +51,7 @@ impl Bundles {
     /// If the directories can't be made.
     pub fn open(state: &Path, root: &Path) -> std::io::Result<Self> {
         let bundles = Self {
-            tasks: state.join("task"),
+            tasks: dir(state),
             work: root.join("work"),
             disk: Disk::new(state, THREADS),
         };
@@ -60,14 +60,14 @@ impl Bundles {
         Ok(bundles)
     }
 
-    pub fn get(&self, namespace: &str, id: &str) -> Bundle {
+    pub fn get(&self, key: Key) -> Bundle {
+        let Key { namespace, id } = &key;
         Bundle {
-            namespace: namespace.to_owned(),
-            id: id.to_owned(),
             files: Files {
                 path: self.tasks.join(namespace).join(id),
                 work: self.work.join(namespace).join(id),
             },
+            key,
             disk: Arc::clone(&self.disk),
         }
     }
@@ -76,13 +76,8 @@ impl Bundles {
     ///
     /// # Errors
     /// `AlreadyExists` if there is one; nothing is left of a bundle that could not be made.
-    pub async fn create(
-        &self,
-        namespace: &str,
-        id: &str,
-        spec: Vec<u8>,
-    ) -> Result<Bundle, Failure> {
-        let bundle = self.get(namespace, id);
+    pub async fn create(&self, key: Key, spec: Vec<u8>) -> Result<Bundle, Failure> {
+        let bundle = self.get(key);
         let files = bundle.files.clone();
         let _waits = self.disk.admit()?;
         let created = self.disk.run_deep(move || files.create(&spec)).await;
@@ -98,13 +93,11 @@ impl Bundles {
         let bundles = self.clone();
         let list = move || {
             let mut found = Vec::new();
-            for namespace in names(&bundles.tasks) {
-                for id in names(&bundles.tasks.join(&namespace)) {
-                    if id.starts_with('.') {
-                        let _ = fs::remove_dir_all(bundles.tasks.join(&namespace).join(&id));
-                    } else {
-                        found.push(bundles.get(&namespace, &id));
-                    }
+            for bundle in keys(&bundles.tasks).map(|key| bundles.get(key)) {
+                if bundle.id().starts_with('.') {
+                    let _ = fs::remove_dir_all(bundle.path());
+                } else {
+                    found.push(bundle);
                 }
             }
             found
@@ -119,12 +112,9 @@ impl Bundles {
     pub async fn sweep_work(&self) -> io::Result<()> {
         let bundles = self.clone();
         let sweep = move || {
-            for namespace in names(&bundles.work) {
-                for id in names(&bundles.work.join(&namespace)) {
-                    let files = bundles.get(&namespace, &id).files;
-                    if !files.path.exists() {
-                        let _ = fs::remove_dir_all(files.work);
-                    }
+            for files in keys(&bundles.work).map(|key| bundles.get(key).files) {
+                if !files.path.exists() {
+                    let _ = fs::remove_dir_all(files.work);
                 }
             }
         };
@@ -142,6 +132,10 @@ impl Bundle {
         self.disk.run(move || work(&files)).await
     }
 
+    pub fn id(&self) -> &str {
+        &self.key.id
+    }
+
     pub fn path(&self) -> &Path {
         &self.files.path
     }
@@ -154,13 +148,27 @@ impl Bundle {
         task::rootfs::unmount_recursive(reaper, self.files.rootfs())
             .await
             .map_err(crate::failure::unknown)?;
-        let (files, id) = (self.files.clone(), self.id.clone());
+        let (files, id) = (self.files.clone(), self.key.id.clone());
         let removed = self.disk.run_deep(move || files.remove(&id)).await;
         removed.map_err(crate::failure::io(self.files.path.display()))?
     }
 }
 
-fn names(dir: &Path) -> Vec<String> {
+/// Where the bundles are.
+pub fn dir(state: &Path) -> PathBuf {
+    state.join("task")
+}
+
+/// The containers that have a directory below `dir`.
+pub fn keys(dir: &Path) -> impl Iterator<Item = Key> {
+    names(dir).into_iter().flat_map(move |namespace| {
+        let ids = names(&dir.join(&namespace)).into_iter();
+        ids.map(move |id| Key::new(&namespace, &id))
+    })
+}
+
+/// What is in `dir`, by name.
+pub fn names(dir: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(dir) else {
         return Vec::new();
     };
@@ -182,7 +190,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (state, root) = (dir.path().join("s"), dir.path().join("r"));
         let bundles = Bundles::open(&state, &root).unwrap();
-        let bundle = bundles.create("n", "c", b"{}".into()).await.unwrap();
+        let bundle = bundles
+            .create(Key::new("n", "c"), b"{}".into())
+            .await
+            .unwrap();
         let deep = bundle.files.rootfs().join("d/".repeat(1900));
         fs::create_dir_all(deep).unwrap();
         let reaper = Reaper::new().unwrap();
@@ -195,7 +206,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (state, root) = (dir.path().join("s"), dir.path().join("r"));
         let bundles = Bundles::open(&state, &root).unwrap();
-        let bundle = bundles.create("n", "c", b"{}".into()).await.unwrap();
+        let bundle = bundles
+            .create(Key::new("n", "c"), b"{}".into())
+            .await
+            .unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(bundle.path()), 0o700);
         assert_eq!(mode(&bundle.files.rootfs()), 0o711);
@@ -204,7 +218,11 @@ mod tests {
             fs::read_link(bundle.path().join("work")).unwrap(),
             root.join("work/n/c")
         );
-        let twice = bundles.create("n", "c", b"{}".into()).await.err().unwrap();
+        let twice = bundles
+            .create(Key::new("n", "c"), b"{}".into())
+            .await
+            .err()
+            .unwrap();
         assert_eq!(twice.code, protos::Code::AlreadyExists);
         assert_eq!(bundles.list().await.unwrap().len(), 1);
         let reaper = Reaper::new().unwrap();

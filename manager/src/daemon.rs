@@ -6,8 +6,9 @@ use crate::config::{Config, Place};
 use crate::intake::{EventsService, Intake};
 use crate::journal::{Journal, Limits};
 use crate::launch::Launcher;
-use crate::ledger::Ledger;
+use crate::ledger::{Exit, Ledger};
 use crate::manager::Manager;
+use crate::names::Key;
 use crate::sockets::{Kept, Sockets};
 use crate::store::{Store, make_dir};
 use crate::{incoming, logger, notify, renewal, stderr, sys};
@@ -69,21 +70,16 @@ async fn serve(config: Arc<Config>, file: Option<&Path>, sockets: Sockets) -> Re
     let (exits, ended) = mpsc::unbounded_channel();
     let manager = Rc::new(open(&config, &reaper, exits)?);
 
-    let reap = {
-        let (intake, reaper) = (Rc::clone(&manager.intake), Rc::clone(&reaper));
-        async move { reaper.run(&*intake).await }
-    };
-    let reap = tokio::task::spawn_local(reap);
+    let intake = Rc::clone(&manager.intake);
+    let reap = tokio::task::spawn_local(async move { reaper.run(&*intake).await });
     // Shims may tell what they kept for us while we find them.
     let events = Rc::new(EventsService {
         intake: Rc::clone(&manager.intake),
     });
     let events = Server::new().add(protos::service::EVENTS, events);
     let events = tokio::task::spawn_local(events.serve(sockets.ttrpc, Vec::new()));
-    {
-        let intake = Rc::clone(&manager.intake);
-        tokio::task::spawn_local(async move { intake.run().await });
-    }
+    let intake = Rc::clone(&manager.intake);
+    tokio::task::spawn_local(async move { intake.run().await });
     manager.recover().await?;
     tokio::task::spawn_local(crate::restart::run(Rc::clone(&manager), ended));
     crate::metrics::serve(&manager).await?;
@@ -96,33 +92,41 @@ async fn serve(config: Arc<Config>, file: Option<&Path>, sockets: Sockets) -> Re
     let grpc = tokio::task::spawn_local(grpc);
     log::info!("serves {}", config.grpc.address.display());
     notify::ready();
-    let told = async {
-        loop {
-            match asked.next().await.map_err(failed("signals"))? {
-                Signal::SIGHUP => match renewal::prepare(&manager, file).await {
-                    Ok(()) => return Ok(End::Renew(kept)),
-                    Err(e) => log::error!("does not start anew: {e}"),
-                },
-                _ => {
-                    notify::stopping();
-                    manager.intake.settled().await;
-                    return Ok(End::Stop);
-                }
-            }
-        }
-    };
     tokio::select! {
-        end = told => end,
+        asked = wait_for_end(&manager, &asked, file) => match asked.map_err(failed("signals"))? {
+            Signal::SIGHUP => Ok(End::Renew(kept)),
+            _ => Ok(End::Stop),
+        },
         _ = reap => Err("the reaper ended".into()),
         _ = events => Err(format!("{}: closed", config.ttrpc.address.display())),
         e = grpc => Err(format!("{}: {e:?}", config.grpc.address.display())),
     }
 }
 
+/// Serves until a signal asks for the end, and all is ready for it.
+async fn wait_for_end(
+    manager: &Manager,
+    signals: &Signals,
+    file: Option<&Path>,
+) -> io::Result<Signal> {
+    loop {
+        let signal = signals.next().await?;
+        if signal != Signal::SIGHUP {
+            notify::stopping();
+            manager.intake.settled().await;
+            return Ok(signal);
+        }
+        match renewal::prepare(manager, file).await {
+            Ok(()) => return Ok(signal),
+            Err(e) => log::error!("does not start anew: {e}"),
+        }
+    }
+}
+
 fn open(
     config: &Arc<Config>,
     reaper: &Rc<Reaper>,
-    exits: mpsc::UnboundedSender<(crate::ledger::Key, crate::ledger::Exit)>,
+    exits: mpsc::UnboundedSender<(Key, Exit)>,
 ) -> Result<Manager, String> {
     let failed = |what: String| move |e: io::Error| format!("{what}: {e}");
     let (root, state) = (&config.root, &config.state);

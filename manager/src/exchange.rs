@@ -5,6 +5,7 @@
 //! queue has a bound, at which it is told to come again, and what it had not got counts as not given.
 
 use crate::filter::{Fields, Filters};
+use crate::ledger::container_of;
 use crate::subscription::{ALL, EACH, Entry, Held, Queue, Subscription};
 use protos::events::{
     ContainerCreate, ContainerDelete, ContainerUpdate, NamespaceCreate, NamespaceDelete,
@@ -225,22 +226,12 @@ fn named(path: &[&str], name: String, labels: &HashMap<String, String>) -> Optio
 }
 
 fn task_field(event: &Any, path: &[&str]) -> Option<String> {
-    /// Field 1 of every task event; field 2 of exec events. TaskStart's field 2 is a number and
-    /// is skipped by none of the filters that name a text.
-    fn first(event: &Any) -> Option<String> {
-        let envelope = Envelope {
-            topic: "/tasks/".into(),
-            event: Some(event.clone()),
-            ..Default::default()
-        };
-        crate::ledger::container_of(&envelope)
-    }
     let kind = event.type_url.rsplit('/').next()?;
     if !kind.starts_with("containerd.events.Task") {
         return None;
     }
     match path {
-        ["container_id"] => first(event).filter(|id| !id.is_empty()),
+        ["container_id"] => container_of(event).filter(|id| !id.is_empty()),
         ["id"] => Some(any::unpack::<TaskExit>(event)?.ok()?.id),
         ["exec_id"] => {
             use protos::events::{TaskExecAdded, TaskExecStarted};

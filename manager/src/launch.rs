@@ -5,9 +5,10 @@ mod binary;
 
 use crate::bundles::{Bundle, Files};
 use crate::config::Config;
-use crate::failure::{Failure, io, not_found, unknown};
-use crate::renewal::program;
+use crate::failure::{self, Failure, not_found, unimplemented, unknown};
+pub use binary::program;
 use binary::{Identity, identity};
+use nix::sys::signal::Signal;
 use prost::Message;
 use protos::bootstrap::{BootstrapParams, BootstrapResult, Extension};
 use protos::task::DeleteResponse;
@@ -15,14 +16,14 @@ use protos::{Any, Code};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use task::reaper::Reaper;
+use task::reaper::{ExitStatus, Reaper};
 
 /// The latest version of the shim protocol that we speak.
 const MAX_VERSION: i32 = 3;
@@ -58,22 +59,16 @@ impl Address {
             ))
         })?;
         if found.version > MAX_VERSION {
-            return Err(crate::failure::unimplemented(format!(
+            return Err(unimplemented(format!(
                 "unsupported shim version ({})",
                 found.version
             )));
         }
         if found.protocol != "ttrpc" {
-            return Err(crate::failure::unimplemented(format!(
-                "shim protocol {:?}",
-                found.protocol
-            )));
+            return Err(unimplemented(format!("shim protocol {:?}", found.protocol)));
         }
         if found.path().is_none() {
-            return Err(crate::failure::unimplemented(format!(
-                "shim address {:?}",
-                found.address
-            )));
+            return Err(unimplemented(format!("shim address {:?}", found.address)));
         }
         Ok(found)
     }
@@ -199,7 +194,7 @@ impl Launcher {
             Dialect::Bootstrap => self.params(bundle, options).encode_to_vec(),
             Dialect::Legacy => options.map(Message::encode_to_vec).unwrap_or_default(),
         };
-        let failed = |what: &str| io(format!("start {}: {what}", shim.display()));
+        let failed = |what: &str| failure::io(format!("start {}: {what}", shim.display()));
         let outputs = bundle.with(Files::outputs_of_start).await;
         let (out, errors) = outputs.map_err(failed("start.out"))?;
         let mut command = self.command(bundle, shim);
@@ -208,21 +203,14 @@ impl Launcher {
             .stdin(pipe_of(&stdin).map_err(failed("stdin"))?)
             .stdout(out)
             .stderr(errors);
-        let forked = self.reaper.fork(&mut command);
-        let (mut child, not_executed) = forked.map_err(failed("fork"))?;
-        // Else the last copy of the pipe's reading end would be ours.
-        drop(command);
-        let timeout = self.config.shim.start_timeout.0;
-        let Ok(status) = tokio::time::timeout(timeout, child.exit()).await else {
-            child.kill(nix::sys::signal::Signal::SIGKILL);
-            return Err(protos::Status::new(
-                Code::DeadlineExceeded,
-                format!("{} start: no answer in {timeout:?}", shim.display()),
-            ));
-        };
-        if let Some(e) = not_executed.error() {
-            return Err(failed("exec")(e));
-        }
+        let ended = run(&self.reaper, command, self.config.shim.start_timeout.0).await;
+        let status = ended.map_err(|e| match e.kind() {
+            ErrorKind::TimedOut => {
+                let text = format!("{} start: {e}", shim.display());
+                protos::Status::new(Code::DeadlineExceeded, text)
+            }
+            _ => failed("exec")(e),
+        })?;
         let said = bundle.with(Files::said_by_start).await;
         let (printed, said) = said.map_err(failed("start.out"))?;
         if !status.success() {
@@ -243,8 +231,8 @@ impl Launcher {
     /// If it fails; the container may then be left.
     pub async fn delete(&self, bundle: &Bundle) -> Result<DeleteResponse, Failure> {
         let shim = bundle.with(Files::shim_path).await;
-        let shim = shim.ok_or_else(|| not_found(format!("shim of {:?}", bundle.id)))?;
-        let failed = |what: &str| io(format!("delete with {}: {what}", shim.display()));
+        let shim = shim.ok_or_else(|| not_found(format!("shim of {:?}", bundle.id())))?;
+        let failed = |what: &str| failure::io(format!("delete with {}: {what}", shim.display()));
         let out = bundle.with(Files::output_of_delete).await;
         let mut command = self.command(bundle, &shim);
         command
@@ -254,16 +242,8 @@ impl Launcher {
             .stdin(Stdio::null())
             .stdout(out.map_err(failed("delete.out"))?)
             .stderr(Stdio::inherit());
-        let forked = self.reaper.fork(&mut command);
-        let (mut child, not_executed) = forked.map_err(failed("fork"))?;
-        drop(command);
-        let Ok(status) = tokio::time::timeout(DELETE_TIMEOUT, child.exit()).await else {
-            child.kill(nix::sys::signal::Signal::SIGKILL);
-            return Err(unknown(format!("{} delete: no answer", shim.display())));
-        };
-        if let Some(e) = not_executed.error() {
-            return Err(failed("exec")(e));
-        }
+        let ended = run(&self.reaper, command, DELETE_TIMEOUT).await;
+        let status = ended.map_err(failed("exec"))?;
         if !status.success() {
             return Err(unknown(format!("{} delete: {status}", shim.display())));
         }
@@ -280,17 +260,17 @@ impl Launcher {
             .current_dir(bundle.path())
             .process_group(0)
             .arg("-namespace")
-            .arg(&bundle.namespace)
+            .arg(&bundle.key.namespace)
             .arg("-address")
             .arg(&config.grpc.address)
             // Old shims run it to publish an event.
             .arg("-publish-binary")
             .arg(program())
             .arg("-id")
-            .arg(&bundle.id)
+            .arg(bundle.id())
             .env("TTRPC_ADDRESS", &config.ttrpc.address)
             .env("GRPC_ADDRESS", &config.grpc.address)
-            .env("NAMESPACE", &bundle.namespace)
+            .env("NAMESPACE", &bundle.key.namespace)
             .env("MAX_SHIM_VERSION", "2")
             .env("GOMAXPROCS", "2")
             .env_remove("NOTIFY_SOCKET")
@@ -316,8 +296,8 @@ impl Launcher {
             protos::bootstrap::LogLevel::Info
         };
         BootstrapParams {
-            instance_id: bundle.id.clone(),
-            namespace: bundle.namespace.clone(),
+            instance_id: bundle.id().to_owned(),
+            namespace: bundle.key.namespace.clone(),
             log_level: level as i32,
             containerd_version: crate::VERSION.into(),
             containerd_ttrpc_address: config.ttrpc.address.display().to_string(),
@@ -350,17 +330,35 @@ impl Launcher {
     }
 }
 
+/// Runs `command` to its end; one that takes longer than `timeout` is killed.
+///
+/// # Errors
+/// If it cannot be executed, and `TimedOut`.
+pub async fn run(
+    reaper: &Reaper,
+    mut command: Command,
+    timeout: Duration,
+) -> io::Result<ExitStatus> {
+    let (mut child, not_executed) = reaper.fork(&mut command)?;
+    // Else the last copy of what the child reads from would be ours.
+    drop(command);
+    let Ok(status) = tokio::time::timeout(timeout, child.exit()).await else {
+        child.kill(Signal::SIGKILL);
+        let text = format!("no answer in {timeout:?}");
+        return Err(io::Error::new(ErrorKind::TimedOut, text));
+    };
+    not_executed.error().map_or(Ok(status), Err)
+}
+
 /// A pipe that holds `bytes`, at its end.
-fn pipe_of(bytes: &[u8]) -> std::io::Result<Stdio> {
+fn pipe_of(bytes: &[u8]) -> io::Result<Stdio> {
     /// What a pipe holds without a reader (pipe(7)).
     const CAPACITY: usize = 64 << 10;
     if bytes.len() > CAPACITY {
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::InvalidInput,
-            "runtime options over 64 KiB",
-        ));
+        let text = "runtime options over 64 KiB";
+        return Err(io::Error::new(ErrorKind::InvalidInput, text));
     }
-    let (reader, mut writer) = std::io::pipe()?;
+    let (reader, mut writer) = io::pipe()?;
     writer.write_all(bytes)?;
     Ok(reader.into())
 }

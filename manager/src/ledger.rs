@@ -10,10 +10,10 @@
 mod envelope;
 mod room;
 
-pub use envelope::{container_of, process_of};
+pub use envelope::{container_of, key_of, process_of};
 
-use crate::journal::{Record, Started};
-use crate::names::MAX_ID;
+use crate::journal::Record;
+use crate::names::{Key, MAX_ID};
 use envelope::{decode, print_of};
 use protos::events::{TaskCreate, TaskDelete, TaskExecStarted, TaskExit, TaskStart};
 use protos::types::Envelope;
@@ -27,9 +27,6 @@ const REMEMBERED: usize = 256;
 
 /// How many events of a container a shim may send again: Go's may have some on their way.
 const SENT_AGAIN: usize = 8;
-
-/// Namespace and container.
-pub type Key = (String, String);
 
 /// Where the knowledge of an exit came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,31 +74,65 @@ pub struct Process {
     pub deleted: bool,
 }
 
-/// One container's processes; init's name is empty.
+/// One container's processes.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     pub created: bool,
     pub deleted: bool,
-    pub processes: BTreeMap<String, Process>,
+    pub processes: BTreeMap<ProcessId, Process>,
     /// Its latest events: a shim that was not answered sends them again.
     recent: VecDeque<u64>,
 }
 
 impl Facts {
     pub fn init(&self) -> Option<&Process> {
-        self.processes.get("")
+        self.processes.get(&ProcessId::Init)
     }
 
-    pub fn exit(&self, exec: &str) -> Option<&Exit> {
-        self.processes.get(exec)?.exit.as_ref()
+    pub fn exit(&self, process: &ProcessId) -> Option<&Exit> {
+        self.processes.get(process)?.exit.as_ref()
     }
 
-    /// Processes that were started and whose exit is not known.
-    pub fn running(&self) -> impl Iterator<Item = (&str, &Process)> {
+    /// Processes that were started and whose exit is not known; init comes first.
+    pub fn running(&self) -> impl DoubleEndedIterator<Item = (&ProcessId, &Process)> {
         let of = self.processes.iter();
         of.filter(|(_, p)| p.started && p.exit.is_none() && !p.deleted)
-            .map(|(exec, p)| (exec.as_str(), p))
     }
+
+    /// `None` if nothing is known that is against it.
+    fn judge_exit(&self, exit: &TaskExit) -> Option<Verdict> {
+        let process = self.processes.get(&process_of(exit))?;
+        let known = process.exit.as_ref().filter(|_| process.pid == exit.pid)?;
+        Some(match known.status == exit.exit_status {
+            true => Verdict::Duplicate,
+            false => Verdict::Conflict {
+                known: known.status,
+                said: exit.exit_status,
+            },
+        })
+    }
+
+    /// As [`Facts::judge_exit`].
+    fn judge_delete(&self, mut delete: TaskDelete) -> Option<Verdict> {
+        let init = self.init().filter(|init| init.pid == delete.pid)?;
+        if !is_of_init(&delete) {
+            return None;
+        }
+        if self.deleted {
+            return Some(Verdict::Duplicate);
+        }
+        let exit = init.exit.as_ref()?;
+        if exit.status == delete.exit_status {
+            return None;
+        }
+        delete.exit_status = exit.status;
+        delete.exited_at = exit.at;
+        Some(Verdict::Amend(any::pack(&delete)))
+    }
+}
+
+fn is_of_init(delete: &TaskDelete) -> bool {
+    ProcessId::in_event(&delete.container_id, &delete.id) == ProcessId::Init
 }
 
 /// What to do with an event.
@@ -123,7 +154,7 @@ pub struct Ledger {
     containers: HashMap<Key, Facts>,
     deleted: VecDeque<Key>,
     /// With their pids.
-    deleted_execs: VecDeque<(Key, String, u32)>,
+    deleted_execs: VecDeque<(Key, ProcessId, u32)>,
     /// How many processes of each namespace there are.
     known: HashMap<String, usize>,
 }
@@ -138,96 +169,48 @@ impl Ledger {
     }
 
     /// The running process that has this pid.
-    pub fn find_running(&self, pid: u32) -> Option<(Key, String)> {
+    pub fn find_running(&self, pid: u32) -> Option<(&Key, &ProcessId)> {
         self.containers.iter().find_map(|(key, facts)| {
             let mut running = facts.running();
-            let (exec, _) = running.find(|(_, p)| p.pid == pid)?;
-            Some((key.clone(), exec.to_owned()))
+            let (process, _) = running.find(|(_, p)| p.pid == pid)?;
+            Some((key, process))
         })
     }
 
     /// Judges an event before it is written down.
     pub fn judge(&self, envelope: &Envelope) -> Verdict {
-        let Some(event) = &envelope.event else {
+        let facts = key_of(envelope).and_then(|key| self.facts(&key));
+        let (Some(event), Some(facts)) = (&envelope.event, facts) else {
             return Verdict::Take;
         };
-        if let Some(container) = container_of(envelope)
-            && let Some(facts) = self.facts(&(envelope.namespace.clone(), container))
-            && facts.recent.contains(&print_of(envelope))
-        {
+        if facts.recent.contains(&print_of(envelope)) {
             return Verdict::Duplicate;
         }
-        match envelope.topic.as_str() {
-            topic::TASK_EXIT => {
-                let Some(exit) = decode::<TaskExit>(event) else {
-                    return Verdict::Take;
-                };
-                let key = (envelope.namespace.clone(), exit.container_id.clone());
-                let process = self.process(&key, process_of(&exit).exec_id());
-                match process
-                    .filter(|p| p.pid == exit.pid)
-                    .and_then(|p| p.exit.as_ref())
-                {
-                    None => Verdict::Take,
-                    Some(known) if known.status == exit.exit_status => Verdict::Duplicate,
-                    Some(known) => Verdict::Conflict {
-                        known: known.status,
-                        said: exit.exit_status,
-                    },
-                }
-            }
-            topic::TASK_DELETE => {
-                let Some(mut delete) = decode::<TaskDelete>(event) else {
-                    return Verdict::Take;
-                };
-                if ProcessId::in_event(&delete.container_id, &delete.id) != ProcessId::Init {
-                    return Verdict::Take;
-                }
-                let key = (envelope.namespace.clone(), delete.container_id.clone());
-                let Some(facts) = self.facts(&key) else {
-                    return Verdict::Take;
-                };
-                let Some(init) = facts.init().filter(|init| init.pid == delete.pid) else {
-                    return Verdict::Take;
-                };
-                if facts.deleted {
-                    return Verdict::Duplicate;
-                }
-                match &init.exit {
-                    Some(exit) if exit.status != delete.exit_status => {
-                        delete.exit_status = exit.status;
-                        delete.exited_at = exit.at;
-                        Verdict::Amend(any::pack(&delete))
-                    }
-                    _ => Verdict::Take,
-                }
-            }
-            _ => Verdict::Take,
-        }
+        let verdict = match envelope.topic.as_str() {
+            topic::TASK_EXIT => decode(event).and_then(|exit| facts.judge_exit(&exit)),
+            topic::TASK_DELETE => decode(event).and_then(|delete| facts.judge_delete(delete)),
+            _ => None,
+        };
+        verdict.unwrap_or(Verdict::Take)
     }
 
     /// Learns from a record that is in the journal.
     pub fn apply(&mut self, seq: u64, record: &Record) {
         if let Some(started) = &record.started {
-            self.started(started);
+            let (pid, start_time) = (started.pid, started.start_time);
+            self.start(started.key(), started.process(), pid, start_time);
         }
         if let Some(gone) = &record.exec_deleted {
-            let key = (gone.namespace.clone(), gone.container.clone());
-            self.delete_exec(key, &gone.exec);
+            self.delete_exec(gone.key(), gone.process());
         }
         let Some(envelope) = &record.envelope else {
             return;
         };
-        let Some(event) = &envelope.event else {
+        let Some(key) = key_of(envelope).filter(|key| key.id.len() <= MAX_ID) else {
             return;
         };
-        let key = |container: String| (envelope.namespace.clone(), container);
-        if container_of(envelope).is_some_and(|id| id.len() > MAX_ID) {
-            return;
-        }
-        self.learn(seq, envelope, event);
-        if let Some(facts) = container_of(envelope).and_then(|of| self.containers.get_mut(&key(of)))
-        {
+        self.learn(seq, &key, envelope);
+        if let Some(facts) = self.containers.get_mut(&key) {
             if facts.recent.len() == SENT_AGAIN {
                 facts.recent.pop_front();
             }
@@ -235,48 +218,37 @@ impl Ledger {
         }
     }
 
-    fn learn(&mut self, seq: u64, envelope: &Envelope, event: &Any) {
-        let key = |container: String| (envelope.namespace.clone(), container);
+    fn learn(&mut self, seq: u64, key: &Key, envelope: &Envelope) {
+        let Some(event) = &envelope.event else {
+            return;
+        };
         match envelope.topic.as_str() {
             topic::TASK_CREATE => {
                 if let Some(event) = decode::<TaskCreate>(event) {
-                    self.create(key(event.container_id), event.pid);
+                    self.create(key.clone(), event.pid);
                 }
             }
             topic::TASK_START => {
                 if let Some(event) = decode::<TaskStart>(event) {
-                    self.start(key(event.container_id), String::new(), event.pid, 0);
+                    self.start(key.clone(), ProcessId::Init, event.pid, 0);
                 }
             }
             topic::TASK_EXEC_STARTED => {
                 if let Some(event) = decode::<TaskExecStarted>(event) {
-                    self.start(key(event.container_id), event.exec_id, event.pid, 0);
+                    let exec = ProcessId::in_request(&event.exec_id);
+                    self.start(key.clone(), exec, event.pid, 0);
                 }
             }
             topic::TASK_EXIT => {
                 if let Some(event) = decode::<TaskExit>(event) {
-                    let exec = process_of(&event).exec_id().to_owned();
-                    if !self.has_room(&key(event.container_id.clone()), &exec) {
-                        return;
-                    }
-                    let facts = self.containers.entry(key(event.container_id)).or_default();
-                    let process = facts.processes.entry(exec).or_default();
-                    if process.pid != event.pid {
-                        *process = Process::default();
-                    }
-                    process.pid = event.pid;
-                    process.exit = Some(Exit {
-                        seq,
-                        status: event.exit_status,
-                        at: event.exited_at,
-                    });
+                    self.exit(seq, key, &event);
                 }
             }
             topic::TASK_DELETE => {
                 if let Some(event) = decode::<TaskDelete>(event)
-                    && ProcessId::in_event(&event.container_id, &event.id) == ProcessId::Init
+                    && is_of_init(&event)
                 {
-                    self.delete(key(event.container_id));
+                    self.delete(key.clone());
                 }
             }
             _ => {}
@@ -287,16 +259,14 @@ impl Ledger {
     /// container that has not been deleted.
     pub fn needs(&self, seq: u64, record: &Record) -> bool {
         if let Some(started) = &record.started {
-            let key = (started.namespace.clone(), started.container.clone());
-            return self.lives(&key, &started.exec);
+            return self.lives(&started.key(), &started.process());
         }
         let Some(envelope) = &record.envelope else {
             return false;
         };
-        let Some(container) = container_of(envelope) else {
+        let Some(key) = key_of(envelope) else {
             return false;
         };
-        let key = (envelope.namespace.clone(), container);
         let Some(facts) = self.facts(&key).filter(|facts| !facts.deleted) else {
             return false;
         };
@@ -307,7 +277,7 @@ impl Ledger {
                 .any(|p| !p.deleted && p.exit.as_ref().is_some_and(|exit| exit.seq == seq)),
             topic::TASK_EXEC_STARTED => {
                 let event = envelope.event.as_ref().and_then(decode::<TaskExecStarted>);
-                event.is_some_and(|event| self.lives(&key, &event.exec_id))
+                event.is_some_and(|event| self.lives(&key, &ProcessId::in_request(&event.exec_id)))
             }
             topic::TASK_CREATE | topic::TASK_START => true,
             _ => false,
@@ -315,43 +285,34 @@ impl Ledger {
     }
 
     /// True of a process that is there, ended or not, in a container that is.
-    fn lives(&self, key: &Key, exec: &str) -> bool {
+    fn lives(&self, key: &Key, process: &ProcessId) -> bool {
         let facts = self.facts(key).filter(|facts| !facts.deleted);
-        facts.is_some_and(|facts| facts.processes.get(exec).is_some_and(|p| !p.deleted))
-    }
-
-    fn process(&self, key: &Key, exec: &str) -> Option<&Process> {
-        self.facts(key)?.processes.get(exec)
-    }
-
-    fn started(&mut self, started: &Started) {
-        let key = (started.namespace.clone(), started.container.clone());
-        self.start(key, started.exec.clone(), started.pid, started.start_time);
+        facts.is_some_and(|facts| facts.processes.get(process).is_some_and(|p| !p.deleted))
     }
 
     fn create(&mut self, key: Key, pid: u32) {
-        if !self.has_room(&key, "") {
+        if !self.has_room(&key, &ProcessId::Init) {
             return;
         }
         let facts = self.containers.entry(key.clone()).or_default();
         if facts.deleted || facts.init().is_some_and(|init| init.pid != pid) {
-            let execs = facts.processes.keys().filter(|exec| !exec.is_empty());
-            let execs = execs.count();
+            let processes = facts.processes.keys();
+            let execs = processes.filter(|id| **id != ProcessId::Init).count();
             *facts = Facts::default();
             self.deleted.retain(|deleted| *deleted != key);
-            self.gone(&key.0, execs);
+            self.gone(&key.namespace, execs);
         }
         let facts = self.containers.entry(key).or_default();
         facts.created = true;
-        facts.processes.entry(String::new()).or_default().pid = pid;
+        facts.processes.entry(ProcessId::Init).or_default().pid = pid;
     }
 
-    fn start(&mut self, key: Key, exec: String, pid: u32, start_time: u64) {
-        if !self.has_room(&key, &exec) {
+    fn start(&mut self, key: Key, id: ProcessId, pid: u32, start_time: u64) {
+        if !self.has_room(&key, &id) {
             return;
         }
         let facts = self.containers.entry(key).or_default();
-        let process = facts.processes.entry(exec).or_default();
+        let process = facts.processes.entry(id).or_default();
         if process.pid != pid {
             *process = Process::default();
         }
@@ -360,14 +321,31 @@ impl Ledger {
         process.start_time = process.start_time.max(start_time);
     }
 
-    fn delete_exec(&mut self, key: Key, exec: &str) {
+    fn exit(&mut self, seq: u64, key: &Key, exit: &TaskExit) {
+        let id = process_of(exit);
+        if !self.has_room(key, &id) {
+            return;
+        }
+        let facts = self.containers.entry(key.clone()).or_default();
+        let process = facts.processes.entry(id).or_default();
+        if process.pid != exit.pid {
+            *process = Process::default();
+        }
+        process.pid = exit.pid;
+        process.exit = Some(Exit {
+            seq,
+            status: exit.exit_status,
+            at: exit.exited_at,
+        });
+    }
+
+    fn delete_exec(&mut self, key: Key, exec: ProcessId) {
         let facts = self.containers.get_mut(&key);
-        let Some(process) = facts.and_then(|facts| facts.processes.get_mut(exec)) else {
+        let Some(process) = facts.and_then(|facts| facts.processes.get_mut(&exec)) else {
             return;
         };
         process.deleted = true;
-        let gone = (key, exec.to_owned(), process.pid);
-        self.deleted_execs.push_back(gone);
+        self.deleted_execs.push_back((key, exec, process.pid));
         if self.deleted_execs.len() > REMEMBERED
             && let Some((key, exec, pid)) = self.deleted_execs.pop_front()
             && let Some(facts) = self.containers.get_mut(&key)
@@ -377,7 +355,7 @@ impl Ledger {
                 .is_some_and(|p| p.deleted && p.pid == pid)
         {
             facts.processes.remove(&exec);
-            self.gone(&key.0, 1);
+            self.gone(&key.namespace, 1);
         }
     }
 
@@ -391,7 +369,7 @@ impl Ledger {
             && let Some(oldest) = self.deleted.pop_front()
             && let Some(facts) = self.containers.remove(&oldest)
         {
-            self.gone(&oldest.0, facts.processes.len());
+            self.gone(&oldest.namespace, facts.processes.len());
         }
     }
 }

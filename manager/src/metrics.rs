@@ -1,6 +1,7 @@
 //! Metrics for Prometheus: our counters, and containers' gauges under containerd's names.
 
 use crate::manager::Manager;
+use crate::names::Key;
 use protos::cgroups::{v1, v2};
 use protos::task::{StatsRequest, StatsResponse};
 use protos::{Any, Message, any, vm};
@@ -32,35 +33,16 @@ pub async fn serve(manager: &Rc<Manager>) -> Result<(), String> {
         return Ok(());
     }
     let manager = Rc::clone(manager);
-    let turns = Arc::new(Semaphore::new(CLIENTS));
     if address.starts_with('/') {
         let made = crate::sockets::make_way(Path::new(&address));
         made.map_err(|e| format!("metrics.address: {e}"))?;
-        let Some(listener) = listens(UnixListener::bind(&address), &address) else {
-            return Ok(());
-        };
-        spawn_local(async move {
-            loop {
-                let turn = Arc::clone(&turns).acquire_owned().await;
-                match listener.accept().await {
-                    Ok((stream, _)) => drop(spawn_local(answer(Rc::clone(&manager), stream, turn))),
-                    Err(e) => refused(&e).await,
-                }
-            }
-        });
-    } else {
-        let Some(listener) = listens(TcpListener::bind(&address).await, &address) else {
-            return Ok(());
-        };
-        spawn_local(async move {
-            loop {
-                let turn = Arc::clone(&turns).acquire_owned().await;
-                match listener.accept().await {
-                    Ok((stream, _)) => drop(spawn_local(answer(Rc::clone(&manager), stream, turn))),
-                    Err(e) => refused(&e).await,
-                }
-            }
-        });
+        if let Some(listener) = listens(UnixListener::bind(&address), &address) {
+            let accepted = async move || Ok(listener.accept().await?.0);
+            spawn_local(answer_all(manager, accepted));
+        }
+    } else if let Some(listener) = listens(TcpListener::bind(&address).await, &address) {
+        let accepted = async move || Ok(listener.accept().await?.0);
+        spawn_local(answer_all(manager, accepted));
     }
     Ok(())
 }
@@ -71,10 +53,23 @@ fn listens<L>(bound: std::io::Result<L>, address: &str) -> Option<L> {
     bound.map_err(refused).ok()
 }
 
-/// Out of files, most likely: that passes.
-async fn refused(e: &std::io::Error) {
-    log::warn!("metrics: accept: {e}");
-    tokio::time::sleep(Duration::from_secs(1)).await;
+/// Answers whoever is accepted, for ever.
+async fn answer_all<S>(manager: Rc<Manager>, accepted: impl AsyncFn() -> std::io::Result<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let turns = Arc::new(Semaphore::new(CLIENTS));
+    loop {
+        let turn = Arc::clone(&turns).acquire_owned().await;
+        match accepted().await {
+            Ok(stream) => drop(spawn_local(answer(Rc::clone(&manager), stream, turn))),
+            // Out of files, most likely: that passes.
+            Err(e) => {
+                log::warn!("metrics: accept: {e}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
 }
 
 /// `turn` ends with it.
@@ -130,6 +125,12 @@ impl Families {
 
 async fn text(manager: &Rc<Manager>) -> String {
     let mut families = Families::default();
+    count_events(&mut families, manager);
+    measure_tasks(&mut families, manager).await;
+    families.text()
+}
+
+fn count_events(families: &mut Families, manager: &Manager) {
     let counters = &manager.intake.counters;
     let exchange = &manager.intake.exchange;
     for (name, value) in [
@@ -142,24 +143,22 @@ async fn text(manager: &Rc<Manager>) -> String {
         ("dunnage_oom_total", counters.ooms.get()),
         ("dunnage_shim_deaths_total", manager.deaths.get()),
         ("dunnage_restarts_total", manager.restarts.get()),
+        ("dunnage_journal_records_total", manager.intake.last()),
     ] {
         families.add(name, "counter", "", value);
     }
-    families.add(
-        "dunnage_journal_records_total",
-        "counter",
-        "",
-        manager.intake.last(),
-    );
     families.add("dunnage_subscribers", "gauge", "", exchange.subscribers());
     for (origin, count) in counters.exits.borrow().iter() {
         let labels = format!("origin=\"{origin}\"");
         families.add("dunnage_exits_total", "counter", &labels, count);
     }
+}
+
+async fn measure_tasks(families: &mut Families, manager: &Rc<Manager>) {
     let mut counts = std::collections::BTreeMap::<String, u64>::new();
     let mut asked = Vec::new();
     for task in manager.tasks.all() {
-        *counts.entry(task.key.0.clone()).or_default() += 1;
+        *counts.entry(task.key().namespace.clone()).or_default() += 1;
         let Some(shim) = task.shim() else { continue };
         let manager = Rc::clone(manager);
         asked.push(spawn_local(async move {
@@ -168,7 +167,7 @@ async fn text(manager: &Rc<Manager>) -> String {
             };
             let stats = shim.call(&request, Some(STATS_TIMEOUT)).await;
             // A label is not worth waiting for a disk that stands still.
-            let (namespace, id) = &task.key;
+            let Key { namespace, id } = task.key();
             let record = manager.store.container(namespace, id);
             let record = tokio::time::timeout(STATS_TIMEOUT, record).await;
             let record = record.ok().and_then(Result::ok).unwrap_or_default();
@@ -186,12 +185,11 @@ async fn text(manager: &Rc<Manager>) -> String {
     }
     for answer in asked {
         if let Ok((task, runtime, Ok(StatsResponse { stats: Some(stats) }))) = answer.await {
-            let (namespace, id) = &task.key;
+            let Key { namespace, id } = task.key();
             let labels = format!("container_id={id:?},namespace={namespace:?},runtime={runtime:?}");
-            container(&mut families, &labels, &stats);
+            container(families, &labels, &stats);
         }
     }
-    families.text()
 }
 
 /// core/metrics/cgroups/v1 and v2: the names that containerd's dashboards know.

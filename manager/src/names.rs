@@ -1,6 +1,30 @@
-//! What may be an id, a namespace or a label (containerd pkg/identifiers, pkg/labels).
+//! What a container is called, and what may be an id, a namespace or a label (containerd
+//! pkg/identifiers, pkg/labels).
 
 use crate::failure::{Failure, invalid};
+
+/// A container, of any namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    pub namespace: String,
+    pub id: String,
+}
+
+impl Key {
+    pub fn new(namespace: &str, id: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            id: id.to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Display for Key {
+    /// For logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.id)
+    }
+}
 
 /// The longest id, in bytes.
 pub const MAX_ID: usize = 76;

@@ -10,12 +10,14 @@
 
 use crate::bundles::{Bundle, Files};
 use crate::failure::Failure;
-use crate::ledger::{Key, Origin};
+use crate::ledger::Origin;
 use crate::manager::Manager;
+use crate::names::Key;
 use crate::shim::Shim;
+use crate::shim_log::{self, Log};
 use crate::supervise::{UNKNOWN, time_of};
+use crate::sys;
 use crate::tasks::Task;
-use nix::fcntl::{Flock, FlockArg};
 use protos::Code;
 use protos::task::{DeleteResponse, StateRequest, StateResponse};
 use protos::task_types::Status;
@@ -47,9 +49,9 @@ impl Manager {
         for bundle in bundles {
             let (manager, shims) = (Rc::clone(self), Rc::clone(&shims));
             running.push(tokio::task::spawn_local(async move {
-                let (namespace, id) = (bundle.namespace.clone(), bundle.id.clone());
+                let key = bundle.key.clone();
                 if let Err(e) = manager.recover_bundle(bundle, &shims).await {
-                    log::error!("{namespace}/{id}: {e}");
+                    log::error!("{key}: {e}");
                 }
             }));
         }
@@ -92,12 +94,11 @@ impl Manager {
     }
 
     async fn recover_bundle(self: &Rc<Self>, bundle: Bundle, shims: &Shims) -> Result<(), Failure> {
-        let key = (bundle.namespace.clone(), bundle.id.clone());
         if bundle.with(Files::shim_path).await.is_none() {
-            log::info!("{}/{}: no shim was started here", key.0, key.1);
+            log::info!("{}: no shim was started here", bundle.key);
             return bundle.delete(&self.launcher.reaper).await;
         }
-        let log = crate::shim_log::open(&bundle).await?;
+        let log = shim_log::open(&bundle).await?;
         // Somebody may still be starting it: `start` goes on when its manager dies.
         started(&bundle).await;
         let connected = match bundle.with(Files::address).await {
@@ -108,12 +109,7 @@ impl Manager {
                     .entry(address.address.clone())
                     .or_default()
                     .clone();
-                let shim = met.get_or_try_init(async || {
-                    let (shim, _) = Shim::connect(address, &bundle.id).await?;
-                    let shim = Rc::new(shim);
-                    self.supervise(&shim);
-                    Ok(shim)
-                });
+                let shim = met.get_or_try_init(|| self.connect(address, bundle.id()));
                 shim.await.cloned()
             }
         };
@@ -127,18 +123,18 @@ impl Manager {
         self: &Rc<Self>,
         bundle: Bundle,
         shim: Rc<Shim>,
-        log: tokio::task::AbortHandle,
+        log: Log,
     ) -> Result<(), Failure> {
-        let key = (bundle.namespace.clone(), bundle.id.clone());
-        let state = match state(&shim, &bundle.id, "").await {
+        let key = bundle.key.clone();
+        let state = match state(&shim, bundle.id(), &ProcessId::Init).await {
             Ok(state) => state,
             Err(e) if e.code == Code::NotFound => {
-                let task = Task::new(bundle, 0, None, Some(log));
+                let task = Task::new(bundle, 0, None, log);
                 return self.end_without_task(&task, Some(&shim)).await;
             }
             Err(e) => {
                 // Slow is not dead.
-                log::warn!("{}/{}: state: {e}", key.0, key.1);
+                log::warn!("{key}: state: {e}");
                 StateResponse::default()
             }
         };
@@ -147,49 +143,48 @@ impl Manager {
         } else {
             state.pid
         };
-        let task = Task::new(bundle, pid, Some(Rc::clone(&shim)), Some(log));
+        let task = Task::new(bundle, pid, Some(Rc::clone(&shim)), log);
         self.tasks.insert(Rc::new(task));
-        for (exec, _) in self.running(&key) {
-            if exec.is_empty() {
-                continue;
-            }
-            match self::state(&shim, &key.1, &exec).await {
+        let mut execs = self.running(&key);
+        execs.retain(|id| *id != ProcessId::Init);
+        for exec in execs {
+            match self::state(&shim, &key.id, &exec).await {
                 Ok(state) => self.note_stopped(&key, &exec, &state).await,
                 // Deleted, and whoever did it was not told; its exit is on its way to us.
                 Err(e) if e.code == Code::NotFound => self.intake.forget_exec(&key, &exec),
-                Err(e) => log::warn!("{}/{}: state of {exec}: {e}", key.0, key.1),
+                Err(e) => log::warn!("{key}: state of {exec}: {e}"),
             }
         }
-        self.note_stopped(&key, "", &state).await;
+        self.note_stopped(&key, &ProcessId::Init, &state).await;
         Ok(())
     }
 
     /// Publishes an exit that happened while nobody was there to be told.
-    async fn note_stopped(&self, key: &Key, exec: &str, state: &StateResponse) {
-        if state.status != Status::Stopped as i32 || self.intake.exit(key, exec).is_some() {
+    async fn note_stopped(&self, key: &Key, process: &ProcessId, state: &StateResponse) {
+        if state.status != Status::Stopped as i32 || self.intake.exit(key, process).is_some() {
             return;
         }
-        let process = ProcessId::in_request(exec);
-        let bundle = self.bundles.get(&key.0, &key.1);
-        let record = bundle.with(move |files| files.exit_record(&process)).await;
+        let (bundle, of) = (self.bundles.get(key.clone()), process.clone());
+        let record = bundle.with(move |files| files.exit_record(&of)).await;
         let (exit, origin) = match record {
             Some(record) => ((record.exit_status, time_of(&record)), Origin::Record),
             None => ((state.exit_status, state.exited_at), Origin::State),
         };
-        self.intake.publish_exit(key, exec, state.pid, exit, origin);
+        self.intake
+            .publish_exit(key, process, state.pid, exit, origin);
     }
 
     /// The shim is there and has no such task: it was never created, or is deleted already.
     async fn end_without_task(&self, task: &Task, shim: Option<&Shim>) -> Result<(), Failure> {
         let deleted = task.bundle.with(Files::deleting).await;
-        let deleted = deleted.or_else(|| self.was_created(&task.key));
+        let deleted = deleted.or_else(|| self.was_created(task.key()));
         match deleted {
             Some(response) => {
-                let response = self.true_status(&task.key, response);
+                let response = self.true_status(task.key(), response);
                 self.finish_delete(task, shim, &response).await;
             }
             None => {
-                log::info!("{}/{}: its task was never created", task.key.0, task.key.1);
+                log::info!("{}: its task was never created", task.key());
                 if let Some(shim) = shim {
                     shim.end(task.id()).await;
                 }
@@ -203,11 +198,11 @@ impl Manager {
         self: &Rc<Self>,
         bundle: Bundle,
         why: Failure,
-        log: tokio::task::AbortHandle,
+        log: Log,
     ) -> Result<(), Failure> {
-        let key = (bundle.namespace.clone(), bundle.id.clone());
+        let key = bundle.key.clone();
         let pid = self.known_pid(&key).await;
-        let task = Rc::new(Task::new(bundle, pid, None, Some(log)));
+        let task = Rc::new(Task::new(bundle, pid, None, log));
         let (has_exit, is_deleting) = task
             .bundle
             .with(|files| {
@@ -219,7 +214,7 @@ impl Manager {
         if !created || is_deleting {
             return self.end_without_task(&task, None).await;
         }
-        log::warn!("{}/{}: its shim is gone: {why}", key.0, key.1);
+        log::warn!("{key}: its shim is gone: {why}");
         self.deaths.set(self.deaths.get() + 1);
         self.tasks.insert(Rc::clone(&task));
         if !self.keep(&task) {
@@ -238,7 +233,7 @@ impl Manager {
         match of_ledger {
             Some(pid) => pid,
             None => {
-                let bundle = self.bundles.get(&key.0, &key.1);
+                let bundle = self.bundles.get(key.clone());
                 bundle.with(Files::init_pid).await.unwrap_or(0)
             }
         }
@@ -277,10 +272,10 @@ impl Manager {
     }
 }
 
-async fn state(shim: &Shim, id: &str, exec: &str) -> Result<StateResponse, Failure> {
+async fn state(shim: &Shim, id: &str, process: &ProcessId) -> Result<StateResponse, Failure> {
     let request = StateRequest {
         id: id.to_owned(),
-        exec_id: exec.to_owned(),
+        exec_id: process.exec_id().to_owned(),
     };
     shim.call(&request, Some(TIMEOUT)).await
 }
@@ -290,15 +285,13 @@ async fn started(bundle: &Bundle) {
     let Some(file) = bundle.with(Files::start_lock).await else {
         return;
     };
-    let mut file = file;
     let deadline = tokio::time::Instant::now() + TIMEOUT;
     while tokio::time::Instant::now() < deadline {
-        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(_) => return,
-            Err((file, _)) => file,
-        };
+        if sys::lock(&file).is_ok() {
+            return;
+        }
         // flock(2) has nothing to wait on without a thread.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    log::warn!("{}/{}: `start` still runs", bundle.namespace, bundle.id);
+    log::warn!("{}: `start` still runs", bundle.key);
 }

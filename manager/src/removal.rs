@@ -2,9 +2,10 @@
 //! it has logged, and the record.
 
 use crate::failure::Failure;
-use crate::ledger::{Key, Origin};
+use crate::ledger::Origin;
 use crate::logfile;
 use crate::manager::Manager;
+use crate::names::Key;
 use crate::store::Labels;
 use protos::events::ContainerDelete;
 use protos::{Code, any};
@@ -21,22 +22,21 @@ pub fn is_wanted(labels: &Labels) -> bool {
 
 /// Removes a container that has ended; somebody else may be about it, too.
 pub async fn remove(manager: Rc<Manager>, key: Key) {
-    let (namespace, id) = (&key.0, &key.1);
     match manager.delete_task(&key).await {
         Err(e) if e.code != Code::NotFound => {
             // As it is, for `rm`: nothing may be lost of a task that is still there.
-            return log::error!("{namespace}/{id}: remove: {e}");
+            return log::error!("{key}: remove: {e}");
         }
         _ => {}
     }
     // While the name is still taken.
     let (config, of) = (Arc::clone(&manager.config), key.clone());
-    if let Err(e) = aside::run(move || logfile::remove(&config, &of.0, &of.1)).await {
-        log::warn!("{namespace}/{id}: remove: {e}");
+    if let Err(e) = aside::run(move || logfile::remove(&config, &of.namespace, &of.id)).await {
+        log::warn!("{key}: remove: {e}");
     }
-    match forget(&manager, namespace, id).await {
-        Err(e) if e.code != Code::NotFound => log::error!("{namespace}/{id}: remove: {e}"),
-        _ => log::info!("{namespace}/{id}: removed"),
+    match forget(&manager, &key.namespace, &key.id).await {
+        Err(e) if e.code != Code::NotFound => log::error!("{key}: remove: {e}"),
+        _ => log::info!("{key}: removed"),
     }
 }
 
@@ -46,7 +46,7 @@ pub async fn remove(manager: Rc<Manager>, key: Key) {
 /// `NotFound`, or from the store.
 pub async fn forget(manager: &Manager, namespace: &str, id: &str) -> Result<(), Failure> {
     manager.store.delete_container(namespace, id).await?;
-    if let Ok(task) = manager.tasks.get(&(namespace.to_owned(), id.to_owned())) {
+    if let Ok(task) = manager.tasks.get(&Key::new(namespace, id)) {
         task.has_record.set(false);
     }
     let event = any::pack(&ContainerDelete { id: id.to_owned() });

@@ -8,13 +8,13 @@
 //! A thread that waits for a disk would keep the new image from coming (execve(2) waits for it), so
 //! it does not come then. Children stay ours, so their exit statuses still come to us.
 
+use crate::launch::{program, run};
 use crate::manager::Manager;
 use crate::notify;
 use crate::sockets::Kept;
-use nix::sys::signal::Signal;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use task::aside;
@@ -27,14 +27,6 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// For their answers to be written.
 const LAST_WORDS: Duration = Duration::from_millis(20);
-
-/// Where the program is, or what has taken its place.
-pub fn program() -> PathBuf {
-    let path = std::env::current_exe().unwrap_or_else(|_| "dunnage".into());
-    let text = path.to_string_lossy();
-    text.strip_suffix(" (deleted)")
-        .map_or(path.clone(), PathBuf::from)
-}
 
 /// Has the program that would take over look at the configuration that it would have.
 ///
@@ -51,21 +43,10 @@ async fn check(reaper: &Reaper, config: Option<&Path>) -> Result<(), String> {
         .arg("check")
         .stdin(Stdio::null())
         .stdout(Stdio::null());
-    let (mut child, not_executed) = reaper.fork(&mut command).map_err(|e| failed(&e))?;
-    drop(command);
-    let ended = tokio::time::timeout(CHECK_TIMEOUT, child.exit()).await;
-    if ended.is_ok()
-        && let Some(e) = not_executed.error()
-    {
-        return Err(failed(&e));
-    }
-    match ended {
+    match run(reaper, command, CHECK_TIMEOUT).await {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(failed(&status)),
-        Err(_) => {
-            child.kill(Signal::SIGKILL);
-            Err(failed(&"no answer"))
-        }
+        Err(e) => Err(failed(&e)),
     }
 }
 

@@ -5,8 +5,9 @@
 
 use crate::config::Restart;
 use crate::failure::Failure;
-use crate::ledger::{Exit, Key};
+use crate::ledger::Exit;
 use crate::manager::Manager;
+use crate::names::Key;
 use crate::removal;
 use crate::store::Labels;
 use protos::Code;
@@ -16,6 +17,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use task::ProcessId;
 use tokio::sync::mpsc;
 
 pub const STATUS: &str = "containerd.io/restart.status";
@@ -106,8 +108,8 @@ async fn found_stopped(manager: &Manager) -> Vec<(Key, Option<u32>)> {
     for (namespace, _) in namespaces.unwrap_or_default() {
         let containers = answered(async || manager.store.containers(&namespace).await).await;
         for container in containers.unwrap_or_default() {
-            let key = (namespace.clone(), container.id);
-            let exit = manager.intake.exit(&key, "");
+            let key = Key::new(&namespace, &container.id);
+            let exit = manager.intake.exit(&key, &ProcessId::Init);
             if manager.tasks.get(&key).is_err() || exit.is_some() {
                 found.push((key, exit.map(|exit| exit.status)));
             }
@@ -157,16 +159,16 @@ async fn decide(manager: &Rc<Manager>, pauses: &Rc<Pauses>, key: Key, status: Op
         if !wants_restart(&container.labels, status) || has_started(&manager, &key) {
             return;
         }
-        log::info!("{}/{}: restarts after {pause:?}", key.0, key.1);
+        log::info!("{key}: restarts after {pause:?}");
         if let Err(e) = restart(&manager, &key, container).await {
-            log::error!("{}/{}: restart: {e}", key.0, key.1);
+            log::error!("{key}: restart: {e}");
             consider(&manager, &pauses, key, None);
         }
     });
 }
 
 async fn record(manager: &Manager, key: &Key) -> Result<Container, Failure> {
-    answered(async || manager.store.container(&key.0, &key.1).await).await
+    answered(async || manager.store.container(&key.namespace, &key.id).await).await
 }
 
 /// Asks the store until its disk answers: no restart is lost because it stood still.
@@ -181,7 +183,7 @@ async fn answered<T>(ask: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Fai
 
 /// Somebody was quicker: there is a task that has not ended.
 fn has_started(manager: &Manager, key: &Key) -> bool {
-    manager.tasks.get(key).is_ok() && manager.intake.exit(key, "").is_none()
+    manager.tasks.get(key).is_ok() && manager.intake.exit(key, &ProcessId::Init).is_none()
 }
 
 async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Result<(), Failure> {
@@ -195,15 +197,17 @@ async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Resu
         stderr: if terminal { String::new() } else { uri.clone() },
         stdout: uri,
         terminal,
-        ..manager.store.last_create(&key.0, &key.1).await?
+        ..manager.store.last_create(&key.namespace, &key.id).await?
     };
-    manager.create_task(&key.0, &container, create).await?;
+    manager
+        .create_task(&key.namespace, &container, create)
+        .await?;
     // It may have been stopped or removed while its shim was started.
     let now = record(manager, key).await;
     if !now.is_ok_and(|it| wants_restart(&it.labels, None)) {
         return manager.delete_task(key).await.map(drop);
     }
-    manager.start_task(key, "").await?;
+    manager.start_task(key, &ProcessId::Init).await?;
     manager.restarts.set(manager.restarts.get() + 1);
     // The one that is there now: whoever stops it meanwhile says so in another label.
     let count = |mut container: Container| {
@@ -215,7 +219,8 @@ async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Resu
         container.labels.insert(COUNT.into(), count.to_string());
         Ok(container)
     };
-    let counted = manager.store.update_container(&key.0, &key.1, count);
+    let store = &manager.store;
+    let counted = store.update_container(&key.namespace, &key.id, count);
     counted.await.map(drop)
 }
 

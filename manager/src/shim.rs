@@ -5,7 +5,6 @@
 
 use crate::failure::{Failure, from_shim};
 use crate::launch::Address;
-use crate::sys;
 use protos::task::{ConnectRequest, ShutdownRequest};
 use protos::ttrpc::{Call, CallError, Client};
 use protos::{Code, service};
@@ -35,18 +34,18 @@ pub struct Shim {
 }
 
 impl Shim {
-    /// Connects, and asks for the pid of `id`'s init, 0 if there is none.
+    /// Connects to the shim that has, or will have, container `id`.
     ///
     /// # Errors
     /// `Unavailable` if nobody answers there.
-    pub async fn connect(address: Address, id: &str) -> Result<(Self, u32), Failure> {
+    pub async fn connect(address: Address, id: &str) -> Result<Self, Failure> {
         let gone = |e: &dyn std::fmt::Display| {
             crate::failure::unavailable(format!("connect to shim {}: {e}", address.address))
         };
         let path = address.path().ok_or_else(|| gone(&"no unix socket"))?;
         let client = tokio::time::timeout(CONNECT_TIMEOUT, connect(path)).await;
         let client = client.map_err(|e| gone(&e))?.map_err(|e| gone(&e))?;
-        let shim = Self {
+        let mut shim = Self {
             version: Cell::new(address.version),
             address,
             pid: 0,
@@ -54,19 +53,13 @@ impl Shim {
             over: watch::Sender::new(false),
         };
         let request = ConnectRequest { id: id.to_owned() };
-        let connected = shim.call(&request, Some(CONNECT_TIMEOUT));
-        match connected.await {
-            Ok(connected) => Ok((
-                Self {
-                    pid: connected.shim_pid,
-                    ..shim
-                },
-                connected.task_pid,
-            )),
+        match shim.call(&request, Some(CONNECT_TIMEOUT)).await {
+            Ok(connected) => shim.pid = connected.shim_pid,
             // Older shims know no such container yet, but they are there.
-            Err(e) if e.code == Code::NotFound => Ok((shim, 0)),
-            Err(e) => Err(e),
+            Err(e) if e.code == Code::NotFound => {}
+            Err(e) => return Err(e),
         }
+        Ok(shim)
     }
 
     /// Calls a method of the Task service, by the name that this shim knows it under.
@@ -110,7 +103,7 @@ impl Shim {
 
     /// Waits for the end of the shim, and lets everybody know. Called once, by the supervisor.
     pub async fn watch(&self) {
-        let pidfd = sys::pidfd(self.pid).and_then(sys::watch);
+        let pidfd = task::sys::watch_process(self.pid);
         match (&pidfd, self.pid) {
             (Ok(pidfd), 1..) => self.watch_process(pidfd).await,
             _ => {

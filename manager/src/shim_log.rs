@@ -4,6 +4,7 @@
 
 use crate::bundles::{Bundle, Files};
 use crate::failure::{Failure, io};
+use crate::names::Key;
 use crate::stderr;
 use protos::text;
 use std::time::Instant;
@@ -11,20 +12,30 @@ use task::quota::Quota;
 use tokio::net::unix::pipe::Receiver;
 use tokio::task::AbortHandle;
 
-/// Makes the FIFO, or opens the one that is there; it stays open until the handle is aborted.
+/// A FIFO that is open and copied from, as long as this is there.
+pub struct Log(AbortHandle);
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Makes the FIFO, or opens the one that is there.
 ///
 /// # Errors
 /// From the file system.
-pub async fn open(bundle: &Bundle) -> Result<AbortHandle, Failure> {
-    let failed = || io(format!("log of {}/{}", bundle.namespace, bundle.id));
+pub async fn open(bundle: &Bundle) -> Result<Log, Failure> {
+    let failed = || io(format!("log of {}", bundle.key));
     let log = bundle.with(Files::open_log).await.map_err(failed())?;
     let receiver = Receiver::from_file_unchecked(log).map_err(failed())?;
     let lines = Lines {
-        of: format!("{}/{}", bundle.namespace, bundle.id),
+        of: bundle.key.clone(),
         begun: Vec::new(),
         quota: Quota::new(),
     };
-    Ok(tokio::task::spawn_local(drain(receiver, lines)).abort_handle())
+    let copying = tokio::task::spawn_local(drain(receiver, lines));
+    Ok(Log(copying.abort_handle()))
 }
 
 async fn drain(receiver: Receiver, mut lines: Lines) {
@@ -48,8 +59,7 @@ fn copy(receiver: &Receiver, lines: &mut Lines) {
 
 /// What a shim logs, cut into lines of at most [`text::MAX`] bytes.
 struct Lines {
-    /// Namespace and container, for our own log.
-    of: String,
+    of: Key,
     /// A line whose end has not come.
     begun: Vec<u8>,
     quota: Quota,
@@ -91,7 +101,7 @@ mod tests {
     #[test]
     fn lines_are_copied_whole_and_no_more_than_a_shims_share() {
         let mut lines = Lines {
-            of: "n/c".into(),
+            of: Key::new("n", "c"),
             begun: Vec::new(),
             quota: Quota::new(),
         };

@@ -3,7 +3,6 @@
 
 use crate::config::{Config, Grpc};
 use crate::store::make_dir;
-use crate::sys;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::UnixAddr;
 use nix::sys::socket::getsockname;
@@ -102,7 +101,7 @@ impl Sockets {
         let numbers: Vec<i32> = numbers.chain(passed_on.iter().copied()).collect();
         let fds = numbers
             .into_iter()
-            .filter_map(|fd| sys::inherited_fd(fd).ok());
+            .filter_map(|fd| task::sys::adopt(fd).ok());
         let named = fds.filter_map(|fd: OwnedFd| {
             let address = getsockname::<UnixAddr>(fd.as_raw_fd()).ok()?;
             Some((address.path()?.to_owned(), UnixListener::from(fd)))

@@ -14,10 +14,11 @@ use crate::bundles::Files;
 use crate::config::OnDeath;
 use crate::failure::Failure;
 use crate::intake::End;
-use crate::ledger::{Key, Origin};
+use crate::launch::Address;
+use crate::ledger::Origin;
 use crate::manager::Manager;
+use crate::names::Key;
 use crate::shim::Shim;
-use crate::sys;
 use crate::tasks::Task;
 use protos::task::DeleteResponse;
 use std::os::fd::OwnedFd;
@@ -32,24 +33,26 @@ const REAP_TIMEOUT: Duration = Duration::from_secs(2);
 pub const UNKNOWN: u32 = 255;
 
 impl Manager {
+    /// Connects to the shim that has, or will have, container `id`, and watches over it.
+    ///
+    /// # Errors
+    /// `Unavailable` if nobody answers there.
+    pub async fn connect(self: &Rc<Self>, address: Address, id: &str) -> Result<Rc<Shim>, Failure> {
+        let shim = Rc::new(Shim::connect(address, id).await?);
+        tokio::task::spawn_local(Rc::clone(self).supervise(Rc::clone(&shim)));
+        Ok(shim)
+    }
+
     /// Watches over `shim` until its end.
-    pub fn supervise(self: &Rc<Self>, shim: &Rc<Shim>) {
-        let (manager, shim) = (Rc::clone(self), Rc::clone(shim));
-        tokio::task::spawn_local(async move {
-            shim.watch().await;
-            for task in manager.tasks.all() {
-                if task.shim().is_some_and(|of| Rc::ptr_eq(&of, &shim)) && !task.deleting.get() {
-                    manager.deaths.set(manager.deaths.get() + 1);
-                    log::warn!(
-                        "{}/{}: its shim {} is gone",
-                        task.key.0,
-                        task.key.1,
-                        shim.pid
-                    );
-                    tokio::task::spawn_local(Rc::clone(&manager).bury(task));
-                }
+    async fn supervise(self: Rc<Self>, shim: Rc<Shim>) {
+        shim.watch().await;
+        for task in self.tasks.all() {
+            if task.shim().is_some_and(|of| Rc::ptr_eq(&of, &shim)) && !task.deleting.get() {
+                self.deaths.set(self.deaths.get() + 1);
+                log::warn!("{}: its shim {} is gone", task.key(), shim.pid);
+                tokio::task::spawn_local(Rc::clone(&self).bury(task));
             }
-        });
+        }
     }
 
     /// Ends a task whose shim is gone, or lets its container live on without.
@@ -68,13 +71,13 @@ impl Manager {
         if self.config.shim.on_death != OnDeath::Keep || !self.init_is_alive(task) {
             return false;
         }
-        log::warn!("{}/{}: goes on without a shim", task.key.0, task.key.1);
+        log::warn!("{}: goes on without a shim", task.key());
         // Which may not be our child: then its status is lost, but not that it has ended.
-        match sys::pidfd(task.pid.get()).and_then(sys::watch) {
+        match task::sys::watch_process(task.pid.get()) {
             Ok(end) => drop(tokio::task::spawn_local(
                 Rc::clone(self).outlive(Rc::clone(task), end),
             )),
-            Err(e) => log::warn!("{}/{}: pidfd: {e}", task.key.0, task.key.1),
+            Err(e) => log::warn!("{}: pidfd: {e}", task.key()),
         }
         true
     }
@@ -83,7 +86,7 @@ impl Manager {
         if end.readable().await.is_err() {
             return;
         }
-        let key = &task.key;
+        let key = task.key();
         if tokio::time::timeout(REAP_TIMEOUT, self.all_exited(key))
             .await
             .is_err()
@@ -106,7 +109,7 @@ impl Manager {
     pub fn init_is_alive(&self, task: &Task) -> bool {
         let ledger = self.intake.ledger();
         let start_time = ledger
-            .facts(&task.key)
+            .facts(task.key())
             .and_then(|facts| facts.init())
             .filter(|init| init.pid == task.pid.get())
             .map_or(0, |init| init.start_time);
@@ -115,14 +118,14 @@ impl Manager {
 
     /// Cleans up after a dead shim and makes sure that all exits of the task are published.
     pub async fn find_out(&self, task: &Task) -> DeleteResponse {
-        let key = &task.key;
+        let key = task.key();
         let pid = task.pid.get();
         self.publish_record(task).await;
         let was_alive = self.init_is_alive(task);
         let is_ours = task::proc::parent(pid) == Some(std::process::id());
         let answer = self.launcher.delete(&task.bundle).await;
         if let Err(e) = &answer {
-            log::error!("{}/{}: {e}", key.0, key.1);
+            log::error!("{key}: {e}");
         }
         if was_alive && is_ours {
             let _ = tokio::time::timeout(REAP_TIMEOUT, self.all_exited(key)).await;
@@ -151,7 +154,8 @@ impl Manager {
 
     /// Publishes init's exit from the record that the shim left, if it did.
     async fn publish_record(&self, task: &Task) {
-        if self.intake.exit(&task.key, "").is_some() {
+        let init = &ProcessId::Init;
+        if self.intake.exit(task.key(), init).is_some() {
             return;
         }
         let record = |files: &Files| files.exit_record(&ProcessId::Init);
@@ -163,24 +167,22 @@ impl Manager {
             };
             let exit = (record.exit_status, time_of(&record));
             self.intake
-                .publish_exit(&task.key, "", pid, exit, Origin::Record);
+                .publish_exit(task.key(), init, pid, exit, Origin::Record);
             self.intake.settled().await;
         }
     }
 
-    /// Processes without an exit; init, whose name is empty, comes first.
-    pub fn running(&self, key: &Key) -> Vec<(String, u32)> {
+    /// Processes without an exit; init comes first.
+    pub fn running(&self, key: &Key) -> Vec<ProcessId> {
         let ledger = self.intake.ledger();
         let facts = ledger.facts(key);
         let running = facts.into_iter().flat_map(|facts| facts.running());
-        running
-            .map(|(exec, process)| (exec.to_owned(), process.pid))
-            .collect()
+        running.map(|(id, _)| id.clone()).collect()
     }
 
     async fn all_exited(&self, key: &Key) {
-        for (exec, _) in self.running(key) {
-            self.intake.exited(key, &exec).await;
+        for process in self.running(key) {
+            self.intake.exited(key, &process).await;
         }
     }
 
@@ -197,15 +199,15 @@ impl Manager {
     }
 
     /// Signals a process that has no shim.
-    pub fn kill_orphan(&self, task: &Task, exec: &str, signal: u32) -> Result<(), Failure> {
+    pub fn kill_orphan(&self, task: &Task, id: &ProcessId, signal: u32) -> Result<(), Failure> {
         let ended = || crate::failure::not_found("process already finished");
         let ledger = self.intake.ledger();
         let process = ledger
-            .facts(&task.key)
-            .and_then(|facts| facts.processes.get(exec));
+            .facts(task.key())
+            .and_then(|facts| facts.processes.get(id));
         let process =
             process.filter(|p| p.exit.is_none() && task::proc::is_alive(p.pid, p.start_time));
-        sys::kill(process.ok_or_else(ended)?.pid, signal).map_err(|_| ended())
+        task::sys::kill(process.ok_or_else(ended)?.pid, signal).map_err(|_| ended())
     }
 }
 

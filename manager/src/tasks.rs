@@ -10,9 +10,10 @@ use crate::bundles::{Bundle, Files};
 use crate::failure::{Failure, exists, not_found};
 use crate::journal::Started;
 use crate::launch::Address;
-use crate::ledger::Key;
 use crate::manager::Manager;
+use crate::names::Key;
 use crate::shim::Shim;
+use crate::shim_log::{self, Log};
 use crate::supervise::UNKNOWN;
 use protos::services::containers::v1::Container;
 use protos::services::tasks::v1::CreateTaskRequest as CreateRequest;
@@ -23,40 +24,42 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::task::AbortHandle;
+use task::ProcessId;
 
 /// How long an event that the shim has already sent may be on its way.
 const EVENT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// One task.
 pub struct Task {
-    pub key: Key,
     pub bundle: Bundle,
     pub pid: Cell<u32>,
     /// None once it is gone.
     shim: RefCell<Option<Rc<Shim>>>,
     /// The shim has deleted it; only the rest is to be done.
     pub deleting: Cell<bool>,
-    log: Option<AbortHandle>,
+    _log: Log,
     /// Its container has a record, as far as we know.
     pub has_record: Cell<bool>,
 }
 
 impl Task {
-    pub fn new(bundle: Bundle, pid: u32, shim: Option<Rc<Shim>>, log: Option<AbortHandle>) -> Self {
+    pub fn new(bundle: Bundle, pid: u32, shim: Option<Rc<Shim>>, log: Log) -> Self {
         Self {
-            key: (bundle.namespace.clone(), bundle.id.clone()),
             bundle,
             pid: Cell::new(pid),
             shim: shim.into(),
             deleting: Cell::new(false),
-            log,
+            _log: log,
             has_record: Cell::new(false),
         }
     }
 
+    pub fn key(&self) -> &Key {
+        &self.bundle.key
+    }
+
     pub fn id(&self) -> &str {
-        &self.key.1
+        &self.key().id
     }
 
     /// The shim, if it is there.
@@ -66,14 +69,6 @@ impl Task {
 
     pub fn lose_shim(&self) {
         self.shim.take();
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        if let Some(log) = &self.log {
-            log.abort();
-        }
     }
 }
 
@@ -88,7 +83,7 @@ impl Tasks {
     fn reserve(&self, key: Key) -> Result<Reservation<'_>, Failure> {
         let mut table = self.table.borrow_mut();
         if table.contains_key(&key) {
-            return Err(exists(format!("task {}", key.1)));
+            return Err(exists(format!("task {}", key.id)));
         }
         table.insert(key.clone(), None);
         Ok(Reservation { tasks: self, key })
@@ -100,7 +95,7 @@ impl Tasks {
         let found = self.table.borrow().get(key).cloned().flatten();
         found
             .filter(|task| !task.deleting.get())
-            .ok_or_else(|| not_found(format!("no running task found: task {} not found", key.1)))
+            .ok_or_else(|| not_found(format!("no running task found: task {} not found", key.id)))
     }
 
     pub fn all(&self) -> Vec<Rc<Task>> {
@@ -109,12 +104,14 @@ impl Tasks {
 
     pub fn of_namespace(&self, namespace: &str) -> Vec<Rc<Task>> {
         let mut all = self.all();
-        all.retain(|task| task.key.0 == namespace && !task.deleting.get());
+        all.retain(|task| task.key().namespace == namespace && !task.deleting.get());
         all
     }
 
     pub fn insert(&self, task: Rc<Task>) {
-        self.table.borrow_mut().insert(task.key.clone(), Some(task));
+        self.table
+            .borrow_mut()
+            .insert(task.key().clone(), Some(task));
     }
 
     pub fn remove(&self, key: &Key) {
@@ -154,85 +151,62 @@ impl Manager {
         container: &Container,
         create: CreateRequest,
     ) -> Result<u32, Failure> {
-        let key = (namespace.to_owned(), container.id.clone());
+        let key = Key::new(namespace, &container.id);
         let _reserved = self.tasks.reserve(key.clone())?;
         let runtime = container.runtime.clone().unwrap_or_default();
-        let options = create.options.clone().filter(|o| !o.type_url.is_empty());
-        let options = options
-            .or(runtime.options)
-            .filter(|o| !o.type_url.is_empty());
-        let name = if create.runtime_path.is_empty() {
-            runtime.name
-        } else {
-            create.runtime_path.clone()
+        let name: &str = match create.runtime_path.as_str() {
+            "" => &runtime.name,
+            path => path,
         };
-        let binary = self.launcher.resolve(&name).await?;
+        let binary = self.launcher.resolve(name).await?;
         self.store.remember_create(namespace, &create).await?;
         let spec = container.spec.as_ref().map(|spec| spec.value.clone());
-        let bundle = self
-            .bundles
-            .create(namespace, &container.id, spec.unwrap_or_default());
+        let bundle = self.bundles.create(key, spec.unwrap_or_default());
         let bundle = bundle.await?;
-        let log = crate::shim_log::open(&bundle).await;
-        let launched = match &log {
-            Ok(_) => {
-                self.launcher
-                    .start(&bundle, &binary, options.as_ref())
-                    .await
-            }
-            Err(e) => Err(e.clone()),
+        let failed = async |e: Failure| {
+            self.clean_up(&bundle).await;
+            Err(e)
         };
-        let shim = match launched {
-            Ok(address) => match self.tasks.shim_at(&address.address) {
-                Some(shim) => Ok(shim),
-                None => Shim::connect(address, &container.id)
-                    .await
-                    .map(|(shim, _)| {
-                        let shim = Rc::new(shim);
-                        self.supervise(&shim);
-                        shim
-                    }),
-            },
-            Err(e) => Err(e),
+        let log = match shim_log::open(&bundle).await {
+            Ok(log) => log,
+            Err(e) => return failed(e).await,
         };
-        let shim = match shim {
-            Ok(shim) => shim,
-            Err(e) => {
-                self.clean_up(&bundle).await;
-                return Err(e);
-            }
+        let request = create_request(&bundle, create, runtime.options);
+        let (shim, pid) = match self.create_at_shim(&bundle, &binary, &request).await {
+            Ok(created) => created,
+            Err(e) => return failed(e).await,
         };
-        let request = CreateTaskRequest {
-            id: container.id.clone(),
-            bundle: bundle.path().display().to_string(),
-            rootfs: create.rootfs,
-            terminal: create.terminal,
-            stdin: create.stdin,
-            stdout: create.stdout,
-            stderr: create.stderr,
-            checkpoint: restore_path(options.as_ref()),
-            parent_checkpoint: String::new(),
-            options,
+        let task = Rc::new(Task::new(bundle, pid, Some(Rc::clone(&shim)), log));
+        task.has_record.set(true);
+        self.tasks.insert(Rc::clone(&task));
+        if shim.is_over() {
+            tokio::task::spawn_local(Rc::clone(self).bury(task));
+        }
+        Ok(pid)
+    }
+
+    /// Has a shim, a new one or its group's, create the task of `bundle`; the pid of its init.
+    async fn create_at_shim(
+        self: &Rc<Self>,
+        bundle: &Bundle,
+        binary: &Path,
+        request: &CreateTaskRequest,
+    ) -> Result<(Rc<Shim>, u32), Failure> {
+        let options = request.options.as_ref();
+        let address = self.launcher.start(bundle, binary, options).await?;
+        let shim = match self.tasks.shim_at(&address.address) {
+            Some(shim) => shim,
+            None => self.connect(address, bundle.id()).await?,
         };
-        match shim.call(&request, None).await {
-            Ok(response) => {
-                let task = Task::new(bundle, response.pid, Some(Rc::clone(&shim)), log.ok());
-                task.has_record.set(true);
-                let task = Rc::new(task);
-                self.tasks.insert(Rc::clone(&task));
-                if shim.is_over() {
-                    tokio::task::spawn_local(Rc::clone(self).bury(task));
-                }
-                Ok(response.pid)
-            }
+        match shim.call(request, None).await {
+            Ok(created) => Ok((shim, created.pid)),
             Err(e) => {
                 let request = DeleteRequest {
-                    id: container.id.clone(),
+                    id: bundle.id().to_owned(),
                     exec_id: String::new(),
                 };
                 let _ = shim.call(&request, Some(Duration::from_secs(5))).await;
-                shim.end(&container.id).await;
-                self.clean_up(&bundle).await;
+                shim.end(bundle.id()).await;
                 Err(e)
             }
         }
@@ -243,10 +217,10 @@ impl Manager {
         if bundle.with(Files::shim_path).await.is_some()
             && let Err(e) = self.launcher.delete(bundle).await
         {
-            log::warn!("{}/{}: {e}", bundle.namespace, bundle.id);
+            log::warn!("{}: {e}", bundle.key);
         }
         if let Err(e) = bundle.delete(&self.launcher.reaper).await {
-            log::error!("{}/{}: bundle: {e}", bundle.namespace, bundle.id);
+            log::error!("{}: bundle: {e}", bundle.key);
         }
     }
 
@@ -254,20 +228,14 @@ impl Manager {
     ///
     /// # Errors
     /// The shim's.
-    pub async fn start_task(&self, key: &Key, exec: &str) -> Result<u32, Failure> {
+    pub async fn start_task(&self, key: &Key, process: &ProcessId) -> Result<u32, Failure> {
         let task = self.tasks.get(key)?;
         let request = StartRequest {
-            id: key.1.clone(),
-            exec_id: exec.to_owned(),
+            id: key.id.clone(),
+            exec_id: process.exec_id().to_owned(),
         };
         let response = self.ask(&task, &request).await?;
-        let started = Started {
-            namespace: key.0.clone(),
-            container: key.1.clone(),
-            exec: exec.to_owned(),
-            pid: response.pid,
-            start_time: task::proc::started(response.pid).unwrap_or(0),
-        };
+        let started = Started::new(key, process, response.pid);
         self.intake.started(started).await;
         self.intake.synced().await;
         Ok(response.pid)
@@ -283,7 +251,7 @@ impl Manager {
             return self.delete_orphan(&task).await;
         };
         let request = DeleteRequest {
-            id: key.1.clone(),
+            id: key.id.clone(),
             exec_id: String::new(),
         };
         let response = match shim.call(&request, None).await {
@@ -294,21 +262,21 @@ impl Manager {
                 if over.is_err() {
                     return Err(e);
                 }
-                return Err(not_found(format!("task {}", key.1)));
+                return Err(not_found(format!("task {}", key.id)));
             }
             // The shim has lost it, and nobody else will take the rest away.
             Err(e) if e.code == Code::NotFound => self.as_known(&task),
             Err(e) => return Err(e),
         };
         if task.deleting.replace(true) {
-            return Err(not_found(format!("task {}", key.1)));
+            return Err(not_found(format!("task {}", key.id)));
         }
         let response = self.true_status(key, response);
         let marked = task
             .bundle
             .with(move |files| files.mark_deleting(&response));
         if let Err(e) = marked.await {
-            log::error!("{}/{}: {e}", key.0, key.1);
+            log::error!("{key}: {e}");
         }
         self.finish_delete(&task, Some(&shim), &response).await;
         Ok(response)
@@ -321,12 +289,12 @@ impl Manager {
             exit_status: UNKNOWN,
             exited_at: None,
         };
-        self.true_status(&task.key, response)
+        self.true_status(task.key(), response)
     }
 
     /// The status that was published, should the shim say something else.
     pub fn true_status(&self, key: &Key, mut response: DeleteResponse) -> DeleteResponse {
-        if let Some(exit) = self.intake.exit(key, "") {
+        if let Some(exit) = self.intake.exit(key, &ProcessId::Init) {
             response.exit_status = exit.status;
             response.exited_at = exit.at.or(response.exited_at);
         }
@@ -335,15 +303,15 @@ impl Manager {
 
     /// What is left to do once the shim has let go of the task.
     pub async fn finish_delete(&self, task: &Task, shim: Option<&Shim>, response: &DeleteResponse) {
-        let key = &task.key;
+        let key = task.key();
         let address = task.bundle.with(Files::address).await;
         let is_shared = self.tasks.all().iter().any(|other| {
-            let shim = other.shim().filter(|_| other.key != *key);
+            let shim = other.shim().filter(|_| other.key() != key);
             shim.is_some_and(|shim| Some(&shim.address) == address.as_ref())
         });
         match shim {
-            Some(shim) if is_shared => shim.shutdown(&key.1).await,
-            Some(shim) => shim.end(&key.1).await,
+            Some(shim) if is_shared => shim.shutdown(&key.id).await,
+            Some(shim) => shim.end(&key.id).await,
             None => {}
         }
         // One that was killed leaves its socket.
@@ -356,7 +324,7 @@ impl Manager {
             && task.bundle.with(is_left).await
             && let Err(e) = self.launcher.delete(&task.bundle).await
         {
-            log::warn!("{}/{}: {e}", key.0, key.1);
+            log::warn!("{key}: {e}");
         }
         // Go's shims lose some of these events at their end; a dead one sends none.
         let patience = if shim.is_some() {
@@ -373,9 +341,31 @@ impl Manager {
             self.intake.settled().await;
         }
         if let Err(e) = task.bundle.delete(&self.launcher.reaper).await {
-            log::error!("{}/{}: bundle: {e}", key.0, key.1);
+            log::error!("{key}: bundle: {e}");
         }
         self.tasks.remove(key);
+    }
+}
+
+/// What the shim is asked; a task without options has those of its container's runtime.
+fn create_request(
+    bundle: &Bundle,
+    create: CreateRequest,
+    of_runtime: Option<Any>,
+) -> CreateTaskRequest {
+    let mut given = [create.options, of_runtime].into_iter().flatten();
+    let options = given.find(|it| !it.type_url.is_empty());
+    CreateTaskRequest {
+        id: bundle.id().to_owned(),
+        bundle: bundle.path().display().to_string(),
+        rootfs: create.rootfs,
+        terminal: create.terminal,
+        stdin: create.stdin,
+        stdout: create.stdout,
+        stderr: create.stderr,
+        checkpoint: restore_path(options.as_ref()),
+        parent_checkpoint: String::new(),
+        options,
     }
 }
 

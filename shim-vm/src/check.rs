@@ -10,6 +10,7 @@ use crate::image::Image;
 use crate::runtime::{self, Service};
 use crate::share;
 use protos::api::task::Task;
+use protos::guest::Hello;
 use protos::task as api;
 use protos::ttrpc::Context;
 use serde_json::json;
@@ -109,12 +110,13 @@ async fn run(bundle: &Path, reaper: &Rc<Reaper>) -> Result<String, String> {
 
 type Steps = Vec<(&'static str, Duration, &'static str)>;
 
+/// How long each step of a container's life takes, from Create to Delete.
 async fn steps(
     service: &Rc<Service>,
     bundle: &Path,
     out: &Path,
     output: &mut pipe::Receiver,
-) -> Result<(Steps, protos::guest::Hello), String> {
+) -> Result<(Steps, Hello), String> {
     let context = Context::background();
     let failed = |method| move |e: task::Error| format!("{method}: {e}");
     let create = api::CreateTaskRequest {
@@ -127,35 +129,60 @@ async fn steps(
     let asked = service.create(create, &context);
     asked.await.map_err(failed("Create"))?;
     let created = begin.elapsed();
-    let vm = service
-        .runtime()
-        .vm
-        .borrow()
-        .clone()
-        .ok_or("the VM is gone")?;
+    let vm = service.runtime().vm.borrow().clone();
+    let vm = vm.ok_or("the VM is gone")?;
     let start = api::StartRequest {
         id: ID.into(),
         ..Default::default()
     };
     let asked = service.start(start, &context);
     asked.await.map_err(failed("Start"))?;
+    first_output(output).await?;
+    let all = begin.elapsed();
+    end(service, &context).await?;
+    let ended = begin.elapsed();
+    let hello = vm.hello.clone();
+    let in_guest = Duration::from_millis(hello.uptime_ms);
+    let kernel = Duration::from_millis(hello.started_ms);
+    let qemu = vm.heard_after.saturating_sub(in_guest);
+    let agent = in_guest.saturating_sub(kernel);
+    let create = created.saturating_sub(vm.heard_after);
+    let steps = vec![
+        ("qemu", qemu, "from its start to the kernel's"),
+        ("kernel", kernel, "to the start of the agent"),
+        ("agent", agent, "to its hello"),
+        ("create", create, "files, network, and the container"),
+        ("first output", all.saturating_sub(created), "since Start"),
+        ("all", all, "from Create to the first output"),
+        (
+            "end",
+            ended.saturating_sub(all),
+            "of the container and of the VM",
+        ),
+    ];
+    Ok((steps, hello))
+}
+
+/// Waits until the container says what it should.
+async fn first_output(output: &mut pipe::Receiver) -> Result<(), String> {
     let mut first = [0; 512];
     let read = tokio::time::timeout(OUTPUT, output.read(&mut first)).await;
-    let said = match read {
-        Ok(Ok(n)) => String::from_utf8_lossy(&first[..n]).into_owned(),
-        Ok(Err(e)) => return Err(format!("the container's output: {e}")),
-        Err(_) => return Err(format!("the container said nothing within {OUTPUT:?}")),
-    };
-    if !said.contains(env!("CARGO_PKG_VERSION")) {
-        return Err(format!("the container said {said:?}"));
+    let read = read.map_err(|_| format!("the container said nothing within {OUTPUT:?}"))?;
+    let n = read.map_err(|e| format!("the container's output: {e}"))?;
+    let said = String::from_utf8_lossy(&first[..n]);
+    match said.contains(env!("CARGO_PKG_VERSION")) {
+        true => Ok(()),
+        false => Err(format!("the container said {said:?}")),
     }
-    let all = begin.elapsed();
-    let ending = Instant::now();
+}
+
+/// Waits until the container ends, as it should, and deletes it.
+async fn end(service: &Rc<Service>, context: &Context) -> Result<(), String> {
     let wait = api::WaitRequest {
         id: ID.into(),
         ..Default::default()
     };
-    let ended = tokio::time::timeout(OUTPUT, service.wait(wait, &context)).await;
+    let ended = tokio::time::timeout(OUTPUT, service.wait(wait, context)).await;
     let ended = ended.map_err(|_| format!("the container did not end within {OUTPUT:?}"))?;
     match ended {
         Ok(exit) if exit.exit_status == 0 => {}
@@ -165,29 +192,8 @@ async fn steps(
         id: ID.into(),
         ..Default::default()
     };
-    let asked = service.delete(delete, &context);
-    asked.await.map_err(failed("Delete"))?;
-    let hello = vm.hello.clone();
-    let in_guest = Duration::from_millis(hello.uptime_ms);
-    let kernel = Duration::from_millis(hello.started_ms);
-    let steps = vec![
-        (
-            "qemu",
-            vm.heard_after.saturating_sub(in_guest),
-            "from its start to the kernel's",
-        ),
-        ("kernel", kernel, "to the start of the agent"),
-        ("agent", in_guest.saturating_sub(kernel), "to its hello"),
-        (
-            "create",
-            created.saturating_sub(vm.heard_after),
-            "files, network, and the container",
-        ),
-        ("first output", all.saturating_sub(created), "since Start"),
-        ("all", all, "from Create to the first output"),
-        ("end", ending.elapsed(), "of the container and of the VM"),
-    ];
-    Ok((steps, hello))
+    let deleted = service.delete(delete, context).await;
+    deleted.map(drop).map_err(|e| format!("Delete: {e}"))
 }
 
 /// How long a program that does nothing may take to say so, and to end.

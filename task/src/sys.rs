@@ -177,11 +177,12 @@ pub fn receive_fd(socket: BorrowedFd) -> io::Result<OwnedFd> {
 
 /// Sends `signal`, any number the kernel knows, to `pid` (kill(2)); 0 only asks.
 pub fn kill(pid: u32, signal: u32) -> nix::Result<()> {
-    // Beyond i32 there is no signal, and a negative pid would be a group.
-    let signal = i32::try_from(signal).map_err(|_| nix::errno::Errno::EINVAL)?;
-    let pid = i32::try_from(pid).map_err(|_| nix::errno::Errno::ESRCH)?;
+    // Beyond i32 there is no signal, and a pid that is not positive would be a group.
+    let signal = i32::try_from(signal).map_err(|_| Errno::EINVAL)?;
+    let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0);
+    let pid = pid.ok_or(Errno::ESRCH)?;
     // SAFETY: takes two numbers.
-    nix::errno::Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
+    Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
 /// Holds process `pid`: what is done through the fd is done to it and to nobody who has its pid
@@ -214,6 +215,14 @@ pub fn pidfd_kill(pidfd: &OwnedFd) -> io::Result<()> {
 pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is open, and stays the same fd, for as long as the AsyncFd has it.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
+}
+
+/// Becomes readable when process `pid` ends.
+///
+/// # Errors
+/// From pidfd_open(2): ESRCH if there is no such process.
+pub fn watch_process(pid: u32) -> io::Result<AsyncFd<OwnedFd>> {
+    watch(pidfd(pid)?, Interest::READABLE)
 }
 
 /// Takes over an fd that is known by its number only.

@@ -13,8 +13,8 @@ impl Fields for Task {
     /// As plugins/services/tasks/local.go has it.
     fn field(&self, path: &[&str]) -> Option<String> {
         match path {
-            ["id"] => Some(self.key.1.clone()),
-            ["namespace"] => Some(self.key.0.clone()),
+            ["id"] => Some(self.key().id.clone()),
+            ["namespace"] => Some(self.key().namespace.clone()),
             _ => None,
         }
     }

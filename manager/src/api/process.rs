@@ -1,7 +1,7 @@
 //! Get, List and Wait of the Tasks service: states, also of tasks whose shim is gone.
 
 use super::tasks::find;
-use crate::failure::Failure;
+use crate::failure::{Failure, not_found};
 use crate::manager::Manager;
 use crate::tasks::Task;
 use protos::Code;
@@ -10,6 +10,7 @@ use protos::task::{StateRequest, StateResponse, WaitRequest as ShimWait};
 use protos::task_types::{Process, Status};
 use std::rc::Rc;
 use std::time::Duration;
+use task::ProcessId;
 
 /// How long a shim may take to tell its state (contract T5).
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -20,7 +21,7 @@ pub(super) async fn get(
     request: GetRequest,
 ) -> Result<GetResponse, Failure> {
     let task = find(&manager, &namespace, &request.container_id).await?;
-    let process = process(&manager, &task, &request.exec_id).await?;
+    let process = process(&manager, &task, &ProcessId::in_request(&request.exec_id)).await?;
     Ok(GetResponse {
         process: Some(process),
     })
@@ -35,7 +36,7 @@ pub(super) async fn list(
     for task in manager.tasks.of_namespace(&namespace) {
         let manager = Rc::clone(&manager);
         asked.push(tokio::task::spawn_local(async move {
-            process(&manager, &task, "").await
+            process(&manager, &task, &ProcessId::Init).await
         }));
     }
     let mut tasks = Vec::with_capacity(asked.len());
@@ -49,25 +50,25 @@ pub(super) async fn list(
     Ok(ListTasksResponse { tasks })
 }
 
-async fn process(manager: &Manager, task: &Task, exec: &str) -> Result<Process, Failure> {
+async fn process(manager: &Manager, task: &Task, id: &ProcessId) -> Result<Process, Failure> {
     let Some(shim) = task.shim() else {
-        return orphan(manager, task, exec);
+        return orphan(manager, task, id);
     };
     let request = StateRequest {
         id: task.id().to_owned(),
-        exec_id: exec.to_owned(),
+        exec_id: id.exec_id().to_owned(),
     };
     let state: StateResponse = match shim.call(&request, Some(TIMEOUT)).await {
         Ok(state) => state,
         Err(e) if matches!(e.code, Code::NotFound | Code::Unavailable) => return Err(e),
         Err(e) => {
-            log::error!("{}/{}: state: {e}", task.key.0, task.key.1);
+            log::error!("{}: state: {e}", task.key());
             StateResponse::default()
         }
     };
     Ok(Process {
         container_id: String::new(),
-        id: if exec.is_empty() { task.id() } else { exec }.to_owned(),
+        id: id.name(task.id()).to_owned(),
         pid: state.pid,
         status: state.status,
         stdin: state.stdin,
@@ -80,25 +81,29 @@ async fn process(manager: &Manager, task: &Task, exec: &str) -> Result<Process, 
 }
 
 /// What we know of a process whose shim is gone.
-fn orphan(manager: &Manager, task: &Task, exec: &str) -> Result<Process, Failure> {
+fn orphan(manager: &Manager, task: &Task, id: &ProcessId) -> Result<Process, Failure> {
     let ledger = manager.intake.ledger();
     let known = ledger
-        .facts(&task.key)
-        .and_then(|facts| facts.processes.get(exec));
-    let known = known.ok_or_else(|| crate::failure::not_found(format!("process {exec:?}")))?;
+        .facts(task.key())
+        .and_then(|facts| facts.processes.get(id));
+    let known = known.ok_or_else(|| unknown(id))?;
     let (status, exit_status, exited_at) = match &known.exit {
         Some(exit) => (Status::Stopped, exit.status, exit.at),
         None if known.started => (Status::Running, 0, None),
         None => (Status::Created, 0, None),
     };
     Ok(Process {
-        id: if exec.is_empty() { task.id() } else { exec }.to_owned(),
+        id: id.name(task.id()).to_owned(),
         pid: known.pid,
         status: status as i32,
         exit_status,
         exited_at,
         ..Default::default()
     })
+}
+
+fn unknown(process: &ProcessId) -> Failure {
+    not_found(format!("process {:?}", process.exec_id()))
 }
 
 pub(super) async fn wait(
@@ -124,21 +129,19 @@ pub(super) async fn wait(
             Err(e) => return Err(e),
         }
     }
-    let key = task.key.clone();
+    let key = task.key().clone();
     // A task that waits to be forgotten needs nobody to hold it.
     drop(task);
+    let id = ProcessId::in_request(&request.exec_id);
     let is_known = {
         let ledger = manager.intake.ledger();
         let facts = ledger.facts(&key);
-        facts.is_some_and(|facts| facts.processes.contains_key(&request.exec_id))
+        facts.is_some_and(|facts| facts.processes.contains_key(&id))
     };
     if !is_known {
-        return Err(crate::failure::not_found(format!(
-            "process {:?}",
-            request.exec_id
-        )));
+        return Err(unknown(&id));
     }
-    let exit = manager.intake.exited(&key, &request.exec_id).await;
+    let exit = manager.intake.exited(&key, &id).await;
     Ok(WaitResponse {
         exit_status: exit.status,
         exited_at: exit.at,

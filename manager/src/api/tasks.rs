@@ -5,13 +5,14 @@ use super::process::{get, list, wait};
 use super::service;
 use crate::failure::{Failure, exists, invalid, unimplemented};
 use crate::manager::Manager;
-use crate::names::check_id;
+use crate::names::{Key, check_id};
 use crate::tasks::Task;
 use protos::runc::CheckpointOptions;
 use protos::services::tasks::v1::*;
 use protos::task_types::ProcessInfo;
 use protos::{any, task as shim};
 use std::rc::Rc;
+use task::ProcessId;
 
 service! {
     crate::services::containerd::services::tasks::v1::tasks_server::Tasks,
@@ -43,7 +44,7 @@ pub(super) async fn find(
     id: &str,
 ) -> Result<Rc<Task>, Failure> {
     check_id(id)?;
-    let key = (namespace.to_owned(), id.to_owned());
+    let key = Key::new(namespace, id);
     if let Ok(task) = manager.tasks.get(&key)
         && task.has_record.get()
     {
@@ -81,7 +82,8 @@ async fn start(
     request: StartRequest,
 ) -> Result<StartResponse, Failure> {
     let task = find(&manager, &namespace, &request.container_id).await?;
-    let pid = manager.start_task(&task.key, &request.exec_id).await?;
+    let process = ProcessId::in_request(&request.exec_id);
+    let pid = manager.start_task(task.key(), &process).await?;
     Ok(StartResponse { pid })
 }
 
@@ -91,7 +93,7 @@ async fn delete(
     request: DeleteTaskRequest,
 ) -> Result<DeleteResponse, Failure> {
     let task = find(&manager, &namespace, &request.container_id).await?;
-    let deleted = manager.delete_task(&task.key).await?;
+    let deleted = manager.delete_task(task.key()).await?;
     Ok(DeleteResponse {
         id: request.container_id,
         pid: deleted.pid,
@@ -105,7 +107,8 @@ async fn delete_process(
     namespace: String,
     request: DeleteProcessRequest,
 ) -> Result<DeleteResponse, Failure> {
-    if request.exec_id.is_empty() {
+    let exec = ProcessId::in_request(&request.exec_id);
+    if exec == ProcessId::Init {
         return Err(invalid("exec id cannot be empty"));
     }
     let task = find(&manager, &namespace, &request.container_id).await?;
@@ -114,7 +117,7 @@ async fn delete_process(
         exec_id: request.exec_id.clone(),
     };
     let deleted = manager.ask(&task, &ask).await?;
-    manager.intake.forget_exec(&task.key, &request.exec_id);
+    manager.intake.forget_exec(task.key(), &exec);
     manager.intake.settled().await;
     Ok(DeleteResponse {
         id: request.exec_id,
@@ -131,7 +134,8 @@ async fn kill(
 ) -> Result<(), Failure> {
     let task = find(&manager, &namespace, &request.container_id).await?;
     if task.shim().is_none() {
-        return manager.kill_orphan(&task, &request.exec_id, request.signal);
+        let process = ProcessId::in_request(&request.exec_id);
+        return manager.kill_orphan(&task, &process, request.signal);
     }
     let ask = shim::KillRequest {
         id: request.container_id,

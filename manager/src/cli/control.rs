@@ -11,7 +11,7 @@ use protos::services::containers::v1::{
 };
 use protos::services::namespaces::v1::*;
 use protos::services::tasks::v1::*;
-use protos::task_types::Status;
+use protos::task_types::{Process, Status};
 use protos::{Any, FieldMask};
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -59,25 +59,23 @@ fn real_time(name: &str) -> Option<u32> {
     number.filter(|number| (RTMIN..=RTMAX).contains(number))
 }
 
-pub async fn kill(client: &Client, id: &str, number: u32, all: bool) -> Result<(), String> {
+async fn send(client: &Client, id: &str, signal: u32, all: bool) -> Result<(), tonic::Status> {
     let request = client.request(KillRequest {
         container_id: id.to_owned(),
         exec_id: String::new(),
-        signal: number,
+        signal,
         all,
     });
-    client.tasks().kill(request).await.map(drop).map_err(said)
+    client.tasks().kill(request).await.map(drop)
+}
+
+pub async fn kill(client: &Client, id: &str, number: u32, all: bool) -> Result<(), String> {
+    send(client, id, number, all).await.map_err(said)
 }
 
 /// A signal to what may have ended in the meantime: a wait tells how.
 async fn end(client: &Client, id: &str, number: libc::c_int, all: bool) -> Result<(), String> {
-    let request = client.request(KillRequest {
-        container_id: id.to_owned(),
-        exec_id: String::new(),
-        signal: number.cast_unsigned(),
-        all,
-    });
-    match client.tasks().kill(request).await {
+    match send(client, id, number.cast_unsigned(), all).await {
         Err(e) if e.code() != tonic::Code::NotFound => Err(said(e)),
         _ => Ok(()),
     }
@@ -88,12 +86,7 @@ pub async fn stop(client: &Client, id: &str, timeout: Duration) -> Result<(), St
     if let Ok(container) = container(client, id).await {
         note_stopped(client, &container, true).await;
     }
-    let request = client.request(WaitRequest {
-        container_id: id.to_owned(),
-        exec_id: String::new(),
-    });
-    let mut tasks = client.tasks();
-    let mut waiting = Box::pin(tasks.wait(request));
+    let mut waiting = Box::pin(wait(client, id));
     // The wait is on its way before the signal.
     let early = tokio::time::timeout(Duration::from_millis(20), &mut waiting).await;
     if let Ok(ended) = early {
@@ -111,6 +104,25 @@ pub async fn container(client: &Client, id: &str) -> Result<Container, String> {
     let request = client.request(GetContainerRequest { id: id.to_owned() });
     let answer = client.containers().get(request).await.map_err(said)?;
     Ok(answer.into_inner().container.unwrap_or_default())
+}
+
+/// Waits for the end of init.
+pub async fn wait(client: &Client, id: &str) -> Result<WaitResponse, tonic::Status> {
+    let request = client.request(WaitRequest {
+        container_id: id.to_owned(),
+        exec_id: String::new(),
+    });
+    Ok(client.tasks().wait(request).await?.into_inner())
+}
+
+/// How init is.
+pub async fn state(client: &Client, id: &str) -> Result<Process, tonic::Status> {
+    let request = client.request(GetRequest {
+        container_id: id.to_owned(),
+        exec_id: String::new(),
+    });
+    let answer = client.tasks().get(request).await?;
+    Ok(answer.into_inner().process.unwrap_or_default())
 }
 
 /// Tells the restart policy, if there is one, what the user wants.
@@ -165,12 +177,7 @@ pub async fn delete(
 ) -> Result<(), String> {
     let id = args.id.as_str();
     let known = container(client, id).await?;
-    let request = client.request(GetRequest {
-        container_id: id.to_owned(),
-        exec_id: String::new(),
-    });
-    if let Ok(state) = client.tasks().get(request).await {
-        let status = state.into_inner().process.unwrap_or_default().status;
+    if let Ok(Process { status, .. }) = state(client, id).await {
         if status != Status::Stopped as i32 && status != Status::Created as i32 {
             if !args.force {
                 return Err(format!(
@@ -179,14 +186,8 @@ pub async fn delete(
                 ));
             }
             note_stopped(client, &known, true).await;
-            let request = client.request(WaitRequest {
-                container_id: id.to_owned(),
-                exec_id: String::new(),
-            });
-            let mut tasks = client.tasks();
-            let waiting = tasks.wait(request);
             end(client, id, libc::SIGKILL, true).await?;
-            waiting.await.map_err(said)?;
+            wait(client, id).await.map_err(said)?;
         }
         let request = client.request(DeleteTaskRequest {
             container_id: id.to_owned(),
@@ -218,13 +219,8 @@ pub async fn update(client: &Client, id: &str, limits: &Limits) -> Result<(), St
         task::json::read_first(&stored.value).map_err(|e| format!("{id}: its spec: {e}"))?;
     limits.change(&mut spec).map_err(|e| format!("{id}: {e}"))?;
     stored.value = Value::Object(spec).to_string().into_bytes();
-    let request = client.request(GetRequest {
-        container_id: id.to_owned(),
-        exec_id: String::new(),
-    });
-    let task = client.tasks().get(request).await.ok();
-    let task = task.and_then(|task| task.into_inner().process);
-    if task.is_some_and(|task| task.status != Status::Stopped as i32) {
+    let task = state(client, id).await;
+    if task.is_ok_and(|task| task.status != Status::Stopped as i32) {
         let request = client.request(UpdateTaskRequest {
             container_id: id.to_owned(),
             resources: Some(Any {

@@ -5,7 +5,9 @@
 
 use super::client::Client;
 use super::output;
+use crate::bundles::{self, names};
 use crate::config::Config;
+use crate::names::Key;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -13,6 +15,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use task::ProcessId;
+use task::bundle::{Bundle, read_pid};
 
 /// What is younger than this may still be on its way.
 const YOUNG: Duration = Duration::from_secs(60);
@@ -22,7 +26,7 @@ enum Found {
         pid: u32,
         /// Held since it was found to be one: whoever has its pid later is not meant.
         process: OwnedFd,
-        id: String,
+        key: Key,
     },
     Bundle(PathBuf),
     Socket(PathBuf),
@@ -32,7 +36,7 @@ enum Found {
 impl Found {
     fn row(&self) -> Vec<String> {
         let (kind, what) = match self {
-            Self::Shim { pid, id, .. } => ("leaked shim", format!("{pid} of {id}")),
+            Self::Shim { pid, key, .. } => ("leaked shim", format!("{pid} of {key}")),
             Self::Bundle(path) => ("orphan bundle", path.display().to_string()),
             Self::Socket(path) => ("stale socket", path.display().to_string()),
             Self::Mount(path) => ("stale mount", path.display().to_string()),
@@ -82,7 +86,7 @@ pub async fn doctor(client: &Client, config: &Config, fix: bool, json: bool) -> 
     for namespace in super::control::namespaces(client).await? {
         let tasks = super::show::tasks(&client.of(&namespace.name)?).await?;
         let tasks = tasks.into_iter().map(|task| task.id);
-        known.extend(tasks.map(|id| (namespace.name.clone(), id)));
+        known.extend(tasks.map(|id| Key::new(&namespace.name, &id)));
     }
     let found = look(config, &known)?;
     let mut left = 0;
@@ -110,29 +114,21 @@ pub async fn doctor(client: &Client, config: &Config, fix: bool, json: bool) -> 
     Ok(u8::from(left > 0))
 }
 
-fn look(config: &Config, known: &HashSet<(String, String)>) -> Result<Vec<Found>, String> {
+fn look(config: &Config, known: &HashSet<Key>) -> Result<Vec<Found>, String> {
+    let tasks = bundles::dir(&config.state);
+    let bundle_of = |key: &Key| tasks.join(&key.namespace).join(&key.id);
     let mut found = Vec::new();
-    for (pid, process, namespace, id) in shims(config) {
+    for (pid, process, key) in shims(config) {
         // A shim of a group serves several; only one without any bundle is lost.
-        let bundle = config.state.join("task").join(&namespace).join(&id);
-        if !bundle.exists() && !serves_another(config, pid) {
-            found.push(Found::Shim {
-                pid,
-                process,
-                id: format!("{namespace}/{id}"),
-            });
+        if !bundle_of(&key).exists() && !serves_another(&tasks, pid) {
+            found.push(Found::Shim { pid, process, key });
         }
     }
-    for namespace in names(&config.state.join("task")) {
-        let dir = config.state.join("task").join(&namespace);
-        for id in names(&dir) {
-            // A young one may belong to a task that is being created.
-            if is_young(&dir.join(&id)) {
-                continue;
-            }
-            if !known.contains(&(namespace.clone(), id.clone())) {
-                found.push(Found::Bundle(dir.join(id)));
-            }
+    for key in bundles::keys(&tasks) {
+        let bundle = bundle_of(&key);
+        // A young one may belong to a task that is being created.
+        if !known.contains(&key) && !is_young(&bundle) {
+            found.push(Found::Bundle(bundle));
         }
     }
     for name in names(&config.shim.socket_dir) {
@@ -143,17 +139,17 @@ fn look(config: &Config, known: &HashSet<(String, String)>) -> Result<Vec<Found>
             found.push(Found::Socket(path));
         }
     }
-    let tasks = config.state.join("task");
     // The latest first: it may lie on another.
     for target in mounts()?.into_iter().rev() {
         let Ok(rest) = target.strip_prefix(&tasks) else {
             continue;
         };
         let mut parts = rest.iter().map(|part| part.to_string_lossy().into_owned());
-        let Some(key) = parts.next().zip(parts.next()) else {
+        let Some((namespace, id)) = parts.next().zip(parts.next()) else {
             continue;
         };
-        let bundle = tasks.join(&key.0).join(&key.1);
+        let key = Key { namespace, id };
+        let bundle = bundle_of(&key);
         let is_orphans = found
             .iter()
             .any(|it| matches!(it, Found::Bundle(of) if *of == bundle));
@@ -171,8 +167,8 @@ fn is_young(bundle: &Path) -> bool {
     made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age < YOUNG))
 }
 
-/// Shims that were started for our socket: pid, a hold on it, namespace and id.
-fn shims(config: &Config) -> Vec<(u32, OwnedFd, String, String)> {
+/// Shims that were started for our socket: pid, a hold on it, and for whom.
+fn shims(config: &Config) -> Vec<(u32, OwnedFd, Key)> {
     let address = config.grpc.address.display().to_string();
     let mut shims = Vec::new();
     for pid in names(Path::new("/proc"))
@@ -193,27 +189,17 @@ fn shims(config: &Config) -> Vec<(u32, OwnedFd, String, String)> {
             && !is_command
             && let Some((namespace, id)) = after("-namespace").zip(after("-id"))
         {
-            shims.push((pid, process, namespace, id));
+            shims.push((pid, process, Key { namespace, id }));
         }
     }
     shims
 }
 
 /// True if some bundle's container is a child of this shim.
-fn serves_another(config: &Config, shim: u32) -> bool {
-    let tasks = config.state.join("task");
-    names(&tasks).iter().any(|namespace| {
-        let dir = tasks.join(namespace);
-        names(&dir).iter().any(|id| {
-            let pid = task::bundle::read_pid(&dir.join(id).join("init.pid"));
-            pid.is_ok_and(|pid| task::proc::parent(pid) == Some(shim))
-        })
+fn serves_another(tasks: &Path, shim: u32) -> bool {
+    bundles::keys(tasks).any(|key| {
+        let bundle = Bundle::new(tasks.join(key.namespace).join(key.id));
+        let pid = read_pid(&bundle.pid(&ProcessId::Init));
+        pid.is_ok_and(|pid| task::proc::parent(pid) == Some(shim))
     })
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten();
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect()
 }

@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::process::{ProcessWishes, list};
-use super::run::{said, start_process};
+use super::run::{NotRun, start_process};
 use super::spec::PATH;
 use super::stdio::Stdio;
 use super::watch::{Unheard, Watch, signals};
@@ -59,7 +59,7 @@ async fn process(client: &Client, args: &Exec) -> Result<Value, String> {
 }
 
 /// `exec`: its exit code.
-pub async fn exec(client: &Client, args: &Exec) -> Result<u8, String> {
+pub async fn exec(client: &Client, args: &Exec) -> Result<u8, NotRun> {
     let process = process(client, args).await?;
     let exec = format!(
         "e{}-{}",
@@ -84,7 +84,8 @@ pub async fn exec(client: &Client, args: &Exec) -> Result<u8, String> {
         }),
         exec_id: exec.clone(),
     });
-    client.tasks().exec(request).await.map_err(said)?;
+    let made = client.tasks().exec(request).await;
+    made.map_err(NotRun::of_command)?;
     if args.detach {
         start_process(client, &args.id, &exec).await?;
         return Ok(0);

@@ -1,13 +1,13 @@
 //! `events`, `exits` and `wait`: what happened, also while nobody looked.
 
 use super::client::Client;
+use super::control;
 use super::output::{self, line};
 use super::run::said;
 use crate::ledger::process_of;
 use clap::Args;
 use protos::events::TaskExit;
 use protos::services::dunnage::v1::{Entry, ReadRequest};
-use protos::services::tasks::v1::WaitRequest;
 use protos::{Timestamp, any};
 use task::ProcessId;
 use tonic::Streaming;
@@ -143,12 +143,8 @@ pub async fn exits(
 /// Waits for each, and prints its status; of what is deleted the journal knows it.
 pub async fn wait(client: &Client, namespace: &str, ids: &[String]) -> Result<(), String> {
     for id in ids {
-        let request = client.request(WaitRequest {
-            container_id: id.clone(),
-            exec_id: String::new(),
-        });
-        let status = match client.tasks().wait(request).await {
-            Ok(exit) => exit.into_inner().exit_status,
+        let status = match control::wait(client, id).await {
+            Ok(exit) => exit.exit_status,
             Err(e) if e.code() == tonic::Code::NotFound => {
                 let exits = known_exits(client, namespace, Some(id)).await?;
                 let mut of_init = exits

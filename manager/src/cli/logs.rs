@@ -8,7 +8,6 @@ use crate::config::Config;
 use crate::{logfile, restart};
 use clap::Args;
 use protos::services::containers::v1::GetContainerRequest;
-use protos::services::tasks::v1::WaitRequest;
 use std::path::PathBuf;
 use std::time::Duration;
 use tonic::Code;
@@ -86,12 +85,8 @@ pub async fn logs(
 /// Waits until the container has ended, and will not be started again by its policy.
 async fn ended(client: &Client, id: &str) {
     loop {
-        let request = client.request(WaitRequest {
-            container_id: id.to_owned(),
-            exec_id: String::new(),
-        });
-        let status = match client.tasks().wait(request).await {
-            Ok(exit) => Some(Some(exit.into_inner().exit_status)),
+        let status = match control::wait(client, id).await {
+            Ok(exit) => Some(Some(exit.exit_status)),
             Err(e) if e.code() == Code::NotFound => Some(None),
             // The daemon is away: it may come again, and the log goes on without it.
             Err(_) => None,

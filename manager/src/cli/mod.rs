@@ -19,6 +19,7 @@ use crate::config::{Config, Span};
 use clap::{CommandFactory, Parser, Subcommand};
 use client::Client;
 use output::while_read;
+use run::NotRun;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -235,7 +236,7 @@ impl Args {
         let config = match Config::load(self.config.as_deref()) {
             Ok(config) => config,
             Err(e) if matches!(self.command, Command::Daemon | Command::Check) => return Err(e),
-            Err(e) => return Ok(run::exit_code(Err(e))),
+            Err(e) => return Ok(run::exit_code(Err(e.into()))),
         };
         match &self.command {
             Command::Daemon => crate::daemon::run(config, self.config).map(|()| 0),
@@ -256,30 +257,40 @@ impl Args {
     }
 
     async fn ask(self, config: &Config) -> Result<u8, String> {
-        let namespace = self.namespace.as_str();
         let address = self
             .address
             .clone()
             .unwrap_or_else(|| config.grpc.address.clone());
-        let client = Client::connect(&address, namespace).await;
+        let client = Client::connect(&address, &self.namespace).await;
         if let Command::Version = self.command {
             return show::version(client, self.json).await.map(|()| 0);
         }
-        let client = match &client {
+        let client = match client {
             Ok(client) => client,
-            Err(e) => return Ok(run::exit_code(Err(e.clone()))),
+            Err(e) => return Ok(run::exit_code(Err(e.into()))),
         };
-        let ran = match &self.command {
-            Command::Run(args) => Some(run::run(client, namespace, config, args).await),
-            Command::Create(args) => Some(run::create(client, namespace, config, args).await),
-            Command::Start { id } => Some(run::start(client, id).await),
-            Command::Attach { id } => Some(run::attach(client, id).await),
-            Command::Exec(args) => Some(exec::exec(client, args).await),
-            _ => None,
-        };
-        if let Some(ran) = ran {
-            return Ok(run::exit_code(ran));
+        match self.start(&client, config).await {
+            Some(ran) => Ok(run::exit_code(ran)),
+            None => self.manage(&client, config).await,
         }
+    }
+
+    /// Does what a command says that starts a process, or watches one.
+    async fn start(&self, client: &Client, config: &Config) -> Option<Result<u8, NotRun>> {
+        let namespace = self.namespace.as_str();
+        Some(match &self.command {
+            Command::Run(args) => run::run(client, namespace, config, args).await,
+            Command::Create(args) => run::create(client, namespace, config, args).await,
+            Command::Start { id } => run::start(client, id).await,
+            Command::Attach { id } => run::attach(client, id).await,
+            Command::Exec(args) => exec::exec(client, args).await,
+            _ => return None,
+        })
+    }
+
+    /// Does what any other command says.
+    async fn manage(&self, client: &Client, config: &Config) -> Result<u8, String> {
+        let namespace = self.namespace.as_str();
         let done = match &self.command {
             Command::Wait { ids } => while_read(journal::wait(client, namespace, ids)).await,
             Command::Doctor { fix } => {

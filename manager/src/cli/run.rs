@@ -1,6 +1,7 @@
 //! `run`, `create`, `start` and `attach`: containers, and what they say.
 
 use super::client::Client;
+use super::control;
 use super::spec::{self, Wishes};
 use super::stdio::Stdio;
 use super::watch::{Unheard, Watch, signals};
@@ -9,7 +10,7 @@ use crate::{logfile, removal, restart};
 use clap::Args;
 use protos::Any;
 use protos::services::containers::v1::{
-    Container, CreateContainerRequest, DeleteContainerRequest, GetContainerRequest, container,
+    Container, CreateContainerRequest, DeleteContainerRequest, container,
 };
 use protos::services::tasks::v1::*;
 use std::collections::HashMap;
@@ -74,6 +75,38 @@ pub fn said(e: tonic::Status) -> String {
     e.message().to_owned()
 }
 
+/// Why nothing runs, and the exit code that tells of it.
+pub struct NotRun {
+    why: String,
+    code: u8,
+}
+
+impl From<String> for NotRun {
+    fn from(why: String) -> Self {
+        Self { why, code: NOT_RUN }
+    }
+}
+
+impl NotRun {
+    /// What the OCI runtime says of a command: runc's words are `exec: "NAME": …`, crun's speak of an
+    /// executable. The same errno of a mount is no word about the command.
+    pub fn of_command(refusal: tonic::Status) -> Self {
+        let why = said(refusal);
+        let of_command = why.rsplit_once("exec: \"").map(|(_, said)| said);
+        let of_command = of_command.or_else(|| why.split_once("executable").map(|(_, said)| said));
+        let words = of_command.unwrap_or_default().to_lowercase();
+        let says = |phrases: &[&str]| phrases.iter().any(|&phrase| words.contains(phrase));
+        let code = if says(&["permission denied", "is a directory", "exec format error"]) {
+            NOT_EXECUTABLE
+        } else if says(&["not found", "no such file"]) {
+            NOT_FOUND
+        } else {
+            NOT_RUN
+        };
+        Self { why, code }
+    }
+}
+
 impl Create {
     /// The container's record, and whether it has a terminal.
     fn container(&self, namespace: &str, default: &str) -> Result<(Container, bool), String> {
@@ -136,7 +169,7 @@ pub async fn create(
     namespace: &str,
     config: &Config,
     args: &Create,
-) -> Result<u8, String> {
+) -> Result<u8, NotRun> {
     let log = log_uri(args.log_uri.as_deref(), config, namespace, &args.id);
     let container = args.container(namespace, &config.runtime.default)?;
     make(client, namespace, config, container, Some(&log), None).await?;
@@ -150,7 +183,7 @@ async fn make(
     (mut container, terminal): (Container, bool),
     log: Option<&str>,
     stdio: Option<&Stdio>,
-) -> Result<(), String> {
+) -> Result<(), NotRun> {
     let id = container.id.clone();
     if let Some(log) = log {
         container
@@ -164,7 +197,7 @@ async fn make(
     // What another of its name may have left.
     if let Err(e) = logfile::remove(config, namespace, &id) {
         remove(client, &id).await;
-        return Err(e);
+        return Err(e.into());
     }
     let (stdin, stdout, stderr) = match (stdio, log) {
         (Some(stdio), _) => (
@@ -188,7 +221,7 @@ async fn make(
         // Its logger may have been there before it.
         let _ = logfile::remove(config, namespace, &id);
         remove(client, &id).await;
-        return Err(said(e));
+        return Err(NotRun::of_command(e));
     }
     Ok(())
 }
@@ -218,10 +251,10 @@ fn log_uri(wish: Option<&str>, config: &Config, namespace: &str, id: &str) -> St
 }
 
 /// The exit code of what runs something: its own, and 125 to 127 if it did not run.
-pub fn exit_code(ran: Result<u8, String>) -> u8 {
+pub fn exit_code(ran: Result<u8, NotRun>) -> u8 {
     ran.unwrap_or_else(|e| {
-        super::complain(&e);
-        not_run(&e)
+        super::complain(&e.why);
+        e.code
     })
 }
 
@@ -231,14 +264,14 @@ pub async fn run(
     namespace: &str,
     config: &Config,
     args: &Run,
-) -> Result<u8, String> {
+) -> Result<u8, NotRun> {
     let create = &args.create;
     let has_policy = create.restart.as_deref().is_some_and(|it| it != "no");
     if has_policy && args.rm {
-        return Err("--restart and --rm exclude each other".into());
+        return Err("--restart and --rm exclude each other".to_owned().into());
     }
     if has_policy && !args.detach {
-        return Err("--restart needs --detach".into());
+        return Err("--restart needs --detach".to_owned().into());
     }
     let (mut container, terminal) = create.container(namespace, &config.runtime.default)?;
     if args.detach {
@@ -294,48 +327,24 @@ async fn delete(client: &Client, id: &str) -> bool {
     deleted.map_or_else(|e| e.code() == tonic::Code::NotFound, |_| true)
 }
 
-pub async fn start_process(client: &Client, id: &str, exec: &str) -> Result<u32, String> {
+pub async fn start_process(client: &Client, id: &str, exec: &str) -> Result<(), NotRun> {
     let request = client.request(StartRequest {
         container_id: id.to_owned(),
         exec_id: exec.to_owned(),
     });
-    let started = client.tasks().start(request).await.map_err(said)?;
-    Ok(started.into_inner().pid)
-}
-
-/// The exit code for what the OCI runtime says of a command: runc's words are `exec: "NAME": …`,
-/// crun's speak of an executable. The same errno of a mount is no word about the command.
-fn not_run(error: &str) -> u8 {
-    let of_command = error.rsplit_once("exec: \"").map(|(_, said)| said);
-    let of_command = of_command.or_else(|| error.split_once("executable").map(|(_, said)| said));
-    let says = |words: &[&str]| {
-        let said = of_command.unwrap_or_default().to_lowercase();
-        words.iter().any(|&word| said.contains(word))
-    };
-    if says(&["permission denied", "is a directory", "exec format error"]) {
-        NOT_EXECUTABLE
-    } else if says(&["not found", "no such file"]) {
-        NOT_FOUND
-    } else {
-        NOT_RUN
-    }
+    let started = client.tasks().start(request).await;
+    started.map(drop).map_err(NotRun::of_command)
 }
 
 /// `start`: of a created task, or of a container without one.
-pub async fn start(client: &Client, id: &str) -> Result<u8, String> {
-    let request = client.request(GetContainerRequest { id: id.to_owned() });
-    let container = client.containers().get(request).await.map_err(said)?;
-    let container = container.into_inner().container.unwrap_or_default();
-    let request = client.request(GetRequest {
-        container_id: id.to_owned(),
-        exec_id: String::new(),
-    });
-    let state = client.tasks().get(request).await.ok();
-    let status = state.and_then(|state| Some(state.into_inner().process?.status));
+pub async fn start(client: &Client, id: &str) -> Result<u8, NotRun> {
+    let container = control::container(client, id).await?;
+    let state = control::state(client, id).await.ok();
+    let status = state.map(|state| state.status);
     if status == Some(protos::task_types::Status::Stopped as i32) {
         delete(client, id).await;
     }
-    super::control::note_stopped(client, &container, false).await;
+    control::note_stopped(client, &container, false).await;
     if status != Some(protos::task_types::Status::Created as i32) {
         let log = container
             .labels
@@ -350,22 +359,18 @@ pub async fn start(client: &Client, id: &str) -> Result<u8, String> {
             terminal,
             ..Default::default()
         });
-        client.tasks().create(request).await.map_err(said)?;
+        let created = client.tasks().create(request).await;
+        created.map_err(NotRun::of_command)?;
     }
     start_process(client, id, "").await?;
     Ok(0)
 }
 
 /// `attach`: to FIFOs that nobody else reads.
-pub async fn attach(client: &Client, id: &str) -> Result<u8, String> {
-    let request = client.request(GetRequest {
-        container_id: id.to_owned(),
-        exec_id: String::new(),
-    });
-    let state = client.tasks().get(request).await.map_err(said)?;
-    let state = state.into_inner().process.unwrap_or_default();
+pub async fn attach(client: &Client, id: &str) -> Result<u8, NotRun> {
+    let state = control::state(client, id).await.map_err(said)?;
     if state.stdout.contains("://") {
-        return Err(format!("{id} writes to a log: see `dunnage logs -f {id}`"));
+        return Err(format!("{id} writes to a log: see `dunnage logs -f {id}`").into());
     }
     let stdio = Stdio::of(state.stdin, state.stdout, state.stderr);
     let watch = Watch {
@@ -375,5 +380,5 @@ pub async fn attach(client: &Client, id: &str) -> Result<u8, String> {
         terminal: state.terminal,
         unheard: Unheard::Stays,
     };
-    watch.attach(signals()?, stdio.copy()).await
+    Ok(watch.attach(signals()?, stdio.copy()).await?)
 }

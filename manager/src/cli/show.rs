@@ -1,10 +1,11 @@
 //! `ls`, `ps`, `inspect`, `stats`, `info` and `version`: what there is.
 
 use super::client::Client;
+use super::control;
 use super::output::{self, line, rows, status};
 use super::run::said;
 use protos::cgroups::{v1, v2};
-use protos::services::containers::v1::{Container, GetContainerRequest, ListContainersRequest};
+use protos::services::containers::v1::{Container, ListContainersRequest};
 use protos::services::tasks::v1::*;
 use protos::task_types::Process;
 use protos::types::Metric;
@@ -88,15 +89,8 @@ pub async fn ps(client: &Client, id: &str, json: bool) -> Result<(), String> {
 }
 
 pub async fn inspect(client: &Client, id: &str) -> Result<(), String> {
-    let request = client.request(GetContainerRequest { id: id.to_owned() });
-    let container = client.containers().get(request).await.map_err(said)?;
-    let container = container.into_inner().container.unwrap_or_default();
-    let request = client.request(GetRequest {
-        container_id: id.to_owned(),
-        exec_id: String::new(),
-    });
-    let task = client.tasks().get(request).await.ok();
-    let task = task.and_then(|task| task.into_inner().process);
+    let container = control::container(client, id).await?;
+    let task = control::state(client, id).await.ok();
     let spec = container.spec.as_ref().map_or(&[][..], |spec| &spec.value);
     let object = json!({
         "id": container.id,

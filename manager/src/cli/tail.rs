@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, Seek};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 pub struct Tail {
@@ -56,7 +57,7 @@ impl Tail {
         let fd = self.reader.get_ref().as_raw_fd();
         let file = format!("/proc/self/fd/{fd}");
         inotify.add_watch(file.as_str(), AddWatchFlags::IN_MODIFY)?;
-        crate::sys::watch(inotify.into())
+        task::sys::watch(inotify.into(), Interest::READABLE)
     }
 
     /// The next line that is whole, with its end.

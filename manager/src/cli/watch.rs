@@ -1,7 +1,7 @@
 //! Watching a process: what it says comes to us, our input and signals go to it.
 
 use super::client::Client;
-use super::run::{NOT_RUN, said, start_process};
+use super::run::{NOT_RUN, NotRun, said, start_process};
 use super::stdio::{Copying, Raw, window};
 use nix::sys::signal::Signal;
 use protos::services::tasks::v1::*;
@@ -57,13 +57,13 @@ impl Watch<'_> {
     /// Starts the process, and watches it as [`Watch::attach`] does.
     ///
     /// # Errors
-    /// A text, if it could not be started, or its end is not told.
-    pub async fn start(&self, signals: Signals, copying: Copying) -> Result<u8, String> {
+    /// If it could not be started, or its end is not told.
+    pub async fn start(&self, signals: Signals, copying: Copying) -> Result<u8, NotRun> {
         let mut tasks = self.client.tasks();
         // First, so that the end cannot be missed.
         let waiting = Box::pin(tasks.wait(self.wait_request()));
         start_process(self.client, self.id, self.exec).await?;
-        self.pass_on(waiting, signals, copying).await
+        Ok(self.pass_on(waiting, signals, copying).await?)
     }
 
     /// Passes everything on both ways until the process has ended, or nobody reads what it says.

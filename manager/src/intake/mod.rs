@@ -20,7 +20,8 @@ use crate::exchange::Exchange;
 use crate::failure::Failure;
 use crate::filter::Filters;
 use crate::journal::Journal;
-use crate::ledger::{Exit, Key, Ledger, Origin, container_of, process_of};
+use crate::ledger::{Exit, Ledger, Origin, key_of, process_of};
+use crate::names::Key;
 use crate::subscription::Subscription;
 use protos::events::{TaskDelete, TaskExit};
 use protos::types::Envelope;
@@ -125,19 +126,19 @@ impl Intake {
     pub fn publish_exit(
         &self,
         key: &Key,
-        exec: &str,
+        process: &ProcessId,
         pid: u32,
         exit: (u32, Option<Timestamp>),
         origin: Origin,
     ) {
-        let envelope = queue::exit_of(key, exec, pid, exit);
+        let envelope = queue::exit_of(key, process, pid, exit);
         self.keep(Entry::Event(envelope, origin));
     }
 
     /// Publishes the end of a task, unless its shim has; as soon as it can be written down.
     pub fn publish_delete(&self, key: &Key, pid: u32, exit: (u32, Option<Timestamp>)) {
         let event = TaskDelete {
-            container_id: key.1.clone(),
+            container_id: key.id.clone(),
             pid,
             exit_status: exit.0,
             exited_at: exit.1,
@@ -145,7 +146,7 @@ impl Intake {
         };
         let envelope = Envelope {
             timestamp: Some(task::event::now()),
-            namespace: key.0.clone(),
+            namespace: key.namespace.clone(),
             topic: topic::TASK_DELETE.to_owned(),
             event: Some(any::pack(&event)),
         };
@@ -156,15 +157,15 @@ impl Intake {
         self.ledger.borrow()
     }
 
-    pub fn exit(&self, key: &Key, exec: &str) -> Option<Exit> {
-        self.ledger.borrow().facts(key)?.exit(exec).cloned()
+    pub fn exit(&self, key: &Key, process: &ProcessId) -> Option<Exit> {
+        self.ledger.borrow().facts(key)?.exit(process).cloned()
     }
 
     /// Waits for the exit of a process.
-    pub async fn exited(&self, key: &Key, exec: &str) -> Exit {
+    pub async fn exited(&self, key: &Key, process: &ProcessId) -> Exit {
         let mut latest = self.latest.subscribe();
         loop {
-            if let Some(exit) = self.exit(key, exec) {
+            if let Some(exit) = self.exit(key, process) {
                 return exit;
             }
             if latest.changed().await.is_err() {
@@ -211,20 +212,12 @@ impl Intake {
             .all()
             .filter(|(_, facts)| !facts.deleted)
         {
-            for (exec, process) in facts.processes.iter().filter(|(_, p)| !p.deleted) {
+            for (id, process) in facts.processes.iter().filter(|(_, p)| !p.deleted) {
                 let Some(exit) = &process.exit else { continue };
-                let event = TaskExit {
-                    container_id: key.1.clone(),
-                    id: if exec.is_empty() { &key.1 } else { exec }.clone(),
-                    pid: process.pid,
-                    exit_status: exit.status,
-                    exited_at: exit.at,
-                };
+                let told = queue::exit_of(key, id, process.pid, (exit.status, exit.at));
                 let envelope = Envelope {
-                    timestamp: Some(exit.at.unwrap_or_else(task::event::now)),
-                    namespace: key.0.clone(),
-                    topic: topic::TASK_EXIT.into(),
-                    event: Some(any::pack(&event)),
+                    timestamp: exit.at.or(told.timestamp),
+                    ..told
                 };
                 exits.push((exit.seq, envelope));
             }
@@ -246,8 +239,8 @@ impl Intake {
         if let Some(Ok(exit)) = exit
             && process_of(&exit) == ProcessId::Init
         {
-            let key = (envelope.namespace.clone(), exit.container_id);
-            if let Some(exit) = self.exit(&key, "") {
+            let key = Key::new(&envelope.namespace, &exit.container_id);
+            if let Some(exit) = self.exit(&key, &ProcessId::Init) {
                 let _ = self.exits.send((key, exit));
             }
         }
@@ -255,10 +248,9 @@ impl Intake {
 
     /// Exits of a deleted task are replayed to nobody.
     fn forget(&self, envelope: &Envelope) {
-        let Some(container) = container_of(envelope) else {
+        let Some(key) = key_of(envelope) else {
             return;
         };
-        let key = (envelope.namespace.clone(), container);
         let ledger = self.ledger.borrow();
         let facts = ledger.facts(&key).filter(|facts| facts.deleted);
         for process in facts.into_iter().flat_map(|facts| facts.processes.values()) {

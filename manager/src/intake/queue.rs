@@ -6,12 +6,14 @@
 use super::{Intake, PATIENCE, count};
 use crate::failure::{Failure, unavailable};
 use crate::journal::{ExecDeleted, Record, Started};
-use crate::ledger::{Key, Ledger, Origin};
+use crate::ledger::{Ledger, Origin};
+use crate::names::Key;
 use protos::events::TaskExit;
 use protos::types::Envelope;
 use protos::{Message, Timestamp, any, topic};
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use task::ProcessId;
 use task::reaper::{ExitStatus, Heir};
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -219,14 +221,9 @@ impl Intake {
     }
 
     /// An exec is gone for good: its name may be used again.
-    pub fn forget_exec(&self, key: &Key, exec: &str) {
-        let exec_deleted = ExecDeleted {
-            namespace: key.0.clone(),
-            container: key.1.clone(),
-            exec: exec.to_owned(),
-        };
+    pub fn forget_exec(&self, key: &Key, exec: &ProcessId) {
         self.keep(Entry::Mark(Record {
-            exec_deleted: Some(exec_deleted),
+            exec_deleted: Some(ExecDeleted::new(key, exec)),
             ..Default::default()
         }));
     }
@@ -305,9 +302,9 @@ impl Entry {
         match self {
             Self::Reaped { pid, status, at } => {
                 let found = ledger.find_running(pid);
-                let event = |(key, exec): (Key, String)| {
+                let event = |(key, process)| {
                     let exit = (status, Some(at));
-                    Self::Event(exit_of(&key, &exec, pid, exit), Origin::Reaped)
+                    Self::Event(exit_of(key, process, pid, exit), Origin::Reaped)
                 };
                 found.map(event).into_iter().collect()
             }
@@ -320,42 +317,41 @@ impl Entry {
 impl End {
     fn events(self, ledger: &Ledger) -> Vec<Entry> {
         let facts = ledger.facts(&self.key);
-        let running = facts.into_iter().flat_map(|facts| facts.running());
-        // Init's name is empty: it comes first there, and last here.
-        let mut ended: Vec<(&str, u32)> = running.map(|(exec, it)| (exec, it.pid)).collect();
-        ended.reverse();
-        let has_ended = facts.is_some_and(|facts| facts.exit("").is_some());
-        let is_told = ended.iter().any(|(exec, _)| exec.is_empty());
+        let running = facts.into_iter().flat_map(|facts| facts.running().rev());
+        let mut ended: Vec<(&ProcessId, u32)> = running.map(|(id, it)| (id, it.pid)).collect();
+        let init = &ProcessId::Init;
+        let has_ended = facts.is_some_and(|facts| facts.exit(init).is_some());
+        let is_told = ended.iter().any(|(id, _)| *id == init);
         if let Some(pid) = self.init
             && !has_ended
             && !is_told
         {
-            ended.push(("", pid));
+            ended.push((init, pid));
         }
         let exit = (self.status, self.at);
-        let event = |(exec, pid)| Entry::Event(exit_of(&self.key, exec, pid, exit), self.origin);
+        let event = |(id, pid)| Entry::Event(exit_of(&self.key, id, pid, exit), self.origin);
         ended.into_iter().map(event).collect()
     }
 }
 
-/// An exit as an event, of init if `exec` is empty.
+/// An exit as an event.
 pub(super) fn exit_of(
-    (namespace, id): &Key,
-    exec: &str,
+    key: &Key,
+    process: &ProcessId,
     pid: u32,
     exit: (u32, Option<Timestamp>),
 ) -> Envelope {
     let now = task::event::now();
     let event = TaskExit {
-        container_id: id.clone(),
-        id: if exec.is_empty() { id } else { exec }.to_owned(),
+        container_id: key.id.clone(),
+        id: process.name(&key.id).to_owned(),
         pid,
         exit_status: exit.0,
         exited_at: exit.1.or(Some(now)),
     };
     Envelope {
         timestamp: Some(now),
-        namespace: namespace.clone(),
+        namespace: key.namespace.clone(),
         topic: topic::TASK_EXIT.to_owned(),
         event: Some(any::pack(&event)),
     }

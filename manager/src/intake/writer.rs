@@ -4,7 +4,7 @@ use super::queue::{Entry, Item};
 use super::{Intake, count};
 use crate::failure::{Failure, exhausted, unavailable};
 use crate::journal::{ExecDeleted, Journal, Record};
-use crate::ledger::{Origin, Verdict, container_of};
+use crate::ledger::{Origin, Verdict, key_of};
 use protos::types::Envelope;
 use protos::{Code, topic};
 use std::io::ErrorKind;
@@ -134,11 +134,9 @@ impl Intake {
             }
             Verdict::Conflict { known, said } => {
                 count(&self.counters.conflicts);
-                let container = container_of(&envelope).unwrap_or_default();
-                log::warn!(
-                    "{}/{container}: exit status {said} contradicts {known}, which stands",
-                    envelope.namespace
-                );
+                if let Some(key) = key_of(&envelope) {
+                    log::warn!("{key}: exit status {said} contradicts {known}, which stands");
+                }
                 return Ok(());
             }
         }
@@ -203,16 +201,14 @@ impl Intake {
     }
 
     fn knows(&self, gone: &ExecDeleted) -> bool {
-        let key = (gone.namespace.clone(), gone.container.clone());
         let ledger = self.ledger.borrow();
-        let facts = ledger.facts(&key);
-        facts.is_some_and(|facts| facts.processes.contains_key(&gone.exec))
+        let facts = ledger.facts(&gone.key());
+        facts.is_some_and(|facts| facts.processes.contains_key(&gone.process()))
     }
 
     /// The exit of an exec that is deleted is replayed to nobody.
     fn forget_exit(&self, gone: &ExecDeleted) {
-        let key = (gone.namespace.clone(), gone.container.clone());
-        if let Some(exit) = self.exit(&key, &gone.exec) {
+        if let Some(exit) = self.exit(&gone.key(), &gone.process()) {
             self.exchange.forget(exit.seq);
         }
     }

@@ -9,15 +9,16 @@
 mod crc;
 mod old;
 mod reader;
+mod record;
 mod segment;
 mod shares;
 
 pub use reader::Reader;
+pub use record::{ExecDeleted, Record, Started};
 /// The longest record, in bytes, encoded: as long as a message of ttrpc.
 pub use segment::MAX as MAX_RECORD;
 
 use prost::Message;
-use protos::types::Envelope;
 use segment::End;
 use shares::{Shares, Verdicts};
 use std::fs::{self, File, OpenOptions};
@@ -30,48 +31,6 @@ const SEGMENT: u64 = 1 << 20;
 
 /// Of a segment's name, behind its number.
 const SUFFIX: &str = ".journal";
-
-/// One entry.
-#[derive(Clone, PartialEq, Message)]
-pub struct Record {
-    #[prost(message, optional, tag = "1")]
-    pub envelope: Option<Envelope>,
-    /// Where the knowledge came from: an `Origin`'s name.
-    #[prost(string, tag = "2")]
-    pub origin: String,
-    #[prost(message, optional, tag = "3")]
-    pub started: Option<Started>,
-    #[prost(message, optional, tag = "4")]
-    pub exec_deleted: Option<ExecDeleted>,
-}
-
-/// Start of this process is about to be answered with OK.
-#[derive(Clone, PartialEq, Message)]
-pub struct Started {
-    #[prost(string, tag = "1")]
-    pub namespace: String,
-    #[prost(string, tag = "2")]
-    pub container: String,
-    /// Empty for init.
-    #[prost(string, tag = "3")]
-    pub exec: String,
-    #[prost(uint32, tag = "4")]
-    pub pid: u32,
-    /// Clock ticks after boot, as in /proc/PID/stat: tells two owners of one pid apart.
-    #[prost(uint64, tag = "5")]
-    pub start_time: u64,
-}
-
-/// An exec is gone for good, its exit too; no event tells of that.
-#[derive(Clone, PartialEq, Message)]
-pub struct ExecDeleted {
-    #[prost(string, tag = "1")]
-    pub namespace: String,
-    #[prost(string, tag = "2")]
-    pub container: String,
-    #[prost(string, tag = "3")]
-    pub exec: String,
-}
 
 /// How much is kept, and how safely.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,7 @@
 //! What the journal promises, on real files.
 
 use super::*;
+use protos::types::Envelope;
 use std::time::Duration;
 
 const LIMITS: Limits = Limits {

@@ -1,4 +1,4 @@
-//! The binaries of shims: where they are, and whether one is still the same. Both are asked of disks.
+//! Binaries: where the shims' are and ours is, and whether one is still the same.
 
 use crate::failure::{Failure, invalid, not_found};
 use std::fs;
@@ -43,6 +43,14 @@ pub async fn resolve(runtime: &str) -> Result<PathBuf, Failure> {
 
 async fn first_file(paths: Vec<PathBuf>) -> Option<PathBuf> {
     aside::run(move || paths.into_iter().find(|path| path.is_file())).await
+}
+
+/// Where our own is, or what has taken its place.
+pub fn program() -> PathBuf {
+    let path = std::env::current_exe().unwrap_or_else(|_| "dunnage".into());
+    let text = path.to_string_lossy();
+    text.strip_suffix(" (deleted)")
+        .map_or(path.clone(), PathBuf::from)
 }
 
 /// What tells a binary from another of the same name.

@@ -1,5 +1,6 @@
 //! What an envelope tells of itself: whose event it is, and whether it is the same as another.
 
+use crate::names::Key;
 use protos::events::TaskExit;
 use protos::types::Envelope;
 use protos::{Any, any};
@@ -17,18 +18,22 @@ pub fn print_of(envelope: &Envelope) -> u64 {
     hasher.finish()
 }
 
+/// The container whose task's event it is; `None` for any other event.
+pub fn key_of(envelope: &Envelope) -> Option<Key> {
+    let event = envelope.event.as_ref()?;
+    let is_tasks = envelope.topic.starts_with("/tasks/");
+    let id = is_tasks.then(|| container_of(event))??;
+    Some(Key::new(&envelope.namespace, &id))
+}
+
 /// The container that a task's event tells of.
-pub fn container_of(envelope: &Envelope) -> Option<String> {
+pub fn container_of(event: &Any) -> Option<String> {
     /// Every task event has its container's id as field 1.
     #[derive(Clone, PartialEq, prost::Message)]
     struct About {
         #[prost(string, tag = "1")]
         container_id: String,
     }
-    if !envelope.topic.starts_with("/tasks/") {
-        return None;
-    }
-    let event = envelope.event.as_ref()?;
     let about: About = prost::Message::decode(event.value.as_slice()).ok()?;
     Some(about.container_id)
 }

@@ -1,7 +1,8 @@
 //! How much of one namespace the ledger remembers: no namespace makes the daemon large.
 
-use super::{Facts, Key, Ledger};
-use crate::names::MAX_ID;
+use super::{Facts, Ledger};
+use crate::names::{Key, MAX_ID};
+use task::ProcessId;
 
 /// So many processes of one namespace are known at once. What happens to more is told to those who
 /// listen, and not remembered.
@@ -27,22 +28,22 @@ impl Ledger {
     }
 
     /// True of a process that is known, or becomes so now.
-    pub(super) fn has_room(&mut self, key: &Key, exec: &str) -> bool {
-        if self.process(key, exec).is_some() {
+    pub(super) fn has_room(&mut self, key: &Key, process: &ProcessId) -> bool {
+        let facts = self.facts(key);
+        if facts.is_some_and(|facts| facts.processes.contains_key(process)) {
             return true;
         }
-        if key.1.len() > MAX_ID || exec.len() > MAX_ID {
+        if key.id.len() > MAX_ID || process.exec_id().len() > MAX_ID {
             return false;
         }
-        let known = self.known.get(&key.0).copied().unwrap_or_default();
+        let known = self.known.get(&key.namespace).copied().unwrap_or_default();
         if known >= MOST {
-            let (namespace, id) = key;
             log::error!(
-                "{namespace}/{id}: {exec:?}: {MOST} processes of the namespace are known, not this one"
+                "{key}: {process}: {MOST} processes of the namespace are known, not this one"
             );
             return false;
         }
-        self.known.insert(key.0.clone(), known + 1);
+        self.known.insert(key.namespace.clone(), known + 1);
         true
     }
 

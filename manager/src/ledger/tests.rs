@@ -86,11 +86,8 @@ impl Story {
     }
 
     fn delete_exec(&mut self, exec: &str) {
-        let gone = ExecDeleted {
-            namespace: "n".into(),
-            container: "c".into(),
-            exec: exec.into(),
-        };
+        let exec = ProcessId::Exec(exec.into());
+        let gone = ExecDeleted::new(&Key::new("n", "c"), &exec);
         self.1 += 1;
         let record = Record {
             exec_deleted: Some(gone),
@@ -100,7 +97,7 @@ impl Story {
     }
 
     fn facts(&self) -> &Facts {
-        self.0.facts(&("n".into(), "c".into())).unwrap()
+        self.0.facts(&Key::new("n", "c")).unwrap()
     }
 }
 
@@ -117,7 +114,7 @@ fn an_exit_is_taken_once_and_never_contradicted() {
         said: 137,
     };
     assert_eq!(story.tell(exit("c", 5, 137)), conflict);
-    assert_eq!(story.facts().exit("").unwrap().status, 7);
+    assert_eq!(story.facts().exit(&ProcessId::Init).unwrap().status, 7);
     assert_eq!(story.facts().running().count(), 0);
 }
 

@@ -131,7 +131,7 @@ pub fn is_held(path: &Path) -> bool {
 /// A text; then the shim sees that its logger did not get ready.
 pub fn run(config: &Config, path: &Path) -> Result<(), String> {
     let failed = |e: io::Error| format!("log {}: {e}", path.display());
-    let inherited = |fd| sys::inherited_fd(fd).map_err(failed);
+    let inherited = |fd| task::sys::adopt(fd).map_err(failed);
     let (stdout, stderr, ready) = (inherited(STDOUT)?, inherited(STDERR)?, inherited(READY)?);
     let (size, files) = (config.logger.max_size, config.logger.max_files);
     let mut writer = Writer::open(path, size, files).map_err(failed)?;

@@ -6,7 +6,7 @@ use crate::sys;
 use nix::sys::signal::Signal;
 use protos::ttrpc::Context;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -28,6 +28,63 @@ pub enum Streams {
     Given([Stdio; 3]),
 }
 
+/// Our ends of a command's streams, and what it has said.
+#[derive(Default)]
+struct Talk {
+    input: Option<(pipe::Sender, Vec<u8>)>,
+    output: Option<pipe::Receiver>,
+    said: Vec<u8>,
+}
+
+impl Talk {
+    /// Gives `command` its streams.
+    fn with(command: &mut Command, streams: Streams) -> io::Result<Self> {
+        let mut talk = Self::default();
+        let stdin = match streams {
+            Streams::Given([stdin, stdout, stderr]) => {
+                command.stdin(stdin).stdout(stdout).stderr(stderr);
+                return Ok(talk);
+            }
+            Streams::Captured => Stdio::null(),
+            Streams::Fed(input) => {
+                let (read, write) = io::pipe()?;
+                talk.input = Some((pipe::Sender::from_owned_fd(write.into())?, input));
+                read.into()
+            }
+        };
+        let (read, write) = io::pipe()?;
+        command.stdin(stdin);
+        command.stdout(write.try_clone()?).stderr(write);
+        talk.output = Some(pipe::Receiver::from_owned_fd(read.into())?);
+        Ok(talk)
+    }
+
+    /// Writes and reads until the pipes are closed.
+    async fn go_on(&mut self) {
+        let input = self.input.take();
+        let write = async {
+            if let Some((mut sender, input)) = input {
+                // A command that does not read its input says why itself.
+                let _ = sender.write_all(&input).await;
+            }
+        };
+        let read = async {
+            if let Some(output) = &mut self.output {
+                read_up_to(output, &mut self.said).await;
+            }
+        };
+        tokio::join!(write, read);
+    }
+
+    /// All that a command which has ended has said.
+    fn end(mut self) -> Vec<u8> {
+        if let Some(output) = &self.output {
+            read_what_is_there(output, &mut self.said);
+        }
+        self.said
+    }
+}
+
 /// Runs `command` until it ends, and gives what it printed.
 ///
 /// When the caller gives up, the command is killed, and this returns once it is gone.
@@ -43,28 +100,7 @@ pub async fn run(
     let program = command.get_program().to_string_lossy().into_owned();
     let not_spawned = |source: io::Error| Failure::not_spawned(&program, &source);
     sys::die_with_parent(&mut command);
-
-    let mut feed = None;
-    let mut reader = None;
-    match streams {
-        Streams::Given([stdin, stdout, stderr]) => {
-            command.stdin(stdin).stdout(stdout).stderr(stderr);
-        }
-        captured => {
-            let (read, write) = io::pipe().map_err(not_spawned)?;
-            command
-                .stdout(write.try_clone().map_err(not_spawned)?)
-                .stderr(write);
-            reader = Some(receiver(read.into()).map_err(not_spawned)?);
-            if let Streams::Fed(input) = captured {
-                let (read, write) = io::pipe().map_err(not_spawned)?;
-                command.stdin(read);
-                feed = Some((sender(write.into()).map_err(not_spawned)?, input));
-            } else {
-                command.stdin(Stdio::null());
-            }
-        }
-    }
+    let mut talk = Talk::with(&mut command, streams).map_err(not_spawned)?;
     let turn = tokio::select! {
         biased;
         turn = reaper.turn() => turn,
@@ -74,32 +110,18 @@ pub async fn run(
     // Closes our copies of what the child inherited, so that ends of file can be seen.
     drop(command);
 
-    let mut output = Vec::new();
-    let talk = async {
-        let write = async {
-            if let Some((mut sender, input)) = feed {
-                // A command that does not read its input says why itself.
-                let _ = sender.write_all(&input).await;
-            }
-        };
-        let read = async {
-            if let Some(reader) = &mut reader {
-                read_up_to(reader, &mut output).await;
-            }
-        };
-        tokio::join!(write, read);
-        // The pipes closing is not the end; the exit is.
-        std::future::pending::<()>().await;
-    };
-    // Whichever comes first, its end or this.
-    let others_turn = async {
+    let end_turn = async {
         tokio::time::sleep(TURN).await;
         drop(turn);
-        std::future::pending::<()>().await;
     };
-    let status = tokio::select! {
+    let meanwhile = async {
+        tokio::join!(talk.go_on(), end_turn);
+        // The pipes closing is not the end; the exit is.
+        std::future::pending().await
+    };
+    let status: ExitStatus = tokio::select! {
         status = child.exit() => status,
-        () = async { tokio::join!(talk, others_turn); } => ExitStatus::Code(0),
+        never = meanwhile => never,
         why = context.cancelled() => {
             child.kill(Signal::SIGKILL);
             child.exit().await;
@@ -109,22 +131,12 @@ pub async fn run(
     if let Some(e) = not_executed.error() {
         return Err(not_spawned(e));
     }
-    if let Some(reader) = &reader {
-        read_what_is_there(reader, &mut output);
-    }
+    let said = talk.end();
     if status.success() {
-        Ok(output)
+        Ok(said)
     } else {
-        Err(Failure::ended(&program, status, &output))
+        Err(Failure::ended(&program, status, &said))
     }
-}
-
-fn receiver(fd: OwnedFd) -> io::Result<pipe::Receiver> {
-    pipe::Receiver::from_owned_fd(fd)
-}
-
-fn sender(fd: OwnedFd) -> io::Result<pipe::Sender> {
-    pipe::Sender::from_owned_fd(fd)
 }
 
 /// Reads to the end of the pipe; what is over [`MAX_OUTPUT`] is read and forgotten, so that a
@@ -176,7 +188,7 @@ mod tests {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (read, mut write) = io::pipe().unwrap();
-            let reader = receiver(read.into()).unwrap();
+            let reader = pipe::Receiver::from_owned_fd(read.into()).unwrap();
             write.write_all(b"last words").unwrap();
             let mut output = Vec::new();
             read_what_is_there(&reader, &mut output);

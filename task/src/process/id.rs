@@ -3,8 +3,8 @@
 use std::fmt;
 
 /// In the engine and in bundles these are never mistaken for each other, whatever an exec is
-/// called. Requests and events have one text for both.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// called. Requests and events have one text for both. Init comes first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ProcessId {
     Init,
     Exec(String),

@@ -114,7 +114,8 @@ fn exit_codes_tell_whose_they_are() {
         ] {
             manager.dunnage(args).exits(125);
         }
-        let absent = manager.dir().join("absent").display().to_string();
+        // A name that speaks of a command as OCI runtimes do.
+        let absent = manager.dir().join("executable").display().to_string();
         for args in [
             &["run", "-b", "/b", "x"][..],
             &["exec", "x", "true"],

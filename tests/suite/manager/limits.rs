@@ -72,6 +72,20 @@ fn an_event_is_stored_or_refused_by_name() {
     });
 }
 
+/// The FIFO that its shim was to log to.
+#[test]
+fn a_container_that_cannot_be_created_leaves_no_file_open() {
+    manager::on(|manager| {
+        let options = ["-d", "--runtime", "/bin/false"];
+        manager.run(&options, "c", &["true"]).exits(125);
+        manager.until("closed files", |it| {
+            let files = proc::fds(it.pid())?;
+            let is_left = files.values().any(|path| path.contains("c/log"));
+            (!is_left).then_some(())
+        });
+    });
+}
+
 /// Neither the journal's limits nor those who flood it make a namespace lose its own.
 #[test]
 fn a_namespace_does_not_push_out_the_exits_of_another() {
