@@ -686,7 +686,7 @@ qemu=$(readlink -f "$(type -P qemu-system-x86_64 || echo /dev/null)")
 cat >"$peers/.vm.toml" <<END
 accel = "tcg"
 image = "$PWD/target/dist/guest"
-start_timeout = 120
+start_timeout = 60
 qemu = "${qemu:-qemu-system-x86_64}"
 END
 cmp -s "$peers/.vm.toml" "$peers/vm.toml" || cp "$peers/.vm.toml" "$peers/vm.toml"

@@ -11,7 +11,7 @@ use crate::manager::Manager;
 use crate::names::Key;
 use crate::sockets::{Kept, Sockets};
 use crate::store::{Store, make_dir};
-use crate::{incoming, logger, notify, renewal, stderr, sys};
+use crate::{incoming, logger, notify, renewal, stderr};
 use nix::sys::signal::Signal;
 use protos::ttrpc::Server;
 use std::cell::{Cell, RefCell};
@@ -36,7 +36,7 @@ enum End {
 /// # Errors
 /// A text, if it cannot serve.
 pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), String> {
-    sys::keep_heap_small();
+    task::sys::keep_heap_small();
     // The sockets first: their numbers are known only until something else is opened.
     let sockets = Sockets::inherited();
     logger::start(&config);

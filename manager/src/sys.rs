@@ -43,15 +43,6 @@ pub fn end_by_sigpipe() -> ! {
     }
 }
 
-/// One malloc arena, and memory given back early (mallopt(3)).
-pub fn keep_heap_small() {
-    // SAFETY: sets two tunables of the allocator, before any other thread exists.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10);
-    }
-}
-
 /// Columns and rows of the terminal that is our stdin (ioctl_tty(2), TIOCGWINSZ).
 pub fn window_size() -> Option<(u16, u16)> {
     let mut size = libc::winsize {

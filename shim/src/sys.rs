@@ -81,17 +81,12 @@ pub fn heap_tunables() -> Option<(&'static str, &'static str)> {
     std::env::var_os(TUNABLES.0).is_none().then_some(TUNABLES)
 }
 
-/// One malloc arena, and memory given back early: many shims run side by side (mallopt(3)). What
-/// [`heap_tunables`] gave is for this process, not for its children.
+/// Keeps the heap small: many shims run side by side. What [`heap_tunables`] gave is for this process,
+/// not for its children.
 pub fn keep_heap_small() {
-    let ours = std::env::var_os(TUNABLES.0).is_some_and(|value| value == TUNABLES.1);
-    // SAFETY: sets two tunables of the allocator, and changes the environment, before any other
-    // thread exists.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10);
-        if ours {
-            std::env::remove_var(TUNABLES.0);
-        }
+    task::sys::keep_heap_small();
+    if std::env::var_os(TUNABLES.0).is_some_and(|value| value == TUNABLES.1) {
+        // SAFETY: changes the environment before any other thread exists.
+        unsafe { std::env::remove_var(TUNABLES.0) };
     }
 }

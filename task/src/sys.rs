@@ -225,6 +225,16 @@ pub fn watch_process(pid: u32) -> io::Result<AsyncFd<OwnedFd>> {
     watch(pidfd(pid)?, Interest::READABLE)
 }
 
+/// One malloc arena, and memory given back early (mallopt(3)); to be called before any other thread
+/// exists.
+pub fn keep_heap_small() {
+    // SAFETY: sets two tunables of the allocator.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10);
+    }
+}
+
 /// Takes over an fd that is known by its number only.
 ///
 /// # Errors

@@ -81,7 +81,7 @@ static OUTPUT: LazyLock<String> = LazyLock::new(|| {
     qemu.args(["--pdeathsig", "TERM", "timeout", "--signal=KILL"])
         .arg(LIMIT.as_secs().to_string())
         .arg(peers::program("qemu-system-x86_64").expect("QEMU in PATH"))
-        .args(["-M", "microvm,acpi=on,memory-backend=memory"])
+        .args(["-M", "microvm,acpi=on,pic=off,memory-backend=memory"])
         // The other two keep QEMU 7.2's emulation from a panic of the guest, and from a hang.
         .args(["-accel", "tcg", "-cpu", "qemu64,-cx16", "-m", "1024"])
         .args(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"])

@@ -35,7 +35,7 @@ pub fn initrd(dir: &Path) -> PathBuf {
 pub fn boot(image: &Path, initrd: &Path) -> Duration {
     let facts = fs::read_to_string(image.join("guest.toml")).expect("guest.toml");
     let without_acpi = facts.contains("command_line_devices = true");
-    let acpi = if without_acpi { "off" } else { "on" };
+    let acpi = if without_acpi { "off" } else { "on,pic=off" };
     let begin = Instant::now();
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.arg("-M")
