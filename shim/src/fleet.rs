@@ -66,6 +66,7 @@ pub fn upgrade(program: &str, filter: &Flags) -> Result<()> {
     crate::print(task::printable(&report).as_bytes())?;
     match refused {
         0 => Ok(()),
+        1 => Err(Error::new("one shim was not upgraded")),
         n => Err(Error::new(format!("{n} shims were not upgraded"))),
     }
 }
