@@ -66,16 +66,12 @@ pub async fn exec(
     // caller that gave up nobody knows what the guest does.
     let known = (process.name.clone(), Rc::clone(&process));
     container.execs.borrow_mut().extend([known]);
-    let added = async {
-        ask(container, &container.init, &request, context).await?;
-        // It is told before the answer.
-        let added = process.until(|process| process.added.get());
-        let what = format!("the new exec {} of {}", process.exec_id, container.id);
-        vm.in_time(&what, vm.patience, added).await;
-        Ok(())
-    };
-    // Both are sent at once: the guest takes calls in their order, and adds an exec in one step.
-    tokio::try_join!(biased; added, start(container, &process, context))?;
+    ask(container, &container.init, &request, context).await?;
+    // It is told before the answer.
+    let added = process.until(|process| process.added.get());
+    let what = format!("the new exec {} of {}", process.exec_id, container.id);
+    vm.in_time(&what, vm.patience, added).await;
+    start(container, &process, context).await?;
     Ok((vm.pid(), io))
 }
 
