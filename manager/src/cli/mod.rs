@@ -16,6 +16,7 @@ mod tail;
 mod watch;
 
 use crate::config::{Config, Span};
+use crate::logfile::{self, Orders};
 use clap::{CommandFactory, Parser, Subcommand};
 use client::Client;
 use output::while_read;
@@ -141,9 +142,6 @@ enum Command {
     Completion { shell: clap_complete::Shell },
     /// Print the manual page
     Man,
-    /// Write a container's output to a file (for shims)
-    #[command(hide = true)]
-    Log { file: PathBuf },
     /// Publish an event that comes on stdin (for shims)
     #[command(hide = true)]
     Publish {
@@ -180,14 +178,10 @@ pub fn parses<'a>(words: impl Iterator<Item = &'a str>) -> bool {
 pub fn run() -> ExitCode {
     if let Some(config) = daemon(std::env::args_os()) {
         let served = Config::load(config.as_deref());
-        let served = served.and_then(|it| crate::daemon::run(it, config));
-        return match served {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(e) => {
-                complain(&e);
-                ExitCode::FAILURE
-            }
-        };
+        return ended(served.and_then(|it| crate::daemon::run(it, config)));
+    }
+    if let Some(orders) = Orders::read(std::env::args_os()) {
+        return ended(logfile::run(&orders));
     }
     let args = match Args::try_parse() {
         Ok(args) => args,
@@ -195,6 +189,16 @@ pub fn run() -> ExitCode {
     };
     match args.obey() {
         Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            complain(&e);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ended(done: Result<(), String>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             complain(&e);
             ExitCode::FAILURE
@@ -242,7 +246,6 @@ impl Args {
             Command::Daemon => crate::daemon::run(config, self.config).map(|()| 0),
             // It has been read.
             Command::Check => Ok(0),
-            Command::Log { file } => crate::logfile::run(&config, file).map(|()| 0),
             _ => {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
@@ -324,7 +327,6 @@ impl Args {
             | Command::Version
             | Command::Check
             | Command::Daemon
-            | Command::Log { .. }
             | Command::Completion { .. }
             | Command::Man => Ok(()),
         };

@@ -245,9 +245,7 @@ fn log_uri(wish: Option<&str>, config: &Config, namespace: &str, id: &str) -> St
     if let Some(uri) = wish {
         return uri.to_owned();
     }
-    let file = logfile::path(config, namespace, id);
-    let own = std::env::current_exe().unwrap_or_else(|_| "/usr/local/bin/dunnage".into());
-    format!("binary://{}?log={}", own.display(), file.display())
+    logfile::uri(&config.logger, &logfile::path(config, namespace, id))
 }
 
 /// The exit code of what runs something: its own, and 125 to 127 if it did not run.

@@ -7,10 +7,12 @@
 //! ```
 //! The shim gives it stdout on fd 3, stderr on fd 4, and waits until it closes fd 5.
 
+mod orders;
 mod writer;
 
 use crate::config::Config;
 use crate::sys;
+pub use orders::{Orders, file_of, uri};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -125,16 +127,16 @@ pub fn is_held(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| sys::lock(&file).is_err())
 }
 
-/// Copies both streams to `path` until they end.
+/// Copies both streams to where it is told until they end.
 ///
 /// # Errors
 /// A text; then the shim sees that its logger did not get ready.
-pub fn run(config: &Config, path: &Path) -> Result<(), String> {
+pub fn run(orders: &Orders) -> Result<(), String> {
+    let path = orders.file.as_path();
     let failed = |e: io::Error| format!("log {}: {e}", path.display());
     let inherited = |fd| task::sys::adopt(fd).map_err(failed);
     let (stdout, stderr, ready) = (inherited(STDOUT)?, inherited(STDERR)?, inherited(READY)?);
-    let (size, files) = (config.logger.max_size, config.logger.max_files);
-    let mut writer = Writer::open(path, size, files).map_err(failed)?;
+    let mut writer = Writer::open(path, orders.limits()).map_err(failed)?;
     let is_json = path
         .extension()
         .is_some_and(|extension| extension == "json");
