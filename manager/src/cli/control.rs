@@ -81,11 +81,10 @@ async fn end(client: &Client, id: &str, number: libc::c_int, all: bool) -> Resul
     }
 }
 
-/// TERM, and KILL if that is not enough. It stays stopped, whatever its restart policy says.
+/// TERM, and KILL if that is not enough. It stays stopped, whatever its restart policy says; so it
+/// goes on if that can't be stored.
 pub async fn stop(client: &Client, id: &str, timeout: Duration) -> Result<(), String> {
-    if let Ok(container) = container(client, id).await {
-        note_stopped(client, &container, true).await;
-    }
+    note_stopped(client, &container(client, id).await?, true).await?;
     let mut waiting = Box::pin(wait(client, id));
     // The wait is on its way before the signal.
     let early = tokio::time::timeout(Duration::from_millis(20), &mut waiting).await;
@@ -126,11 +125,18 @@ pub async fn state(client: &Client, id: &str) -> Result<Process, tonic::Status> 
 }
 
 /// Tells the restart policy, if there is one, what the user wants.
-pub async fn note_stopped(client: &Client, container: &Container, stopped: bool) {
+///
+/// # Errors
+/// A text, if that can't be stored: the policy would do what it did before.
+pub async fn note_stopped(
+    client: &Client,
+    container: &Container,
+    stopped: bool,
+) -> Result<(), String> {
     if !container.labels.contains_key(restart::STATUS) {
-        return;
+        return Ok(());
     }
-    let mut container = container.clone();
+    let (id, mut container) = (&container.id, container.clone());
     container
         .labels
         .insert(restart::STOPPED.into(), stopped.to_string());
@@ -140,7 +146,11 @@ pub async fn note_stopped(client: &Client, container: &Container, stopped: bool)
             paths: vec![format!("labels.{}", restart::STOPPED)],
         }),
     });
-    let _ = client.containers().update(request).await;
+    let stored = client.containers().update(request).await;
+    stored.map(drop).map_err(|e| {
+        let key = restart::STOPPED;
+        format!("{id}: {key}={stopped} can't be stored: {}", said(e))
+    })
 }
 
 pub async fn pause(client: &Client, id: &str) -> Result<(), String> {
@@ -185,7 +195,8 @@ pub async fn delete(
                     super::output::status(status)
                 ));
             }
-            note_stopped(client, &known, true).await;
+            // Unless it is started again at once: then it is told below that it is not deleted.
+            let _ = note_stopped(client, &known, true).await;
             end(client, id, libc::SIGKILL, true).await?;
             wait(client, id).await.map_err(said)?;
         }

@@ -339,10 +339,10 @@ pub async fn start(client: &Client, id: &str) -> Result<u8, NotRun> {
     let container = control::container(client, id).await?;
     let state = control::state(client, id).await.ok();
     let status = state.map(|state| state.status);
+    control::note_stopped(client, &container, false).await?;
     if status == Some(protos::task_types::Status::Stopped as i32) {
         delete(client, id).await;
     }
-    control::note_stopped(client, &container, false).await;
     if status != Some(protos::task_types::Status::Created as i32) {
         let log = container
             .labels
