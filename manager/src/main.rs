@@ -14,6 +14,7 @@ mod intake;
 mod journal;
 mod launch;
 mod ledger;
+mod lock;
 mod logfile;
 mod logger;
 mod manager;

@@ -15,6 +15,7 @@ mod limits;
 mod logs;
 mod metrics;
 mod names;
+mod neighbours;
 mod pipes;
 mod promises;
 mod publish;
