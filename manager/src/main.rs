@@ -26,6 +26,7 @@ mod recover;
 mod removal;
 mod renewal;
 mod restart;
+mod runc;
 mod shim;
 mod shim_log;
 mod sockets;
