@@ -13,7 +13,7 @@ use protos::services::namespaces::v1::*;
 use protos::services::tasks::v1::*;
 use protos::task_types::{Process, Status};
 use protos::{Any, FieldMask};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::time::Duration;
 
 /// What the shims take resources as.
@@ -270,7 +270,7 @@ pub async fn namespaces(client: &Client) -> Result<Vec<Namespace>, String> {
     Ok(listed.into_inner().namespaces)
 }
 
-pub async fn ns(client: &Client, command: &Ns, json: bool) -> Result<(), String> {
+pub async fn ns(client: &Client, command: &Ns, as_json: bool) -> Result<(), String> {
     match command {
         Ns::Ls => {
             let rows = namespaces(client).await?.into_iter().map(|namespace| {
@@ -280,9 +280,9 @@ pub async fn ns(client: &Client, command: &Ns, json: bool) -> Result<(), String>
                     .map(|(key, value)| format!("{key}={value}"))
                     .collect();
                 labels.sort_unstable();
-                vec![namespace.name, labels.join(",")]
+                json!({"name": namespace.name, "labels": labels.join(",")})
             });
-            super::output::rows(&["NAME", "LABELS"], &rows.collect::<Vec<_>>(), json)
+            super::output::rows(&["name", "labels"], &rows.collect::<Vec<_>>(), as_json)
         }
         Ns::Create { name } => {
             let request = client.request(CreateNamespaceRequest {

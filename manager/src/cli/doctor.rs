@@ -8,6 +8,7 @@ use super::output;
 use crate::bundles::{self, names};
 use crate::config::Config;
 use crate::names::Key;
+use serde_json::json;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -34,14 +35,13 @@ enum Found {
 }
 
 impl Found {
-    fn row(&self) -> Vec<String> {
-        let (kind, what) = match self {
+    fn kind_and_what(&self) -> (&'static str, String) {
+        match self {
             Self::Shim { pid, key, .. } => ("leaked shim", format!("{pid} of {key}")),
             Self::Bundle(path) => ("orphan bundle", path.display().to_string()),
             Self::Socket(path) => ("stale socket", path.display().to_string()),
             Self::Mount(path) => ("stale mount", path.display().to_string()),
-        };
-        vec![kind.to_owned(), what]
+        }
     }
 
     fn fix(&self) -> Result<(), String> {
@@ -81,7 +81,12 @@ fn mounts() -> Result<Vec<PathBuf>, String> {
 }
 
 /// Looks, tells, and cleans if it shall; 1 if something is left.
-pub async fn doctor(client: &Client, config: &Config, fix: bool, json: bool) -> Result<u8, String> {
+pub async fn doctor(
+    client: &Client,
+    config: &Config,
+    fix: bool,
+    as_json: bool,
+) -> Result<u8, String> {
     let mut known = HashSet::new();
     for namespace in super::control::namespaces(client).await? {
         let tasks = super::show::tasks(&client.of(&namespace.name)?).await?;
@@ -90,26 +95,21 @@ pub async fn doctor(client: &Client, config: &Config, fix: bool, json: bool) -> 
     }
     let found = look(config, &known)?;
     let mut left = 0;
-    let mut rows = Vec::new();
+    let mut records = Vec::new();
     for one in &found {
-        let mut row = one.row();
-        row.push(match fix.then(|| one.fix()) {
-            Some(Ok(())) => "cleaned".to_owned(),
-            Some(Err(e)) => {
-                left += 1;
-                e
-            }
-            None => {
-                left += 1;
-                "found (--fix cleans)".to_owned()
-            }
-        });
-        rows.push(row);
+        let (kind, what) = one.kind_and_what();
+        let fixed = match fix {
+            true => one.fix().map(|()| "cleaned"),
+            false => Err("found (--fix cleans)".to_owned()),
+        };
+        left += usize::from(fixed.is_err());
+        let state = fixed.map_or_else(|e| e, str::to_owned);
+        records.push(json!({"kind": kind, "what": what, "state": state}));
     }
-    if found.is_empty() && !json {
+    if found.is_empty() && !as_json {
         output::line("nothing is wrong")?;
     } else {
-        output::rows(&["KIND", "WHAT", "STATE"], &rows, json)?;
+        output::rows(&["kind", "what", "state"], &records, as_json)?;
     }
     Ok(u8::from(left > 0))
 }

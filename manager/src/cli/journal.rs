@@ -9,6 +9,7 @@ use clap::Args;
 use protos::events::TaskExit;
 use protos::services::dunnage::v1::{Entry, ReadRequest};
 use protos::{Timestamp, any};
+use serde_json::json;
 use task::ProcessId;
 use tonic::Streaming;
 
@@ -33,7 +34,7 @@ async fn read(client: &Client, request: ReadRequest) -> Result<Streaming<Entry>,
     answer.map(tonic::Response::into_inner).map_err(said)
 }
 
-pub async fn events(client: &Client, args: &Events, json: bool) -> Result<(), String> {
+pub async fn events(client: &Client, args: &Events, as_json: bool) -> Result<(), String> {
     let mut request = ReadRequest {
         since: u64::MAX,
         follow: !args.no_follow,
@@ -77,7 +78,7 @@ pub async fn events(client: &Client, args: &Events, json: bool) -> Result<(), St
             continue;
         }
         let event = output::event(entry.seq, &entry.origin, &envelope);
-        if json {
+        if as_json {
             line(&event.to_string())?;
         } else {
             let time = output::time(envelope.timestamp);
@@ -121,23 +122,23 @@ pub async fn exits(
     client: &Client,
     namespace: &str,
     id: Option<&str>,
-    json: bool,
+    as_json: bool,
 ) -> Result<(), String> {
     let exits = known_exits(client, namespace, id).await?;
     let rows = exits.into_iter().map(|(entry, exit)| {
         let exec = process_of(&exit).exec_id().to_owned();
-        vec![
-            entry.seq.to_string(),
-            exit.container_id,
-            exec,
-            exit.pid.to_string(),
-            exit.exit_status.to_string(),
-            output::time(exit.exited_at),
-            entry.origin,
-        ]
+        json!({
+            "seq": entry.seq,
+            "id": exit.container_id,
+            "exec": exec,
+            "pid": exit.pid,
+            "status": exit.exit_status,
+            "exited_at": output::time(exit.exited_at),
+            "origin": entry.origin,
+        })
     });
-    let head = ["SEQ", "ID", "EXEC", "PID", "STATUS", "EXITED AT", "ORIGIN"];
-    output::rows(&head, &rows.collect::<Vec<_>>(), json)
+    let keys = ["seq", "id", "exec", "pid", "status", "exited_at", "origin"];
+    output::rows(&keys, &rows.collect::<Vec<_>>(), as_json)
 }
 
 /// Waits for each, and prints its status; of what is deleted the journal knows it.

@@ -140,8 +140,8 @@ enum Command {
     },
     /// Print a shell's completion
     Completion { shell: clap_complete::Shell },
-    /// Print the manual page
-    Man,
+    /// Print the manual page, of all or of a command
+    Man { of: Vec<String> },
     /// Publish an event that comes on stdin (for shims)
     #[command(hide = true)]
     Publish {
@@ -228,10 +228,10 @@ impl Args {
             Command::Completion { shell } => {
                 clap_complete::generate(*shell, &mut Self::command(), "dunnage", &mut page);
             }
-            Command::Man => {
-                let man = clap_mangen::Man::new(Self::command());
-                man.render(&mut page).map_err(|e| e.to_string())?;
-            }
+            Command::Man { of } => match manual(of) {
+                Ok(man) => man.render(&mut page).map_err(|e| e.to_string())?,
+                Err(e) => return Ok(run::exit_code(Err(e.into()))),
+            },
             _ => {}
         }
         if !page.is_empty() {
@@ -307,7 +307,7 @@ impl Args {
             Command::Update { limits, id } => control::update(client, id, limits).await,
             Command::Ls { quiet, filter } => show::ls(client, *quiet, self.json, filter).await,
             Command::Ps { id } => show::ps(client, id, self.json).await,
-            Command::Inspect { id } => show::inspect(client, id).await,
+            Command::Inspect { id } => show::inspect(client, id, self.json).await,
             Command::Stats { no_stream } => {
                 while_read(show::stats(client, *no_stream, self.json)).await
             }
@@ -328,10 +328,23 @@ impl Args {
             | Command::Check
             | Command::Daemon
             | Command::Completion { .. }
-            | Command::Man => Ok(()),
+            | Command::Man { .. } => Ok(()),
         };
         done.map(|()| 0)
     }
+}
+
+/// The manual page of the command that has this name, as `ns create`; without one, of all.
+fn manual(of: &[String]) -> Result<clap_mangen::Man, String> {
+    let mut all = Args::command();
+    // Now each command knows its whole name, and what it has of all.
+    all.build();
+    let mut command = &all;
+    for name in of {
+        let found = command.find_subcommand(name);
+        command = found.ok_or_else(|| format!("man: {name:?} is no command"))?;
+    }
+    Ok(clap_mangen::Man::new(command.clone()))
 }
 
 fn complain(text: &str) {

@@ -120,8 +120,8 @@ fn the_life_of_a_service() {
         manager.dunnage(&["update", "--memory", "64m", "web"]).ok();
         let stats = manager.json(&["stats", "--no-stream"]);
         assert_eq!(
-            (&stats[0]["id"], &stats[0]["limit"]),
-            (&"web".into(), &"64.0MiB".into())
+            (&stats[0]["id"], &stats[0]["limit_bytes"]),
+            (&"web".into(), &(64 << 20).into())
         );
         manager.until("both lines in the log", |it| {
             let logs = it.dunnage(&["logs", "web"]).ok();
