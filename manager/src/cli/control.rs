@@ -1,6 +1,6 @@
 //! `kill`, `stop`, `pause`, `resume`, `delete`, `update` and `ns`: one request or two each.
 
-use super::client::Client;
+use super::client::{Client, lasting};
 use super::run::said;
 use super::spec::Limits;
 use crate::config::Config;
@@ -107,11 +107,23 @@ pub async fn container(client: &Client, id: &str) -> Result<Container, String> {
 
 /// Waits for the end of init.
 pub async fn wait(client: &Client, id: &str) -> Result<WaitResponse, tonic::Status> {
-    let request = client.request(WaitRequest {
-        container_id: id.to_owned(),
-        exec_id: String::new(),
-    });
-    Ok(client.tasks().wait(request).await?.into_inner())
+    wait_for(client, id, "").await
+}
+
+/// Waits for the end of an exec, or of init, through all restarts of the daemon.
+pub async fn wait_for(
+    client: &Client,
+    id: &str,
+    exec: &str,
+) -> Result<WaitResponse, tonic::Status> {
+    lasting(async || {
+        let request = client.request(WaitRequest {
+            container_id: id.to_owned(),
+            exec_id: exec.to_owned(),
+        });
+        Ok(client.tasks().wait(request).await?.into_inner())
+    })
+    .await
 }
 
 /// How init is.

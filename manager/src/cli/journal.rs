@@ -1,6 +1,6 @@
 //! `events`, `exits` and `wait`: what happened, also while nobody looked.
 
-use super::client::Client;
+use super::client::{Client, is_lost, lasting};
 use super::control;
 use super::output::{self, line};
 use super::run::said;
@@ -29,9 +29,13 @@ pub struct Events {
     no_follow: bool,
 }
 
-async fn read(client: &Client, request: ReadRequest) -> Result<Streaming<Entry>, String> {
-    let answer = client.journal().read(client.request(request)).await;
-    answer.map(tonic::Response::into_inner).map_err(said)
+async fn read(client: &Client, request: &ReadRequest) -> Result<Streaming<Entry>, String> {
+    let answer = lasting(async || {
+        let request = client.request(request.clone());
+        client.journal().read(request).await
+    });
+    let answer = answer.await.map_err(said)?;
+    Ok(answer.into_inner())
 }
 
 pub async fn events(client: &Client, args: &Events, as_json: bool) -> Result<(), String> {
@@ -54,14 +58,18 @@ pub async fn events(client: &Client, args: &Events, as_json: bool) -> Result<(),
     }
     let until = args.until.as_deref().map(output::parse_time).transpose()?;
     let order = |time: Timestamp| (time.seconds, time.nanos);
-    let mut entries = read(client, request.clone()).await?;
+    let began = Some(task::event::now());
+    let mut entries = read(client, &request).await?;
     loop {
         let entry = match entries.message().await {
             Ok(Some(entry)) => entry,
             Ok(None) => return Ok(()),
-            // The daemon waits for no slow reader; the journal has what came meanwhile.
-            Err(e) if e.code() == tonic::Code::ResourceExhausted => {
-                entries = read(client, request.clone()).await?;
+            // The daemon waits for no slow reader, or went away; the journal has what came meanwhile.
+            Err(e) if e.code() == tonic::Code::ResourceExhausted || is_lost(&e) => {
+                if request.since == u64::MAX {
+                    (request.since, request.since_time) = (0, began);
+                }
+                entries = read(client, &request).await?;
                 continue;
             }
             Err(e) => return Err(said(e)),
@@ -104,7 +112,7 @@ async fn known_exits(
         filters: vec![filter],
         ..Default::default()
     };
-    let mut entries = read(client, request).await?;
+    let mut entries = read(client, &request).await?;
     let mut exits = Vec::new();
     while let Some(entry) = entries.message().await.map_err(said)? {
         let event = entry

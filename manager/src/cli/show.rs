@@ -35,17 +35,22 @@ pub async fn tasks(client: &Client) -> Result<Vec<Process>, String> {
     Ok(listed.into_inner().tasks)
 }
 
+/// The containers of the namespace that the filters choose.
+pub async fn containers(client: &Client, filters: &[String]) -> Result<Vec<Container>, String> {
+    let request = client.request(ListContainersRequest {
+        filters: filters.to_vec(),
+    });
+    let listed = client.containers().list(request).await.map_err(said)?;
+    Ok(listed.into_inner().containers)
+}
+
 pub async fn ls(
     client: &Client,
     quiet: bool,
     as_json: bool,
     filters: &[String],
 ) -> Result<(), String> {
-    let request = client.request(ListContainersRequest {
-        filters: filters.to_vec(),
-    });
-    let listed = client.containers().list(request).await.map_err(said)?;
-    let containers = listed.into_inner().containers;
+    let containers = containers(client, filters).await?;
     if quiet {
         return containers
             .iter()

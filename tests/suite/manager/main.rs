@@ -20,6 +20,7 @@ mod output;
 mod pipes;
 mod promises;
 mod publish;
+mod reconnect;
 mod recovery;
 mod restart;
 mod shim_death;
