@@ -203,6 +203,31 @@ fn a_wrong_configuration_is_refused_by_name() {
     });
 }
 
+/// It has the daemon's own reader.
+#[test]
+fn check_names_what_the_daemon_could_not_go_on_with() {
+    manager::on(|manager| {
+        let path = manager.dir().join("wrong.toml");
+        let long = format!("[grpc]\naddress = \"/{}\"\n", "x".repeat(110));
+        for (text, key) in [
+            (
+                "[restart]\nbackoff_min = \"5s\"\nbackoff_max = \"1s\"\n",
+                "restart.backoff_min",
+            ),
+            ("[metrics]\naddress = \"localhost\"\n", "metrics.address"),
+            (&long, "grpc.address"),
+            ("[grpc]\nmode = \"1777\"\n", "grpc.mode"),
+            ("[runtime.paths]\nx = \"here\"\n", "runtime.paths"),
+            ("[shim]\nstart_timeout = \"0s\"\n", "shim.start_timeout"),
+            ("[shim]\nsockets = 1\n", "sockets"),
+        ] {
+            std::fs::write(&path, text).expect("a file");
+            let check = ["--config", &path.to_string_lossy(), "check"];
+            manager.plain(&check).exits(1).fails_with(key);
+        }
+    });
+}
+
 /// signal(7): real-time signals have numbers only; they are named by how far they are from the
 /// first or the last.
 #[test]
