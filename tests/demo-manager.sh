@@ -37,7 +37,7 @@ show exec web sh -c 'echo "inside as $(id -u)"'
 show stats --no-stream
 show logs web
 printf '\n$ kill -9 %s     # the daemon; meanwhile the container ends with 7\n' "$daemon"
-pid=$(d --json ls | sed 's/.*"pid":"\([0-9]*\)".*/\1/')
+pid=$(d --json ls | sed 's/.*"pid":\([0-9]*\).*/\1/')
 kill -9 "$daemon"
 wait "$daemon" 2>/dev/null || true
 touch "$dir/stop"

@@ -146,7 +146,7 @@ pub enum Format {
 }
 
 /// The logger that `run -d` gives its containers.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Logger {
     /// A file that would grow beyond this many bytes is set aside.

@@ -10,8 +10,8 @@ use crate::ledger::{Exit, Ledger};
 use crate::manager::Manager;
 use crate::names::Key;
 use crate::sockets::{Kept, Sockets};
-use crate::store::{Store, make_dir};
-use crate::{incoming, logger, notify, renewal, stderr};
+use crate::store::Store;
+use crate::{incoming, lock, logger, notify, renewal, stderr};
 use nix::sys::signal::Signal;
 use protos::ttrpc::Server;
 use std::cell::{Cell, RefCell};
@@ -57,7 +57,11 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), String> {
     Ok(())
 }
 
-async fn serve(config: Arc<Config>, file: Option<&Path>, sockets: Sockets) -> Result<End, String> {
+async fn serve(
+    config: Arc<Config>,
+    file: Option<&Path>,
+    mut sockets: Sockets,
+) -> Result<End, String> {
     let failed = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
     nix::sys::prctl::set_child_subreaper(true).map_err(|e| format!("subreaper: {e}"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
@@ -65,8 +69,9 @@ async fn serve(config: Arc<Config>, file: Option<&Path>, sockets: Sockets) -> Re
     let asked = Signals::new([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     let asked = asked.map_err(failed("signals"))?;
     stderr::begin();
+    let locks = lock::take(&config, &mut sockets.files)?;
     let sockets = sockets.bind(&config)?;
-    let kept = sockets.keep().map_err(failed("sockets"))?;
+    let kept = sockets.keep(locks).map_err(failed("sockets"))?;
     let (exits, ended) = mpsc::unbounded_channel();
     let manager = Rc::new(open(&config, &reaper, exits)?);
 
@@ -130,8 +135,6 @@ fn open(
 ) -> Result<Manager, String> {
     let failed = |what: String| move |e: io::Error| format!("{what}: {e}");
     let (root, state) = (&config.root, &config.state);
-    make_dir(root).map_err(failed(root.display().to_string()))?;
-    make_dir(state).map_err(failed(state.display().to_string()))?;
     let uuid = uuid(&root.join("uuid")).map_err(failed("uuid".into()))?;
     let mut ledger = Ledger::default();
     let dir = config.journal_dir();

@@ -23,6 +23,14 @@ const CLIENTS: usize = 16;
 /// The longest request that is read.
 const MAX_REQUEST: usize = 8192;
 
+const MEMORY: &str = "Memory that the container uses.";
+const MEMORY_LIMIT: &str = "The most memory that it may use.";
+const CPU: &str = "Processor time that it has used.";
+const CPU_KERNEL: &str = "Processor time that the kernel has used for it.";
+const CPU_USER: &str = "Processor time that its programs have used.";
+const PIDS: &str = "Processes and threads that it has.";
+const PIDS_LIMIT: &str = "So many it may have; 0 is no limit.";
+
 /// Serves metrics, if an address is configured.
 ///
 /// # Errors
@@ -94,32 +102,32 @@ async fn answer<T>(manager: Rc<Manager>, mut stream: impl AsyncRead + AsyncWrite
     drop(turn);
 }
 
-/// Families in the order they are first told of.
+/// A family: its name, what it is, and what its numbers mean.
+type Family = (&'static str, &'static str, &'static str);
+
+/// Families in the order they are first told of, and their lines.
 #[derive(Default)]
-struct Families(Vec<(String, &'static str, String)>);
+struct Families(Vec<(Family, String)>);
 
 impl Families {
-    fn add(&mut self, name: &str, kind: &'static str, labels: &str, value: impl std::fmt::Display) {
-        let at = self
-            .0
-            .iter()
-            .position(|(of, ..)| of == name)
-            .unwrap_or_else(|| {
-                self.0.push((name.to_owned(), kind, String::new()));
-                self.0.len() - 1
-            });
+    fn add(&mut self, family: Family, labels: &str, value: impl std::fmt::Display) {
+        let known = self.0.iter().position(|(of, _)| *of == family);
+        let at = known.unwrap_or_else(|| {
+            self.0.push((family, String::new()));
+            self.0.len() - 1
+        });
         let labels = match labels {
             "" => String::new(),
             labels => format!("{{{labels}}}"),
         };
-        let _ = writeln!(self.0[at].2, "{name}{labels} {value}");
+        let _ = writeln!(self.0[at].1, "{}{labels} {value}", family.0);
     }
 
     fn text(self) -> String {
-        let families = self.0.into_iter();
-        families
-            .map(|(name, kind, lines)| format!("# TYPE {name} {kind}\n{lines}"))
-            .collect()
+        let text = |((name, kind, help), lines): (Family, String)| {
+            format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{lines}")
+        };
+        self.0.into_iter().map(text).collect()
     }
 }
 
@@ -133,24 +141,35 @@ async fn text(manager: &Rc<Manager>) -> String {
 fn count_events(families: &mut Families, manager: &Manager) {
     let counters = &manager.intake.counters;
     let exchange = &manager.intake.exchange;
-    for (name, value) in [
-        ("dunnage_events_received_total", counters.received.get()),
-        ("dunnage_events_duplicate_total", counters.duplicates.get()),
-        ("dunnage_events_conflicting_total", counters.conflicts.get()),
-        ("dunnage_subscribers_behind_total", exchange.behind.get()),
-        ("dunnage_events_delivered_total", exchange.delivered.get()),
-        ("dunnage_events_replayed_total", exchange.replayed.get()),
-        ("dunnage_oom_total", counters.ooms.get()),
-        ("dunnage_shim_deaths_total", manager.deaths.get()),
-        ("dunnage_restarts_total", manager.restarts.get()),
-        ("dunnage_journal_records_total", manager.intake.last()),
-    ] {
-        families.add(name, "counter", "", value);
+    #[rustfmt::skip]
+    let counts = [
+        ("dunnage_events_received_total", "Events that were sent here.", counters.received.get()),
+        ("dunnage_events_duplicate_total", "Exits told again.", counters.duplicates.get()),
+        ("dunnage_events_conflicting_total", "Exits told otherwise.", counters.conflicts.get()),
+        ("dunnage_subscribers_behind_total", "Subscribers too slow to stay.", exchange.behind.get()),
+        ("dunnage_events_delivered_total", "Events given to subscribers.", exchange.delivered.get()),
+        ("dunnage_events_replayed_total", "Exits given later.", exchange.replayed.get()),
+        ("dunnage_oom_total", "Times that a container had no memory left.", counters.ooms.get()),
+        ("dunnage_shim_deaths_total", "Shims that died before their task.", manager.deaths.get()),
+        ("dunnage_restarts_total", "Restarts by a policy.", manager.restarts.get()),
+        ("dunnage_journal_records_total", "Records ever written.", manager.intake.last()),
+    ];
+    for (name, help, value) in counts {
+        families.add((name, "counter", help), "", value);
     }
-    families.add("dunnage_subscribers", "gauge", "", exchange.subscribers());
+    let subscribers = (
+        "dunnage_subscribers",
+        "gauge",
+        "Subscribers that are there.",
+    );
+    families.add(subscribers, "", exchange.subscribers());
+    let exits = (
+        "dunnage_exits_total",
+        "counter",
+        "Exits of processes, by who saw them.",
+    );
     for (origin, count) in counters.exits.borrow().iter() {
-        let labels = format!("origin=\"{origin}\"");
-        families.add("dunnage_exits_total", "counter", &labels, count);
+        families.add(exits, &format!("origin=\"{origin}\""), count);
     }
 }
 
@@ -176,12 +195,8 @@ async fn measure_tasks(families: &mut Families, manager: &Rc<Manager>) {
         }));
     }
     for (namespace, count) in counts {
-        families.add(
-            "dunnage_tasks",
-            "gauge",
-            &format!("namespace=\"{namespace}\""),
-            count,
-        );
+        let tasks = ("dunnage_tasks", "gauge", "Tasks that are there.");
+        families.add(tasks, &format!("namespace=\"{namespace}\""), count);
     }
     for answer in asked {
         if let Ok((task, runtime, Ok(StatsResponse { stats: Some(stats) }))) = answer.await {
@@ -194,35 +209,52 @@ async fn measure_tasks(families: &mut Families, manager: &Rc<Manager>) {
 
 /// core/metrics/cgroups/v1 and v2: the names that containerd's dashboards know.
 fn container(families: &mut Families, labels: &str, stats: &Any) {
-    let mut gauge = |name: &str, value: u64| families.add(name, "gauge", labels, value);
+    let mut gauge = |name, help, value: u64| families.add((name, "gauge", help), labels, value);
     if let Some(Ok(stats)) = any::unpack::<v1::Metrics>(stats) {
         if let Some(usage) = stats.memory.and_then(|memory| memory.usage) {
-            gauge("container_memory_usage_usage_bytes", usage.usage);
-            gauge("container_memory_usage_limit_bytes", usage.limit);
-            gauge("container_memory_usage_max_bytes", usage.max);
+            gauge("container_memory_usage_usage_bytes", MEMORY, usage.usage);
+            gauge(
+                "container_memory_usage_limit_bytes",
+                MEMORY_LIMIT,
+                usage.limit,
+            );
+            let most = "The most memory that was in use.";
+            gauge("container_memory_usage_max_bytes", most, usage.max);
         }
         if let Some(usage) = stats.cpu.and_then(|cpu| cpu.usage) {
-            gauge("container_cpu_total_nanoseconds", usage.total);
-            gauge("container_cpu_kernel_nanoseconds", usage.kernel);
-            gauge("container_cpu_user_nanoseconds", usage.user);
+            gauge("container_cpu_total_nanoseconds", CPU, usage.total);
+            gauge("container_cpu_kernel_nanoseconds", CPU_KERNEL, usage.kernel);
+            gauge("container_cpu_user_nanoseconds", CPU_USER, usage.user);
         }
         if let Some(pids) = stats.pids {
-            gauge("container_pids_current", pids.current);
-            gauge("container_pids_limit", pids.limit);
+            gauge("container_pids_current", PIDS, pids.current);
+            gauge("container_pids_limit", PIDS_LIMIT, pids.limit);
         }
     } else if let Some(Ok(stats)) = any::unpack::<v2::Metrics>(stats) {
         if let Some(memory) = stats.memory {
-            gauge("container_memory_usage_bytes", memory.usage);
-            gauge("container_memory_usage_limit_bytes", memory.usage_limit);
+            gauge("container_memory_usage_bytes", MEMORY, memory.usage);
+            gauge(
+                "container_memory_usage_limit_bytes",
+                MEMORY_LIMIT,
+                memory.usage_limit,
+            );
         }
         if let Some(cpu) = stats.cpu {
-            gauge("container_cpu_usage_usec_microseconds", cpu.usage_usec);
-            gauge("container_cpu_user_usec_microseconds", cpu.user_usec);
-            gauge("container_cpu_system_usec_microseconds", cpu.system_usec);
+            gauge("container_cpu_usage_usec_microseconds", CPU, cpu.usage_usec);
+            gauge(
+                "container_cpu_user_usec_microseconds",
+                CPU_USER,
+                cpu.user_usec,
+            );
+            gauge(
+                "container_cpu_system_usec_microseconds",
+                CPU_KERNEL,
+                cpu.system_usec,
+            );
         }
         if let Some(pids) = stats.pids {
-            gauge("container_pids_current", pids.current);
-            gauge("container_pids_limit", pids.limit);
+            gauge("container_pids_current", PIDS, pids.current);
+            gauge("container_pids_limit", PIDS_LIMIT, pids.limit);
         }
     }
     if let Ok(vm::Metrics { host: Some(host) }) = vm::Metrics::decode(stats.value.as_slice()) {
@@ -232,6 +264,8 @@ fn container(families: &mut Families, labels: &str, stats: &Any) {
 
 /// What a container's VM costs the host, by the VM's processes.
 fn host_of_vm(families: &mut Families, labels: &str, host: vm::Host) {
+    const VM_MEMORY: &str = "Memory of a process of the container's VM.";
+    const VM_CPU: &str = "Processor time of a process of the container's VM.";
     for (name, process) in [
         ("vmm", host.vmm),
         ("files", host.files),
@@ -239,12 +273,9 @@ fn host_of_vm(families: &mut Families, labels: &str, host: vm::Host) {
     ] {
         let Some(process) = process else { continue };
         let labels = format!("{labels},process=\"{name}\"");
-        families.add("dunnage_vm_memory_bytes", "gauge", &labels, process.memory);
-        families.add(
-            "dunnage_vm_cpu_microseconds_total",
-            "counter",
-            &labels,
-            process.cpu_usec,
-        );
+        let memory = ("dunnage_vm_memory_bytes", "gauge", VM_MEMORY);
+        families.add(memory, &labels, process.memory);
+        let cpu = ("dunnage_vm_cpu_microseconds_total", "counter", VM_CPU);
+        families.add(cpu, &labels, process.cpu_usec);
     }
 }

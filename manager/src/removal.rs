@@ -1,7 +1,7 @@
 //! Containers that go when they have ended, as `run --detach --rm` asks by a label: the task, what
 //! it has logged, and the record.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, precondition};
 use crate::ledger::Origin;
 use crate::logfile;
 use crate::manager::Manager;
@@ -43,12 +43,13 @@ pub async fn remove(manager: Rc<Manager>, key: Key) {
 /// Deletes a container's record, and tells it.
 ///
 /// # Errors
-/// `NotFound`, or from the store.
+/// `NotFound`, or from the store. `FailedPrecondition` if it has a task: nobody could reach that then.
 pub async fn forget(manager: &Manager, namespace: &str, id: &str) -> Result<(), Failure> {
-    manager.store.delete_container(namespace, id).await?;
-    if let Ok(task) = manager.tasks.get(&Key::new(namespace, id)) {
-        task.has_record.set(false);
+    if manager.tasks.get(&Key::new(namespace, id)).is_ok() {
+        let text = format!("container {id:?}: its task is to be deleted first");
+        return Err(precondition(text));
     }
+    manager.store.delete_container(namespace, id).await?;
     let event = any::pack(&ContainerDelete { id: id.to_owned() });
     manager
         .intake

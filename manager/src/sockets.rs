@@ -6,7 +6,7 @@ use crate::store::make_dir;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::UnixAddr;
 use nix::sys::socket::getsockname;
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
@@ -17,17 +17,18 @@ use std::process::Command;
 /// The first inherited fd (sd_listen_fds(3)).
 const FIRST_FD: i32 = 3;
 
-/// Sockets that somebody left open for us, by path.
+/// Sockets that somebody left open for us, by path, and what else the image before us did.
 #[derive(Default)]
 pub struct Sockets {
     inherited: Vec<(PathBuf, UnixListener)>,
+    pub files: Vec<File>,
 }
 
-/// Names the fds that the image before us left open: "5,6".
+/// Names the fds that the image before us left open, sockets and locks: "5,6,7,8".
 pub const PASSED_ON: &str = "DUNNAGE_SOCKETS";
 
-/// The sockets once more, for the image that comes after us: clients queue meanwhile.
-pub struct Kept([OwnedFd; 2]);
+/// The sockets once more, and the locks, for the image that comes after us: clients queue meanwhile.
+pub struct Kept([OwnedFd; 4]);
 
 impl Kept {
     /// Leaves them open over exec(2), and tells `command` of them.
@@ -38,11 +39,8 @@ impl Kept {
         for fd in &self.0 {
             fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
         }
-        let [grpc, ttrpc] = &self.0;
-        command.env(
-            PASSED_ON,
-            format!("{},{}", grpc.as_raw_fd(), ttrpc.as_raw_fd()),
-        );
+        let numbers = self.0.each_ref().map(|fd| fd.as_raw_fd().to_string());
+        command.env(PASSED_ON, numbers.join(","));
         Ok(())
     }
 }
@@ -50,9 +48,10 @@ impl Kept {
 impl Bound {
     /// # Errors
     /// From fcntl(2).
-    pub fn keep(&self) -> std::io::Result<Kept> {
+    pub fn keep(&self, [root, state]: [File; 2]) -> std::io::Result<Kept> {
         let copy = |listener: &tokio::net::UnixListener| listener.as_fd().try_clone_to_owned();
-        Ok(Kept([copy(&self.grpc)?, copy(&self.ttrpc)?]))
+        let sockets = (copy(&self.grpc)?, copy(&self.ttrpc)?);
+        Ok(Kept([sockets.0, sockets.1, root.into(), state.into()]))
     }
 }
 
@@ -102,13 +101,15 @@ impl Sockets {
         let fds = numbers
             .into_iter()
             .filter_map(|fd| task::sys::adopt(fd).ok());
-        let named = fds.filter_map(|fd: OwnedFd| {
-            let address = getsockname::<UnixAddr>(fd.as_raw_fd()).ok()?;
-            Some((address.path()?.to_owned(), UnixListener::from(fd)))
-        });
-        Self {
-            inherited: named.collect(),
+        let mut found = Self::default();
+        for fd in fds {
+            let address = getsockname::<UnixAddr>(fd.as_raw_fd());
+            match address.as_ref().map(UnixAddr::path) {
+                Ok(Some(path)) => found.inherited.push((path.to_owned(), fd.into())),
+                _ => found.files.push(fd.into()),
+            }
         }
+        found
     }
 
     /// Listens on both sockets.

@@ -12,13 +12,14 @@ use crate::journal::Started;
 use crate::launch::Address;
 use crate::manager::Manager;
 use crate::names::Key;
+use crate::runc;
 use crate::shim::Shim;
 use crate::shim_log::{self, Log};
 use crate::supervise::UNKNOWN;
 use protos::services::containers::v1::Container;
 use protos::services::tasks::v1::CreateTaskRequest as CreateRequest;
 use protos::task::{CreateTaskRequest, DeleteRequest, DeleteResponse, StartRequest};
-use protos::{Any, Code, runc};
+use protos::{Any, Code};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -171,7 +172,10 @@ impl Manager {
             Ok(log) => log,
             Err(e) => return failed(e).await,
         };
-        let request = create_request(&bundle, create, runtime.options);
+        let request = self.create_request(&bundle, create, runtime.options, &binary);
+        if let Err(e) = runc::claim(&bundle, request.options.as_ref()).await {
+            return failed(e).await;
+        }
         let (shim, pid) = match self.create_at_shim(&bundle, &binary, &request).await {
             Ok(created) => created,
             Err(e) => return failed(e).await,
@@ -183,6 +187,31 @@ impl Manager {
             tokio::task::spawn_local(Rc::clone(self).bury(task));
         }
         Ok(pid)
+    }
+
+    /// What the shim is asked; a task without options has those of its container's runtime.
+    fn create_request(
+        &self,
+        bundle: &Bundle,
+        create: CreateRequest,
+        of_runtime: Option<Any>,
+        binary: &Path,
+    ) -> CreateTaskRequest {
+        let mut given = [create.options, of_runtime].into_iter().flatten();
+        let given = given.find(|it| !it.type_url.is_empty());
+        let options = runc::options(given, binary, &self.config.state);
+        CreateTaskRequest {
+            id: bundle.id().to_owned(),
+            bundle: bundle.path().display().to_string(),
+            rootfs: create.rootfs,
+            terminal: create.terminal,
+            stdin: create.stdin,
+            stdout: create.stdout,
+            stderr: create.stderr,
+            checkpoint: restore_path(options.as_ref()),
+            parent_checkpoint: String::new(),
+            options,
+        }
     }
 
     /// Has a shim, a new one or its group's, create the task of `bundle`; the pid of its init.
@@ -347,31 +376,9 @@ impl Manager {
     }
 }
 
-/// What the shim is asked; a task without options has those of its container's runtime.
-fn create_request(
-    bundle: &Bundle,
-    create: CreateRequest,
-    of_runtime: Option<Any>,
-) -> CreateTaskRequest {
-    let mut given = [create.options, of_runtime].into_iter().flatten();
-    let options = given.find(|it| !it.type_url.is_empty());
-    CreateTaskRequest {
-        id: bundle.id().to_owned(),
-        bundle: bundle.path().display().to_string(),
-        rootfs: create.rootfs,
-        terminal: create.terminal,
-        stdin: create.stdin,
-        stdout: create.stdout,
-        stderr: create.stderr,
-        checkpoint: restore_path(options.as_ref()),
-        parent_checkpoint: String::new(),
-        options,
-    }
-}
-
 /// Where runc's options say that a checkpoint to restore is.
 fn restore_path(options: Option<&Any>) -> String {
-    match options.and_then(protos::any::unpack::<runc::Options>) {
+    match options.and_then(protos::any::unpack::<protos::runc::Options>) {
         Some(Ok(options)) => options.criu_image_path,
         _ => String::new(),
     }

@@ -305,10 +305,8 @@ impl Manager {
             .iter()
             .find(|row| row["id"] == id)
             .unwrap_or_else(|| panic!("no {id}"));
-        row["pid"]
-            .as_str()
-            .and_then(|pid| pid.parse().ok())
-            .unwrap_or_else(|| panic!("{row}"))
+        let pid = row["pid"].as_i64().unwrap_or_else(|| panic!("{row}"));
+        pid as i32
     }
 
     /// Statuses and origins of the exits of a container's init that the journal has.
@@ -316,12 +314,11 @@ impl Manager {
         let exits = self.json(&["exits", id]);
         let of_init = exits.iter().filter(|exit| exit["exec"] == "");
         let read = |exit: &Value| {
-            let status = exit["status"]
-                .as_str()
-                .expect("status")
-                .parse()
-                .expect("a number");
-            (status, exit["origin"].as_str().expect("origin").to_owned())
+            let status = exit["status"].as_u64().expect("a number");
+            (
+                status as u32,
+                exit["origin"].as_str().expect("origin").to_owned(),
+            )
         };
         of_init.map(read).collect()
     }

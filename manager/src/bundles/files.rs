@@ -1,6 +1,6 @@
 //! The files of one bundle, for a thread that may wait for them.
 
-use crate::failure::{Failure, exists, io};
+use crate::failure::{Failure, exists, io, precondition};
 use crate::launch::Address;
 use crate::store::{make_dir, write};
 use nix::sys::stat::Mode;
@@ -16,6 +16,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use task::ProcessId;
 use task::bundle::ExitRecord;
+use task::cgroup::{Remains, path_of};
 use task::foreign::{SMALL, read_head, read_whole};
 
 /// Where they are.
@@ -168,6 +169,45 @@ impl Files {
     /// From the file system, and if it is too long for an answer.
     pub fn answer_of_delete(&self) -> std::io::Result<Vec<u8>> {
         read_whole(&self.path.join("delete.out"), SMALL)
+    }
+
+    /// Has the shim's `delete` look for runc's state where it is to be, also before its Create has
+    /// said so: elsewhere it would find somebody else's.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub fn write_root(&self, root: &str) -> Result<(), Failure> {
+        let json = serde_json::json!({"root": root}).to_string();
+        write(&self.path.join("options.json"), json.as_bytes())
+    }
+
+    /// # Errors
+    /// `FailedPrecondition` if there is a process in the cgroup that the container is to have, and no
+    /// other of our containers is said to be there.
+    pub fn check_cgroup(&self, systemd: bool) -> Result<(), Failure> {
+        let place = |bundle: &task::bundle::Bundle| {
+            let (spec, id) = (bundle.read_spec().ok()?, bundle.path().file_name()?);
+            Some(path_of(spec.cgroups_path(), id.to_str()?, systemd))
+        };
+        let ours = self.of_shim();
+        let Some(path) = place(&ours) else {
+            return Ok(());
+        };
+        let occupied = |others: &[PathBuf]| {
+            let cgroups = Remains::find(&path, others);
+            cgroups.dirs().iter().find_map(|dir| {
+                let pids = task::proc::text(dir.join("cgroup.procs")).ok()?;
+                let (dir, pid) = (dir.display(), pids.lines().next()?);
+                Some(format!(
+                    "cgroup {dir}: process {pid} is in it, which is not ours"
+                ))
+            })
+        };
+        let by_others = occupied(&[]).and_then(|_| {
+            let others: Vec<PathBuf> = ours.siblings().iter().filter_map(place).collect();
+            occupied(&others)
+        });
+        by_others.map_or(Ok(()), |why| Err(precondition(why)))
     }
 
     /// # Errors

@@ -12,11 +12,45 @@ use hyper_util::rt::TokioIo;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
-use tonic::Request;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Request, Status};
 use tower_service::Service;
+
+/// How long who waits for something waits for a daemon that went away, as for its upgrade, and how
+/// often it looks.
+const PATIENCE: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Asks until it is answered, also by the next daemon.
+///
+/// # Errors
+/// The daemon's, or that it did not come again.
+pub async fn lasting<T>(ask: impl AsyncFn() -> Result<T, Status>) -> Result<T, Status> {
+    let mut there = Instant::now();
+    loop {
+        let asked = Instant::now();
+        let lost = match ask().await {
+            Err(e) if is_lost(&e) => e,
+            answer => return answer,
+        };
+        // What took so long was with a daemon.
+        if asked.elapsed() > LOOK {
+            there = Instant::now();
+        }
+        if there.elapsed() > PATIENCE {
+            return Err(lost);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Whether that is no daemon's word, but that none was heard.
+pub fn is_lost(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+}
 
 pub struct Client {
     channel: Channel,

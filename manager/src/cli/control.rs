@@ -1,6 +1,6 @@
 //! `kill`, `stop`, `pause`, `resume`, `delete`, `update` and `ns`: one request or two each.
 
-use super::client::Client;
+use super::client::{Client, lasting};
 use super::run::said;
 use super::spec::Limits;
 use crate::config::Config;
@@ -13,7 +13,7 @@ use protos::services::namespaces::v1::*;
 use protos::services::tasks::v1::*;
 use protos::task_types::{Process, Status};
 use protos::{Any, FieldMask};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::time::Duration;
 
 /// What the shims take resources as.
@@ -81,11 +81,10 @@ async fn end(client: &Client, id: &str, number: libc::c_int, all: bool) -> Resul
     }
 }
 
-/// TERM, and KILL if that is not enough. It stays stopped, whatever its restart policy says.
+/// TERM, and KILL if that is not enough. It stays stopped, whatever its restart policy says; so it
+/// goes on if that can't be stored.
 pub async fn stop(client: &Client, id: &str, timeout: Duration) -> Result<(), String> {
-    if let Ok(container) = container(client, id).await {
-        note_stopped(client, &container, true).await;
-    }
+    note_stopped(client, &container(client, id).await?, true).await?;
     let mut waiting = Box::pin(wait(client, id));
     // The wait is on its way before the signal.
     let early = tokio::time::timeout(Duration::from_millis(20), &mut waiting).await;
@@ -108,11 +107,23 @@ pub async fn container(client: &Client, id: &str) -> Result<Container, String> {
 
 /// Waits for the end of init.
 pub async fn wait(client: &Client, id: &str) -> Result<WaitResponse, tonic::Status> {
-    let request = client.request(WaitRequest {
-        container_id: id.to_owned(),
-        exec_id: String::new(),
-    });
-    Ok(client.tasks().wait(request).await?.into_inner())
+    wait_for(client, id, "").await
+}
+
+/// Waits for the end of an exec, or of init, through all restarts of the daemon.
+pub async fn wait_for(
+    client: &Client,
+    id: &str,
+    exec: &str,
+) -> Result<WaitResponse, tonic::Status> {
+    lasting(async || {
+        let request = client.request(WaitRequest {
+            container_id: id.to_owned(),
+            exec_id: exec.to_owned(),
+        });
+        Ok(client.tasks().wait(request).await?.into_inner())
+    })
+    .await
 }
 
 /// How init is.
@@ -126,11 +137,18 @@ pub async fn state(client: &Client, id: &str) -> Result<Process, tonic::Status> 
 }
 
 /// Tells the restart policy, if there is one, what the user wants.
-pub async fn note_stopped(client: &Client, container: &Container, stopped: bool) {
+///
+/// # Errors
+/// A text, if that can't be stored: the policy would do what it did before.
+pub async fn note_stopped(
+    client: &Client,
+    container: &Container,
+    stopped: bool,
+) -> Result<(), String> {
     if !container.labels.contains_key(restart::STATUS) {
-        return;
+        return Ok(());
     }
-    let mut container = container.clone();
+    let (id, mut container) = (&container.id, container.clone());
     container
         .labels
         .insert(restart::STOPPED.into(), stopped.to_string());
@@ -140,7 +158,11 @@ pub async fn note_stopped(client: &Client, container: &Container, stopped: bool)
             paths: vec![format!("labels.{}", restart::STOPPED)],
         }),
     });
-    let _ = client.containers().update(request).await;
+    let stored = client.containers().update(request).await;
+    stored.map(drop).map_err(|e| {
+        let key = restart::STOPPED;
+        format!("{id}: {key}={stopped} can't be stored: {}", said(e))
+    })
 }
 
 pub async fn pause(client: &Client, id: &str) -> Result<(), String> {
@@ -185,7 +207,8 @@ pub async fn delete(
                     super::output::status(status)
                 ));
             }
-            note_stopped(client, &known, true).await;
+            // Unless it is started again at once: then it is told below that it is not deleted.
+            let _ = note_stopped(client, &known, true).await;
             end(client, id, libc::SIGKILL, true).await?;
             wait(client, id).await.map_err(said)?;
         }
@@ -259,7 +282,7 @@ pub async fn namespaces(client: &Client) -> Result<Vec<Namespace>, String> {
     Ok(listed.into_inner().namespaces)
 }
 
-pub async fn ns(client: &Client, command: &Ns, json: bool) -> Result<(), String> {
+pub async fn ns(client: &Client, command: &Ns, as_json: bool) -> Result<(), String> {
     match command {
         Ns::Ls => {
             let rows = namespaces(client).await?.into_iter().map(|namespace| {
@@ -269,9 +292,9 @@ pub async fn ns(client: &Client, command: &Ns, json: bool) -> Result<(), String>
                     .map(|(key, value)| format!("{key}={value}"))
                     .collect();
                 labels.sort_unstable();
-                vec![namespace.name, labels.join(",")]
+                json!({"name": namespace.name, "labels": labels.join(",")})
             });
-            super::output::rows(&["NAME", "LABELS"], &rows.collect::<Vec<_>>(), json)
+            super::output::rows(&["name", "labels"], &rows.collect::<Vec<_>>(), as_json)
         }
         Ns::Create { name } => {
             let request = client.request(CreateNamespaceRequest {

@@ -1,14 +1,18 @@
 //! `doctor`: what should not be there, and `--fix`.
 //!
 //! It looks at the machine, not at the daemon's word: shims of ours without a bundle, bundles
-//! that the daemon does not know, sockets that nobody answers, mounts of bundles that are gone.
+//! that the daemon does not know, sockets that nobody answers, mounts of bundles that are gone; and
+//! tasks whose container has no record, which get one again.
 
 use super::client::Client;
-use super::output;
+use super::run::{self, said};
+use super::{output, show};
 use crate::bundles::{self, names};
 use crate::config::Config;
 use crate::names::Key;
-use std::collections::HashSet;
+use protos::services::containers::v1::CreateContainerRequest;
+use serde_json::json;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -31,20 +35,22 @@ enum Found {
     Bundle(PathBuf),
     Socket(PathBuf),
     Mount(PathBuf),
+    /// One that lives, and that nobody can reach.
+    Task(Key),
 }
 
 impl Found {
-    fn row(&self) -> Vec<String> {
-        let (kind, what) = match self {
+    fn kind_and_what(&self) -> (&'static str, String) {
+        match self {
             Self::Shim { pid, key, .. } => ("leaked shim", format!("{pid} of {key}")),
             Self::Bundle(path) => ("orphan bundle", path.display().to_string()),
             Self::Socket(path) => ("stale socket", path.display().to_string()),
             Self::Mount(path) => ("stale mount", path.display().to_string()),
-        };
-        vec![kind.to_owned(), what]
+            Self::Task(key) => ("task without a record", key.to_string()),
+        }
     }
 
-    fn fix(&self) -> Result<(), String> {
+    async fn fix(&self, client: &Client, config: &Config) -> Result<(), String> {
         let failed = |e: std::io::Error| e.to_string();
         match self {
             Self::Shim { process, .. } => task::sys::pidfd_kill(process).map_err(failed),
@@ -57,8 +63,28 @@ impl Found {
             }
             Self::Socket(path) => std::fs::remove_file(path).map_err(failed),
             Self::Mount(path) => unmount(path),
+            Self::Task(key) => record(&client.of(&key.namespace)?, config, key).await,
         }
     }
+}
+
+/// Makes a task's container known again, by what its bundle says of it.
+async fn record(client: &Client, config: &Config, key: &Key) -> Result<(), String> {
+    let path = bundles::dir(&config.state)
+        .join(&key.namespace)
+        .join(&key.id);
+    let spec = path.join("config.json");
+    let spec = std::fs::read(&spec).map_err(|e| format!("{}: {e}", spec.display()))?;
+    let work = PathBuf::new();
+    let shim = bundles::Files { path, work }
+        .shim_path()
+        .unwrap_or_default();
+    let container = run::record(&key.id, shim.display().to_string(), spec);
+    let request = client.request(CreateContainerRequest {
+        container: Some(container),
+    });
+    let created = client.containers().create(request).await;
+    created.map(drop).map_err(said)
 }
 
 fn unmount(path: &Path) -> Result<(), String> {
@@ -81,37 +107,67 @@ fn mounts() -> Result<Vec<PathBuf>, String> {
 }
 
 /// Looks, tells, and cleans if it shall; 1 if something is left.
-pub async fn doctor(client: &Client, config: &Config, fix: bool, json: bool) -> Result<u8, String> {
-    let mut known = HashSet::new();
-    for namespace in super::control::namespaces(client).await? {
-        let tasks = super::show::tasks(&client.of(&namespace.name)?).await?;
-        let tasks = tasks.into_iter().map(|task| task.id);
-        known.extend(tasks.map(|id| Key::new(&namespace.name, &id)));
+pub async fn doctor(
+    client: &Client,
+    config: &Config,
+    fix: bool,
+    as_json: bool,
+) -> Result<u8, String> {
+    for dir in [&bundles::dir(&config.state), &config.shim.socket_dir] {
+        may_look(dir)?;
     }
-    let found = look(config, &known)?;
+    let (known, mut found) = tasks(client, config).await?;
+    found.extend(look(config, &known)?);
     let mut left = 0;
-    let mut rows = Vec::new();
+    let mut records = Vec::new();
     for one in &found {
-        let mut row = one.row();
-        row.push(match fix.then(|| one.fix()) {
-            Some(Ok(())) => "cleaned".to_owned(),
-            Some(Err(e)) => {
-                left += 1;
-                e
-            }
-            None => {
-                left += 1;
-                "found (--fix cleans)".to_owned()
-            }
-        });
-        rows.push(row);
+        let (kind, what) = one.kind_and_what();
+        let fixed = match fix {
+            true => one.fix(client, config).await.map(|()| "cleaned"),
+            false => Err("found (--fix cleans)".to_owned()),
+        };
+        left += usize::from(fixed.is_err());
+        let state = fixed.map_or_else(|e| e, str::to_owned);
+        records.push(json!({"kind": kind, "what": what, "state": state}));
     }
-    if found.is_empty() && !json {
+    if found.is_empty() && !as_json {
         output::line("nothing is wrong")?;
     } else {
-        output::rows(&["KIND", "WHAT", "STATE"], &rows, json)?;
+        output::rows(&["kind", "what", "state"], &records, as_json)?;
     }
     Ok(u8::from(left > 0))
+}
+
+/// # Errors
+/// A text that names the directory, if what is wrong in there would not be seen.
+fn may_look(dir: &Path) -> Result<(), String> {
+    match std::fs::read_dir(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("cannot look at {}: {e}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Every task that the daemon has, and those without a record.
+async fn tasks(client: &Client, config: &Config) -> Result<(HashSet<Key>, Vec<Found>), String> {
+    let listed = super::control::namespaces(client).await?;
+    let mut namespaces: BTreeSet<String> = listed.into_iter().map(|it| it.name).collect();
+    // A task may be in one that is no more.
+    namespaces.extend(names(&bundles::dir(&config.state)));
+    let (mut known, mut found) = (HashSet::new(), Vec::new());
+    for namespace in namespaces {
+        let client = client.of(&namespace)?;
+        let recorded = show::containers(&client, &[]).await?;
+        for task in show::tasks(&client).await? {
+            let key = Key::new(&namespace, &task.id);
+            if !recorded.iter().any(|container| container.id == task.id) {
+                found.push(Found::Task(key.clone()));
+            }
+            known.insert(key);
+        }
+    }
+    Ok((known, found))
 }
 
 fn look(config: &Config, known: &HashSet<Key>) -> Result<Vec<Found>, String> {

@@ -1,6 +1,6 @@
 //! `events`, `exits` and `wait`: what happened, also while nobody looked.
 
-use super::client::Client;
+use super::client::{Client, is_lost, lasting};
 use super::control;
 use super::output::{self, line};
 use super::run::said;
@@ -9,6 +9,7 @@ use clap::Args;
 use protos::events::TaskExit;
 use protos::services::dunnage::v1::{Entry, ReadRequest};
 use protos::{Timestamp, any};
+use serde_json::json;
 use task::ProcessId;
 use tonic::Streaming;
 
@@ -28,12 +29,16 @@ pub struct Events {
     no_follow: bool,
 }
 
-async fn read(client: &Client, request: ReadRequest) -> Result<Streaming<Entry>, String> {
-    let answer = client.journal().read(client.request(request)).await;
-    answer.map(tonic::Response::into_inner).map_err(said)
+async fn read(client: &Client, request: &ReadRequest) -> Result<Streaming<Entry>, String> {
+    let answer = lasting(async || {
+        let request = client.request(request.clone());
+        client.journal().read(request).await
+    });
+    let answer = answer.await.map_err(said)?;
+    Ok(answer.into_inner())
 }
 
-pub async fn events(client: &Client, args: &Events, json: bool) -> Result<(), String> {
+pub async fn events(client: &Client, args: &Events, as_json: bool) -> Result<(), String> {
     let mut request = ReadRequest {
         since: u64::MAX,
         follow: !args.no_follow,
@@ -53,14 +58,18 @@ pub async fn events(client: &Client, args: &Events, json: bool) -> Result<(), St
     }
     let until = args.until.as_deref().map(output::parse_time).transpose()?;
     let order = |time: Timestamp| (time.seconds, time.nanos);
-    let mut entries = read(client, request.clone()).await?;
+    let began = Some(task::event::now());
+    let mut entries = read(client, &request).await?;
     loop {
         let entry = match entries.message().await {
             Ok(Some(entry)) => entry,
             Ok(None) => return Ok(()),
-            // The daemon waits for no slow reader; the journal has what came meanwhile.
-            Err(e) if e.code() == tonic::Code::ResourceExhausted => {
-                entries = read(client, request.clone()).await?;
+            // The daemon waits for no slow reader, or went away; the journal has what came meanwhile.
+            Err(e) if e.code() == tonic::Code::ResourceExhausted || is_lost(&e) => {
+                if request.since == u64::MAX {
+                    (request.since, request.since_time) = (0, began);
+                }
+                entries = read(client, &request).await?;
                 continue;
             }
             Err(e) => return Err(said(e)),
@@ -77,7 +86,7 @@ pub async fn events(client: &Client, args: &Events, json: bool) -> Result<(), St
             continue;
         }
         let event = output::event(entry.seq, &entry.origin, &envelope);
-        if json {
+        if as_json {
             line(&event.to_string())?;
         } else {
             let time = output::time(envelope.timestamp);
@@ -103,7 +112,7 @@ async fn known_exits(
         filters: vec![filter],
         ..Default::default()
     };
-    let mut entries = read(client, request).await?;
+    let mut entries = read(client, &request).await?;
     let mut exits = Vec::new();
     while let Some(entry) = entries.message().await.map_err(said)? {
         let event = entry
@@ -121,23 +130,23 @@ pub async fn exits(
     client: &Client,
     namespace: &str,
     id: Option<&str>,
-    json: bool,
+    as_json: bool,
 ) -> Result<(), String> {
     let exits = known_exits(client, namespace, id).await?;
     let rows = exits.into_iter().map(|(entry, exit)| {
         let exec = process_of(&exit).exec_id().to_owned();
-        vec![
-            entry.seq.to_string(),
-            exit.container_id,
-            exec,
-            exit.pid.to_string(),
-            exit.exit_status.to_string(),
-            output::time(exit.exited_at),
-            entry.origin,
-        ]
+        json!({
+            "seq": entry.seq,
+            "id": exit.container_id,
+            "exec": exec,
+            "pid": exit.pid,
+            "status": exit.exit_status,
+            "exited_at": output::time(exit.exited_at),
+            "origin": entry.origin,
+        })
     });
-    let head = ["SEQ", "ID", "EXEC", "PID", "STATUS", "EXITED AT", "ORIGIN"];
-    output::rows(&head, &rows.collect::<Vec<_>>(), json)
+    let keys = ["seq", "id", "exec", "pid", "status", "exited_at", "origin"];
+    output::rows(&keys, &rows.collect::<Vec<_>>(), as_json)
 }
 
 /// Waits for each, and prints its status; of what is deleted the journal knows it.

@@ -8,7 +8,6 @@ use crate::config::Config;
 use crate::{logfile, restart};
 use clap::Args;
 use protos::services::containers::v1::GetContainerRequest;
-use std::path::PathBuf;
 use std::time::Duration;
 use tonic::Code;
 
@@ -30,12 +29,6 @@ pub struct Logs {
     pub id: String,
 }
 
-/// The file that a log URI of ours names.
-fn path_of(uri: &str) -> Option<PathBuf> {
-    let (_, query) = uri.split_once("?log=")?;
-    Some(PathBuf::from(query))
-}
-
 /// Prints the log, oldest first. Who follows it is done when its container is.
 pub async fn logs(
     client: &Client,
@@ -44,14 +37,13 @@ pub async fn logs(
     args: &Logs,
 ) -> Result<(), String> {
     let uri = control::log_uri(client, &args.id).await;
-    let path = path_of(&uri).unwrap_or_else(|| logfile::path(config, namespace, &args.id));
+    let path = logfile::file_of(&uri).unwrap_or_else(|| logfile::path(config, namespace, &args.id));
     let since = args.since.as_deref().map(output::parse_time).transpose()?;
     let since = since.map(|time| (time.seconds, time.nanos));
-    for file in (1..=config.logger.max_files).rev() {
-        let file = logfile::rotated(&path, file);
-        if file.exists() {
-            print(&mut Tail::open(&file)?, since, args.timestamps)?;
-        }
+    let older = (1..).map(|n| logfile::rotated(&path, n));
+    let older: Vec<_> = older.take_while(|file| file.exists()).collect();
+    for file in older.iter().rev() {
+        print(&mut Tail::open(file)?, since, args.timestamps)?;
     }
     let mut tail = Tail::open(&path)?;
     let mut ended = std::pin::pin!(ended(client, &args.id));

@@ -16,6 +16,7 @@ mod tail;
 mod watch;
 
 use crate::config::{Config, Span};
+use crate::logfile::{self, Orders};
 use clap::{CommandFactory, Parser, Subcommand};
 use client::Client;
 use output::while_read;
@@ -139,11 +140,8 @@ enum Command {
     },
     /// Print a shell's completion
     Completion { shell: clap_complete::Shell },
-    /// Print the manual page
-    Man,
-    /// Write a container's output to a file (for shims)
-    #[command(hide = true)]
-    Log { file: PathBuf },
+    /// Print the manual page, of all or of a command
+    Man { of: Vec<String> },
     /// Publish an event that comes on stdin (for shims)
     #[command(hide = true)]
     Publish {
@@ -180,14 +178,10 @@ pub fn parses<'a>(words: impl Iterator<Item = &'a str>) -> bool {
 pub fn run() -> ExitCode {
     if let Some(config) = daemon(std::env::args_os()) {
         let served = Config::load(config.as_deref());
-        let served = served.and_then(|it| crate::daemon::run(it, config));
-        return match served {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(e) => {
-                complain(&e);
-                ExitCode::FAILURE
-            }
-        };
+        return ended(served.and_then(|it| crate::daemon::run(it, config)));
+    }
+    if let Some(orders) = Orders::read(std::env::args_os()) {
+        return ended(logfile::run(&orders));
     }
     let args = match Args::try_parse() {
         Ok(args) => args,
@@ -195,6 +189,16 @@ pub fn run() -> ExitCode {
     };
     match args.obey() {
         Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            complain(&e);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ended(done: Result<(), String>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             complain(&e);
             ExitCode::FAILURE
@@ -224,10 +228,10 @@ impl Args {
             Command::Completion { shell } => {
                 clap_complete::generate(*shell, &mut Self::command(), "dunnage", &mut page);
             }
-            Command::Man => {
-                let man = clap_mangen::Man::new(Self::command());
-                man.render(&mut page).map_err(|e| e.to_string())?;
-            }
+            Command::Man { of } => match manual(of) {
+                Ok(man) => man.render(&mut page).map_err(|e| e.to_string())?,
+                Err(e) => return Ok(run::exit_code(Err(e.into()))),
+            },
             _ => {}
         }
         if !page.is_empty() {
@@ -242,7 +246,6 @@ impl Args {
             Command::Daemon => crate::daemon::run(config, self.config).map(|()| 0),
             // It has been read.
             Command::Check => Ok(0),
-            Command::Log { file } => crate::logfile::run(&config, file).map(|()| 0),
             _ => {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
@@ -304,7 +307,7 @@ impl Args {
             Command::Update { limits, id } => control::update(client, id, limits).await,
             Command::Ls { quiet, filter } => show::ls(client, *quiet, self.json, filter).await,
             Command::Ps { id } => show::ps(client, id, self.json).await,
-            Command::Inspect { id } => show::inspect(client, id).await,
+            Command::Inspect { id } => show::inspect(client, id, self.json).await,
             Command::Stats { no_stream } => {
                 while_read(show::stats(client, *no_stream, self.json)).await
             }
@@ -324,12 +327,24 @@ impl Args {
             | Command::Version
             | Command::Check
             | Command::Daemon
-            | Command::Log { .. }
             | Command::Completion { .. }
-            | Command::Man => Ok(()),
+            | Command::Man { .. } => Ok(()),
         };
         done.map(|()| 0)
     }
+}
+
+/// The manual page of the command that has this name, as `ns create`; without one, of all.
+fn manual(of: &[String]) -> Result<clap_mangen::Man, String> {
+    let mut all = Args::command();
+    // Now each command knows its whole name, and what it has of all.
+    all.build();
+    let mut command = &all;
+    for name in of {
+        let found = command.find_subcommand(name);
+        command = found.ok_or_else(|| format!("man: {name:?} is no command"))?;
+    }
+    Ok(clap_mangen::Man::new(command.clone()))
 }
 
 fn complain(text: &str) {

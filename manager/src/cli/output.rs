@@ -51,43 +51,67 @@ pub async fn while_read<T>(watching: impl Future<Output = T>) -> T {
     }
 }
 
-/// Rows under a head, in columns.
-pub fn table(head: &[&str], rows: &[Vec<String>]) -> Result<(), String> {
-    // A cell is on one line, and as wide as it is shown.
-    let shown = |cell: &String| task::printable(&cell.replace(['\n', '\t'], " ")).into_owned();
-    let rows: Vec<Vec<String>> = rows
-        .iter()
-        .map(|row| row.iter().map(shown).collect())
-        .collect();
-    let width = |column: usize| {
-        let cells = rows
-            .iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count());
-        cells.chain([head[column].len()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let print = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded = cells
-            .zip(&widths)
-            .map(|(cell, &width)| format!("{cell:width$}  "));
-        line(padded.collect::<String>().trim_end())
-    };
-    print(&mut head.iter().copied())?;
-    rows.iter()
-        .try_for_each(|row| print(&mut row.iter().map(String::as_str)))
+/// Prints records, which are objects with these keys: each as a line of JSON, or all as a table. A key
+/// of numbers ends with their unit, in which people see them.
+pub fn rows(keys: &[&str], records: &[Value], as_json: bool) -> Result<(), String> {
+    if as_json {
+        let mut lines = records.iter().map(Value::to_string);
+        return lines.try_for_each(|json| line(&json));
+    }
+    let head = keys.iter().map(|key| heading(key)).collect();
+    let cells = |record: &Value| keys.iter().map(|key| cell(key, &record[key])).collect();
+    table(
+        std::iter::once(head)
+            .chain(records.iter().map(cells))
+            .collect(),
+    )
 }
 
-/// Prints each row as an object instead, if `json` is wanted.
-pub fn rows(head: &[&str], rows: &[Vec<String>], as_json: bool) -> Result<(), String> {
-    if !as_json {
-        return table(head, rows);
+const BYTES: &str = "_bytes";
+const PERCENT: &str = "_percent";
+
+fn heading(key: &str) -> String {
+    let name = key.strip_suffix(BYTES).unwrap_or(key);
+    let name = name.replace(PERCENT, " %").replace('_', " ");
+    name.to_uppercase()
+}
+
+fn cell(key: &str, value: &Value) -> String {
+    let shown = match (value, value.as_f64()) {
+        (Value::Null, _) => "-".to_owned(),
+        (Value::String(text), _) => text.clone(),
+        (_, Some(bytes)) if key.ends_with(BYTES) => size(bytes),
+        (_, Some(part)) if key.ends_with(PERCENT) => format!("{part:.1}"),
+        (other, _) => other.to_string(),
+    };
+    // It is on one line, and as wide as it is shown.
+    task::printable(&shown.replace(['\n', '\t'], " ")).into_owned()
+}
+
+fn size(mut bytes: f64) -> String {
+    for unit in ["B", "KiB", "MiB"] {
+        if bytes < 1024.0 {
+            return format!("{bytes:.1}{unit}");
+        }
+        bytes /= 1024.0;
     }
-    for row in rows {
-        let pairs = head.iter().zip(row);
-        let pairs =
-            pairs.map(|(key, cell)| (key.to_lowercase().replace(' ', "_"), cell.as_str().into()));
-        line(&Value::Object(pairs.collect()).to_string())?;
+    format!("{bytes:.1}GiB")
+}
+
+fn table(rows: Vec<Vec<String>>) -> Result<(), String> {
+    let mut widths = Vec::new();
+    for row in &rows {
+        widths.resize(row.len(), 0);
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    for row in &rows {
+        let cells = row.iter().zip(&widths);
+        let padded: String = cells
+            .map(|(cell, &width)| format!("{cell:width$}  "))
+            .collect();
+        line(padded.trim_end())?;
     }
     Ok(())
 }
@@ -203,6 +227,25 @@ mod tests {
         ] {
             assert_eq!(parse_time(long), Ok(Timestamp::default()), "{long}");
         }
+    }
+
+    #[test]
+    fn people_see_units_and_programs_numbers() {
+        let record =
+            json!({"memory_bytes": 65 << 20, "cpu_percent": 1.25, "pid": 7, "limit_bytes": null});
+        let shown = ["memory_bytes", "cpu_percent", "pid", "limit_bytes"]
+            .map(|key| (heading(key), cell(key, &record[key])));
+        let expected = [
+            ("MEMORY", "65.0MiB"),
+            ("CPU %", "1.2"),
+            ("PID", "7"),
+            ("LIMIT", "-"),
+        ];
+        assert_eq!(
+            shown,
+            expected.map(|(head, cell)| (head.to_owned(), cell.to_owned()))
+        );
+        assert_eq!(cell("exec", &json!("a\nb\u{1b}")), "a b\\u001b");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `run`, `create`, `start` and `attach`: containers, and what they say.
 
-use super::client::Client;
+use super::client::{Client, lasting};
 use super::control;
 use super::spec::{self, Wishes};
 use super::stdio::Stdio;
@@ -132,21 +132,29 @@ impl Create {
             labels.insert(restart::STATUS.into(), "running".into());
             labels.insert(restart::POLICY.into(), policy.into());
         }
+        let runtime = self.runtime.as_deref().unwrap_or(default).to_owned();
         let container = Container {
-            id: self.id.clone(),
             labels,
-            runtime: Some(container::Runtime {
-                name: self.runtime.clone().unwrap_or_else(|| default.to_owned()),
-                options: None,
-            }),
-            spec: Some(Any {
-                type_url: SPEC_TYPE.into(),
-                value: spec.to_string().into_bytes(),
-            }),
-            ..Default::default()
+            ..record(&self.id, runtime, spec.to_string().into_bytes())
         };
         let terminal = restart::has_terminal(&container);
         Ok((container, terminal))
+    }
+}
+
+/// A container's record.
+pub fn record(id: &str, runtime: String, spec: Vec<u8>) -> Container {
+    Container {
+        id: id.to_owned(),
+        runtime: Some(container::Runtime {
+            name: runtime,
+            options: None,
+        }),
+        spec: Some(Any {
+            type_url: SPEC_TYPE.into(),
+            value: spec,
+        }),
+        ..Default::default()
     }
 }
 
@@ -245,9 +253,7 @@ fn log_uri(wish: Option<&str>, config: &Config, namespace: &str, id: &str) -> St
     if let Some(uri) = wish {
         return uri.to_owned();
     }
-    let file = logfile::path(config, namespace, id);
-    let own = std::env::current_exe().unwrap_or_else(|_| "/usr/local/bin/dunnage".into());
-    format!("binary://{}?log={}", own.display(), file.display())
+    logfile::uri(&config.logger, &logfile::path(config, namespace, id))
 }
 
 /// The exit code of what runs something: its own, and 125 to 127 if it did not run.
@@ -320,11 +326,15 @@ pub async fn run(
 
 /// Deletes the task. True if there is none now.
 async fn delete(client: &Client, id: &str) -> bool {
-    let request = client.request(DeleteTaskRequest {
-        container_id: id.to_owned(),
+    let deleted = lasting(async || {
+        let request = client.request(DeleteTaskRequest {
+            container_id: id.to_owned(),
+        });
+        client.tasks().delete(request).await
     });
-    let deleted = client.tasks().delete(request).await;
-    deleted.map_or_else(|e| e.code() == tonic::Code::NotFound, |_| true)
+    deleted
+        .await
+        .map_or_else(|e| e.code() == tonic::Code::NotFound, |_| true)
 }
 
 pub async fn start_process(client: &Client, id: &str, exec: &str) -> Result<(), NotRun> {
@@ -341,10 +351,10 @@ pub async fn start(client: &Client, id: &str) -> Result<u8, NotRun> {
     let container = control::container(client, id).await?;
     let state = control::state(client, id).await.ok();
     let status = state.map(|state| state.status);
+    control::note_stopped(client, &container, false).await?;
     if status == Some(protos::task_types::Status::Stopped as i32) {
         delete(client, id).await;
     }
-    control::note_stopped(client, &container, false).await;
     if status != Some(protos::task_types::Status::Created as i32) {
         let log = container
             .labels

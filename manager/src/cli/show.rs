@@ -16,6 +16,17 @@ use std::time::Duration;
 
 /// How often `stats` looks.
 const EVERY: Duration = Duration::from_secs(1);
+/// More memory than this is what the kernel calls no limit.
+const NO_LIMIT: u64 = 1 << 60;
+/// What `stats` tells of each container.
+const USAGE: [&str; 6] = [
+    "id",
+    "cpu_percent",
+    "memory_bytes",
+    "limit_bytes",
+    "pids",
+    "vm_memory_bytes",
+];
 
 /// Every task of the namespace.
 pub async fn tasks(client: &Client) -> Result<Vec<Process>, String> {
@@ -24,17 +35,22 @@ pub async fn tasks(client: &Client) -> Result<Vec<Process>, String> {
     Ok(listed.into_inner().tasks)
 }
 
-pub async fn ls(
-    client: &Client,
-    quiet: bool,
-    json: bool,
-    filters: &[String],
-) -> Result<(), String> {
+/// The containers of the namespace that the filters choose.
+pub async fn containers(client: &Client, filters: &[String]) -> Result<Vec<Container>, String> {
     let request = client.request(ListContainersRequest {
         filters: filters.to_vec(),
     });
     let listed = client.containers().list(request).await.map_err(said)?;
-    let containers = listed.into_inner().containers;
+    Ok(listed.into_inner().containers)
+}
+
+pub async fn ls(
+    client: &Client,
+    quiet: bool,
+    as_json: bool,
+    filters: &[String],
+) -> Result<(), String> {
+    let containers = containers(client, filters).await?;
     if quiet {
         return containers
             .iter()
@@ -49,22 +65,25 @@ pub async fn ls(
             .runtime
             .as_ref()
             .map_or("", |runtime| &runtime.name);
-        let state = task.map_or("-", |task| status(task.status)).to_owned();
         let exit = task.filter(|task| task.status == protos::task_types::Status::Stopped as i32);
-        vec![
-            container.id.clone(),
-            state,
-            task.map_or(String::new(), |task| task.pid.to_string()),
-            exit.map_or(String::new(), |task| task.exit_status.to_string()),
-            runtime.to_owned(),
-            output::time(container.created_at),
-        ]
+        json!({
+            "id": container.id,
+            "status": task.map_or("-", |task| status(task.status)),
+            "pid": task.map(|task| task.pid),
+            "exit": exit.map(|task| task.exit_status),
+            "runtime": runtime,
+            "created": output::time(container.created_at),
+        })
     };
-    let head = ["ID", "STATUS", "PID", "EXIT", "RUNTIME", "CREATED"];
-    rows(&head, &containers.iter().map(row).collect::<Vec<_>>(), json)
+    let keys = ["id", "status", "pid", "exit", "runtime", "created"];
+    rows(
+        &keys,
+        &containers.iter().map(row).collect::<Vec<_>>(),
+        as_json,
+    )
 }
 
-pub async fn ps(client: &Client, id: &str, json: bool) -> Result<(), String> {
+pub async fn ps(client: &Client, id: &str, as_json: bool) -> Result<(), String> {
     let request = client.request(ListPidsRequest {
         container_id: id.to_owned(),
     });
@@ -79,16 +98,13 @@ pub async fn ps(client: &Client, id: &str, json: bool) -> Result<(), String> {
             .and_then(Result::ok)
             .map_or(String::new(), |details| details.exec_id);
         let command = task::proc::command_line(process.pid).join(" ");
-        vec![process.pid.to_string(), exec, command]
+        json!({"pid": process.pid, "exec": exec, "command": command})
     };
-    rows(
-        &["PID", "EXEC", "COMMAND"],
-        &pids.iter().map(row).collect::<Vec<_>>(),
-        json,
-    )
+    let pids: Vec<Value> = pids.iter().map(row).collect();
+    rows(&["pid", "exec", "command"], &pids, as_json)
 }
 
-pub async fn inspect(client: &Client, id: &str) -> Result<(), String> {
+pub async fn inspect(client: &Client, id: &str, as_json: bool) -> Result<(), String> {
     let container = control::container(client, id).await?;
     let task = control::state(client, id).await.ok();
     let spec = container.spec.as_ref().map_or(&[][..], |spec| &spec.value);
@@ -110,7 +126,12 @@ pub async fn inspect(client: &Client, id: &str) -> Result<(), String> {
         })),
         "spec": task::json::read_first::<Value>(spec).ok(),
     });
-    line(&serde_json::to_string_pretty(&object).map_err(|e| e.to_string())?)
+    // One line a record, or one that people read.
+    line(&if as_json {
+        object.to_string()
+    } else {
+        format!("{object:#}")
+    })
 }
 
 /// What `stats` shows of a container.
@@ -174,7 +195,7 @@ async fn measure(client: &Client) -> Result<(std::time::Instant, Vec<(String, Us
 }
 
 /// Live, like top; or once.
-pub async fn stats(client: &Client, once: bool, json: bool) -> Result<(), String> {
+pub async fn stats(client: &Client, once: bool, as_json: bool) -> Result<(), String> {
     let mut before = measure(client).await?;
     loop {
         tokio::time::sleep(EVERY).await;
@@ -183,29 +204,20 @@ pub async fn stats(client: &Client, once: bool, json: bool) -> Result<(), String
         let row = |(id, usage): &(String, Usage)| {
             let old = before.1.iter().find(|(of, _)| of == id);
             let used = old.map_or(0, |(_, old)| usage.cpu.saturating_sub(old.cpu));
-            let limit = if usage.limit > 1 << 60 {
-                "-".into()
-            } else {
-                size(usage.limit)
-            };
-            vec![
-                id.clone(),
-                format!("{:.1}", used as f64 * 100.0 / elapsed),
-                size(usage.memory),
-                limit,
-                usage.pids.to_string(),
-                usage.host.map_or("-".into(), size),
-            ]
+            json!({
+                "id": id,
+                "cpu_percent": used as f64 * 100.0 / elapsed,
+                "memory_bytes": usage.memory,
+                "limit_bytes": (usage.limit <= NO_LIMIT).then_some(usage.limit),
+                "pids": usage.pids,
+                "vm_memory_bytes": usage.host,
+            })
         };
-        if !once && !json {
+        if !once && !as_json {
             line("\x1b[H\x1b[2J")?;
         }
-        let table: Vec<_> = now.1.iter().map(row).collect();
-        rows(
-            &["ID", "CPU %", "MEMORY", "LIMIT", "PIDS", "VM MEMORY"],
-            &table,
-            json,
-        )?;
+        let records: Vec<Value> = now.1.iter().map(row).collect();
+        rows(&USAGE, &records, as_json)?;
         if once {
             return Ok(());
         }
@@ -213,23 +225,9 @@ pub async fn stats(client: &Client, once: bool, json: bool) -> Result<(), String
     }
 }
 
-fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "KiB", "MiB"] {
-        if value < 1024.0 {
-            return format!("{value:.1}{unit}");
-        }
-        value /= 1024.0;
-    }
-    format!("{value:.1}GiB")
-}
-
-pub async fn version(client: Result<Client, String>, json: bool) -> Result<(), String> {
-    let mut table = vec![vec![
-        "client".to_owned(),
-        crate::VERSION.into(),
-        crate::REVISION.into(),
-    ]];
+pub async fn version(client: Result<Client, String>, as_json: bool) -> Result<(), String> {
+    let record = |who: &str, version: &str, revision: &str| json!({"who": who, "version": version, "revision": revision});
+    let mut records = vec![record("client", crate::VERSION, crate::REVISION)];
     match &client {
         Ok(client) => {
             let answer = client
@@ -238,14 +236,14 @@ pub async fn version(client: Result<Client, String>, json: bool) -> Result<(), S
                 .await
                 .map_err(said)?
                 .into_inner();
-            table.push(vec!["server".into(), answer.version, answer.revision]);
+            records.push(record("server", &answer.version, &answer.revision));
         }
         Err(e) => super::complain(e),
     }
-    rows(&["WHO", "VERSION", "REVISION"], &table, json)
+    rows(&["who", "version", "revision"], &records, as_json)
 }
 
-pub async fn info(client: &Client, json: bool) -> Result<(), String> {
+pub async fn info(client: &Client, as_json: bool) -> Result<(), String> {
     let server = client
         .introspection()
         .server(client.request(()))
@@ -254,25 +252,19 @@ pub async fn info(client: &Client, json: bool) -> Result<(), String> {
         .into_inner();
     let tasks = tasks(client).await?.len();
     let memory = task::proc::text(format!("/proc/{}/status", server.pid)).unwrap_or_default();
-    let memory = memory
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap_or("")
-        .trim();
-    let table = [
-        ("uuid", server.uuid),
-        ("pid", server.pid.to_string()),
-        ("memory", memory.to_owned()),
-        ("tasks", tasks.to_string()),
-    ];
-    if json {
-        let object: serde_json::Map<String, Value> = table
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value.into()))
-            .collect();
-        return line(&Value::Object(object).to_string());
-    }
-    table
-        .iter()
-        .try_for_each(|(key, value)| line(&format!("{key:8} {value}")))
+    let mut memory = memory.lines().filter_map(|line| {
+        let kib = line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?;
+        kib.parse::<u64>().ok()
+    });
+    let record = json!({
+        "uuid": server.uuid,
+        "pid": server.pid,
+        "memory_bytes": memory.next().map(|kib| kib * 1024),
+        "tasks": tasks,
+    });
+    rows(
+        &["uuid", "pid", "memory_bytes", "tasks"],
+        &[record],
+        as_json,
+    )
 }

@@ -65,8 +65,19 @@ impl Tail {
     /// # Errors
     /// A text that names the file.
     pub fn next(&mut self) -> Result<Option<&[u8]>, String> {
-        let read = self.reader.read_until(b'\n', &mut self.part);
-        self.read += read.map_err(|e| self.failed(&e))? as u64;
+        let mut more = Vec::new();
+        loop {
+            let is_read_before = self.reader.buffer().contains(&b'\n');
+            let read = self.reader.read_until(b'\n', &mut more);
+            let read = read.map_err(|e| self.failed(&e))?;
+            // Only now it is known whether that was where we had got to.
+            if read == 0 || is_read_before || !self.notice_cut()? {
+                break;
+            }
+            more.clear();
+        }
+        self.read += more.len() as u64;
+        self.part.append(&mut more);
         if !self.part.ends_with(b"\n") {
             return Ok(None);
         }
@@ -82,16 +93,17 @@ impl Tail {
         ours.is_ok_and(|ours| named.is_ok_and(|named| named.ino() != ours.ino()))
     }
 
-    /// Begins anew if the file was cut off since all of it was read, also if it has grown again.
+    /// Begins anew if the file was cut off since all of it was read, also if it has grown again. True
+    /// if it was.
     ///
     /// # Errors
     /// A text that names the file.
-    pub fn notice_cut(&mut self) -> Result<(), String> {
+    pub fn notice_cut(&mut self) -> Result<bool, String> {
         let before = [self.last.as_slice(), &self.part].concat();
         let mut now = vec![0; before.len()];
         let at = self.read - before.len() as u64;
         match self.reader.get_ref().read_exact_at(&mut now, at) {
-            Ok(()) if now == before => return Ok(()),
+            Ok(()) if now == before => return Ok(false),
             Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(self.failed(&e)),
             _ => {}
         }
@@ -99,7 +111,7 @@ impl Tail {
         self.read = 0;
         self.last.clear();
         self.part.clear();
-        Ok(())
+        Ok(true)
     }
 
     fn failed(&self, error: &io::Error) -> String {
@@ -135,6 +147,24 @@ mod tests {
             assert_eq!(lines(&mut tail), after.lines().collect::<Vec<_>>());
             assert!(!tail.is_old());
         }
+    }
+
+    /// Whenever that happens: nobody can look at each moment.
+    #[test]
+    fn what_has_grown_again_is_not_read_from_where_we_had_got_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        std::fs::write(&path, "one\ntw").unwrap();
+        let mut tail = Tail::open(&path).unwrap();
+        assert_eq!(lines(&mut tail), ["one"]);
+        std::fs::write(&path, "longer than all before\n").unwrap();
+        assert_eq!(lines(&mut tail), ["longer than all before"]);
+        // What was read before is shown.
+        std::fs::write(&path, "a\nb\n").unwrap();
+        let mut tail = Tail::open(&path).unwrap();
+        assert_eq!(tail.next().unwrap(), Some(&b"a\n"[..]));
+        std::fs::write(&path, "c\n").unwrap();
+        assert_eq!(lines(&mut tail), ["b"]);
     }
 
     #[test]

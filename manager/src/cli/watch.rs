@@ -1,6 +1,7 @@
 //! Watching a process: what it says comes to us, our input and signals go to it.
 
-use super::client::Client;
+use super::client::{Client, lasting};
+use super::control;
 use super::run::{NOT_RUN, NotRun, said, start_process};
 use super::stdio::{Copying, Raw, window};
 use nix::sys::signal::Signal;
@@ -9,7 +10,7 @@ use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 use task::signals::Signals;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Status};
 
 /// What a shell says of a program that died of it.
 const SIGPIPE_CODE: u8 = 128 + 13;
@@ -51,7 +52,7 @@ pub struct Watch<'a> {
     pub unheard: Unheard,
 }
 
-type Waiting<'a> = Pin<Box<dyn Future<Output = Result<Response<WaitResponse>, Status>> + 'a>>;
+type Waiting<'a> = Pin<Box<dyn Future<Output = Result<WaitResponse, Status>> + 'a>>;
 
 impl Watch<'_> {
     /// Starts the process, and watches it as [`Watch::attach`] does.
@@ -59,11 +60,8 @@ impl Watch<'_> {
     /// # Errors
     /// If it could not be started, or its end is not told.
     pub async fn start(&self, signals: Signals, copying: Copying) -> Result<u8, NotRun> {
-        let mut tasks = self.client.tasks();
-        // First, so that the end cannot be missed.
-        let waiting = Box::pin(tasks.wait(self.wait_request()));
         start_process(self.client, self.id, self.exec).await?;
-        Ok(self.pass_on(waiting, signals, copying).await?)
+        Ok(self.attach(signals, copying).await?)
     }
 
     /// Passes everything on both ways until the process has ended, or nobody reads what it says.
@@ -71,18 +69,8 @@ impl Watch<'_> {
     ///
     /// # Errors
     /// A text, if its end is not told.
-    pub async fn attach(&self, signals: Signals, copying: Copying) -> Result<u8, String> {
-        let mut tasks = self.client.tasks();
-        let waiting = Box::pin(tasks.wait(self.wait_request()));
-        self.pass_on(waiting, signals, copying).await
-    }
-
-    async fn pass_on(
-        &self,
-        mut waiting: Waiting<'_>,
-        signals: Signals,
-        mut copying: Copying,
-    ) -> Result<u8, String> {
+    pub async fn attach(&self, signals: Signals, mut copying: Copying) -> Result<u8, String> {
+        let mut waiting: Waiting<'_> = Box::pin(control::wait_for(self.client, self.id, self.exec));
         let raw = self.terminal.then(Raw::new).flatten();
         if self.terminal {
             self.resize().await;
@@ -96,7 +84,7 @@ impl Watch<'_> {
                 }
             };
             tokio::select! {
-                exit = &mut waiting => break exit.map_err(said)?.into_inner(),
+                exit = &mut waiting => break exit.map_err(said)?,
                 signal = signals.next() => match signal {
                     Ok(Signal::SIGWINCH) => self.resize().await,
                     Ok(signal) => match self.kill(signal).await {
@@ -116,12 +104,7 @@ impl Watch<'_> {
                 }
                 () = ended => {
                     input_ended = None;
-                    let request = self.client.request(CloseIoRequest {
-                        container_id: self.id.to_owned(),
-                        exec_id: self.exec.to_owned(),
-                        stdin: true,
-                    });
-                    let _ = self.client.tasks().close_io(request).await;
+                    self.close_input().await;
                 }
             }
         };
@@ -148,21 +131,29 @@ impl Watch<'_> {
         waiting.await.map(drop).map_err(said)
     }
 
-    fn wait_request(&self) -> Request<WaitRequest> {
-        self.client.request(WaitRequest {
-            container_id: self.id.to_owned(),
-            exec_id: self.exec.to_owned(),
-        })
+    async fn close_input(&self) {
+        let closed = lasting(async || {
+            let request = self.client.request(CloseIoRequest {
+                container_id: self.id.to_owned(),
+                exec_id: self.exec.to_owned(),
+                stdin: true,
+            });
+            self.client.tasks().close_io(request).await
+        });
+        let _ = closed.await;
     }
 
     async fn kill(&self, signal: Signal) -> Result<(), Status> {
-        let request = self.client.request(KillRequest {
-            container_id: self.id.to_owned(),
-            exec_id: self.exec.to_owned(),
-            signal: signal as u32,
-            all: false,
-        });
-        self.client.tasks().kill(request).await.map(drop)
+        lasting(async || {
+            let request = self.client.request(KillRequest {
+                container_id: self.id.to_owned(),
+                exec_id: self.exec.to_owned(),
+                signal: signal as u32,
+                all: false,
+            });
+            self.client.tasks().kill(request).await.map(drop)
+        })
+        .await
     }
 
     async fn resize(&self) {

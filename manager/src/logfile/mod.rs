@@ -7,25 +7,17 @@
 //! ```
 //! The shim gives it stdout on fd 3, stderr on fd 4, and waits until it closes fd 5.
 
+mod copy;
+mod orders;
 mod writer;
 
 use crate::config::Config;
 use crate::sys;
+pub use copy::run;
+pub use orders::{Orders, file_of, uri};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe::Receiver;
-use tokio::sync::mpsc;
-use writer::Writer;
-
-const STDOUT: i32 = 3;
-const STDERR: i32 = 4;
-const READY: i32 = 5;
-/// A line that is longer is written in parts.
-const LONGEST: usize = 16 << 10;
 
 /// One line of a log.
 #[derive(Debug, PartialEq, Eq)]
@@ -125,99 +117,6 @@ pub fn is_held(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| sys::lock(&file).is_err())
 }
 
-/// Copies both streams to `path` until they end.
-///
-/// # Errors
-/// A text; then the shim sees that its logger did not get ready.
-pub fn run(config: &Config, path: &Path) -> Result<(), String> {
-    let failed = |e: io::Error| format!("log {}: {e}", path.display());
-    let inherited = |fd| task::sys::adopt(fd).map_err(failed);
-    let (stdout, stderr, ready) = (inherited(STDOUT)?, inherited(STDERR)?, inherited(READY)?);
-    let (size, files) = (config.logger.max_size, config.logger.max_files);
-    let mut writer = Writer::open(path, size, files).map_err(failed)?;
-    let is_json = path
-        .extension()
-        .is_some_and(|extension| extension == "json");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    runtime.map_err(failed)?.block_on(async {
-        let (sender, mut entries) = mpsc::channel(16);
-        let term = task::signals::Signals::new([nix::sys::signal::Signal::SIGTERM]).map_err(failed)?;
-        for (fd, is_stderr) in [(stdout, false), (stderr, true)] {
-            let receiver = Receiver::from_owned_fd(fd).map_err(failed)?;
-            tokio::spawn(split(receiver, is_stderr, sender.clone()));
-        }
-        drop(sender);
-        drop(ready);
-        let mut told = false;
-        loop {
-            tokio::select! {
-                biased;
-                entry = entries.recv() => match entry {
-                    Some(entry) => {
-                        // A full disk must not stop the container.
-                        if let Err(e) = writer.write(&format(is_json, &entry)) {
-                            log::error!("log {}: {e}", path.display());
-                        }
-                    }
-                    None => return Ok(()),
-                },
-                // All that was written is read first; a stream that stays open is not waited for.
-                _ = term.next(), if !told => told = true,
-                () = tokio::time::sleep(std::time::Duration::from_secs(1)), if told => return Ok(()),
-            }
-        }
-    })
-}
-
-async fn split(mut receiver: Receiver, is_stderr: bool, to: mpsc::Sender<Entry>) {
-    let mut rest: Vec<u8> = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        let n = receiver.read(&mut buffer).await.unwrap_or(0);
-        rest.extend_from_slice(&buffer[..n]);
-        while let Some(end) = end_of_line(&rest, n == 0) {
-            let text = rest.drain(..end).collect();
-            let time = OffsetDateTime::now_utc()
-                .format(&Rfc3339)
-                .unwrap_or_default();
-            let entry = Entry {
-                time,
-                is_stderr,
-                text,
-            };
-            if to.send(entry).await.is_err() {
-                return;
-            }
-        }
-        if n == 0 {
-            return;
-        }
-    }
-}
-
-fn end_of_line(bytes: &[u8], is_last: bool) -> Option<usize> {
-    match bytes.iter().position(|&byte| byte == b'\n') {
-        Some(end) if end < LONGEST => Some(end + 1),
-        _ if bytes.len() >= LONGEST => Some(between_characters(bytes, LONGEST)),
-        _ => (is_last && !bytes.is_empty()).then_some(bytes.len()),
-    }
-}
-
-/// The last place up to `end` that is not inside a character.
-fn between_characters(bytes: &[u8], end: usize) -> usize {
-    // None is longer than four bytes, the first of which tells how many they are.
-    for back in 1..=3 {
-        let length = bytes[end - back].leading_ones() as usize;
-        if length != 1 {
-            let is_cut = (2..=4).contains(&length) && length > back;
-            return if is_cut { end - back } else { end };
-        }
-    }
-    end
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,34 +149,5 @@ mod tests {
         assert_eq!(parse(&format(false, &entry)).unwrap(), entry);
         let json = parse(&format(true, &entry)).unwrap().text;
         assert_eq!(json, "\u{fffd}\u{fffd} \u{fffd}\n".as_bytes());
-    }
-
-    #[test]
-    fn long_lines_come_in_parts() {
-        assert_eq!(end_of_line(b"ab\ncd", false), Some(3));
-        assert_eq!(end_of_line(b"cd", false), None);
-        assert_eq!(end_of_line(b"cd", true), Some(2));
-        assert_eq!(end_of_line(&[b'x'; LONGEST + 5], false), Some(LONGEST));
-        for (character, cuts) in [("\u{e4}", 1), ("\u{65b9}", 2), ("\u{1f600}", 3)] {
-            for before in 0..=cuts + 1 {
-                let mut bytes = vec![b'x'; LONGEST - before];
-                bytes.extend_from_slice(character.as_bytes());
-                bytes.extend_from_slice(b"xxxxxx");
-                let cut = if before <= cuts {
-                    LONGEST - before
-                } else {
-                    LONGEST
-                };
-                assert_eq!(
-                    end_of_line(&bytes, false),
-                    Some(cut),
-                    "{character} {before}"
-                );
-            }
-        }
-        for no_character in [b"\x80\x80\x80\x80", b"xxx\xff", b"\xff\x80\x80\x80"] {
-            let bytes = [&[b'x'; LONGEST - 4], &no_character[..], b"x"].concat();
-            assert_eq!(end_of_line(&bytes, false), Some(LONGEST));
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! The file that a log is appended to, and the older ones beside it.
 
 use super::rotated;
+use crate::config::Logger;
 use crate::sys;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -13,14 +14,13 @@ pub struct Writer {
     file: File,
     /// How large the file was when its last line was whole.
     whole: u64,
-    max_size: u64,
-    max_files: u32,
+    limits: Logger,
 }
 
 impl Writer {
     /// # Errors
     /// From mkdir(2) or open(2).
-    pub fn open(path: &Path, max_size: u64, max_files: u32) -> io::Result<Self> {
+    pub fn open(path: &Path, limits: Logger) -> io::Result<Self> {
         if let Some(dir) = path.parent() {
             std::fs::DirBuilder::new()
                 .recursive(true)
@@ -31,8 +31,7 @@ impl Writer {
             path: path.to_owned(),
             file: append(path)?,
             whole: 0,
-            max_size,
-            max_files,
+            limits,
         })
     }
 
@@ -43,7 +42,7 @@ impl Writer {
     pub fn write(&mut self, line: &[u8]) -> io::Result<()> {
         // Asked each time: others may cut it off to make room.
         let mut size = self.file.metadata()?.len();
-        if size > 0 && size + line.len() as u64 > self.max_size {
+        if size > 0 && size + line.len() as u64 > self.limits.max_size {
             match self.rotate() {
                 Ok(()) => size = 0,
                 // It goes on in the file that there is.
@@ -63,7 +62,7 @@ impl Writer {
     fn rotate(&mut self) -> io::Result<()> {
         // Not there if the last try got no further.
         if self.path.exists() {
-            for n in (1..self.max_files.max(1)).rev() {
+            for n in (1..self.limits.max_files.max(1)).rev() {
                 let _ = std::fs::rename(rotated(&self.path, n), rotated(&self.path, n + 1));
             }
             std::fs::rename(&self.path, rotated(&self.path, 1))?;
@@ -91,6 +90,14 @@ fn append(path: &Path) -> io::Result<File> {
 mod tests {
     use super::*;
 
+    fn open(path: &Path, max_size: u64) -> io::Result<Writer> {
+        let limits = Logger {
+            max_size,
+            max_files: 2,
+        };
+        Writer::open(path, limits)
+    }
+
     fn read(path: &Path) -> String {
         std::fs::read_to_string(path).unwrap()
     }
@@ -99,7 +106,7 @@ mod tests {
     fn files_are_rotated_and_the_oldest_goes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("logs/c.json");
-        let mut writer = Writer::open(&path, 10, 2).unwrap();
+        let mut writer = open(&path, 10).unwrap();
         for line in ["one......\n", "two......\n", "three....\n", "four.....\n"] {
             writer.write(line.as_bytes()).unwrap();
         }
@@ -113,7 +120,7 @@ mod tests {
     fn a_file_that_cannot_be_rotated_grows_on_and_no_older_one_is_lost() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.json");
-        let mut writer = Writer::open(&path, 10, 2).unwrap();
+        let mut writer = open(&path, 10).unwrap();
         for line in ["one......\n", "two......\n"] {
             writer.write(line.as_bytes()).unwrap();
         }
@@ -130,7 +137,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.json");
         std::fs::write(&path, "torn").unwrap();
-        let mut writer = Writer::open(&path, 1000, 2).unwrap();
+        let mut writer = open(&path, 1000).unwrap();
         writer.write(b"one\n").unwrap();
         append(&path).unwrap().write_all(b"caf\xc3").unwrap();
         writer.write(b"two\n").unwrap();

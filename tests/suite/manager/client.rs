@@ -120,8 +120,8 @@ fn the_life_of_a_service() {
         manager.dunnage(&["update", "--memory", "64m", "web"]).ok();
         let stats = manager.json(&["stats", "--no-stream"]);
         assert_eq!(
-            (&stats[0]["id"], &stats[0]["limit"]),
-            (&"web".into(), &"64.0MiB".into())
+            (&stats[0]["id"], &stats[0]["limit_bytes"]),
+            (&"web".into(), &(64 << 20).into())
         );
         manager.until("both lines in the log", |it| {
             let logs = it.dunnage(&["logs", "web"]).ok();
@@ -200,6 +200,31 @@ fn a_wrong_configuration_is_refused_by_name() {
         manager
             .plain(&["--config", &path, "ls"])
             .fails_with("sockets");
+    });
+}
+
+/// It has the daemon's own reader.
+#[test]
+fn check_names_what_the_daemon_could_not_go_on_with() {
+    manager::on(|manager| {
+        let path = manager.dir().join("wrong.toml");
+        let long = format!("[grpc]\naddress = \"/{}\"\n", "x".repeat(110));
+        for (text, key) in [
+            (
+                "[restart]\nbackoff_min = \"5s\"\nbackoff_max = \"1s\"\n",
+                "restart.backoff_min",
+            ),
+            ("[metrics]\naddress = \"localhost\"\n", "metrics.address"),
+            (&long, "grpc.address"),
+            ("[grpc]\nmode = \"1777\"\n", "grpc.mode"),
+            ("[runtime.paths]\nx = \"here\"\n", "runtime.paths"),
+            ("[shim]\nstart_timeout = \"0s\"\n", "shim.start_timeout"),
+            ("[shim]\nsockets = 1\n", "sockets"),
+        ] {
+            std::fs::write(&path, text).expect("a file");
+            let check = ["--config", &path.to_string_lossy(), "check"];
+            manager.plain(&check).exits(1).fails_with(key);
+        }
     });
 }
 

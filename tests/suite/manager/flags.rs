@@ -90,15 +90,15 @@ fn an_update_outlives_the_task() {
     manager::on(|manager| {
         manager.run(&["-d"], "x", &["sleep", "1000"]).ok();
         manager.dunnage(&["update", "--memory", "64m", "x"]).ok();
-        let limit = || manager.json(&["stats", "--no-stream"])[0]["limit"].clone();
-        assert_eq!(limit(), "64.0MiB");
+        let limit = || manager.json(&["stats", "--no-stream"])[0]["limit_bytes"].clone();
+        assert_eq!(limit(), 64 << 20);
         manager.dunnage(&["stop", "-t", "0s", "x"]).ok();
         manager.dunnage(&["start", "x"]).ok();
-        assert_eq!(limit(), "64.0MiB");
+        assert_eq!(limit(), 64 << 20);
         manager.dunnage(&["stop", "-t", "0s", "x"]).ok();
         manager.dunnage(&["update", "--memory", "32m", "x"]).ok();
         manager.dunnage(&["start", "x"]).ok();
-        assert_eq!(limit(), "32.0MiB");
+        assert_eq!(limit(), 32 << 20);
     });
 }
 

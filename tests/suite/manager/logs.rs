@@ -198,3 +198,43 @@ fn rm_removes_logs() {
         assert_eq!(files(), 0);
     });
 }
+
+/// `[logger]`, as it is when the container is made, wherever the configuration is.
+#[test]
+fn logs_are_as_large_as_the_configuration_says() {
+    manager::with("[logger]\nmax_size = 3000\nmax_files = 2\n", |manager| {
+        manager.run(&["-d"], "x", &["seq", "1", "1000"]).ok();
+        let shown = manager.dunnage(&["logs", "-f", "x"]).ok().stdout;
+        assert!(shown.ends_with("\n999\n1000\n"), "{shown}");
+        // What was set aside is shown, too.
+        assert!(shown.lines().count() > 60, "{shown}");
+        let dir = log(manager, "x");
+        let files = fs::read_dir(dir.parent().expect("a directory")).expect("logs");
+        let sizes: Vec<u64> = files
+            .map(|file| file.expect("an entry").metadata().expect("its size").len())
+            .collect();
+        assert_eq!(sizes.len(), 3, "{sizes:?}");
+        assert!(sizes.iter().all(|&size| size <= 3000), "{sizes:?}");
+    });
+}
+
+/// The logger's stderr is nobody's: it would be lost in silence.
+#[test]
+fn a_configuration_that_is_no_good_loses_no_output() {
+    manager::on(|manager| {
+        let broken = manager.dir().join("broken.toml");
+        fs::write(&broken, "[logger]\nmax_size = \"a lot\"\n").expect("a file");
+        let file = manager.dir().join("x.json");
+        let uri = format!(
+            "binary://{}?--config={}&log={}",
+            manager::binary().display(),
+            broken.display(),
+            file.display()
+        );
+        let options = ["-d", "--log-uri", &uri];
+        manager.run(&options, "x", &["echo", "said"]).ok();
+        manager.dunnage(&["wait", "x"]).ok();
+        let logs = manager.dunnage(&["logs", "-f", "x"]);
+        logs.ok().prints("said\n");
+    });
+}

@@ -130,3 +130,34 @@ fn an_address_in_use_does_not_end_the_daemon() {
         assert!(log.contains(&said), "{log}");
     });
 }
+
+/// What promtool's `check metrics` asks for; containers' gauges have containerd's units.
+#[test]
+fn families_say_what_they_are() {
+    let at = port();
+    let config = format!("[metrics]\naddress = \"127.0.0.1:{at}\"\n");
+    manager::with(&config, |manager| {
+        manager.run(&["-d"], "c", &["sleep", "1000"]).ok();
+        let text = get(at, "/metrics");
+        let mut told = BTreeSet::new();
+        let mut lines = text.lines().peekable();
+        while let Some(line) = lines.next() {
+            let help = line.strip_prefix("# HELP ").expect(line);
+            let (name, help) = help.split_once(' ').expect(line);
+            let kind = lines.next().and_then(|line| line.strip_prefix("# TYPE "));
+            let (of, kind) = kind.and_then(|it| it.split_once(' ')).expect(line);
+            assert!(
+                of == name && help.ends_with('.') && told.insert(name),
+                "{text}"
+            );
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{name}");
+            while let Some(line) = lines.next_if(|line| !line.starts_with('#')) {
+                let labels = line.strip_prefix(name).expect(line);
+                let value = labels.rsplit_once(' ').expect(line).1;
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+            }
+        }
+        assert!(told.contains("container_pids_current"), "{text}");
+        assert!(told.contains("dunnage_events_received_total"), "{text}");
+    });
+}

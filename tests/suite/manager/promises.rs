@@ -55,3 +55,22 @@ fn a_further_task_costs_little() {
         manager.until("one thread", one_thread);
     });
 }
+
+/// What it has beside the program, which it shares with the daemon and all other loggers.
+#[test]
+fn a_logger_costs_little() {
+    manager::on(|manager| {
+        let words = ["sh", "-c", "seq 1 1000; exec sleep 1000"];
+        manager.run(&["-d"], "c", &words).ok();
+        manager.until("all in the log", |it| {
+            let logs = it.dunnage(&["logs", "c"]).ok().stdout;
+            logs.ends_with("\n1000\n").then_some(())
+        });
+        let children = proc::children(manager.shim_of("c"));
+        let is_logger = |&pid: &i32| proc::words(pid, "cmdline").iter().any(|it| it == "log");
+        let logger = children.into_iter().find(is_logger).expect("a logger");
+        let own = proc::private_dirty(logger);
+        report(&format!("a logger: {own} KiB"));
+        assert!(own <= 120, "{own} KiB");
+    });
+}

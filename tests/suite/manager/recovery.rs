@@ -147,7 +147,7 @@ fn an_exec_that_ends_while_the_daemon_is_away_is_told() {
         open(manager, "gate");
         manager.restart();
         let told = manager.until("its exit", |it| it.json(&["exits", "c"]).pop());
-        assert_eq!(told["status"], "5");
+        assert_eq!(told["status"], 5);
         drop(gate);
     });
 }

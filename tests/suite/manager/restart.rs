@@ -1,10 +1,13 @@
 //! Restart policies, for containers that somebody else than our client made.
 
+use harness::full_disk::FullDisk;
 use harness::manager::{self, api::Api};
 use harness::{peers, wait};
 use protos::services::tasks::v1::*;
 use protos::types::Mount;
 use protos::{Any, Code};
+use std::fs;
+use std::io::Write;
 use std::time::Duration;
 
 #[test]
@@ -135,5 +138,39 @@ fn an_execs_end_is_never_taken_for_inits() {
             ("running".into(), pid)
         );
         manager.dunnage(&["delete", "--force", "x"]).ok();
+    });
+}
+
+/// What cannot be stored is refused, and changes nothing.
+#[test]
+fn a_stop_that_would_be_forgotten_is_refused() {
+    manager::on(|manager| {
+        manager.kill();
+        let root = manager.dir().join("r");
+        fs::remove_dir_all(&root).expect("the root");
+        let disk = FullDisk::half_full(root.clone(), 256 << 10);
+        manager.restart();
+        let options = ["-d", "--restart", "always"];
+        manager.run(&options, "web", &["sleep", "1000"]).ok();
+        let filled = root.join("filled");
+        let mut file = fs::File::create(&filled).expect("a file");
+        while file.write_all(&[0; 4096]).is_ok() {}
+        drop(file);
+        let refused = manager.dunnage(&["stop", "-t", "0s", "web"]).exits(1);
+        let names = ["web", "explicitly-stopped", "No space left"];
+        assert!(
+            names.iter().all(|it| refused.stderr.contains(it)),
+            "{refused}"
+        );
+        assert_eq!(manager.status("web"), "running");
+        fs::remove_file(&filled).expect("room");
+        manager.dunnage(&["stop", "-t", "0s", "web"]).ok();
+        // Long enough for a restart.
+        assert!(manager.alive_for(Duration::from_millis(500)));
+        assert_eq!(manager.status("web"), "stopped");
+        manager.dunnage(&["rm", "web"]).ok();
+        manager.kill();
+        drop(disk);
+        manager.restart();
     });
 }
