@@ -65,6 +65,8 @@ pub struct Event {
     pub timestamp: ::core::option::Option<::prost_types::Timestamp>,
     #[prost(message, optional, tag = "2")]
     pub event: ::core::option::Option<::prost_types::Any>,
+    #[prost(uint64, tag = "3")]
+    pub number: u64,
 }
 impl ::prost::Name for Event {
     const NAME: &'static str = "Event";
@@ -74,6 +76,23 @@ impl ::prost::Name for Event {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/dunnage.guest.v1.Event".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Heard {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(uint32, tag = "2")]
+    pub calls: u32,
+}
+impl ::prost::Name for Heard {
+    const NAME: &'static str = "Heard";
+    const PACKAGE: &'static str = "dunnage.guest.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "dunnage.guest.v1.Heard".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/dunnage.guest.v1.Heard".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -97,6 +116,8 @@ pub struct ConfigureRequest {
     pub neighbours: ::prost::alloc::vec::Vec<Neighbour>,
     #[prost(bytes = "vec", tag = "9")]
     pub seed: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "10")]
+    pub mark: ::prost::alloc::vec::Vec<u8>,
 }
 impl ::prost::Name for ConfigureRequest {
     const NAME: &'static str = "ConfigureRequest";

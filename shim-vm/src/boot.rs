@@ -16,9 +16,9 @@ use crate::share::Share;
 use crate::word::{self, Doom};
 use crate::{clock, files, link, program, users};
 use protos::guest::{ConfigureRequest, Hello};
-use protos::mux::Link;
+use protos::mux::{Link, MARK};
 use protos::ttrpc::{CallError, Client, Context};
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -26,6 +26,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use task::aside;
 use task::reaper::Reaper;
+use task::record;
 
 /// How long QEMU may take to end by itself, after a boot that failed or the end of the link, the file
 /// server to end after it, and what they said to arrive.
@@ -62,7 +63,11 @@ pub struct Ready {
     pub socket: UnixStream,
     pub link: Rc<Link>,
     pub notices: Rc<Notices>,
+    /// The stream of the link that calls go over, and who makes them.
+    pub calls: u32,
     pub client: Client,
+    /// What another session with the guest begins with, if there may be one.
+    pub mark: Option<[u8; MARK]>,
     pub hello: Hello,
     /// How long after QEMU's start its hello came.
     pub heard_after: Duration,
@@ -215,13 +220,17 @@ async fn ready(
 ) -> Result<Ready, String> {
     let link = Link::host();
     link::run(&link, &socket, doom).map_err(|e| format!("link: {e}"))?;
-    let notices = Rc::new(Notices::new(link.first(), Vec::new()));
+    let notices = Rc::new(Notices::new(link.first(), Vec::new(), 0));
     let hello = notices.hello().await?;
     let heard_after = started.elapsed();
-    let client = link::client(&link, link.open(), 0, doom);
+    let stream = link.open();
+    let calls = stream.number();
+    let client = link::client(&link, stream, 0, doom);
+    let mark = record::is_kept().then(random).transpose()?;
     let request = ConfigureRequest {
         share: SHARE_TAG.into(),
-        seed: seed().map_err(|e| format!("/dev/urandom: {e}"))?,
+        seed: random::<64>()?.into(),
+        mark: mark.map(Vec::from).unwrap_or_default(),
         ..request
     };
     let refused =
@@ -234,20 +243,23 @@ async fn ready(
         socket,
         link,
         notices,
+        calls,
         client,
+        mark,
         hello,
         heard_after,
     })
 }
 
-/// Random bytes for a guest, as many as its kernel takes at once.
+/// Random bytes.
 ///
 /// # Errors
 /// From the kernel.
-fn seed() -> io::Result<Vec<u8>> {
-    let mut seed = vec![0; 64];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
-    Ok(seed)
+fn random<const N: usize>() -> Result<[u8; N], String> {
+    let mut bytes = [0; N];
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(|e| format!("/dev/urandom: {e}"))?;
+    Ok(bytes)
 }
 
 /// Waits until a boot is of no use any more, and tells why.

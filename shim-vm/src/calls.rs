@@ -29,7 +29,7 @@ pub async fn ask<C: Call>(
     let asked = vm.ask(request, context);
     let answer = while_it_lives(container, method, asked).await;
     let goes = container.init.deleting.get() || process.deleting.get();
-    let is_there = process.added.get() && !goes;
+    let is_there = process.added.get() && !goes && !process.may_be_gone.get();
     if is_there && matches!(&answer, Err(status) if status.code == Code::NotFound) {
         match method {
             // It has ended, is what that says.

@@ -5,13 +5,16 @@ use crate::sys;
 use std::io;
 use std::process::Command;
 use task::reaper::{ExitStatus, NotExecuted, Reaper};
+use task::record;
 use tokio::sync::watch;
 
 const SIGKILL: u32 = 9;
 
-/// A child; it dies with the shim, and is reaped by it.
+/// A child; it dies with the shim, and is reaped by it. Where the shim has a keeper, it is the keeper's
+/// child once that shim has died, and goes on.
 pub struct Child {
     pub pid: u32,
+    is_ours: bool,
     program: String,
     not_executed: Option<NotExecuted>,
     ended: watch::Receiver<Option<ExitStatus>>,
@@ -25,8 +28,10 @@ impl Child {
     /// If there can be none; the text names the program.
     pub fn fork(mut command: Command, reaper: &Reaper) -> Result<Self, String> {
         task::sys::start_afresh(&mut command);
-        // The last change to the new process: one of its user would undo it.
-        task::sys::die_with_parent(&mut command);
+        if !record::is_kept() {
+            // The last change to the new process: one of its user would undo it.
+            task::sys::die_with_parent(&mut command);
+        }
         Self::of(command, reaper)
     }
 
@@ -54,6 +59,7 @@ impl Child {
 
     /// One that another image of this process has started, and that executes its program.
     pub fn take_over(pid: u32, reaper: &Reaper) -> Self {
+        let is_ours = Reaper::is_child(pid) || !record::is_kept();
         let mut child = reaper.adopt(pid);
         let (sender, ended) = watch::channel(None);
         tokio::task::spawn_local(async move {
@@ -62,6 +68,7 @@ impl Child {
         });
         Self {
             pid,
+            is_ours,
             program: String::new(),
             not_executed: None,
             ended,
@@ -90,8 +97,8 @@ impl Child {
 
     /// Ends it now; [`Child::wait`] tells when it is done.
     pub fn kill(&self) {
-        // Until it is reaped its pid is nobody else's.
-        if self.ended.borrow().is_none() && Reaper::is_child(self.pid) {
+        // Until it is reaped its pid is nobody else's; a keeper does so when the VM is gone.
+        if self.ended.borrow().is_none() && (!self.is_ours || Reaper::is_child(self.pid)) {
             let _ = task::sys::kill(self.pid, SIGKILL);
         }
     }

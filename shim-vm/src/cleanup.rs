@@ -29,6 +29,8 @@ pub async fn cleanup(
     reaper: Rc<Reaper>,
 ) -> shim::Result<DeleteResponse> {
     let dir = place::of(namespace, id);
+    let ended = place::end_keeper(&dir).await;
+    ended.map_err(|e| shim::Error::io("end the keeper of", &dir, e))?;
     let cleared = place::clear(&dir).await;
     let netns = cleared.map_err(|e| shim::Error::io("clear", &dir, e))?;
     if let Some(netns) = netns {

@@ -13,6 +13,8 @@ use std::time::Duration;
 /// Where the file is, unless `DUNNAGE_VM_CONFIG` says otherwise.
 const FILE: &str = "/etc/dunnage/shim-vm.toml";
 const PREFIX: &str = "io.dunnage.vm.";
+/// The variable in which who starts a shim says "adopt": it looks for another one in its place.
+const CAN_ADOPT: &str = "DUNNAGE_ON_SHIM_DEATH";
 /// Annotations that are allowed unless the file has a list: none of them gives a container's owner
 /// anything of the host's.
 const ALLOWED: [&str; 4] = ["memory", "vcpus", "accel", "debug_console"];
@@ -36,6 +38,18 @@ pub enum Accel {
     Tcg,
 }
 
+/// What becomes of a VM whose shim was killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDeath {
+    /// It goes on, and a new shim takes it over.
+    Adopt,
+    /// It ends with its shim.
+    Kill,
+    /// Adopt, if who starts the shim says that it can find another in its place.
+    Auto,
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -54,6 +68,9 @@ pub struct Config {
     /// Seconds that the guest may take to show init's exit after SIGKILL, or to answer a Delete; then
     /// its VM is killed.
     pub kill_timeout: u64,
+    pub on_shim_death: OnDeath,
+    /// Seconds that a VM waits for another shim.
+    pub adopt_timeout: u64,
     /// The guest's console goes to the shim's log.
     pub debug_console: bool,
     /// The annotations that count.
@@ -83,6 +100,8 @@ impl Default for Config {
             qemu: "qemu-system-x86_64".into(),
             start_timeout: 0,
             kill_timeout: 10,
+            on_shim_death: OnDeath::Auto,
+            adopt_timeout: 30,
             debug_console: false,
             annotations: ALLOWED.map(str::to_owned).into(),
             max_memory: 0,
@@ -140,6 +159,16 @@ impl Config {
             self.qemu = dir.join(self.qemu);
         }
         self
+    }
+
+    /// How long a VM waits for another shim when its own was killed; `None`: it ends.
+    pub fn outlives(&self) -> Option<Duration> {
+        let adopts = match self.on_shim_death {
+            OnDeath::Adopt => true,
+            OnDeath::Kill => false,
+            OnDeath::Auto => std::env::var_os(CAN_ADOPT).is_some_and(|value| value == "adopt"),
+        };
+        adopts.then(|| Duration::from_secs(self.adopt_timeout))
     }
 
     fn check(&self) -> Result<(), String> {

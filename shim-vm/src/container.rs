@@ -44,6 +44,8 @@ pub struct GuestProcess {
     pub killed: Cell<bool>,
     /// The guest was told to delete it: from then on it may say that it is not there.
     pub deleting: Cell<bool>,
+    /// A shim that has died may have had it deleted: the guest need not know it.
+    pub may_be_gone: Cell<bool>,
     exit: Cell<Option<Exit>>,
     /// Whose exit it is, once the engine knows the process and until it knows the exit.
     pub awaited: RefCell<Option<(Rc<Container>, Rc<Process>)>>,
@@ -59,6 +61,7 @@ impl GuestProcess {
             runs: Cell::new(false),
             killed: Cell::new(false),
             deleting: Cell::new(false),
+            may_be_gone: Cell::new(false),
             exit: Cell::new(None),
             awaited: RefCell::default(),
             news: Notify::new(),

@@ -48,7 +48,10 @@ pub fn told(engine: &Rc<Engine>, event: &guest::Event) -> Result<(), String> {
             init.added.set(true);
             init.comes("a creation", &container.created)?;
         }
-        Event::Start(_) => init.comes("a start", &init.runs)?,
+        Event::Start(_) => {
+            init.comes("a start", &init.runs)?;
+            runs(engine, &container);
+        }
         Event::Exit(exit) => {
             let process = match ProcessId::in_event(&container.id, &exit.id) {
                 ProcessId::Init => Rc::clone(init),
@@ -85,6 +88,15 @@ pub fn told(engine: &Rc<Engine>, event: &guest::Event) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Init runs. A start that a shim had asked for that has died is nobody's but ours to tell.
+pub fn runs(engine: &Rc<Engine>, container: &GuestContainer) {
+    if container.vm.is_adopted
+        && let Some(known) = container.engines.borrow().upgrade()
+    {
+        engine.runs_unasked(&known);
+    }
 }
 
 /// An agent tells of init last. Who does not may not keep its exit from being told.

@@ -59,8 +59,9 @@ pub struct Jail {
     pub filter: Vec<libc::sock_filter>,
     /// Files that are open from this number on, whoever left them so, are not when it begins.
     pub fds: i32,
-    /// Its parent, which it dies with.
+    /// Its parent, which it dies with, unless a keeper sees to it.
     pub parent: OwnedFd,
+    pub outlives_parent: bool,
 }
 
 /// A file or directory of the host's that is in the root.
@@ -136,6 +137,7 @@ impl Jail {
             filter: filter::program(),
             fds,
             parent: task::sys::pidfd(std::process::id())?,
+            outlives_parent: task::record::is_kept(),
         })
     }
 }

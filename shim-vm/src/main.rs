@@ -8,6 +8,7 @@
 //! ```
 
 mod accel;
+mod adopt;
 mod block;
 mod boot;
 mod bpf;
@@ -51,6 +52,7 @@ mod users;
 mod vm;
 mod word;
 
+use config::Config;
 use protos::Any;
 use protos::task::DeleteResponse;
 use protos::types::{RuntimeInfo, RuntimeVersion};
@@ -59,6 +61,7 @@ use std::io::{self, Write};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::time::Duration;
 use task::bundle::Bundle;
 use task::handover::Engine;
 use task::outbox::Outbox;
@@ -87,6 +90,11 @@ impl shim::Shim for Vm {
 
     fn set_up(&self) -> shim::Result<()> {
         share::own_mounts().map_err(|e| shim::Error::new(format!("mount namespace: {e}")))
+    }
+
+    fn outlives(&self) -> Option<Duration> {
+        // What is wrong with it, the first Create says.
+        Config::load().ok()?.outlives()
     }
 
     fn understands(&self, engine: &Engine) -> task::Result<()> {

@@ -25,6 +25,7 @@ use task::aside;
 use task::bundle::{Bundle, write_private};
 use task::oci::Options;
 use task::process::Process;
+use task::record;
 use task::stdio::{Paths, check_lengths};
 use task::{Error, ProcessId, Result};
 
@@ -44,7 +45,14 @@ pub async fn create(
     context: &Context,
 ) -> Result<Rc<Container>> {
     let (id, guest) = (&request.id, &engine.runtime);
+    tokio::select! {
+        biased;
+        () = guest.unmade(id) => {}
+        why = context.cancelled() => return Err(Error::GivenUp(why)),
+    }
     guest.containers.borrow_mut().insert(id.clone(), None);
+    // What it mounts outlives this process, too.
+    record::now();
     let error = match make(engine, request, context).await {
         Ok(container) => return Ok(container),
         Err(error) => error,

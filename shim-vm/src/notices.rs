@@ -3,27 +3,108 @@
 use crate::image::AGENT;
 use crate::word::{self, Doom};
 use protos::Message;
-use protos::guest::{Event, Hello, Notice, notice};
+use protos::guest::{Event, Heard, Hello, Notice, notice};
 use protos::mux::{Link, MAX_NOTICE, Stream};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
+use task::record;
+use tokio::sync::Notify;
 
 /// The version of what both sides speak.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 /// The bytes of a notice's length at most.
 const LENGTH: usize = 4;
+
+/// After so many events the guest hears that it need not keep them.
+const KEPT: u64 = 16;
 
 /// The guest's notices. What has come of one that is not whole yet is in `begun`, and nowhere else.
 pub struct Notices {
     stream: Stream,
     begun: RefCell<Vec<u8>>,
+    /// The number of the last event that was told here, and of the last that the guest knows this of.
+    heard: Cell<u64>,
+    acknowledged: Cell<u64>,
+    /// What of that word is not sent yet.
+    word: RefCell<Vec<u8>>,
+    /// The guest has said hello, or need not.
+    is_greeted: Cell<bool>,
+    greeting: Notify,
 }
 
 impl Notices {
-    pub fn new(stream: Stream, begun: Vec<u8>) -> Self {
-        let begun = RefCell::new(begun);
-        Self { stream, begun }
+    /// Those on `stream`, of which one has `begun`, after event number `heard`.
+    pub fn new(stream: Stream, begun: Vec<u8>, heard: u64) -> Self {
+        Self {
+            stream,
+            begun: RefCell::new(begun),
+            heard: Cell::new(heard),
+            acknowledged: Cell::new(heard),
+            word: RefCell::default(),
+            is_greeted: Cell::new(true),
+            greeting: Notify::new(),
+        }
+    }
+
+    /// Those of another session, which begins with a hello.
+    pub fn again(stream: Stream, heard: u64) -> Self {
+        Self {
+            is_greeted: Cell::new(false),
+            ..Self::new(stream, Vec::new(), heard)
+        }
+    }
+
+    /// Waits until the guest has said hello.
+    pub async fn greeted(&self) {
+        while !self.is_greeted.get() {
+            self.greeting.notified().await;
+        }
+    }
+
+    /// Begins another session, whose calls come over stream `calls`: a hello comes again, and every
+    /// event that was not heard.
+    pub fn begin(&self, calls: u32) {
+        self.say(calls);
+    }
+
+    pub fn heard(&self) -> u64 {
+        self.heard.get()
+    }
+
+    /// An event was told here.
+    ///
+    /// # Errors
+    /// If it is not the next.
+    fn hears(&self, number: u64) -> Result<(), String> {
+        let next = self.heard.get() + 1;
+        if number != next {
+            return Err(format!("event {number}, where {next} is the next"));
+        }
+        self.heard.set(next);
+        Ok(())
+    }
+
+    /// Lets the guest know that it need not keep what was heard, now and then.
+    fn acknowledge(&self) {
+        if self.heard.get() - self.acknowledged.get() >= KEPT {
+            // It is where it outlives this process.
+            record::now();
+            self.say(0);
+        }
+    }
+
+    /// Says how much was heard. A guest that does not listen is told later.
+    fn say(&self, calls: u32) {
+        let mut word = self.word.borrow_mut();
+        if word.is_empty() {
+            let number = self.heard.get();
+            *word = Heard { number, calls }.encode_length_delimited_to_vec();
+            self.acknowledged.set(number);
+        }
+        // Nobody else writes here, so that there is room but for a guest that does not read.
+        let written = self.stream.try_write(&word).unwrap_or(0);
+        word.drain(..written);
     }
 
     /// What another process image needs to go on, beside the stream.
@@ -123,9 +204,22 @@ pub async fn listen(
     doom: Doom,
     mut tell: impl FnMut(Event) -> Result<(), String>,
 ) {
+    if !notices.is_greeted.get() {
+        match notices.hello().await {
+            Ok(_) => notices.is_greeted.set(true),
+            Err(_) if link.is_closed() => return,
+            Err(e) => return doom.broke_word(&e),
+        }
+        notices.greeting.notify_waiters();
+    }
     loop {
         let told = match notices.next().await {
-            Ok(notice::Notice::Event(event)) => tell(event),
+            Ok(notice::Notice::Event(event)) => {
+                let number = event.number;
+                let told = notices.hears(number).and_then(|()| tell(event));
+                notices.acknowledge();
+                told
+            }
             Ok(notice::Notice::Hello(_)) => Err("a second hello".into()),
             Err(e) if link.is_closed() => return log::debug!("no more events: {e}"),
             Err(e) => Err(format!("its notices: {e}")),

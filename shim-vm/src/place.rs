@@ -14,6 +14,7 @@ use std::time::Duration;
 use task::aside;
 use task::cgroup::Remains;
 use task::proc::started;
+use task::record;
 use task::sys;
 use tokio::io::Interest;
 
@@ -82,6 +83,9 @@ struct Process {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Record {
     processes: Vec<Process>,
+    /// Who would bring its shim back, if somebody does.
+    #[serde(default)]
+    keeper: Option<Process>,
     netns: Option<PathBuf>,
     #[serde(default)]
     cgroup: Option<PathBuf>,
@@ -106,10 +110,46 @@ pub fn record(dir: &Path, pids: &[u32], holds: &Holds) -> io::Result<()> {
     };
     let record = Record {
         processes: pids.iter().filter_map(known).collect(),
+        keeper: record::is_kept()
+            .then(|| known(&std::os::unix::process::parent_id()))
+            .flatten(),
         netns: holds.netns.clone(),
         cgroup: holds.cgroup.clone(),
     };
     task::bundle::write_private(&dir.join(PROCESSES), &serde_json::to_vec(&record)?)
+}
+
+impl Process {
+    /// Kills it, if it is there, and waits until it is gone.
+    async fn end(&self) -> io::Result<()> {
+        let Ok(pidfd) = sys::pidfd(self.pid) else {
+            return Ok(());
+        };
+        // Held now: so it is this very process that is asked, and killed.
+        if started(self.pid) != Some(self.started) {
+            return Ok(());
+        }
+        sys::pidfd_kill(&pidfd)?;
+        gone(pidfd).await
+    }
+}
+
+fn read(dir: &Path) -> Record {
+    match fs::read(dir.join(PROCESSES)) {
+        Ok(json) => serde_json::from_slice(&json).unwrap_or_default(),
+        Err(_) => Record::default(),
+    }
+}
+
+/// Ends who would bring back the shim of the VM at `dir`, and with it one that is back already.
+///
+/// # Errors
+/// If it resists.
+pub async fn end_keeper(dir: &Path) -> io::Result<()> {
+    match read(dir).keeper {
+        Some(keeper) => keeper.end().await,
+        None => Ok(()),
+    }
 }
 
 /// Ends what is left of the VM at `dir`, and waits until it is gone; the network namespace that
@@ -118,20 +158,9 @@ pub fn record(dir: &Path, pids: &[u32], holds: &Holds) -> io::Result<()> {
 /// # Errors
 /// If something resists.
 pub async fn clear(dir: &Path) -> io::Result<Option<PathBuf>> {
-    let record = match fs::read(dir.join(PROCESSES)) {
-        Ok(json) => serde_json::from_slice(&json).unwrap_or_default(),
-        Err(_) => Record::default(),
-    };
+    let record = read(dir);
     for process in &record.processes {
-        let Ok(pidfd) = sys::pidfd(process.pid) else {
-            continue;
-        };
-        // Held now: so it is this very process that is asked, and killed.
-        if started(process.pid) != Some(process.started) {
-            continue;
-        }
-        sys::pidfd_kill(&pidfd)?;
-        gone(pidfd).await?;
+        process.end().await?;
     }
     if let Some(cgroup) = &record.cgroup
         && !Remains::find(cgroup, &[]).remove_empty().await

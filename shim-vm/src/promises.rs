@@ -64,7 +64,7 @@ pub async fn kill(
 /// The guest's, as long as it may refuse.
 pub async fn remove(engine: &Rc<Engine>, container: &GuestContainer) -> Result<()> {
     let vm = &container.vm;
-    if !vm.is_gone() {
+    if !vm.is_gone() && !container.forgotten.get() {
         delete_in(container, &container.init).await?;
     }
     if vm.is_gone() {
@@ -121,13 +121,18 @@ async fn delete_in(container: &GuestContainer, process: &Rc<GuestProcess>) -> Re
         exec_id: process.name.clone(),
     };
     let is_second = process.deleting.replace(true);
-    let is_there = process.added.get() && !is_second;
+    let may_be_gone = process.may_be_gone.get();
+    let is_there = process.added.get() && !is_second && !may_be_gone;
     let name = container.name_of(process);
     let deleted = delete_until_done(container, process, &request, is_there);
     // The guest may wait for output itself.
     let what = format!("the end of {name}");
     match vm.in_time(&what, vm.patience + CLOSE, deleted).await {
-        Some(Err(status)) if status.code == Code::NotFound && !process.added.get() => Ok(()),
+        Some(Err(status))
+            if status.code == Code::NotFound && (!process.added.get() || may_be_gone) =>
+        {
+            Ok(())
+        }
         Some(Err(status))
             if status.code == Code::NotFound
                 && !process.is_init()

@@ -10,7 +10,7 @@ use crate::events::UNASKED;
 use crate::spec::Anchor;
 use crate::vm::{self, Vm};
 use crate::word::Allowance;
-use crate::{calls, events, make, promises, start};
+use crate::{adopt, calls, events, make, promises, start};
 use protos::mux::Link;
 use protos::runc::CheckpointOptions;
 use protos::task::CreateTaskRequest;
@@ -20,7 +20,7 @@ use protos::{Any, Code, Status, any, runc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Ready;
 use std::io;
 use std::path::Path;
@@ -34,7 +34,7 @@ use task::process::exec::Exec;
 use task::reaper::Reaper;
 use task::runtime::Runtime;
 use task::stdio::Io;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 pub type Engine = task::service::Engine<Guest>;
 pub type Container = task::container::Container<Guest>;
@@ -51,6 +51,8 @@ pub struct Guest {
     pub anchor: Cell<Option<Anchor>>,
     /// Held while the VM is booted or ended.
     pub turn: Mutex<()>,
+    /// Containers that a shim was making that has died, as long as something is left of them.
+    pub unmaking: watch::Sender<BTreeSet<String>>,
 }
 
 /// What it hands over beside its containers.
@@ -58,6 +60,12 @@ pub struct Guest {
 pub struct Moved {
     vm: Option<vm::Moved>,
     anchor: Option<Anchor>,
+    /// Containers that are made.
+    #[serde(default)]
+    containers: Vec<String>,
+    /// Containers that are being made, and what is known of those that the guest was asked for.
+    #[serde(default)]
+    making: Vec<adopt::Making>,
 }
 
 /// A service without containers and without a VM. The events of its tasks go to `outbox`.
@@ -69,6 +77,7 @@ pub fn service(namespace: String, reaper: Rc<Reaper>, outbox: Rc<Outbox>) -> Rc<
         unasked: RefCell::new(Allowance::new(UNASKED.0, UNASKED.1)),
         anchor: Cell::new(None),
         turn: Mutex::new(()),
+        unmaking: watch::Sender::default(),
     };
     task::Service::with(guest, None, namespace, outbox)
 }
@@ -77,6 +86,13 @@ impl Guest {
     /// The container, also one that the guest is making.
     pub fn known(&self, id: &str) -> Option<Rc<GuestContainer>> {
         self.containers.borrow().get(id).cloned().flatten()
+    }
+
+    /// Waits until nothing is left of a container of this name that a dead shim was making.
+    pub async fn unmade(&self, id: &str) {
+        let mut unmaking = self.unmaking.subscribe();
+        // Who sends is there for as long as this is.
+        let _ = unmaking.wait_for(|ids| !ids.contains(id)).await;
     }
 
     /// Every container that the guest may tell of.
@@ -126,9 +142,14 @@ impl Runtime for Guest {
     fn hand_over(engine: &Engine, kept: &mut Kept) -> io::Result<Moved> {
         let guest = &engine.runtime;
         let vm = guest.vm.borrow();
+        if kept.is_record() && vm.is_none() {
+            return Err(io::Error::other("there is no VM"));
+        }
         Ok(Moved {
             vm: vm.as_ref().map(|vm| vm.hand_over(kept)).transpose()?,
             anchor: guest.anchor.get(),
+            containers: adopt::made(guest),
+            making: adopt::being_made(guest),
         })
     }
 
@@ -143,7 +164,18 @@ impl Runtime for Guest {
         let vm = Vm::take_over(vm, &guest.reaper, events::teller(engine));
         let vm = vm.map_err(|e| unknown(&format!("take over the VM: {e}")))?;
         make::has_vm(engine, &vm);
+        if vm.is_adopted {
+            let cleared = vm.share.clear_others(&moved.containers);
+            cleared.map_err(|e| unknown(&format!("the share of the VM: {e}")))?;
+        }
+        adopt::unmake(engine, &vm, moved.making);
         Ok(())
+    }
+
+    fn goes_on(engine: &Rc<Engine>, container: &Rc<Container>, _: &container::Moved) {
+        if container.own.vm.is_adopted {
+            adopt::go_on(engine, container);
+        }
     }
 
     fn take_over_container(

@@ -55,6 +55,8 @@ const VOLUMES: &str = ".volumes";
 const SHARE: &str = "share";
 /// In a volume's directory.
 const VOLUME: &str = "v";
+/// What the names of stages begin with.
+const STAGE: &str = "stage-";
 /// A directory for each container, and for each volume two names; no content.
 const LIMITS: &str = "mode=0755,size=64k,nr_inodes=16384";
 /// What the guest makes in the share has no force on the host: no program that it marks, and no
@@ -270,7 +272,7 @@ impl Share {
     ) -> Result<(), String> {
         let number = self.stages.get();
         self.stages.set(number + 1);
-        let stage = format!("stage-{number}");
+        let stage = format!("{STAGE}{number}");
         let (path, place) = &self.place;
         let path = path.join(&stage);
         let make = |at: &Skeleton, name: &str| match is_dir {

@@ -103,6 +103,16 @@ impl Skeleton {
         }
     }
 
+    /// The names in it that can be ours.
+    ///
+    /// # Errors
+    /// From opendir(3).
+    pub fn names(&self) -> io::Result<Vec<String>> {
+        let entries = fs::read_dir(followed(self.as_fd()))?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.collect())
+    }
+
     /// [`Self::clear`]s every name in it.
     ///
     /// # Errors

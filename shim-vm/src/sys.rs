@@ -55,7 +55,9 @@ fn enter(jail: &Jail) -> Result<(), (&'static str, Errno)> {
     setgid(Gid::from_raw(jail.user)).map_err(at("group"))?;
     setuid(Uid::from_raw(jail.user)).map_err(at("user"))?;
     // Undone by a change of the user, so not before.
-    set_pdeathsig(Signal::SIGKILL).map_err(at("parent"))?;
+    if !jail.outlives_parent {
+        set_pdeathsig(Signal::SIGKILL).map_err(at("parent"))?;
+    }
     // Whose parent is dead by now will not be told any more. In another pid namespace than its
     // parent a process does not know it by a number.
     let mut parent = [PollFd::new(jail.parent.as_fd(), PollFlags::POLLIN)];

@@ -26,7 +26,7 @@ use crate::share::Share;
 use crate::word::{self, Doom};
 use crate::{boot, clock, place};
 use protos::guest::{ConfigureRequest, Event, Hello, PowerOffRequest};
-use protos::mux::Link;
+use protos::mux::{Link, MARK};
 use protos::ttrpc::{Call, CallError, Client, Context};
 use protos::{Code, Message, Status};
 use std::cell::Cell;
@@ -36,6 +36,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use task::aside;
 use task::reaper::Reaper;
+use task::record;
 use tokio::sync::watch;
 
 /// How long the guest may take to write back and end.
@@ -49,6 +50,10 @@ pub struct Vm {
     socket: UnixStream,
     link: Rc<Link>,
     notices: Rc<Notices>,
+    /// What another session with the guest begins with, if there may be one.
+    mark: Option<[u8; MARK]>,
+    /// The stream of the link that calls go over, and who makes them.
+    calls: u32,
     client: Client,
     pub doom: Doom,
     /// How long the guest may owe what it must do.
@@ -62,6 +67,8 @@ pub struct Vm {
     network: Where,
     /// It has the network that was made for it after its boot.
     joined: Cell<bool>,
+    /// A shim that has died left it: what that had asked for last may be done, or not.
+    pub is_adopted: bool,
     gone: watch::Receiver<Option<String>>,
 }
 
@@ -96,6 +103,8 @@ impl Vm {
             socket: ready.socket,
             link: ready.link,
             notices: ready.notices,
+            mark: ready.mark,
+            calls: ready.calls,
             client: ready.client,
             doom: parts.doom,
             patience,
@@ -106,6 +115,7 @@ impl Vm {
             dir,
             network,
             joined: Cell::new(false),
+            is_adopted: false,
             gone,
         });
         vm.watch_over(told, tell);
@@ -180,6 +190,7 @@ impl Vm {
     pub async fn ask<C: Call>(&self, request: &C, context: &Context) -> Result<C::Answer, Status> {
         let (service, method) = (C::SERVICE, C::METHOD);
         let request = request.encode_to_vec();
+        record::now();
         let call = self
             .client
             .call_raw(service, method, request, &[], context.remaining());

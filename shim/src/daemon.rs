@@ -28,6 +28,13 @@ pub trait Daemon: protos::ttrpc::Service {
     /// If it can't be handed over.
     fn hand_over(&self, kept: &mut Kept) -> io::Result<Engine>;
 
+    /// Describes the state for who brings this daemon back if it is killed, while all goes on; `None`
+    /// if nothing would be left to go on with.
+    ///
+    /// # Errors
+    /// As for [`Daemon::hand_over`].
+    fn record(&self, kept: &mut Kept) -> io::Result<Option<Engine>>;
+
     /// Goes on with the state of another process image.
     ///
     /// # Errors
@@ -54,6 +61,13 @@ impl<R: Runtime> Daemon for task::Service<R> {
 
     fn hand_over(&self, kept: &mut Kept) -> io::Result<Engine> {
         self.hand_over(kept)
+    }
+
+    fn record(&self, kept: &mut Kept) -> io::Result<Option<Engine>> {
+        match self.has_containers() {
+            true => self.hand_over(kept).map(Some),
+            false => Ok(None),
+        }
     }
 
     fn take_over(&self, engine: Engine) -> task::Result<()> {

@@ -5,6 +5,7 @@
 use crate::bootstrap::LISTENER_FD;
 use crate::error::{Error, Result};
 use crate::flags::Flags;
+use crate::keeper;
 use crate::runtime;
 use nix::unistd::geteuid;
 use protos::ttrpc::{CallError, Client};
@@ -99,7 +100,8 @@ fn daemons(program: &str, filter: &Flags) -> Result<Vec<Daemon>> {
 fn daemon(pid: u32, program: &str) -> Option<Daemon> {
     let line = proc::command_line(pid);
     let flags = Flags::parse(line.into_iter().skip(1)).ok()?;
-    let serves = matches!(flags.action.as_str(), "" | "resume") && !flags.namespace.is_empty();
+    let serves = matches!(flags.action.as_str(), "" | "resume" | keeper::ADOPT)
+        && !flags.namespace.is_empty();
     (serves && is_ours(pid, program)).then_some(Daemon { pid, flags })
 }
 

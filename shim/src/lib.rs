@@ -18,6 +18,7 @@ mod flags;
 mod fleet;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod keeper;
 mod lifeline;
 mod log;
 mod params;
@@ -39,6 +40,7 @@ use std::io::{self, Read, Write};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::time::Duration;
 use task::bundle::Bundle;
 use task::handover::Engine;
 use task::outbox::Outbox;
@@ -62,6 +64,12 @@ pub trait Shim {
     /// If the system refuses.
     fn set_up(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// How long the daemon's keeper waits for it to serve again after it was killed; `None`: nothing
+    /// of it is kept, and all that it has started ends with it.
+    fn outlives(&self) -> Option<Duration> {
+        None
     }
 
     /// Whether this build can go on with what another process image has handed over.
@@ -147,6 +155,7 @@ fn command(shim: &dyn Shim, program: &str, flags: &Flags) -> Result<()> {
     match flags.action.as_str() {
         "start" => bootstrap::start(flags),
         "delete" => delete::delete(shim, flags),
+        keeper::KEEP => keeper::run(flags),
         _ => serve::serve(shim, flags),
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use task::outbox::Outbox;
+use task::record;
 
 /// How long containerd may take to accept one event (S/publisher.go).
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,6 +39,7 @@ impl Publisher {
         }
         loop {
             let (timestamp, event) = outbox.head().await;
+            record::now();
             let (topic, event) = event.envelope();
             let envelope = Envelope {
                 timestamp: Some(timestamp),
@@ -51,6 +53,7 @@ impl Publisher {
             .encode_to_vec();
             self.deliver(topic, request, &outbox).await;
             outbox.sent();
+            record::soon();
         }
     }
 

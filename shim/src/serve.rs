@@ -3,23 +3,27 @@
 use crate::bootstrap::LISTENER_FD;
 use crate::error::{Error, Result};
 use crate::flags::Flags;
+use crate::keeper::{self, ADOPT, Held, KEEPER_FD};
 use crate::publisher::Publisher;
 use crate::upgrade::{Asked, HANDOVER_FD, Handover, Upgrader, become_image, check};
 use crate::{Daemon, Shim, lifeline, log as shim_log, runtime, socket};
 use nix::sys::signal::Signal;
 use protos::service;
-use protos::ttrpc::{Handle, MovedConnection, Server};
+use protos::ttrpc::{Answer, Handle, MovedConnection, Request, Server, Service};
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 use task::aside;
 use task::handover::Kept;
 use task::outbox::Outbox;
 use task::reaper::Reaper;
+use task::record;
 use task::signals::Signals;
 use task::sys;
 use tokio::net::UnixStream;
@@ -41,7 +45,7 @@ enum End {
 /// # Errors
 /// If the daemon can't be set up.
 pub fn serve(shim: &dyn Shim, flags: &Flags) -> Result<()> {
-    let resumes = flags.action == "resume";
+    let resumes = flags.action == "resume" || flags.action == ADOPT;
     let listener = listener(flags)?;
     let path = listener.local_addr().ok();
     let path = path.and_then(|address| address.as_pathname().map(PathBuf::from));
@@ -51,14 +55,25 @@ pub fn serve(shim: &dyn Shim, flags: &Flags) -> Result<()> {
         }
     };
     lifeline::wait().inspect_err(|_| remove_socket())?;
-    let mut taken_over = None;
+    let (mut taken_over, mut held) = (None, None);
     if resumes {
-        let handover = sys::adopt(HANDOVER_FD);
-        let handover = handover.map_err(|e| Error::io("take over", "state", e))?;
-        taken_over = Some(Handover::read(File::from(handover))?);
+        let failed = |e| Error::io("take over", "state", e);
+        let handover = sys::adopt(HANDOVER_FD).map_err(failed)?;
+        let mut handover = Handover::read(File::from(handover))?;
+        if let Some(kept) = handover.kept.take() {
+            let keeper = sys::adopt(KEEPER_FD).map_err(failed)?;
+            held = Some(Held::new(keeper, kept));
+        }
+        taken_over = Some(handover);
     } else {
         shim_log::open_fifo()?;
         shim.set_up()?;
+        if let Some(patience) = shim.outlives() {
+            let keeper = keeper::fork(flags, listener.as_fd(), patience)?;
+            let keeper = crate::sys::move_fd(keeper, KEEPER_FD);
+            let keeper = keeper.map_err(|e| Error::new(format!("keeper: {e}")))?;
+            held = Some(Held::new(keeper, []));
+        }
     }
     shim_log::start(shim.name(), flags.debug);
     nix::sys::prctl::set_child_subreaper(true)
@@ -68,11 +83,20 @@ pub fn serve(shim: &dyn Shim, flags: &Flags) -> Result<()> {
 
     let mut outcome = Ok(());
     let done = loop {
-        match run(shim, flags, &listener, taken_over.take(), outcome) {
+        let daemon = run(
+            shim,
+            flags,
+            &listener,
+            held.as_ref(),
+            taken_over.take(),
+            outcome,
+        );
+        match daemon {
             Ok(End::Done) => break Ok(()),
             Err(e) => break Err(e),
             Ok(End::Upgrade(binary, handover, kept)) => {
-                let e = become_image(&binary, flags, &listener, &handover);
+                let keeper = held.as_ref().map(|held| held.socket());
+                let e = become_image(&binary, flags, &listener, keeper, &handover);
                 log::error!("upgrade failed, the old binary goes on: {e}");
                 outcome = Err(e.to_string());
                 // From here on they have other owners, named by number.
@@ -112,6 +136,7 @@ fn run(
     shim: &dyn Shim,
     flags: &Flags,
     listener: &UnixListener,
+    held: Option<&Rc<Held>>,
     taken_over: Option<Handover>,
     outcome: std::result::Result<(), String>,
 ) -> Result<End> {
@@ -134,21 +159,28 @@ fn run(
         let outbox = Rc::new(Outbox::default());
         let namespace = flags.namespace.clone();
         let service = shim.daemon(namespace, Rc::clone(&reaper), Rc::clone(&outbox))?;
+        record::by(held.map(|held| Rc::clone(held) as _));
         let moved = match taken_over {
             Some(handover) => take_over(&*service, handover)?,
             None => Vec::new(),
         };
         let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
         let upgrader = Upgrader::new(outcome);
+        let tasks = Rc::new(Recorded(Rc::clone(&service)));
         let server = Server::new()
-            .add(service::TASK_V2, Rc::clone(&service) as _)
-            .add(service::TASK_V3, Rc::clone(&service) as _)
+            .add(service::TASK_V2, Rc::clone(&tasks) as _)
+            .add(service::TASK_V3, tasks)
             .add(service::UPGRADE, Rc::clone(&upgrader) as _);
         let upgrade = Upgrade {
             handle: server.handle(),
             service: Rc::clone(&service),
             reaper,
+            held: held.cloned(),
         };
+        if let Some(held) = held {
+            let daemon = Rc::downgrade(&service);
+            tokio::task::spawn_local(Rc::clone(held).serve(daemon));
+        }
         tokio::task::spawn_local(publisher.run(Rc::clone(&outbox)));
         let mut running = service.run();
         tokio::select! {
@@ -210,6 +242,25 @@ struct Upgrade {
     handle: Handle,
     service: Rc<dyn Daemon>,
     reaper: Rc<Reaper>,
+    held: Option<Rc<Held>>,
+}
+
+/// The Task API, which answers once what it says is where it outlives this process.
+struct Recorded(Rc<dyn Daemon>);
+
+impl Service for Recorded {
+    fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
+        let answer = Rc::clone(&self.0).call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            record::now();
+            answer
+        })
+    }
+
+    fn only_waits(&self, method: &str) -> bool {
+        self.0.only_waits(method)
+    }
 }
 
 impl Upgrade {
@@ -268,6 +319,8 @@ impl Upgrade {
             Ok(())
         };
         self.handle.describe(keep).map_err(failed)?;
-        Ok((Handover::new(engine, connections), kept.into_inner()))
+        let mut handover = Handover::new(engine, connections);
+        handover.kept = self.held.as_ref().map(|held| held.taken());
+        Ok((handover, kept.into_inner()))
     }
 }

@@ -4,8 +4,9 @@
     reason = "this file is the list of exceptions; each has its reason"
 )]
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 /// Makes a new core-scheduling cookie for our process group, which children inherit
 /// (prctl(2), PR_SCHED_CORE; B37).
@@ -49,6 +50,37 @@ pub fn run_first() {
             libc::setpriority(libc::PRIO_PROCESS, 0, FIRST);
         }
     }
+}
+
+/// Forks this process, which has one thread; true in the child, which dies with its parent.
+///
+/// # Errors
+/// From fork(2) or prctl(2).
+pub fn fork_child() -> io::Result<bool> {
+    let parent = nix::unistd::getpid();
+    // SAFETY: there is no other thread that could hold a lock.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { .. } => Ok(false),
+        nix::unistd::ForkResult::Child => {
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+            match nix::unistd::getppid() == parent {
+                true => Ok(true),
+                false => Err(io::Error::other("the keeper is gone")),
+            }
+        }
+    }
+}
+
+/// Has `fd` open in the next program of this process too, or not.
+///
+/// # Errors
+/// From fcntl(2).
+pub fn survive_exec(fd: BorrowedFd<'_>, yes: bool) -> io::Result<()> {
+    let flags = match yes {
+        true => FdFlag::empty(),
+        false => FdFlag::FD_CLOEXEC,
+    };
+    Ok(fcntl(fd, FcntlArg::F_SETFD(flags)).map(drop)?)
 }
 
 /// Moves `fd` to `number`, closing what that named before.

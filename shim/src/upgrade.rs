@@ -19,7 +19,6 @@ use crate::Shim;
 use crate::error::{Error, Result};
 use crate::flags::Flags;
 use crate::sys;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use protos::ttrpc::{Answer, Call, Context, MovedConnection, Request, Service, decode};
 use protos::upgrade::{UpgradeRequest, UpgradeResponse};
@@ -58,6 +57,9 @@ pub struct Handover {
     pub engine: Engine,
     /// Open connections, by fd.
     pub connections: Vec<(i32, MovedConnection)>,
+    /// The numbers of files that a keeper has, if there is one.
+    #[serde(default)]
+    pub kept: Option<Vec<i32>>,
 }
 
 impl Handover {
@@ -67,6 +69,7 @@ impl Handover {
             format,
             engine,
             connections,
+            kept: None,
         }
     }
 
@@ -82,7 +85,7 @@ impl Handover {
         Ok(handover)
     }
 
-    fn write(&self) -> Result<Vec<u8>> {
+    pub fn write(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self).map_err(|e| Error::new(format!("handover: {e}")))
     }
 }
@@ -217,9 +220,10 @@ pub fn become_image(
     binary: &Path,
     flags: &Flags,
     listener: &UnixListener,
+    keeper: Option<BorrowedFd<'_>>,
     handover: &Handover,
 ) -> Error {
-    match try_become(binary, flags, listener, handover) {
+    match try_become(binary, flags, listener, keeper, handover) {
         Ok(never) => match never {},
         Err(e) => Error::new(format!("become {}: {e}", binary.display())),
     }
@@ -236,6 +240,7 @@ fn try_become(
     binary: &Path,
     flags: &Flags,
     listener: &UnixListener,
+    keeper: Option<BorrowedFd<'_>>,
     handover: &Handover,
 ) -> Result<std::convert::Infallible> {
     let failed = |e: io::Error| Error::new(e.to_string());
@@ -259,16 +264,12 @@ fn try_become(
     // No memory of ours is at the handover's number: everything that was open is closed by now,
     // or kept under a higher one.
     let memory = sys::move_fd(memory.into(), HANDOVER_FD).map_err(failed)?;
-    let survive = |fd: BorrowedFd<'_>, yes: bool| {
-        let flags = if yes {
-            FdFlag::empty()
-        } else {
-            FdFlag::FD_CLOEXEC
-        };
-        fcntl(fd, FcntlArg::F_SETFD(flags)).map_err(|e| failed(e.into()))
-    };
+    let survive = |fd: BorrowedFd<'_>, yes| sys::survive_exec(fd, yes).map_err(failed);
     survive(listener.as_fd(), true)?;
     survive(memory.as_fd(), true)?;
+    if let Some(keeper) = keeper {
+        survive(keeper, true)?;
+    }
     let env: std::result::Result<Vec<_>, _> = environment().map(CString::new).collect();
     let env = env.map_err(|e| Error::new(e.to_string()))?;
     // The blocked signals do not change on the way; the limit on open files is raised anew, by
@@ -277,5 +278,8 @@ fn try_become(
     let why = nix::unistd::execve(&args[0], &args, &env).map_err(|e| failed(e.into()));
     task::sys::limits::raise_open_files();
     survive(listener.as_fd(), false)?;
+    if let Some(keeper) = keeper {
+        survive(keeper, false)?;
+    }
     why
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -24,26 +24,54 @@ use std::rc::Rc;
 /// image finds by number.
 const FIRST: i32 = 10;
 
+/// Another process that keeps files open, and that the next image will be a child of.
+pub trait Keeper {
+    /// Keeps what `fd` is open for, and gives the number under which the next image will have it.
+    ///
+    /// # Errors
+    /// If it can't be reached.
+    fn keep(&self, fd: BorrowedFd<'_>) -> io::Result<i32>;
+}
+
 /// The duplicates; dropping them closes them.
 #[derive(Default)]
-pub struct Kept(Vec<OwnedFd>);
+pub struct Kept {
+    own: Vec<OwnedFd>,
+    keeper: Option<Rc<dyn Keeper>>,
+}
 
 impl Kept {
+    /// What another process keeps, and this one has no duplicates of.
+    pub fn by(keeper: Rc<dyn Keeper>) -> Self {
+        Self {
+            own: Vec::new(),
+            keeper: Some(keeper),
+        }
+    }
+
+    /// True if what is described goes on here meanwhile: see [`crate::record`].
+    pub fn is_record(&self) -> bool {
+        self.keeper.is_some()
+    }
+
     /// Keeps what `fd` is open for, and tells the number under which it survives execve(2).
     ///
     /// # Errors
-    /// From fcntl(2): no number is free.
+    /// From fcntl(2): no number is free; or the keeper's.
     pub fn keep(&mut self, fd: impl AsFd) -> io::Result<i32> {
+        if let Some(keeper) = &self.keeper {
+            return keeper.keep(fd.as_fd());
+        }
         let number = fcntl(fd.as_fd(), FcntlArg::F_DUPFD(FIRST))?;
         let fd = sys::adopt(number)?;
         fcntl(&fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
-        self.0.push(fd);
+        self.own.push(fd);
         Ok(number)
     }
 
     /// Leaves what is kept open: from now on it belongs to those that know the numbers.
     pub fn forget(self) {
-        for fd in self.0 {
+        for fd in self.own {
             let _ = fd.into_raw_fd();
         }
     }

@@ -43,6 +43,7 @@ pub mod proc;
 pub mod process;
 pub mod quota;
 pub mod reaper;
+pub mod record;
 pub mod rootfs;
 pub mod runtime;
 pub mod service;

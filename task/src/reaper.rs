@@ -117,10 +117,21 @@ impl Reaper {
         Ok((self.adopt(pid), not_executed))
     }
 
-    /// Claims the exit of `pid`, a child that is there already and not reaped.
+    /// Claims the exit of `pid`, a child that is there already and not reaped. If it is a child of our
+    /// parent's ([`crate::record`]), that it has ended is told all the same, with status 255.
     pub fn adopt(&self, pid: u32) -> Child {
         let (sender, exit) = oneshot::channel();
-        self.claims.borrow_mut().insert(pid, sender);
+        if sys::wait::has_ended(pid).is_ok() || !crate::record::is_kept() {
+            self.claims.borrow_mut().insert(pid, sender);
+        } else {
+            let end = sys::watch_process(pid);
+            tokio::task::spawn_local(async move {
+                if let Ok(end) = end {
+                    let _ = end.readable().await;
+                }
+                let _ = sender.send(ExitStatus::Code(u8::MAX));
+            });
+        }
         let ended = None;
         Child { pid, ended, exit }
     }

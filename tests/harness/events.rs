@@ -150,6 +150,11 @@ impl Events {
         *self.book.refusals.borrow_mut() += 1;
     }
 
+    /// Forgets all that arrived so far; nobody may be following.
+    pub fn forget(&self) {
+        self.book.events.borrow_mut().clear();
+    }
+
     /// All that arrived so far.
     pub fn all(&self) -> Vec<Event> {
         self.book.events.borrow().clone()

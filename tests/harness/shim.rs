@@ -105,6 +105,11 @@ impl Shim {
         self.shared.pid
     }
 
+    /// The bundle that it was started for.
+    pub fn bundle(&self) -> &Bundle {
+        &self.shared.bundle
+    }
+
     pub fn answer(&self) -> &Answer {
         &self.shared.answer
     }

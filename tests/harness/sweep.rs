@@ -60,11 +60,11 @@ pub struct Result {
 }
 
 /// strace on a daemon.
-struct Strace(Child);
+pub struct Strace(Child);
 
 impl Strace {
     /// Traces `pid` from now on, with these options.
-    async fn attach(pid: i32, options: &[String]) -> Self {
+    pub async fn attach(pid: i32, options: &[String]) -> Self {
         let mut command = Command::new("strace");
         command.args(["-qq", "-p", &pid.to_string()]).args(options);
         command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -80,7 +80,7 @@ impl Strace {
     }
 
     /// Lets go of the daemon.
-    async fn detach(&mut self) {
+    pub async fn detach(&mut self) {
         let pid = self.0.id() as i32;
         // The kernel lets go of what a dead tracer held, whatever state it was in.
         let _ = wait::signal(pid, libc::SIGKILL);
@@ -196,7 +196,7 @@ async fn traced_life(test: &Test, options: &[&str]) -> String {
 }
 
 /// The system calls in strace's log.
-pub(crate) fn parse(log: &str) -> Vec<Point> {
+pub fn parse(log: &str) -> Vec<Point> {
     let mut points = Vec::new();
     let mut seen = HashMap::new();
     for line in log.lines() {

@@ -39,7 +39,9 @@ impl Guest {
 /// Tells an event.
 pub fn event<M: Name>(wire: &mut Wire, event: &M) {
     let event: Option<Any> = Some(any::pack(event));
+    wire.events += 1;
     let event = Event {
+        number: wire.events,
         timestamp: Some(machine::now()),
         event,
     };

@@ -16,11 +16,13 @@ use protos::task::DeleteResponse;
 use protos::{Code, Timestamp, events};
 use std::fs;
 use std::io::Write;
-use wire::{Call, DATA, END, OPEN, Wire};
+use wire::{AGAIN, Call, DATA, END, OPEN, Wire};
 
 /// Streams 0 and 1 of the link.
 const NOTICES: u32 = 0;
 const TTRPC: u32 = 1;
+/// The protocol of the link.
+const VERSION: u32 = 2;
 /// Longer than any text that anybody should repeat, and rude to terminals.
 const RUDE: usize = 100 << 10;
 
@@ -42,7 +44,7 @@ fn main() {
         }
         _ => {}
     }
-    let version = if mode == "hello-version" { 99 } else { 1 };
+    let version = if mode == "hello-version" { 99 } else { VERSION };
     hello(&mut wire, version);
     let mut guest = Guest::default();
     loop {
@@ -129,7 +131,7 @@ fn after_start(mode: &str, wire: &mut Wire, guest: &mut Guest, call: &Call) {
         container_id: name.into(),
     };
     match mode {
-        "hello-twice" => hello(wire, 1),
+        "hello-twice" => hello(wire, VERSION),
         "huge-frame" => wire.header(NOTICES, DATA, 0xff_ffff),
         "unknown-frame" => wire.frame(NOTICES, 77, b""),
         "never-opened" => wire.frame(9_999, DATA, b"x"),
@@ -155,6 +157,7 @@ fn after_start(mode: &str, wire: &mut Wire, guest: &mut Guest, call: &Call) {
                 value: Vec::new(),
             });
             let event = Event {
+                number: wire.events + 1,
                 timestamp: None,
                 event,
             };
@@ -181,6 +184,11 @@ fn after_start(mode: &str, wire: &mut Wire, guest: &mut Guest, call: &Call) {
                 ..Default::default()
             },
         ),
+        "number" => {
+            wire.events += 1;
+            exit(wire, id, exec, 0, now);
+        }
+        "again" => wire.frame(NOTICES, AGAIN, b""),
         "status" => exit(wire, id, exec, 1 << 31, now),
         "year" => exit(wire, id, exec, 0, at(31_556_889_864_403_199, 0)),
         "nanos" => exit(wire, id, exec, 0, at(now.seconds, -1)),

@@ -13,6 +13,7 @@ pub const OPEN: u8 = 1;
 pub const DATA: u8 = 2;
 pub const END: u8 = 3;
 const CREDIT: u8 = 5;
+pub const AGAIN: u8 = 6;
 /// The most data in a frame, and what a stream may send at first.
 const MOST: usize = 16 << 10;
 const WINDOW: usize = 128 << 10;
@@ -28,6 +29,8 @@ pub struct Wire {
     port: File,
     received: Vec<u8>,
     ttrpc: Vec<u8>,
+    /// How many events were told.
+    pub events: u64,
     /// What may be sent.
     credit: HashMap<u32, usize>,
 }
@@ -38,6 +41,7 @@ impl Wire {
             port,
             received: Vec::new(),
             ttrpc: Vec::new(),
+            events: 0,
             credit: HashMap::new(),
         }
     }

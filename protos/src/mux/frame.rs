@@ -15,6 +15,7 @@ pub enum Frame<'a> {
     End,
     Reset,
     Credit(u32),
+    Again,
 }
 
 /// The peer does not keep to the protocol: nothing after this can be trusted.
@@ -41,6 +42,7 @@ pub fn put(out: &mut Vec<u8>, stream: u32, frame: Frame<'_>) {
             credit = more.to_be_bytes();
             (5, &credit)
         }
+        Frame::Again => (6, &[]),
     };
     debug_assert!(payload.len() <= MAX_DATA);
     let length = (payload.len() as u32).to_be_bytes();
@@ -62,7 +64,7 @@ pub fn take(bytes: &[u8]) -> Result<Option<(u32, Frame<'_>, usize)>, Violation> 
     let stream = u32::from_be_bytes([a, b, c, d]);
     let length = u32::from_be_bytes([0, x, y, z]) as usize;
     let allowed = match kind {
-        1 | 3 | 4 => length == 0,
+        1 | 3 | 4 | 6 => length == 0,
         2 => length <= MAX_DATA,
         5 => length == 4,
         _ => return Err(Violation(format!("frame of kind {kind}"))),
@@ -80,6 +82,7 @@ pub fn take(bytes: &[u8]) -> Result<Option<(u32, Frame<'_>, usize)>, Violation> 
         (2, data) => Frame::Data(data),
         (3, _) => Frame::End,
         (4, _) => Frame::Reset,
+        (6, _) => Frame::Again,
         (_, &[a, b, c, d]) => Frame::Credit(u32::from_be_bytes([a, b, c, d])),
         _ => return Err(Violation(format!("frame of kind {kind}"))),
     };
@@ -100,6 +103,7 @@ mod tests {
             (0, Frame::End, &[0, 0, 0, 0, 3, 0, 0, 0]),
             (2, Frame::Reset, &[0, 0, 0, 2, 4, 0, 0, 0]),
             (3, Frame::Credit(258), &[0, 0, 0, 3, 5, 0, 0, 4, 0, 0, 1, 2]),
+            (7, Frame::Again, &[0, 0, 0, 7, 6, 0, 0, 0]),
         ];
         for (stream, frame, bytes) in table {
             let mut out = Vec::new();
@@ -120,7 +124,7 @@ mod tests {
     fn what_is_no_frame_is_named() {
         let table: &[(&[u8], &str)] = &[
             (&[0, 0, 0, 1, 0, 0, 0, 0], "frame of kind 0"),
-            (&[0, 0, 0, 1, 6, 0, 0, 0], "frame of kind 6"),
+            (&[0, 0, 0, 1, 7, 0, 0, 0], "frame of kind 7"),
             (&[0, 0, 0, 1, 1, 0, 0, 1], "frame of kind 1 with 1 bytes"),
             (
                 &[0, 0, 0, 1, 2, 0, 0x40, 1],

@@ -1,10 +1,11 @@
 //! A multiplexed pipe in an event loop: it moves the bytes, and wakes who waits for them.
 
 use super::frame::Violation;
+use super::session::MARK;
 use super::stream::Stream;
 use super::streams::{Moved, Streams};
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -26,13 +27,13 @@ pub(super) struct Waiting {
 /// One end of a multiplexed pipe.
 pub struct Link {
     pub(super) streams: RefCell<Streams>,
-    /// What they had to say, and is not in the pipe yet.
-    sending: RefCell<VecDeque<u8>>,
     pub(super) waiting: RefCell<HashMap<u32, Waiting>>,
     /// There is something to send.
     pub(super) outgoing: Notify,
     /// There was nothing left to send.
     sent: Notify,
+    /// Another session has begun.
+    began: Notify,
     accepted: Notify,
     pub(super) closed: Cell<bool>,
     closing: Notify,
@@ -51,11 +52,7 @@ impl Link {
 
     /// Describes the host's end for another process image, which goes on with the same pipe.
     pub fn hand_over(&self) -> Moved {
-        let mut moved = self.streams.borrow().hand_over();
-        let mut out: Vec<u8> = self.sending.borrow().iter().copied().collect();
-        out.append(&mut moved.out);
-        moved.out = out;
-        moved
+        self.streams.borrow().hand_over()
     }
 
     /// Goes on with the host's end of another process image.
@@ -63,13 +60,57 @@ impl Link {
         Self::of(Streams::take_over(moved))
     }
 
+    /// The host's end of another session with the same guest: it goes on with `numbers`, and a new
+    /// stream is `next` or higher. [`super::session`] says what is lost.
+    pub fn adopt(numbers: &[u32], next: u32, mark: [u8; MARK]) -> Rc<Self> {
+        Self::of(Streams::adopt(numbers, next, mark))
+    }
+
+    /// The streams that are there but the first, and but `calls`.
+    pub fn numbers(&self, calls: u32) -> Vec<u32> {
+        let mut numbers = self.streams.borrow().numbers();
+        numbers.retain(|number| *number != 0 && *number != calls);
+        numbers
+    }
+
+    /// Forgets the streams of the session before that nobody goes on with ([`Link::again`]).
+    pub fn forget_what_is_left(&self) {
+        self.streams.borrow_mut().forget_what_is_left();
+        self.outgoing.notify_one();
+    }
+
+    /// The number that the next stream will have.
+    pub fn next(&self) -> u32 {
+        self.streams.borrow().next()
+    }
+
+    /// From now on the guest's end outlives its pipe, until a host begins another session, with `mark`.
+    pub fn set_mark(&self, mark: [u8; MARK]) {
+        self.streams.borrow_mut().set_mark(mark);
+    }
+
+    pub fn is_marked(&self) -> bool {
+        self.streams.borrow().is_marked()
+    }
+
+    /// Waits until a host has begun another session; by one at a time.
+    pub async fn began(&self) {
+        self.began.notified().await;
+    }
+
+    /// That host has named all streams that it goes on with: the others are gone.
+    pub fn end_what_is_left(&self) {
+        self.streams.borrow_mut().end_what_is_left();
+        self.wake();
+    }
+
     fn of(streams: Streams) -> Rc<Self> {
         Rc::new(Self {
             streams: RefCell::new(streams),
-            sending: RefCell::default(),
             waiting: RefCell::default(),
             outgoing: Notify::new(),
             sent: Notify::new(),
+            began: Notify::new(),
             accepted: Notify::new(),
             closed: Cell::new(false),
             closing: Notify::new(),
@@ -85,11 +126,22 @@ impl Link {
         reader: impl AsyncRead + Unpin,
         writer: impl AsyncWrite + Unpin,
     ) -> io::Error {
+        let why = self.carry(reader, writer).await;
+        self.close();
+        why
+    }
+
+    /// The same, but the streams stay; what then comes through another pipe must begin a session.
+    pub async fn carry(
+        &self,
+        reader: impl AsyncRead + Unpin,
+        writer: impl AsyncWrite + Unpin,
+    ) -> io::Error {
         let why = tokio::select! {
             why = self.receive(reader) => why,
             why = self.send(writer) => why,
         };
-        self.close();
+        self.streams.borrow_mut().lose();
         why
     }
 
@@ -114,6 +166,16 @@ impl Link {
     /// Takes what came, and wakes whoever waits for it.
     fn take(&self, bytes: &[u8]) -> Result<(), Violation> {
         let received = self.streams.borrow_mut().receive(bytes);
+        if self.streams.borrow_mut().began() {
+            self.began.notify_one();
+            self.outgoing.notify_one();
+        }
+        self.wake();
+        self.accepted.notify_one();
+        received
+    }
+
+    fn wake(&self) {
         let touched = self.streams.borrow_mut().touched();
         let mut waiting = self.waiting.borrow_mut();
         for stream in touched {
@@ -121,21 +183,16 @@ impl Link {
                 waiting.wake();
             }
         }
-        self.accepted.notify_one();
-        received
     }
 
-    /// Whenever it waits, what is not in the pipe yet is in `sending` and nowhere else.
     async fn send(&self, mut writer: impl AsyncWrite + Unpin) -> io::Error {
         loop {
-            if self.sending.borrow().is_empty() {
-                let bytes = self.streams.borrow_mut().outgoing();
-                if bytes.is_empty() {
+            if self.streams.borrow().is_sent() {
+                if self.streams.borrow_mut().to_send().is_empty() {
                     self.sent.notify_one();
                     self.outgoing.notified().await;
                     continue;
                 }
-                self.sending.replace(bytes.into());
                 // Now there is room for more.
                 for waiting in self.waiting.borrow_mut().values_mut() {
                     if let Some(writer) = waiting.writer.take() {
@@ -144,20 +201,18 @@ impl Link {
                 }
             }
             let written = poll_fn(|context| {
-                let sending = self.sending.borrow();
-                Pin::new(&mut writer).poll_write(context, sending.as_slices().0)
+                let mut streams = self.streams.borrow_mut();
+                Pin::new(&mut writer).poll_write(context, streams.to_send())
             });
             match written.await {
                 Ok(0) => return io::ErrorKind::WriteZero.into(),
-                Ok(n) => drop(self.sending.borrow_mut().drain(..n)),
+                Ok(n) => self.streams.borrow_mut().sent(n),
                 Err(e) => return e,
             }
-            if self.sending.borrow().is_empty() {
-                // Most of the time there is nothing to send.
-                self.sending.take();
-                if let Err(e) = writer.flush().await {
-                    return e;
-                }
+            if self.streams.borrow().is_sent()
+                && let Err(e) = writer.flush().await
+            {
+                return e;
             }
         }
     }
@@ -204,7 +259,7 @@ impl Link {
     /// The stream `number` of another process image; `None` if there is no such stream. To be asked for
     /// once.
     pub fn again(self: &Rc<Self>, number: u32) -> Option<Stream> {
-        let has = self.streams.borrow().has(number);
+        let has = self.streams.borrow_mut().has(number);
         has.then(|| self.stream(number))
     }
 
@@ -245,136 +300,5 @@ impl Waiting {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::net::UnixStream;
-
-    fn block_on(test: impl Future<Output = ()>) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build_local(Default::default());
-        runtime.unwrap().block_on(test);
-    }
-
-    /// Two links over a socket; they run until the first is closed.
-    fn pair() -> (Rc<Link>, Rc<Link>) {
-        let (a, b) = UnixStream::pair().unwrap();
-        let links = (Link::host(), Link::guest());
-        for (link, socket) in [(&links.0, a), (&links.1, b)] {
-            let link = Rc::clone(link);
-            tokio::task::spawn_local(async move {
-                let (reader, writer) = socket.into_split();
-                tokio::select! {
-                    _ = link.run(reader, writer) => {}
-                    () = link.closed() => {}
-                }
-            });
-        }
-        links
-    }
-
-    #[test]
-    fn twenty_megabytes_go_there_and_back() {
-        block_on(async {
-            let (host, guest) = pair();
-            let echo = tokio::task::spawn_local(async move {
-                let mut stream = guest.accept().await.unwrap();
-                let mut buffer = vec![0; 9000];
-                loop {
-                    let n = stream.read(&mut buffer).await.unwrap();
-                    if n == 0 {
-                        return stream.shutdown().await.unwrap();
-                    }
-                    stream.write_all(&buffer[..n]).await.unwrap();
-                }
-            });
-            let data: Vec<u8> = (0..5_000_000_u32).flat_map(u32::to_le_bytes).collect();
-            let stream = host.open();
-            let (mut reader, mut writer) = tokio::io::split(stream);
-            let send = async {
-                writer.write_all(&data).await.unwrap();
-                writer.shutdown().await.unwrap();
-            };
-            let mut back = Vec::new();
-            let (_, n) = tokio::join!(send, reader.read_to_end(&mut back));
-            n.unwrap();
-            assert!(back == data);
-            echo.await.unwrap();
-        });
-    }
-
-    /// The host's end goes on in another link again and again, whatever is on its way.
-    #[test]
-    fn nothing_is_lost_where_another_link_takes_over() {
-        const PIECE: usize = 300_000;
-        block_on(async {
-            let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-            for socket in [&ours, &theirs] {
-                socket.set_nonblocking(true).unwrap();
-            }
-            let guest = Link::guest();
-            let theirs = UnixStream::from_std(theirs).unwrap();
-            let (running, accepting) = (Rc::clone(&guest), Rc::clone(&guest));
-            tokio::task::spawn_local(async move {
-                let (reader, writer) = tokio::io::split(theirs);
-                running.run(reader, writer).await
-            });
-            tokio::task::spawn_local(async move {
-                let stream = accepting.accept().await.unwrap();
-                let (mut reader, mut writer) = tokio::io::split(stream);
-                tokio::io::copy(&mut reader, &mut writer).await.unwrap();
-                writer.shutdown().await.unwrap();
-            });
-            let data: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
-            let (mut sent, mut back, mut buffer) = (0, Vec::new(), [0; 5000]);
-            let first = Link::host();
-            let opened = first.open();
-            let (number, mut moved) = (opened.number(), first.hand_over());
-            while back.len() < data.len() {
-                let link = Link::take_over(moved);
-                let stream = link.again(number).unwrap();
-                let ours = UnixStream::from_std(ours.try_clone().unwrap()).unwrap();
-                let (reader, writer) = tokio::io::split(ours);
-                let until = data.len().min(back.len() + PIECE);
-                let moving = async {
-                    while back.len() < until {
-                        tokio::select! {
-                            () = stream.writable(), if sent < data.len() => {
-                                let rest = &data[sent..data.len().min(sent + 7000)];
-                                sent += stream.try_write(rest).unwrap_or(0);
-                            }
-                            () = stream.readable() => {
-                                let n = stream.try_read(&mut buffer).unwrap();
-                                back.extend_from_slice(&buffer[..n]);
-                            }
-                        }
-                    }
-                };
-                tokio::select! {
-                    why = link.run(reader, writer) => panic!("{why}"),
-                    () = moving => {}
-                }
-                moved = link.hand_over();
-            }
-            assert!(back == data);
-        });
-    }
-
-    #[test]
-    fn who_waits_hears_of_the_pipes_end() {
-        block_on(async {
-            let (host, guest) = pair();
-            let mut stream = host.open();
-            let mut other = guest.accept().await.unwrap();
-            other.write_all(b"last").await.unwrap();
-            let mut buffer = [0; 4];
-            stream.read_exact(&mut buffer).await.unwrap();
-            let waits = tokio::task::spawn_local(async move { stream.read(&mut [0; 8]).await });
-            guest.close();
-            let error = waits.await.unwrap().unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-            host.closed().await;
-            assert!(host.accept().await.is_none());
-        });
-    }
-}
+#[path = "link_tests.rs"]
+mod tests;

@@ -16,6 +16,7 @@
 //! | 3 end | none: no more data this way, the other goes on |
 //! | 4 reset | none: the stream is gone, both ways |
 //! | 5 credit | u32: so many more bytes may be sent |
+//! | 6 again | none: a host that has taken over goes on with the stream ([`session`]) |
 //!
 //! Stream 0 is there from the start. The others are opened by one side, the host. Each way of a
 //! stream starts with [`WINDOW`] bytes of credit, so that one whose reader sleeps holds up no
@@ -26,11 +27,13 @@
 
 mod frame;
 mod link;
+mod session;
 mod stream;
 mod streams;
 
 pub use frame::{Violation, WINDOW};
 pub use link::Link;
+pub use session::MARK;
 pub use stream::Stream;
 pub use streams::{Gone, Moved, Streams};
 

@@ -1,6 +1,7 @@
 //! The streams of one end of a multiplexed pipe: bytes in, bytes out, no clock and no fd.
 
 use super::frame::{Frame, MAX_DATA, Violation, WINDOW, put, take};
+use super::session::Mark;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 
@@ -22,29 +23,32 @@ pub struct Moved {
     next: u32,
     begun: Vec<u8>,
     /// What is not in the pipe yet.
-    pub(super) out: Vec<u8>,
+    out: Vec<u8>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct One {
-    received: VecDeque<u8>,
+pub(super) struct One {
+    pub(super) received: VecDeque<u8>,
     /// The peer sends no more.
-    ended: bool,
-    reset: bool,
+    pub(super) ended: bool,
+    pub(super) reset: bool,
     /// We send no more.
-    closed: bool,
+    pub(super) closed: bool,
     /// What we may send.
-    credit: u32,
+    pub(super) credit: u32,
     /// What the peer may send.
-    granted: u32,
+    pub(super) granted: u32,
     /// What was read and not told of.
-    untold: u32,
+    pub(super) untold: u32,
     /// That is worth telling, at the next chance.
-    owes: bool,
+    pub(super) owes: bool,
+    /// It is of a session that has ended.
+    #[serde(default)]
+    pub(super) is_left: bool,
 }
 
 impl One {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             credit: WINDOW,
             granted: WINDOW,
@@ -55,19 +59,27 @@ impl One {
 
 /// One end's streams.
 pub struct Streams {
-    all: HashMap<u32, One>,
+    pub(super) all: HashMap<u32, One>,
     /// It opens the streams; the peer may not.
-    is_host: bool,
-    next: u32,
+    pub(super) is_host: bool,
+    pub(super) next: u32,
     /// Opened by the peer, and not accepted yet.
-    waiting: VecDeque<u32>,
+    pub(super) waiting: VecDeque<u32>,
     /// Half a frame.
-    begun: Vec<u8>,
-    out: Vec<u8>,
+    pub(super) begun: Vec<u8>,
+    /// What is to be sent, and what of it is in the pipe already.
+    pub(super) sending: Vec<u8>,
+    pub(super) sent: usize,
+    /// What is to be sent after that.
+    pub(super) out: Vec<u8>,
     /// Streams whose reader's progress is to be told.
-    owing: Vec<u32>,
+    pub(super) owing: Vec<u32>,
     /// Streams with news for whoever waits.
-    touched: Vec<u32>,
+    pub(super) touched: Vec<u32>,
+    /// What another session begins with, if there may be one.
+    pub(super) mark: Option<Mark>,
+    /// One has begun.
+    pub(super) began: bool,
 }
 
 impl Streams {
@@ -88,9 +100,13 @@ impl Streams {
             next: 1,
             waiting: VecDeque::new(),
             begun: Vec::new(),
+            sending: Vec::new(),
+            sent: 0,
             out: Vec::new(),
             owing: Vec::new(),
             touched: Vec::new(),
+            mark: None,
+            began: false,
         }
     }
 
@@ -104,8 +120,13 @@ impl Streams {
                 .collect(),
             next: self.next,
             begun: self.begun.clone(),
-            out: self.out.clone(),
+            out: [&self.sending[self.sent..], &self.out].concat(),
         }
+    }
+
+    /// The number of the next that is opened.
+    pub fn next(&self) -> u32 {
+        self.next
     }
 
     /// Goes on with those of another process image.
@@ -121,9 +142,17 @@ impl Streams {
         }
     }
 
-    /// Whether it is there: opened, and not forgotten.
-    pub fn has(&self, stream: u32) -> bool {
-        self.all.contains_key(&stream)
+    /// Whether it is there: opened, and not forgotten. From now on somebody has it.
+    pub fn has(&mut self, stream: u32) -> bool {
+        let one = self.all.get_mut(&stream);
+        one.map(|one| one.is_left = false).is_some()
+    }
+
+    /// Every stream that is there, in order.
+    pub fn numbers(&self) -> Vec<u32> {
+        let mut numbers: Vec<u32> = self.all.keys().copied().collect();
+        numbers.sort_unstable();
+        numbers
     }
 
     /// Opens a stream; its number is new to both sides.
@@ -240,6 +269,19 @@ impl Streams {
     /// # Errors
     /// If the peer broke the protocol.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(), Violation> {
+        let Some(bytes) = self.of_session(bytes) else {
+            return Ok(());
+        };
+        let received = self.receive_frames(bytes);
+        if received.is_err() && !self.is_host && self.mark.is_some() {
+            // It may be what was left of a session, where the next one begins.
+            self.lose();
+            return Ok(());
+        }
+        received
+    }
+
+    fn receive_frames(&mut self, bytes: &[u8]) -> Result<(), Violation> {
         let mut begun = std::mem::take(&mut self.begun);
         let mut rest = bytes;
         if !begun.is_empty() {
@@ -270,6 +312,15 @@ impl Streams {
             self.waiting.push_back(stream);
             return Ok(());
         }
+        if frame == Frame::Again {
+            if self.is_host {
+                return broken("gone on with by the side that may not");
+            }
+            self.again(stream);
+            self.touched.push(stream);
+            return Ok(());
+        }
+        let may_repeat = self.mark.is_some() && !self.is_host;
         let Some(one) = self.all.get_mut(&stream) else {
             if self.is_host && stream >= self.next {
                 return broken("was never opened");
@@ -279,6 +330,8 @@ impl Streams {
         };
         match frame {
             _ if one.reset => return broken("a frame after its reset"),
+            // A host that goes on with it does not know how far it had come.
+            Frame::Data(_) | Frame::End if one.ended && may_repeat => {}
             Frame::Data(_) | Frame::End if one.ended => return broken("data after its end"),
             Frame::Data(data) => {
                 let Some(left) = one.granted.checked_sub(data.len() as u32) else {
@@ -293,7 +346,7 @@ impl Streams {
                 Some(credit) if credit <= WINDOW => one.credit = credit,
                 _ => return broken("more credit than it can have"),
             },
-            Frame::Open => {}
+            Frame::Open | Frame::Again => {}
         }
         self.touched.push(stream);
         Ok(())
@@ -306,19 +359,39 @@ impl Streams {
 
     /// What is to go over the pipe now. A peer that does not read is given no more credit either, and
     /// nothing waits here for it but what was written.
-    pub fn outgoing(&mut self) -> Vec<u8> {
-        for stream in std::mem::take(&mut self.owing) {
-            let Some(one) = self.all.get_mut(&stream) else {
-                continue;
-            };
-            one.owes = false;
-            if !one.ended && !one.reset {
-                one.granted += one.untold;
-                put(&mut self.out, stream, Frame::Credit(one.untold));
-                one.untold = 0;
+    pub fn to_send(&mut self) -> &[u8] {
+        if self.sent == self.sending.len() {
+            self.sent = 0;
+            self.sending = Vec::new();
+            for stream in std::mem::take(&mut self.owing) {
+                let Some(one) = self.all.get_mut(&stream) else {
+                    continue;
+                };
+                one.owes = false;
+                if !one.ended && !one.reset {
+                    one.granted += one.untold;
+                    put(&mut self.out, stream, Frame::Credit(one.untold));
+                    one.untold = 0;
+                }
             }
+            self.sending = std::mem::take(&mut self.out);
         }
-        std::mem::take(&mut self.out)
+        &self.sending[self.sent..]
+    }
+
+    /// True if all that was taken to be sent is in the pipe.
+    pub fn is_sent(&self) -> bool {
+        self.sent == self.sending.len()
+    }
+
+    /// So many bytes of [`Streams::to_send`] are in the pipe.
+    pub fn sent(&mut self, bytes: usize) {
+        self.sent += bytes;
+        if self.is_sent() {
+            // Most of the time there is nothing to send.
+            self.sent = 0;
+            self.sending = Vec::new();
+        }
     }
 }
 

@@ -2,6 +2,18 @@
 
 use super::*;
 
+impl Streams {
+    /// All that is to go over the pipe, as if it had.
+    pub fn outgoing(&mut self) -> Vec<u8> {
+        let mut all = Vec::new();
+        while let more @ 1.. = self.to_send().len() {
+            all.extend_from_slice(self.to_send());
+            self.sent(more);
+        }
+        all
+    }
+}
+
 /// Moves what `from` has to say over to `to`.
 fn carry(from: &mut Streams, to: &mut Streams) {
     let bytes = from.outgoing();

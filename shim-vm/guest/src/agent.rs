@@ -1,22 +1,24 @@
 //! The agent's event loop: the link to the host, and what is served over it.
 
 use crate::guest::Guest;
+use crate::news::{News, next, say};
 use crate::port::Port;
 use crate::roots::Leaving;
 use crate::tasks::Tasks;
-use protos::guest::{Event, Hello, Notice, notice};
+use protos::guest::Hello;
+use protos::guest::notice::Notice;
 use protos::mux::{Link, Stream};
+use protos::service;
 use protos::ttrpc::Server;
-use protos::{Message, service};
 use std::io;
 use std::rc::Rc;
 use task::outbox::Outbox;
 use task::reaper::Reaper;
 use task::stdio::Parked;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// The version of what both sides speak.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 /// The engine's namespace: a VM has but one.
 const NAMESPACE: &str = "vm";
 
@@ -39,17 +41,32 @@ async fn serve(started_ms: u64) -> Result<(), String> {
     let link = Link::guest();
     // The first that is sent.
     let mut notices = link.first();
-    let hello = notice::Notice::Hello(hello(started_ms));
-    let said = say(&mut notices, hello).await;
+    let said = say(&mut notices, hello(started_ms)).await;
     said.map_err(|e| format!("hello: {e}"))?;
     tokio::select! {
-        e = link.run(port.clone(), port) => Err(format!("the host is gone: {e}")),
-        ended = answer(&link, notices) => ended,
+        e = carry(&link, port) => Err(format!("the host is gone: {e}")),
+        ended = answer(&link, notices, started_ms) => ended,
+    }
+}
+
+/// Carries what the host says, and, if it has given a mark, what another says that takes its place.
+async fn carry(link: &Link, mut port: Port) -> io::Error {
+    loop {
+        let why = link.carry(port.clone(), port.clone()).await;
+        if !link.is_marked() {
+            link.close();
+            return why;
+        }
+        log::debug!("the host is gone, until another comes: {why}");
+        match port.connected_again().await {
+            Ok(again) => port = again,
+            Err(e) => return e,
+        }
     }
 }
 
 /// Once the host knows that we are here, gets ready for what it wants, and answers.
-async fn answer(link: &Rc<Link>, notices: Stream) -> Result<(), String> {
+async fn answer(link: &Rc<Link>, notices: Stream, started_ms: u64) -> Result<(), String> {
     link.sent().await;
 
     let failed = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
@@ -60,22 +77,103 @@ async fn answer(link: &Rc<Link>, notices: Stream) -> Result<(), String> {
     let clients = Rc::clone(&parked);
     let engine = task::Service::over(clients, NAMESPACE.into(), reaper, Rc::clone(&outbox));
     let leaving = Rc::<Leaving>::default();
-    let tasks = Tasks::new(Rc::clone(&engine), Rc::clone(&leaving));
-    let guest = Guest::new(leaving);
-    let server = Server::new()
-        .add(service::TASK_V3, tasks)
-        .add(service::GUEST, Rc::clone(&guest) as _);
+    let sessions = Sessions {
+        started_ms,
+        link: Rc::clone(link),
+        tasks: Tasks::new(Rc::clone(&engine), Rc::clone(&leaving)),
+        guest: Guest::new(leaving, Rc::clone(link)),
+        news: News::new(outbox),
+        parked,
+    };
     tokio::select! {
-        () = accept(link, server, &parked) => Err("the link is closed".into()),
-        e = tell(notices, outbox) => Err(format!("the host is gone: {e}")),
+        e = sessions.run(notices) => Err(format!("the host is gone: {e}")),
         e = engine.run() => Err(format!("reap: {e}")),
-        () = guest.powered_off() => Ok(()),
+        () = sessions.guest.powered_off() => Ok(()),
     }
 }
 
-fn hello(started_ms: u64) -> Hello {
+/// What is served to a host, and to another that takes its place when it has died. Calls of a host
+/// that has died are given up, as those of any client; what they did is undone.
+struct Sessions {
+    started_ms: u64,
+    link: Rc<Link>,
+    tasks: Rc<Tasks>,
+    guest: Rc<Guest>,
+    news: News,
+    /// Streams that wait for the request that names them.
+    parked: Rc<Parked>,
+}
+
+impl Sessions {
+    async fn run(&self, notices: Stream) -> io::Error {
+        let (mut from, mut to) = tokio::io::split(notices);
+        let first = async {
+            // The host's first stream is its ttrpc connection.
+            if let Some(calls) = self.link.accept().await {
+                self.server().serve_over(calls);
+            }
+            self.serve(&mut from, &mut to, 0).await
+        };
+        let mut ended = tokio::select! {
+            biased;
+            () = self.link.began() => None,
+            e = first => Some(e),
+        };
+        loop {
+            if let Some(e) = ended {
+                return e;
+            }
+            ended = tokio::select! {
+                biased;
+                () = self.link.began() => None,
+                e = self.another(&mut from, &mut to) => Some(e),
+            };
+        }
+    }
+
+    /// A session after the first.
+    async fn another(
+        &self,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> io::Error {
+        let begins = async {
+            let begin = next(from).await?;
+            self.link.end_what_is_left();
+            let calls = self.parked.take_number(begin.calls);
+            self.server()
+                .serve_over(calls.ok_or(io::ErrorKind::InvalidData)?);
+            say(to, hello(self.started_ms)).await.map(|()| begin.number)
+        };
+        match begins.await {
+            Ok(heard) => self.serve(from, to, heard).await,
+            Err(e) => e,
+        }
+    }
+
+    async fn serve(
+        &self,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+        heard: u64,
+    ) -> io::Error {
+        tokio::select! {
+            () = self.parked.park() => io::Error::other("the link is closed"),
+            e = self.news.tell(to, heard) => e,
+            e = self.news.hear(from) => e,
+        }
+    }
+
+    fn server(&self) -> Server {
+        Server::new()
+            .add(service::TASK_V3, Rc::clone(&self.tasks) as _)
+            .add(service::GUEST, Rc::clone(&self.guest) as _)
+    }
+}
+
+fn hello(started_ms: u64) -> Notice {
     let kernel = nix::sys::utsname::uname();
-    Hello {
+    Notice::Hello(Hello {
         version: PROTOCOL,
         agent: crate::VERSION.into(),
         kernel: kernel
@@ -83,37 +181,7 @@ fn hello(started_ms: u64) -> Hello {
             .unwrap_or_default(),
         uptime_ms: crate::boot::uptime_ms(),
         started_ms,
-    }
-}
-
-async fn say(stream: &mut Stream, notice: notice::Notice) -> io::Result<()> {
-    let notice = Some(notice);
-    let bytes = Notice { notice }.encode_length_delimited_to_vec();
-    stream.write_all(&bytes).await
-}
-
-/// Tells the host every event; without the host there is no more to do.
-async fn tell(mut stream: Stream, outbox: Rc<Outbox>) -> io::Error {
-    loop {
-        let (timestamp, event) = outbox.head().await;
-        outbox.sent();
-        let event = Event {
-            timestamp: Some(timestamp),
-            event: Some(event.envelope().1),
-        };
-        if let Err(e) = say(&mut stream, notice::Notice::Event(event)).await {
-            return e;
-        }
-    }
-}
-
-/// The host's first stream is its ttrpc connection; the others wait for the request that names
-/// them. Ends with the link.
-async fn accept(link: &Rc<Link>, server: Server, parked: &Parked) {
-    if let Some(first) = link.accept().await {
-        server.serve_over(first);
-        parked.park().await;
-    }
+    })
 }
 
 /// The log goes to the console.

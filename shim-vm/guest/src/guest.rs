@@ -9,6 +9,7 @@ use protos::guest::{
     ConfigureRequest, Empty, GetTimeRequest, PowerOffRequest, PutBundleRequest, PutBundleResponse,
     StepTimeRequest, TimeResponse,
 };
+use protos::mux::Link;
 use protos::ttrpc::{Answer, Context, Request, Service};
 use protos::{Code, Status, Timestamp};
 use std::fs;
@@ -26,13 +27,15 @@ const CLOCK: ClockId = ClockId::CLOCK_REALTIME;
 pub struct Guest {
     power_off: Notify,
     leaving: Rc<Leaving>,
+    link: Rc<Link>,
 }
 
 impl Guest {
-    pub fn new(leaving: Rc<Leaving>) -> Rc<Self> {
+    pub fn new(leaving: Rc<Leaving>, link: Rc<Link>) -> Rc<Self> {
         Rc::new(Self {
             power_off: Notify::new(),
             leaving,
+            link,
         })
     }
 
@@ -47,6 +50,11 @@ impl protos::api::guest::Guest for Guest {
 
     // Mounting and looking into volumes wait for the host, and it for its disks.
     async fn configure(self: &Rc<Self>, request: ConfigureRequest, _: &Context) -> Done<Empty> {
+        if !request.mark.is_empty() {
+            let mark = request.mark.as_slice().try_into();
+            self.link
+                .set_mark(mark.map_err(|_| failed("a mark of another length".into()))?);
+        }
         let set = aside::beside(move || set_up(&request));
         set.await.map(|()| Empty {})
     }

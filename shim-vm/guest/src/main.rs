@@ -8,6 +8,8 @@
 //!
 //! The kernel runs it as `modprobe`, too.
 //!
+//! If the host has given a mark, it may die, and another goes on: `agent.rs` says how.
+//!
 //! Whatever goes wrong here ends the VM: the kernel panics when its first process dies, and the
 //! host reads why on the console.
 
@@ -16,6 +18,7 @@ mod boot;
 mod entropy;
 mod guest;
 mod network;
+mod news;
 mod port;
 mod roots;
 mod tasks;

@@ -49,30 +49,64 @@ impl Port {
         let fd =
             open(&path, flags, Mode::empty()).map_err(|e| format!("{}: {e}", path.display()))?;
         connected(&fd).map_err(|e| format!("{}: {e}", path.display()))?;
-        let fd = task::sys::watch(fd, Interest::READABLE | Interest::WRITABLE);
-        Ok(Self(Rc::new(
-            fd.map_err(|e| format!("{}: {e}", path.display()))?,
-        )))
+        Self::of(fd).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    fn of(fd: OwnedFd) -> io::Result<Self> {
+        let fd = task::sys::watch(fd, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Self(Rc::new(fd)))
+    }
+
+    /// The host has hung up: waits until one listens again. There must be no clone.
+    ///
+    /// # Errors
+    /// If there is one, or from epoll(7).
+    pub async fn connected_again(self) -> io::Result<Self> {
+        let port = Rc::try_unwrap(self.0).map_err(|_| io::Error::other("it is in use"))?;
+        let port = port.into_inner();
+        let news = Connections::of(&port)?;
+        let told = task::sys::watch(news.0.0.try_clone()?, Interest::READABLE)?;
+        loop {
+            // What it tells is told once, so that nothing comes between the two looks.
+            let mut ready = told.readable().await?;
+            if news.wait(EpollTimeout::ZERO)? {
+                return Self::of(port);
+            }
+            ready.clear_ready();
+        }
     }
 }
 
-/// Waits until QEMU has told the kernel that the host listens, which it does after the port's name.
+/// Tells when QEMU has told the kernel that the host listens, which it does after the port's name.
 /// Before that a read finds the end of the stream, and the port is hung up (EPOLLHUP), which the event
 /// loop takes for final.
-fn connected(port: &OwnedFd) -> nix::Result<()> {
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    // Each change is told once: a port that stays hung up does not wake us again.
-    let flags = EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-    epoll.add(port, EpollEvent::new(flags, 0))?;
-    let mut events = [EpollEvent::empty()];
-    loop {
-        let told = epoll.wait(&mut events, EpollTimeout::NONE);
-        match told {
-            Ok(1..) if !events[0].events().contains(EpollFlags::EPOLLHUP) => return Ok(()),
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(e) => return Err(e),
+struct Connections(Epoll);
+
+impl Connections {
+    fn of(port: &OwnedFd) -> nix::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        // Each change is told once: a port that stays hung up does not wake us again.
+        let flags = EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+        epoll.add(port, EpollEvent::new(flags, 0))?;
+        Ok(Self(epoll))
+    }
+
+    /// Waits for the next change, and says whether the host listens.
+    fn wait(&self, timeout: EpollTimeout) -> nix::Result<bool> {
+        let mut events = [EpollEvent::empty()];
+        match self.0.wait(&mut events, timeout) {
+            Ok(told) => Ok(told > 0 && !events[0].events().contains(EpollFlags::EPOLLHUP)),
+            Err(nix::Error::EINTR) => Ok(false),
+            Err(e) => Err(e),
         }
     }
+}
+
+/// Waits until the host listens.
+fn connected(port: &OwnedFd) -> nix::Result<()> {
+    let news = Connections::of(port)?;
+    while !news.wait(EpollTimeout::NONE)? {}
+    Ok(())
 }
 
 /// The port of our name, if there is one by now.

@@ -6,6 +6,7 @@ use crate::promises::owes_exit;
 use crate::vm::Vm;
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use task::bundle::Bundle;
 use task::handover;
@@ -77,12 +78,17 @@ impl GuestContainer {
     pub fn take_over(id: &str, bundle: &Bundle, vm: &Rc<Vm>, moved: &Moved) -> Rc<Self> {
         let execs = moved.guest_execs.iter();
         let execs = execs.map(|exec| (exec.name.clone(), GuestProcess::take_over(exec)));
+        let init = GuestProcess::take_over(&moved.guest_init);
+        let execs: BTreeMap<_, _> = execs.collect();
+        for process in execs.values().chain([&init]) {
+            process.may_be_gone.set(vm.is_adopted);
+        }
         let new = Rc::new(Self {
             id: id.to_owned(),
             bundle: bundle.clone(),
             vm: Rc::clone(vm),
-            init: GuestProcess::take_over(&moved.guest_init),
-            execs: RefCell::new(execs.collect()),
+            init,
+            execs: RefCell::new(execs),
             asked: Cell::new(moved.asked),
             engines: RefCell::new(Weak::new()),
             io_uid: moved.io_uid,

@@ -1,7 +1,8 @@
 //! The share, for another process image, which has the same mounts.
 
-use super::{Key, SHARE, Share, Shared};
-use crate::skeleton::Skeleton;
+use super::{Key, SHARE, STAGE, Share, Shared, VOLUME, VOLUMES};
+use crate::skeleton::{Skeleton, clear, say};
+use protos::places;
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -21,6 +22,35 @@ pub struct Moved {
 }
 
 impl Share {
+    /// Takes away what a shim that has died had begun to show beside what `containers` have, before
+    /// anything else is done in the share.
+    ///
+    /// # Errors
+    /// If it can't be looked at.
+    pub fn clear_others(&self, containers: &[String]) -> io::Result<()> {
+        let (_, place) = &self.place;
+        for name in place.names()? {
+            if name.starts_with(STAGE) {
+                say(&name, place.clear(&name));
+            }
+        }
+        for name in self.skeleton.names()? {
+            if name != VOLUMES && !containers.contains(&name) {
+                clear(&self.skeleton, &name, places::ROOTFS);
+            }
+        }
+        let Ok(volumes) = self.skeleton.dir(VOLUMES) else {
+            return Ok(());
+        };
+        for name in volumes.names()? {
+            let number: Option<usize> = name.parse().ok();
+            if number.is_none_or(|number| !self.volumes.borrow().contains_key(&number)) {
+                clear(&volumes, &name, VOLUME);
+            }
+        }
+        Ok(())
+    }
+
     /// Describes it for another process image, while nothing is mounted in it.
     pub fn hand_over(&self) -> Moved {
         let volumes = self.volumes.borrow();

@@ -9,25 +9,28 @@ use crate::machine::Machine;
 use crate::network::Where;
 use crate::notices::Notices;
 use crate::pod::{self, Pod};
-use crate::qemu::{self, Qemu};
+use crate::qemu::{self, AGENT_SOCKET, Qemu};
 use crate::share::{self, Share};
 use crate::word::Doom;
 use protos::Message;
 use protos::guest::{Event, Hello};
-use protos::mux::{self, Link};
+use protos::mux::{self, Link, MARK};
+use protos::ttrpc::Client;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use task::handover::Kept;
 use task::reaper::Reaper;
 use tokio::sync::watch;
 
-/// The link's streams that are there for as long as it is.
+/// The link's stream that is there for as long as it is.
 const NOTICES: u32 = 0;
-const TTRPC: u32 = 1;
+/// So many numbers of streams a shim that has died may have given out that it has not written down.
+const SKIPPED: u32 = 4096;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Moved {
@@ -35,12 +38,12 @@ pub struct Moved {
     /// The file server's pid.
     files: u32,
     files_said: console::Moved,
-    socket: i32,
-    link: mux::Moved,
-    /// What has come of a notice that is not whole.
-    notices: Vec<u8>,
-    /// How many calls to the guest were made.
-    calls: u32,
+    link: Linked,
+    mark: Option<[u8; MARK]>,
+    /// The number of the last event that was heard.
+    heard: u64,
+    #[serde(default)]
+    is_adopted: bool,
     patience: Duration,
     share: share::Moved,
     pod: pod::Moved,
@@ -49,6 +52,77 @@ pub struct Moved {
     dir: PathBuf,
     network: Where,
     joined: bool,
+}
+
+/// How the next image speaks with the guest.
+#[derive(Debug, Serialize, Deserialize)]
+enum Linked {
+    /// Over the same pipe.
+    Same {
+        socket: i32,
+        link: mux::Moved,
+        /// What has come of a notice that is not whole.
+        notices: Vec<u8>,
+        /// The stream of calls to the guest, and how many were made.
+        calls: (u32, u32),
+    },
+    /// Over another, in a session that goes on with these streams, and opens others from `next` on.
+    Anew { streams: Vec<u32>, next: u32 },
+}
+
+/// The link, and who speaks over it.
+struct Spoken {
+    socket: UnixStream,
+    link: Rc<Link>,
+    notices: Rc<Notices>,
+    calls: u32,
+    client: Client,
+}
+
+impl Spoken {
+    /// Over the pipe of another process image.
+    fn on(
+        socket: i32,
+        link: mux::Moved,
+        (begun, heard): (Vec<u8>, u64),
+        (calls, made): (u32, u32),
+        doom: &Doom,
+    ) -> io::Result<Self> {
+        let socket = task::sys::adopt(socket)?.into();
+        let link = Link::take_over(link);
+        link::run(&link, &socket, doom)?;
+        let stream = |number| {
+            let none = || io::Error::other(format!("stream {number} of the link is gone"));
+            link.again(number).ok_or_else(none)
+        };
+        let notices = Rc::new(Notices::new(stream(NOTICES)?, begun, heard));
+        let client = link::client(&link, stream(calls)?, made, doom);
+        Ok(Self {
+            calls,
+            socket,
+            notices,
+            client,
+            link,
+        })
+    }
+
+    /// Over another, to the guest that has its place at `dir`.
+    fn anew(dir: &Path, link: Rc<Link>, heard: u64, doom: &Doom) -> io::Result<Self> {
+        let socket = UnixStream::connect(dir.join(AGENT_SOCKET))?;
+        link::run(&link, &socket, doom)?;
+        let notices = Rc::new(Notices::again(link.first(), heard));
+        let stream = link.open();
+        let calls = stream.number();
+        notices.begin(calls);
+        let client = link::client(&link, stream, 0, doom);
+        Ok(Self {
+            calls,
+            socket,
+            notices,
+            client,
+            link,
+        })
+    }
 }
 
 impl Vm {
@@ -64,10 +138,21 @@ impl Vm {
             machine: self.machine.hand_over(kept)?,
             files: self.files.pid,
             files_said: self.files_said.hand_over(kept)?,
-            socket: kept.keep(&self.socket)?,
-            link: self.link.hand_over(),
-            notices: self.notices.begun(),
-            calls: self.client.made(),
+            link: match kept.is_record() {
+                true => Linked::Anew {
+                    streams: self.link.numbers(self.calls),
+                    next: self.link.next(),
+                },
+                false => Linked::Same {
+                    socket: kept.keep(&self.socket)?,
+                    link: self.link.hand_over(),
+                    notices: self.notices.begun(),
+                    calls: (self.calls, self.client.made()),
+                },
+            },
+            mark: self.mark,
+            heard: self.notices.heard(),
+            is_adopted: self.is_adopted,
             patience: self.patience,
             share: self.share.hand_over(),
             pod: self.pod.hand_over(),
@@ -88,15 +173,33 @@ impl Vm {
         reaper: &Rc<Reaper>,
         tell: impl FnMut(Event) -> Result<(), String> + 'static,
     ) -> io::Result<Rc<Self>> {
-        let (doom, socket) = (Doom::default(), task::sys::adopt(moved.socket)?.into());
-        let link = Link::take_over(moved.link);
-        link::run(&link, &socket, &doom)?;
-        let stream = |number| {
-            let none = || io::Error::other(format!("stream {number} of the link is gone"));
-            link.again(number).ok_or_else(none)
+        let doom = Doom::default();
+        let is_anew = matches!(moved.link, Linked::Anew { .. });
+        let spoken = match (moved.link, moved.mark) {
+            (
+                Linked::Same {
+                    socket,
+                    link,
+                    notices,
+                    calls,
+                },
+                _,
+            ) => Spoken::on(socket, link, (notices, moved.heard), calls, &doom)?,
+            (Linked::Anew { streams, next }, Some(mark)) => {
+                let link = Link::adopt(&streams, next.saturating_add(SKIPPED), mark);
+                Spoken::anew(&moved.dir, link, moved.heard, &doom)?
+            }
+            (Linked::Anew { .. }, None) => {
+                return Err(io::Error::other("its guest knows no other session"));
+            }
         };
-        let notices = Rc::new(Notices::new(stream(NOTICES)?, moved.notices));
-        let client = link::client(&link, stream(TTRPC)?, moved.calls, &doom);
+        let Spoken {
+            socket,
+            link,
+            notices,
+            calls,
+            client,
+        } = spoken;
         let machine = Qemu::take_over(moved.machine, reaper)?;
         let pod = Pod::take_over(moved.pod, machine.pid());
         let (told, gone) = watch::channel(None);
@@ -107,6 +210,8 @@ impl Vm {
             socket,
             link,
             notices,
+            mark: moved.mark,
+            calls,
             client,
             doom,
             patience: moved.patience,
@@ -117,10 +222,25 @@ impl Vm {
             dir: moved.dir,
             network: moved.network,
             joined: Cell::new(moved.joined),
+            is_adopted: moved.is_adopted || is_anew,
             gone,
         });
         vm.watch_over(told, tell);
+        if is_anew {
+            let greeted = Rc::clone(&vm);
+            tokio::task::spawn_local(async move { greeted.greeted().await });
+        }
         Ok(vm)
+    }
+
+    /// Sees to it that the guest of a shim that has died speaks again, once all of its containers have
+    /// been taken over.
+    async fn greeted(&self) {
+        // Streams of what that shim had begun, and nobody goes on with.
+        self.link.forget_what_is_left();
+        let notices = &self.notices;
+        self.in_time("its hello", self.patience, notices.greeted())
+            .await;
     }
 
     /// Waits until no call to the guest is under way.

@@ -30,6 +30,11 @@ impl<R: Runtime> Service<R> {
         }
     }
 
+    /// True if there is a container that is made.
+    pub fn has_containers(&self) -> bool {
+        !self.containers.all().is_empty()
+    }
+
     /// Describes the engine for another process image. What was described while calls other than Wait
     /// run, or before [`Service::settled`], is good to look at only.
     ///
@@ -74,16 +79,23 @@ impl<R: Runtime> Service<R> {
 
 impl<R: Runtime> Container<R> {
     fn hand_over(&self, kept: &mut Kept) -> io::Result<handover::Container> {
+        let is_record = kept.is_record();
         let execs = self.execs.borrow();
         let execs = execs.iter();
         let execs = execs.map(|(id, exec)| Ok((id.clone(), exec.hand_over(kept)?)));
+        // Of what is not told yet nothing is said: it is told again, from its beginning.
+        let last = &self.last_exit;
+        let (init_exited, untold) = match is_record {
+            true => (self.init.exit().is_some(), None),
+            false => (last.init_exited(), last.untold().map(Exit::hand_over)),
+        };
         Ok(handover::Container {
             execs: execs.collect::<io::Result<_>>()?,
             init: self.init.hand_over(kept)?,
             id: self.id.clone(),
             bundle: self.bundle.path().to_owned(),
-            init_exited: self.last_exit.init_exited(),
-            untold: self.last_exit.untold().map(Exit::hand_over),
+            init_exited,
+            untold,
             own: match handover::written(&R::hand_over_container(self))? {
                 Value::Object(own) => own,
                 _ => serde_json::Map::new(),

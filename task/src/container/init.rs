@@ -69,6 +69,30 @@ impl<R: Runtime> Container<R> {
         started.map(|()| pid)
     }
 
+    /// Init runs, and nobody waits for the answer of a Start any more: that is told all the same.
+    pub(crate) fn runs_unasked(&self, engine: &Engine<R>) {
+        let init = &self.init;
+        if init.state.get() != State::Created || !init.is_idle() {
+            return;
+        }
+        init.state.set(State::Running);
+        engine.outbox.push(Event::Start(TaskStart {
+            container_id: self.id.clone(),
+            pid: init.pid.get(),
+        }));
+    }
+
+    /// Whether it is frozen, where a Pause or a Resume was lost before its answer.
+    pub fn is_frozen(&self, is: bool) {
+        let init = &self.init;
+        match (init.state.get(), is) {
+            _ if !init.is_idle() => {}
+            (State::Running | State::Pausing, true) => init.state.set(State::Paused),
+            (State::Paused | State::Pausing, false) => init.state.set(State::Running),
+            _ => {}
+        }
+    }
+
     /// Removes the container from the runtime and unmounts its root file system (T60, T61).
     /// A created container is killed by it; its exit is told before this returns.
     ///

@@ -61,6 +61,10 @@ impl Slot {
         self.news.notify_waiters();
     }
 
+    pub fn is_told(&self) -> bool {
+        self.told.get()
+    }
+
     /// The process will not run.
     pub fn set_never(&self) {
         self.never.set(true);

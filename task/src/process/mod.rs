@@ -72,6 +72,11 @@ impl Process {
         }
     }
 
+    /// True if no operation is under way.
+    pub fn is_idle(&self) -> bool {
+        self.operation.try_lock().is_ok()
+    }
+
     /// The OCI runtime has made the process.
     pub fn made(&self, pid: u32, io: Io) {
         self.pid.set(pid);
@@ -147,11 +152,18 @@ impl Process {
     /// # Errors
     /// If no fd is free.
     pub fn hand_over(&self, kept: &mut Kept) -> io::Result<handover::Process> {
+        // An exit that nobody has been told of is the runtime's to tell again.
+        let is_untold = kept.is_record() && !self.exit.is_told();
+        let exit = self.exit.get().filter(|_| !is_untold);
+        let state = match self.state.get() {
+            State::Stopped if exit.is_none() => State::Running,
+            state => state,
+        };
         Ok(handover::Process {
             paths: self.paths.clone(),
-            state: self.state.get(),
+            state,
             pid: self.pid.get(),
-            exit: self.exit.get().map(Exit::hand_over),
+            exit: exit.map(Exit::hand_over),
             never: self.exit.is_never(),
             stdin_closed: self.stdin_closed.get(),
             io: self.io().map(|io| io.hand_over(kept)).transpose()?,

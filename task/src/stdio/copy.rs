@@ -12,6 +12,7 @@ use super::unread;
 use crate::aside;
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
+use crate::record;
 use crate::sys;
 use protos::mux::{Link, WINDOW};
 use std::cell::{Cell, RefCell};
@@ -168,7 +169,11 @@ impl Copies {
                 Ok(handover::Copy {
                     source: copy.source.hand_over(kept)?,
                     sink: copy.sink.hand_over(kept)?,
-                    pending: copy.pending.borrow().clone(),
+                    // What is written meanwhile must not be written twice.
+                    pending: match kept.is_record() {
+                        true => Vec::new(),
+                        false => copy.pending.borrow().clone(),
+                    },
                     broken: copy.sink.is_broken(),
                 })
             })
@@ -228,6 +233,8 @@ impl Drop for End {
     fn drop(&mut self) {
         self.0.count.set(self.0.count.get() - 1);
         self.0.finished.notify_waiters();
+        // Who reads it hears of its end once nobody keeps it.
+        record::soon();
     }
 }
 

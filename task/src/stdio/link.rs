@@ -54,10 +54,6 @@ impl Parked {
     /// # Errors
     /// InvalidArgument, if a name is none of a stream that is there.
     pub fn take(&self, paths: &Paths) -> Result<Ends> {
-        // They were opened before the request was sent, and may have come in the same read.
-        while let Some(stream) = self.link.try_accept() {
-            self.add(stream);
-        }
         Ok(Ends {
             stdin: self.stream(&paths.stdin)?,
             stdout: self.stream(&paths.stdout)?,
@@ -65,12 +61,21 @@ impl Parked {
         })
     }
 
+    /// The stream of this number, if it is there.
+    pub fn take_number(&self, number: u32) -> Option<Stream> {
+        // It was opened before the request was sent, and may have come in the same read.
+        while let Some(stream) = self.link.try_accept() {
+            self.add(stream);
+        }
+        self.streams.borrow_mut().remove(&number)
+    }
+
     fn stream(&self, name: &str) -> Result<Option<Stream>> {
         if name.is_empty() {
             return Ok(None);
         }
         let number = name.strip_prefix(SCHEME).and_then(|name| name.parse().ok());
-        let stream = number.and_then(|number: u32| self.streams.borrow_mut().remove(&number));
+        let stream = number.and_then(|number| self.take_number(number));
         let unknown = || Error::InvalidArgument(format!("{name:?} is no stream of the link"));
         stream.map(Some).ok_or_else(unknown)
     }

@@ -230,6 +230,8 @@ attacks! {
     starts_twice: breaks_its_word("second-start", 137, "a start of ");
     exits_twice: breaks_its_word("second-exit", 3, "c: a second exit of ");
     deletes_unasked: breaks_its_word("unasked-delete", 137, "c: a deletion that nobody asked for");
+    leaves_an_event_out: breaks_its_word("number", 137, "event ");
+    goes_on_with_a_stream: breaks_its_word("again", 137, "stream 0: gone on with by the side that may");
     exits_with_a_strange_status: breaks_its_word("status", 137, "an exit status 2147483648");
     exits_in_a_far_year: breaks_its_word("year", 137, "an exit at ");
     exits_at_negative_nanos: breaks_its_word("nanos", 137, "an exit at ");
@@ -269,6 +271,34 @@ fn dies(mode: &str) {
     crate::run(async |test| {
         let attacked = Attacked::new(test, mode, "").await;
         attacked.ends(137, "VM of c: ").await;
+    });
+}
+
+/// A guest whose shim was killed, and that does not speak to the next, ends when it owes its hello for
+/// too long; the next shim tells the exits (V14).
+#[test]
+fn a_guest_that_does_not_go_on_is_ended() {
+    crate::run(async |test| {
+        let settings = "start_timeout = 70\non_shim_death = \"adopt\"";
+        let (bundle, shim, _fifos) = shim(test, "honest", settings).await;
+        shim.create(bundle.create()).await.expect("Create");
+        let qemu = child(&shim, "-no-user-config");
+        shim.start("c", "").await.expect("Start");
+        // It can neither read nor hang up.
+        wait::signal(qemu, libc::SIGSTOP).unwrap();
+        wait::signal(shim.pid(), libc::SIGKILL).unwrap();
+        wait::ended(shim.pid()).await;
+        let next = Shim::connect(&bundle, shim.answer().clone()).await;
+        assert_eq!(test.events().exit("c", "c").await.exit_status, 137);
+        wait::ended(qemu).await;
+        assert_eq!(next.delete("c", "").await.unwrap().exit_status, 137);
+        assert!(
+            next.log().contains("the guest owes its hello for 2 s"),
+            "{}",
+            next.log()
+        );
+        next.shutdown("c").await.unwrap();
+        wait::ended(next.pid()).await;
     });
 }
 

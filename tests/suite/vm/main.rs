@@ -2,6 +2,7 @@
 //!
 //! A VM takes seconds to boot, so each test looks at much in one.
 
+mod adopt;
 mod attacker;
 mod boots;
 mod cgroup;

@@ -1,16 +1,83 @@
 //! `dunnage run` with the runtime's name.
 
-use harness::{manager, peers, program};
+use harness::manager::Manager;
+use harness::{manager, peers, proc, program, wait};
 use std::fs;
+
+const RUNTIME: &str = "io.containerd.vm.v2";
+
+/// The shim and the image, where a manager's containers find them.
+fn install(manager: &Manager) {
+    let shim = manager.dir().join("bin/containerd-shim-vm-v2");
+    program::copy(peers::shim(), &shim);
+    crate::install_image(manager.dir());
+}
+
+/// With `on_death = "keep"` a VM outlives its shim, whatever that was doing: another goes on, execs run on
+/// and end with their own status, and the journal has each exit once.
+#[test]
+fn a_container_in_a_vm_outlives_its_shims() {
+    crate::prepare();
+    manager::with("[shim]\non_death = \"keep\"\n", |manager| {
+        install(manager);
+        let options = ["-d", "--runtime", RUNTIME];
+        manager.run(&options, "c", &["sleep", "100000"]).ok();
+        let vm = manager.pid_of("c");
+        let mut shim = manager.shim_of("c");
+        let keeper = proc::stat(shim).expect("the shim").ppid;
+        let script = ["exec", "-i", "c", "sh", "-c", "cat; exit 5"];
+        let mut long = manager.spawn_dunnage(&script);
+        manager.until("it runs", |it| {
+            let found = it.dunnage(&["exec", "c", "pidof", "cat"]);
+            (found.code == 0).then_some(())
+        });
+        for round in 0..3 {
+            wait::signal(shim, libc::SIGKILL).unwrap();
+            shim = manager.until("another shim", |_| {
+                let children = proc::children(keeper).into_iter();
+                let mut shims = children.filter(|pid| *pid != shim);
+                shims.find(|pid| {
+                    proc::words(*pid, "cmdline")
+                        .last()
+                        .is_some_and(|w| w == "adopt")
+                })
+            });
+            let code = 20 + round;
+            let script = format!("echo here; exit {code}");
+            let ran = manager.dunnage(&["exec", "c", "sh", "-c", &script]);
+            assert_eq!(ran.exits(code).stdout, "here\n", "round {round}");
+            assert_eq!(manager.pid_of("c"), vm);
+            assert_eq!(manager.status("c"), "running");
+        }
+        long.write("to the end\n");
+        long.close_stdin();
+        assert_eq!(long.finish().exits(5).stdout, "to the end\n");
+        let exits = manager.json(&["exits", "c"]);
+        let mut statuses: Vec<_> = exits.iter().map(|exit| exit["status"].as_u64()).collect();
+        statuses.retain(|status| status.is_some_and(|status| status > 1));
+        statuses.sort_unstable();
+        assert_eq!(statuses, [5, 20, 21, 22].map(Some));
+
+        // A new daemon finds the shim that was brought back.
+        manager.kill();
+        manager.restart();
+        manager
+            .dunnage(&["exec", "c", "sh", "-c", "exit 9"])
+            .exits(9);
+        manager.dunnage(&["stop", "-t", "100ms", "c"]).ok();
+        assert_eq!(manager.exits("c").len(), 1);
+        for pid in [vm, shim, keeper] {
+            manager.until("its end", |_| (!proc::alive(pid)).then_some(()));
+        }
+    });
+}
 
 #[test]
 fn dunnage_runs_a_container_in_a_vm() {
     crate::prepare();
     manager::on(|manager| {
-        let shim = manager.dir().join("bin/containerd-shim-vm-v2");
-        program::copy(peers::shim(), &shim);
-        crate::install_image(manager.dir());
-        let runtime = ["--runtime", "io.containerd.vm.v2"];
+        install(manager);
+        let runtime = ["--runtime", RUNTIME];
         let ran = manager
             .run(&runtime, "c", &["sh", "-c", "uname -r; exit 6"])
             .exits(6);
