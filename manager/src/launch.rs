@@ -4,7 +4,7 @@
 mod binary;
 
 use crate::bundles::{Bundle, Files};
-use crate::config::Config;
+use crate::config::{Config, OnDeath};
 use crate::failure::{self, Failure, not_found, unimplemented, unknown};
 pub use binary::program;
 use binary::{Identity, identity};
@@ -30,6 +30,8 @@ const MAX_VERSION: i32 = 3;
 /// How long `delete` may take (contract T5, and runc's own 10 s for stubborn processes).
 const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What shims read that can be brought back after their death.
+const ON_SHIM_DEATH: &str = "DUNNAGE_ON_SHIM_DEATH";
 /// So many shims' dialects are remembered; one that is forgotten is found out anew.
 const DIALECTS: usize = 64;
 
@@ -273,6 +275,7 @@ impl Launcher {
             .env("NAMESPACE", &bundle.key.namespace)
             .env("MAX_SHIM_VERSION", "2")
             .env("GOMAXPROCS", "2")
+            .env(ON_SHIM_DEATH, self.on_shim_death())
             .env_remove("NOTIFY_SOCKET")
             .env_remove(crate::sockets::PASSED_ON)
             .env_remove("LISTEN_FDS")
@@ -286,6 +289,14 @@ impl Launcher {
             command.arg("-debug");
         }
         command
+    }
+
+    /// What a shim that can be brought back after its death is to do then.
+    fn on_shim_death(&self) -> &'static str {
+        match self.config.shim.on_death {
+            OnDeath::Keep => "adopt",
+            OnDeath::Kill => "kill",
+        }
     }
 
     fn params(&self, bundle: &Bundle, options: Option<&Any>) -> BootstrapParams {

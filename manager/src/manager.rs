@@ -42,6 +42,7 @@ impl Manager {
     /// The shim's status, or `Unavailable` if there is none.
     pub async fn ask<C: Call>(&self, task: &Task, request: &C) -> Result<C::Answer, Failure> {
         let gone = || unavailable(format!("shim of task {} is gone", task.id()));
-        task.shim().ok_or_else(gone)?.call(request, None).await
+        let shim = task.living_shim().await;
+        shim.ok_or_else(gone)?.call(request, None).await
     }
 }

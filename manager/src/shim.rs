@@ -39,6 +39,18 @@ impl Shim {
     /// # Errors
     /// `Unavailable` if nobody answers there.
     pub async fn connect(address: Address, id: &str) -> Result<Self, Failure> {
+        Self::connect_within(address, id, CONNECT_TIMEOUT).await
+    }
+
+    /// The same with another patience.
+    ///
+    /// # Errors
+    /// As that.
+    pub async fn connect_within(
+        address: Address,
+        id: &str,
+        patience: Duration,
+    ) -> Result<Self, Failure> {
         let gone = |e: &dyn std::fmt::Display| {
             crate::failure::unavailable(format!("connect to shim {}: {e}", address.address))
         };
@@ -53,7 +65,7 @@ impl Shim {
             over: watch::Sender::new(false),
         };
         let request = ConnectRequest { id: id.to_owned() };
-        match shim.call(&request, Some(CONNECT_TIMEOUT)).await {
+        match shim.call(&request, Some(patience)).await {
             Ok(connected) => shim.pid = connected.shim_pid,
             // Older shims know no such container yet, but they are there.
             Err(e) if e.code == Code::NotFound => {}

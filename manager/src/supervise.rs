@@ -3,6 +3,7 @@
 //! ```text
 //!  shim over ── init's exit known? ── yes ───────────────────────────────┐
 //!                 │ no                                                   v
+//!                 ├─ on_death = "keep", another shim in its place: all goes on under that
 //!                 ├─ the shim's record ─────────────────────────> exit ─> TaskExit, TaskDelete
 //!                 ├─ on_death = "keep", init alive: it stays; we reap it ^     bundle away
 //!                 └─ `delete` kills it; reaped by us, or its answer ─────┘
@@ -29,6 +30,8 @@ use tokio::io::unix::AsyncFd;
 
 /// How long the kernel may take to hand us a process that has just been killed.
 const REAP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a shim that is brought back may take until it answers.
+const ADOPTION: Duration = Duration::from_secs(60);
 /// The status of a process whose end nobody saw.
 pub const UNKNOWN: u32 = 255;
 
@@ -44,13 +47,49 @@ impl Manager {
     }
 
     /// Watches over `shim` until its end.
-    async fn supervise(self: Rc<Self>, shim: Rc<Shim>) {
-        shim.watch().await;
-        for task in self.tasks.all() {
-            if task.shim().is_some_and(|of| Rc::ptr_eq(&of, &shim)) && !task.deleting.get() {
+    async fn supervise(self: Rc<Self>, mut shim: Rc<Shim>) {
+        loop {
+            shim.watch().await;
+            let mut tasks = self.tasks.all();
+            tasks.retain(|task| task.shim().is_some_and(|of| Rc::ptr_eq(&of, &shim)));
+            // Who deletes one knows that its shim ends.
+            let (deleting, tasks): (Vec<_>, Vec<_>) =
+                tasks.into_iter().partition(|task| task.deleting.get());
+            deleting.iter().for_each(|task| task.lose_shim());
+            let next = self.successor(&shim, &tasks).await;
+            for task in tasks {
                 self.deaths.set(self.deaths.get() + 1);
-                log::warn!("{}: its shim {} is gone", task.key(), shim.pid);
-                tokio::task::spawn_local(Rc::clone(&self).bury(task));
+                match &next {
+                    Some(next) => {
+                        let (key, old, new) = (task.key(), shim.pid, next.pid);
+                        log::warn!("{key}: its shim {old} is gone, {new} goes on with it");
+                        task.change_shim(next);
+                    }
+                    None => {
+                        log::warn!("{}: its shim {} is gone", task.key(), shim.pid);
+                        tokio::task::spawn_local(Rc::clone(&self).bury(task));
+                    }
+                }
+            }
+            match next {
+                Some(next) => shim = next,
+                None => return,
+            }
+        }
+    }
+
+    /// The shim that has been brought back in the place of one that died with `tasks`: what that had
+    /// started lives, and its keeper listens where it did. Exits come as events, as ever.
+    async fn successor(&self, shim: &Shim, tasks: &[Rc<Task>]) -> Option<Rc<Shim>> {
+        if self.config.shim.on_death != OnDeath::Keep {
+            return None;
+        }
+        let id = tasks.first()?.id();
+        match Shim::connect_within(shim.address.clone(), id, ADOPTION).await {
+            Ok(next) => Some(Rc::new(next)),
+            Err(e) => {
+                log::debug!("{id}: {e}");
+                None
             }
         }
     }

@@ -26,6 +26,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 use task::ProcessId;
+use tokio::sync::watch;
 
 /// How long an event that the shim has already sent may be on its way.
 const EVENT_TIMEOUT: Duration = Duration::from_millis(200);
@@ -35,7 +36,7 @@ pub struct Task {
     pub bundle: Bundle,
     pub pid: Cell<u32>,
     /// None once it is gone.
-    shim: RefCell<Option<Rc<Shim>>>,
+    shim: watch::Sender<Option<Rc<Shim>>>,
     /// The shim has deleted it; only the rest is to be done.
     pub deleting: Cell<bool>,
     _log: Log,
@@ -48,7 +49,7 @@ impl Task {
         Self {
             bundle,
             pid: Cell::new(pid),
-            shim: shim.into(),
+            shim: watch::Sender::new(shim),
             deleting: Cell::new(false),
             _log: log,
             has_record: Cell::new(false),
@@ -69,7 +70,18 @@ impl Task {
     }
 
     pub fn lose_shim(&self) {
-        self.shim.take();
+        self.shim.send_replace(None);
+    }
+
+    /// Another shim has taken it over.
+    pub fn change_shim(&self, shim: &Rc<Shim>) {
+        self.shim.send_replace(Some(Rc::clone(shim)));
+    }
+
+    /// The shim; if that has just died, the one that takes its place, if there will be one.
+    pub async fn living_shim(&self) -> Option<Rc<Shim>> {
+        let lives = |shim: &Option<Rc<Shim>>| shim.as_ref().is_none_or(|shim| !shim.is_over());
+        self.shim.subscribe().wait_for(lives).await.ok()?.clone()
     }
 }
 
@@ -285,11 +297,14 @@ impl Manager {
         };
         let response = match shim.call(&request, None).await {
             Ok(response) => response,
-            // It died meanwhile: the funeral tells the rest.
+            // It died meanwhile: another takes its place, or the funeral tells the rest.
             Err(e) if e.code == Code::Unavailable => {
                 let over = tokio::time::timeout(Duration::from_secs(1), shim.over()).await;
                 if over.is_err() {
                     return Err(e);
+                }
+                if task.living_shim().await.is_some() {
+                    return Box::pin(self.delete_task(key)).await;
                 }
                 return Err(not_found(format!("task {}", key.id)));
             }
