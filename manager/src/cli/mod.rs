@@ -9,6 +9,8 @@ mod logs;
 mod output;
 mod process;
 mod run;
+mod seccomp;
+mod security;
 mod show;
 mod spec;
 mod stdio;

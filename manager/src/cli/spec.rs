@@ -2,6 +2,7 @@
 //! line changes in that or in a bundle's.
 
 use super::process::{ProcessWishes, USUAL, list, object};
+use super::security::{self, Security};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -30,6 +31,8 @@ pub struct Wishes {
     read_only: bool,
     #[command(flatten)]
     limits: Limits,
+    #[command(flatten)]
+    security: Security,
 }
 
 /// What a container may use at most.
@@ -82,17 +85,14 @@ pub fn make(
             "cgroupsPath": format!("/{namespace}/{id}"),
             "namespaces": namespaces,
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
-            "maskedPaths": [
-                "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware",
-                "/proc/scsi",
-            ],
-            "readonlyPaths": [
-                "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
-            ],
+            "maskedPaths": security::masked(),
+            "readonlyPaths": security::read_only(),
         },
     });
     change(&mut spec, wishes, tty, command)?;
+    if let Value::Object(spec) = &mut spec {
+        wishes.security.confine(spec)?;
+    }
     Ok(spec)
 }
 
@@ -128,7 +128,8 @@ pub fn change(
             namespaces.push(json!({"type": "network"}));
         }
     }
-    wishes.limits.change(spec)
+    wishes.limits.change(spec)?;
+    wishes.security.change(spec)
 }
 
 impl Limits {

@@ -23,6 +23,7 @@ mod publish;
 mod reconnect;
 mod recovery;
 mod restart;
+mod security;
 mod shim_death;
 mod storm;
 mod sweep;
