@@ -17,9 +17,6 @@ const PERIOD: f64 = 100_000.0;
 pub struct Wishes {
     #[command(flatten)]
     process: ProcessWishes,
-    /// The network: none (only a loopback) or host; without a bundle the default is none
-    #[arg(long, value_parser = ["none", "host"])]
-    net: Option<String>,
     /// The host name; without a bundle the default is the id
     #[arg(long, value_parser = hostname)]
     hostname: Option<String>,
@@ -120,13 +117,6 @@ pub fn change(
     }
     if !wishes.volumes.is_empty() {
         list(spec, "mounts")?.extend_from_slice(&wishes.volumes);
-    }
-    if let Some(net) = &wishes.net {
-        let namespaces = list(object(spec, "linux")?, "namespaces")?;
-        namespaces.retain(|namespace| namespace["type"] != "network");
-        if net == "none" {
-            namespaces.push(json!({"type": "network"}));
-        }
     }
     wishes.limits.change(spec)?;
     wishes.security.change(spec)
@@ -271,7 +261,7 @@ mod tests {
     #[test]
     fn wishes_become_the_spec() {
         let wishes = wishes(
-            "-e PATH=/x -e A=b -u 5 -w /tmp --net host -v /a:/b:ro --memory 1m \
+            "-e PATH=/x -e A=b -u 5 -w /tmp -v /a:/b:ro --memory 1m \
              --cap-drop all --cap-add kill --read-only",
         );
         let spec = make(&wishes, "n", "c", Path::new("/"), false, &["sh".into()]).unwrap();
@@ -281,7 +271,7 @@ mod tests {
         let bounding = &spec["process"]["capabilities"]["bounding"];
         assert_eq!(bounding, &json!(["CAP_KILL"]));
         assert_eq!(spec["linux"]["resources"]["memory"]["limit"], 1 << 20);
-        assert_eq!(spec["linux"]["namespaces"].as_array().unwrap().len(), 4);
+        assert_eq!(spec["linux"]["namespaces"].as_array().unwrap().len(), 5);
         assert_eq!(spec["mounts"][7]["options"], json!(["rbind", "ro"]));
         assert_eq!(
             (&spec["root"]["readonly"], &spec["hostname"]),
@@ -301,16 +291,9 @@ mod tests {
         let mut spec = old.clone();
         change(&mut spec, &Wishes::default(), false, &[]).unwrap();
         assert_eq!(spec, old);
-        change(
-            &mut spec,
-            &wishes("--memory 8 --net none"),
-            false,
-            &["b".into()],
-        )
-        .unwrap();
+        change(&mut spec, &wishes("--memory 8"), false, &["b".into()]).unwrap();
         let linux = json!({
             "resources": {"memory": {"swap": 9, "limit": 8}, "unified": {"x": "y"}},
-            "namespaces": [{"type": "network"}],
         });
         let process = json!({"args": ["b"], "cwd": "/"});
         assert_eq!(

@@ -16,6 +16,7 @@ mod logs;
 mod metrics;
 mod names;
 mod neighbours;
+mod network;
 mod output;
 mod pipes;
 mod promises;
