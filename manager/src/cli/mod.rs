@@ -316,7 +316,7 @@ impl Args {
             Command::Update { limits, id } => control::update(client, id, limits).await,
             Command::Ls { quiet, filter } => show::ls(client, *quiet, self.json, filter).await,
             Command::Ps { id } => show::ps(client, id, self.json).await,
-            Command::Inspect { id } => show::inspect(client, id, self.json).await,
+            Command::Inspect { id } => show::inspect(client, config, id, self.json).await,
             Command::Stats { no_stream } => {
                 while_read(show::stats(client, *no_stream, self.json)).await
             }

@@ -4,8 +4,9 @@
 use super::output::rows;
 use super::process::{list, object};
 use crate::config::Config;
+use crate::names::check_label;
 use crate::network::config::List;
-use crate::network::{self, Action, Host, LABEL, Order, Place, Port, Protocol, Wish};
+use crate::network::{self, Action, Host, LABEL, Order, Place, Port, Protocol, Wish, record};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -145,6 +146,10 @@ impl Net {
                     bind(spec, &path, target, "rw")?;
                 }
                 let label = serde_json::to_string(&wish).map_err(|e| e.to_string())?;
+                if check_label(LABEL, &label).is_err() {
+                    let all = "--publish, --dns, --dns-search and --add-host";
+                    return Err(format!("{all} have {} bytes in all, too many", label.len()));
+                }
                 labels.insert(LABEL.into(), label);
             }
         }
@@ -221,6 +226,17 @@ pub fn ls(config: &Config, as_json: bool) -> Result<(), String> {
     let all = List::all(&config.network.config_dirs);
     let all: Vec<Value> = all.into_iter().map(row).collect();
     rows(&["name", "plugins", "file"], &all, as_json)
+}
+
+/// What `inspect` tells of a container's network.
+pub fn about(config: &Config, labels: &HashMap<String, String>) -> Option<Value> {
+    let wish = network::wish(labels).ok()??;
+    let place = Place::new(&config.root, &config.state, &wish.key);
+    let made = record::read(&place.record).ok();
+    let addresses = made.map(|made| made.addresses()).unwrap_or_default();
+    let addresses: Vec<IpAddr> = addresses.into_iter().map(|(address, _)| address).collect();
+    let ports: Vec<String> = wish.ports.iter().map(Port::to_string).collect();
+    Some(json!({"name": wish.network, "addresses": addresses, "ports": ports}))
 }
 
 /// Takes away a network that is no container's.

@@ -95,8 +95,8 @@ impl Resolver {
     /// The host's, but for servers that only the host itself can reach.
     fn of_host() -> Self {
         let read = RESOLVERS.map(|path| {
-            let text = std::fs::read_to_string(path).unwrap_or_default();
-            Self::parse(&text)
+            let text = std::fs::read(path).unwrap_or_default();
+            Self::parse(&String::from_utf8_lossy(&text))
         });
         let [mut host, resolved] = read;
         if host.servers.is_empty() {

@@ -9,12 +9,12 @@
 //! <root>/networks/<key>.json       what was asked of the plugins, and what they answered
 //! <state>/networks/<key>/          netns (a mount), hosts, hostname, resolv.conf
 //! ```
-//! It outlives the tasks of its container. The helper is a process of its own (`helper`): the daemon never
+//! It outlives the tasks of its container. The helper is a process of its own (`attach`): the daemon never
 //! runs a plugin, nor waits for one on its loop; it only looks whether a network is there.
 
+pub mod attach;
 pub mod config;
 mod files;
-pub mod helper;
 mod netns;
 mod plugin;
 pub mod record;
@@ -26,6 +26,7 @@ use crate::manager::Manager;
 use crate::names::{Key, check_id};
 use crate::store::Labels;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use protos::Code;
 use protos::services::containers::v1::Container;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read};
@@ -36,11 +37,16 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use task::aside;
 use task::reaper::Reaper;
+use tokio::sync::Semaphore;
 
 /// The label that has a container's wish, as JSON.
 pub const LABEL: &str = "io.dunnage.network";
 /// How long the helper may take: each plugin of a list has [`plugin::TIMEOUT`].
 const TIMEOUT: Duration = Duration::from_secs(180);
+/// So many helpers work at once: after a reboot every container wants one, and those of the plugins that
+/// set up a firewall wait for each other anyway.
+const HELPERS: usize = 8;
+static TURNS: Semaphore = Semaphore::const_new(HELPERS);
 /// The most of the helper's words that are told on.
 const SAID: usize = 4096;
 
@@ -194,10 +200,11 @@ impl Order {
     pub async fn run(&self, reaper: &Reaper) -> Result<(), String> {
         let failed = |e: &dyn std::fmt::Display| format!("network {}: {e}", self.wish.network);
         let json = serde_json::to_string(self).map_err(|e| failed(&e))?;
+        let _turn = TURNS.acquire().await.map_err(|e| failed(&e))?;
         let (reader, writer) = io::pipe().map_err(|e| failed(&e))?;
         let mut command = Command::new(launch::program());
         command
-            .args([helper::COMMAND, &json])
+            .args([attach::COMMAND, &json])
             .process_group(0)
             .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null())
@@ -260,8 +267,11 @@ pub async fn attach(manager: &Manager, container: &Container) -> Result<(), Fail
 /// # Errors
 /// `NotFound`, or what the helper says; then what it could not take away is still recorded.
 pub async fn detach(manager: &Manager, key: &Key) -> Result<(), Failure> {
-    let container = manager.store.container(&key.namespace, &key.id).await?;
-    // One that is none of ours has made nothing.
+    let container = match manager.store.container(&key.namespace, &key.id).await {
+        Err(e) if [Code::NotFound, Code::Unavailable].contains(&e.code) => return Err(e),
+        read => read.unwrap_or_default(),
+    };
+    // A record or a label that is broken has never had a network made.
     let Ok(Some(wish)) = wish(&container.labels) else {
         return Ok(());
     };

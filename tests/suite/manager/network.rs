@@ -1,167 +1,19 @@
 //! Networks by CNI, with the plugins that Debian has.
 
 use harness::containerd::ctr::{Output, ends_within};
+use harness::manager::net::Net;
 use harness::manager::{self, Manager};
 use harness::{peers, proc, wait};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// A network of one test: a bridge, a subnet, a store of addresses.
-struct Net {
-    number: u32,
-    dir: PathBuf,
-}
-
-impl Net {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = std::process::id() % 50 * 20 + COUNT.fetch_add(1, Ordering::Relaxed) % 20;
-        let dir = PathBuf::from(format!("/tmp/dn{}-{number}", std::process::id()));
-        fs::create_dir_all(dir.join("net.d")).expect("a directory");
-        let it = Self { number, dir };
-        it.write(&it.name(), &[]);
-        it
-    }
-
-    fn name(&self) -> String {
-        format!("dn{}", self.number)
-    }
-
-    fn prefix(&self) -> String {
-        format!("10.{}.{}", 200 + self.number / 250, self.number % 250)
-    }
-
-    /// A port of the host's, of this test alone.
-    fn port(&self, which: u32) -> u16 {
-        (20_000 + self.number * 10 + which) as u16
-    }
-
-    /// The list of plugins that is called so; `more` come after the usual ones.
-    fn write(&self, name: &str, more: &[Value]) {
-        let mut plugins = vec![
-            json!({
-                "type": "bridge", "bridge": self.name(), "isGateway": true, "ipMasq": true,
-                "ipam": {
-                    "type": "host-local", "dataDir": self.dir.join("ipam"),
-                    "ranges": [[{"subnet": format!("{}.0/24", self.prefix())}]],
-                    "routes": [{"dst": "0.0.0.0/0"}],
-                },
-            }),
-            json!({"type": "portmap", "capabilities": {"portMappings": true}}),
-            json!({"type": "firewall"}),
-        ];
-        plugins.extend_from_slice(more);
-        let list = json!({"cniVersion": "1.0.0", "name": name, "plugins": plugins});
-        let file = self.dir.join("net.d").join(format!("{name}.conflist"));
-        fs::write(file, list.to_string()).expect("a list");
-    }
-
-    fn config(&self) -> String {
-        format!(
-            "[network]\nconfig_dirs = [{:?}]\nplugin_dirs = [{:?}, {:?}]\n",
-            self.dir.join("net.d"),
-            self.dir.join("bin"),
-            peers::cni(),
-        )
-    }
-
-    /// The addresses that are given away.
-    fn leases(&self) -> Vec<String> {
-        let stores = fs::read_dir(self.dir.join("ipam")).into_iter().flatten();
-        let files = stores
-            .flatten()
-            .flat_map(|store| fs::read_dir(store.path()));
-        let names = files.flatten().flatten();
-        let names = names.map(|file| file.file_name().to_string_lossy().into_owned());
-        names.filter(|name| name.starts_with("10.")).collect()
-    }
-
-    /// What there is of it besides the bridge.
-    fn left(&self, manager: &Manager) -> Vec<String> {
-        let said = |program: &str, args: &[&str]| {
-            let output = Command::new(program)
-                .args(args)
-                .output()
-                .expect("a program");
-            String::from_utf8_lossy(&output.stdout).into_owned()
-        };
-        let mut left = self.leases();
-        let (name, address) = (
-            format!("\"{}\"", self.name()),
-            format!("{}.", self.prefix()),
-        );
-        let rules = said("iptables-save", &[]);
-        let ours = |line: &&str| line.contains(&name) || line.contains(&address);
-        left.extend(rules.lines().filter(ours).map(str::to_owned));
-        let ports = said("ip", &["-o", "link", "show", "master", &self.name()]);
-        left.extend(ports.lines().map(str::to_owned));
-        for dir in ["r/networks", "s/networks"] {
-            let entries = fs::read_dir(manager.dir().join(dir)).into_iter().flatten();
-            left.extend(entries.flatten().map(|it| it.path().display().to_string()));
-        }
-        left
-    }
-
-    /// What is the kernel's, and gone after a reboot: its rules, each in its table.
-    fn forget_rules(&self) {
-        let rules = Command::new("iptables-save")
-            .output()
-            .expect("iptables-save");
-        let rules = String::from_utf8_lossy(&rules.stdout).into_owned();
-        let (name, address) = (
-            format!("\"{}\"", self.name()),
-            format!("{}.", self.prefix()),
-        );
-        let mut orders = String::new();
-        let mut chains = Vec::new();
-        for line in rules.lines() {
-            if line.starts_with('*') || line == "COMMIT" {
-                // Once nothing leads there any more.
-                for chain in chains.drain(..) {
-                    orders += &format!("-F {chain}\n-X {chain}\n");
-                }
-                orders += &format!("{line}\n");
-            } else if line.starts_with("-A") && (line.contains(&name) || line.contains(&address)) {
-                let (_, target) = line.rsplit_once(" -j ").expect("a target");
-                let is_own = line.contains(" id: ") && target.starts_with("CNI-");
-                chains.extend(is_own.then(|| target.to_owned()));
-                orders += &line.replacen("-A", "-D", 1);
-                orders += "\n";
-            }
-        }
-        let mut restore = Command::new("iptables-restore");
-        let restore = restore.arg("--noflush").stdin(std::process::Stdio::piped());
-        let mut restore = restore.spawn().expect("iptables-restore");
-        let stdin = restore.stdin.take().expect("piped");
-        { stdin }.write_all(orders.as_bytes()).expect("orders");
-        assert!(restore.wait().expect("its end").success(), "{orders}");
-    }
-
-    #[track_caller]
-    fn is_clean(&self, manager: &Manager) {
-        let left = self.left(manager);
-        assert!(left.is_empty(), "left: {left:#?}");
-    }
-}
-
-impl Drop for Net {
-    fn drop(&mut self) {
-        let bridge = self.name();
-        let _ = Command::new("ip")
-            .args(["link", "delete", &bridge])
-            .output();
-        let _ = fs::remove_dir_all(&self.dir);
-    }
-}
-
 fn on(test: impl FnOnce(&mut Manager, &Net)) {
-    let net = Net::new();
+    let net = Net::make();
     manager::with(&net.config(), |manager| {
         test(manager, &net);
         for row in manager.json(&["ls"]) {
@@ -233,10 +85,38 @@ fn a_published_port_leads_to_the_container() {
         let name = net.name();
         let said = manager.run(&["--rm", "--net", &name], "y", &["sh", "-c", &asked]);
         said.ok().prints("web\nweb\n");
-        assert_eq!(net.leases().len(), 1);
+        let inspected = &manager.json(&["inspect", "x"])[0]["network"];
+        assert_eq!(inspected["addresses"], json!(net.leases()));
+        assert_eq!(inspected["ports"][0], every);
         manager.dunnage(&["rm", "-f", "x"]).ok();
         net.is_clean(manager);
         assert_eq!(get("127.0.0.1", net.port(0)), None);
+    });
+}
+
+/// With Debian's plugins, and nothing else to be done.
+#[test]
+fn the_example_works_as_it_is() {
+    on(|manager, net| {
+        let example = peers::workspace().join("manager/etc/dunnage.conflist");
+        let place = net.dir.join("net.d/dunnage.conflist");
+        fs::copy(example, place).expect("the example");
+        let bridge = Path::new("/sys/class/net/dunnage-br");
+        let was_there = bridge.exists();
+        let port = format!("{}:80", net.port(0));
+        let options = ["-d", "--net", "dunnage", "-p", &port];
+        manager.run(&options, "web", &SERVER).ok();
+        manager.until("it answers", |_| get("127.0.0.1", net.port(0)));
+        let address = address(manager, "web");
+        let lease = Path::new("/var/lib/cni/networks/dunnage").join(address);
+        assert!(lease.exists());
+        manager.dunnage(&["rm", "-f", "web"]).ok();
+        assert!(!lease.exists());
+        if !was_there {
+            let _ = Command::new("ip")
+                .args(["link", "delete", "dunnage-br"])
+                .output();
+        }
     });
 }
 
@@ -379,6 +259,10 @@ fn what_cannot_be_is_refused_by_name_and_leaves_nothing() {
             refuses(&["--net", &name, option, value], &[option, value]);
         }
         refuses(&["--net", "no/net"], &["--net", "no/net"]);
+        let domain = "x".repeat(255);
+        let long = ["--dns-search", &domain].repeat(17);
+        let long = [&["--net", &name], &long[..]].concat();
+        refuses(&long, &["--dns-search", "bytes"]);
         refuses(&["--net", "absent"], &["--net absent", "net.d", &name]);
         refuses(&["-p", &free], &["--publish", &free, "--net none"]);
         refuses(
@@ -395,7 +279,7 @@ fn what_cannot_be_is_refused_by_name_and_leaves_nothing() {
         );
         refuses(&["--net", &name, "-p", &busy], &[&busy, "in use"]);
         refuses(&["--net", "broken"], &["broken", "nosuch", "not in"]);
-        refuses(&["--net", "failing"], &["failing", "firewall", "nosuch"]);
+        refuses(&["--net", "failing"], &["failing", "tuning", "nosuch"]);
         drop(taken);
         serve(manager, net, &["-p", &busy], "x").ok();
         let again = format!("127.0.0.1:{busy}");
