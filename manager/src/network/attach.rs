@@ -120,6 +120,8 @@ impl Work<'_> {
             wish: wish.clone(),
             list,
             result: None,
+            done: 0,
+            is_refused: false,
             is_done: false,
         };
         self.reserve(&attachment)?;
@@ -137,9 +139,16 @@ impl Work<'_> {
             let (list, ports) = (&attachment.list, &attachment.wish.ports);
             let request = list.request(place, ports, attachment.result.as_ref());
             let kind = kind(&request);
-            let added = runner.run("ADD", kind, DEVICE, &request).await?;
+            let added = match runner.run("ADD", kind, DEVICE, &request).await {
+                Ok(added) => added,
+                Err(e) => {
+                    attachment.is_refused = true;
+                    return self.write(&attachment).and(Err(e));
+                }
+            };
             let added = added.ok_or_else(|| format!("plugin {kind:?}: ADD: it printed no result"));
             attachment.result = Some(added?);
+            attachment.done = place + 1;
             self.write(&attachment)?;
         }
         files::write(self.place, &attachment).map_err(|e| self.failed(&self.place.dir, &e))?;
@@ -200,10 +209,9 @@ impl Work<'_> {
         let mut failures = Vec::new();
         for place in (0..list.plugins.len()).rev() {
             let request = list.request(place, ports, result);
-            // The others' part is undone all the same.
-            if let Err(e) = runner.run("DEL", kind(&request), DEVICE, &request).await {
-                failures.push(e);
-            }
+            let undone = runner.run("DEL", kind(&request), DEVICE, &request).await;
+            // The others' part is undone all the same; and one that refused to do it may refuse this, too.
+            failures.extend(undone.err().filter(|_| attachment.must_undo(place)));
         }
         match failures.is_empty() {
             true => Ok(()),

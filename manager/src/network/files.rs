@@ -144,6 +144,8 @@ mod tests {
                 cni_version: "1.0.0".into(),
                 plugins: Vec::new(),
             },
+            done: 0,
+            is_refused: false,
             is_done: false,
             result: Some(
                 json!({"ips": ips, "dns": {"nameservers": ["10.9.0.53"], "search": ["of.net"]}}),

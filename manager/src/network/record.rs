@@ -16,12 +16,23 @@ pub struct Attachment {
     /// Of the last plugin that was done: what those that come after it would have been told.
     #[serde(default)]
     pub result: Option<Value>,
+    /// How many plugins were done.
+    #[serde(default)]
+    pub done: usize,
+    /// The one after those said that it could not do it.
+    #[serde(default)]
+    pub is_refused: bool,
     /// All is made.
     #[serde(default)]
     pub is_done: bool,
 }
 
 impl Attachment {
+    /// Whether the plugin at this place may have made something, of which it must take back all.
+    pub fn must_undo(&self, place: usize) -> bool {
+        place < self.done || (place == self.done && !self.is_refused)
+    }
+
     /// The container's addresses, and the gateway of each.
     pub fn addresses(&self) -> Vec<(IpAddr, Option<IpAddr>)> {
         let ips = self.result.as_ref().and_then(|it| it["ips"].as_array());

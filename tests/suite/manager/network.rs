@@ -228,10 +228,8 @@ fn what_cannot_be_is_refused_by_name_and_leaves_nothing() {
     on(|manager, net| {
         let name = net.name();
         net.write("broken", &[json!({"type": "nosuch"})]);
-        net.write(
-            "failing",
-            &[json!({"type": "firewall", "backend": "nosuch"})],
-        );
+        let failing = json!({"type": "bandwidth", "ingressBurst": 5});
+        net.write("failing", &[failing]);
         let plain = json!({"cniVersion": "1.0.0", "name": "plain", "type": "loopback"});
         fs::write(net.dir.join("net.d/plain.conf"), plain.to_string()).expect("a file");
         let taken = TcpListener::bind(("0.0.0.0", net.port(5))).expect("a port");
@@ -279,7 +277,7 @@ fn what_cannot_be_is_refused_by_name_and_leaves_nothing() {
         );
         refuses(&["--net", &name, "-p", &busy], &[&busy, "in use"]);
         refuses(&["--net", "broken"], &["broken", "nosuch", "not in"]);
-        refuses(&["--net", "failing"], &["failing", "tuning", "nosuch"]);
+        refuses(&["--net", "failing"], &["failing", "bandwidth", "rate"]);
         drop(taken);
         serve(manager, net, &["-p", &busy], "x").ok();
         let again = format!("127.0.0.1:{busy}");
