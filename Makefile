@@ -193,7 +193,7 @@ $(GUEST)/distro/guest.toml:
 
 .PHONY: install
 install: $(DIST) $(VM_DIST) $(MANAGER) $(GUEST)/distro/guest.toml ## install below $(DESTDIR)$(PREFIX), units and a configuration too
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/,$(PLACES)) $(DESTDIR)$(UNITS) $(DESTDIR)/etc/dunnage
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,$(PLACES)) $(DESTDIR)$(UNITS) $(DESTDIR)/etc/dunnage/net.d
 	install -m755 $(DIST) $(VM_DIST) $(MANAGER) $(DESTDIR)$(PREFIX)/bin
 	for flavour in $(notdir $(wildcard $(GUEST)/*)); do \
 		install -d $(DESTDIR)$(PREFIX)/lib/dunnage/guest/$$flavour && \
@@ -207,6 +207,8 @@ install: $(DIST) $(VM_DIST) $(MANAGER) $(GUEST)/distro/guest.toml ## install bel
 	install -m644 manager/etc/dunnage.socket $(DESTDIR)$(UNITS)
 	for file in manager/etc/config.toml shim-vm/etc/shim-vm.toml; do \
 		test -e $(DESTDIR)/etc/dunnage/$${file##*/} || install -m644 $$file $(DESTDIR)/etc/dunnage || exit; done
+	test -e $(DESTDIR)/etc/dunnage/net.d/dunnage.conflist || \
+		install -m644 manager/etc/dunnage.conflist $(DESTDIR)/etc/dunnage/net.d
 
 .PHONY: uninstall
 uninstall: ## take it away from there; the configuration stays

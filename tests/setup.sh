@@ -329,6 +329,7 @@ needs=(
     'test   e2fsprogs                  mkfs.ext4'
     'test   fuse3                      fusermount3'
     'test   fuse-overlayfs             fuse-overlayfs'
+    'test   iptables                   iptables'
     'test   docker.io                  dockerd'
     'test   docker-cli|docker.io       docker'
     'test   shellcheck                 shellcheck'
@@ -428,7 +429,7 @@ unpack_need() {
     if [ "$package" = qemu-system-x86 ]; then name=qemu-$(sed -E 's/^[0-9]+:([0-9]+\.[0-9]+).*/\1/' <<<"$version"); fi
     if [ "$(cat "$peers/$name/VERSION" 2>/dev/null)" != "$version" ] || ! all_run "$peers/$name/bin"; then
         say "$package: unpacking $version with its libraries"
-        [ "$1" != cni-plugins ] || set -- bridge host-local loopback portmap
+        [ "$1" != cni-plugins ] || set -- bridge firewall host-local loopback portmap
         put "$name" "$package" "$version" "$conf" "$@" || return 1
     fi
     # Their directory is configured; in PATH one would hide iproute2's bridge.

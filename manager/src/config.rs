@@ -4,8 +4,10 @@
 //! Drop-ins are `config.d/*.toml` in the order of their names; a later key replaces an earlier
 //! one. A key that does not exist is an error that names it.
 
+mod network;
 mod span;
 
+pub use network::Network;
 use serde::{Deserialize, Deserializer};
 pub use span::Span;
 use std::collections::BTreeMap;
@@ -38,6 +40,7 @@ pub struct Config {
     pub metrics: Metrics,
     pub log: Log,
     pub logger: Logger,
+    pub network: Network,
 }
 
 /// containerd's API.
@@ -179,6 +182,7 @@ impl Default for Config {
             metrics: Metrics::default(),
             log: Log::default(),
             logger: Logger::default(),
+            network: Network::default(),
         }
     }
 }
@@ -304,6 +308,7 @@ impl Config {
             }
         }
         self.fits()?;
+        self.network.fits()?;
         if let Some(pair) = self.shim.env.iter().find(|pair| !pair.contains('=')) {
             return Err(format!("shim.env: {pair:?} is not KEY=value"));
         }

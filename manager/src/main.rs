@@ -20,6 +20,7 @@ mod logger;
 mod manager;
 mod metrics;
 mod names;
+mod network;
 mod notify;
 mod publish;
 mod recover;

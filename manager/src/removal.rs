@@ -6,6 +6,7 @@ use crate::ledger::Origin;
 use crate::logfile;
 use crate::manager::Manager;
 use crate::names::Key;
+use crate::network;
 use crate::store::Labels;
 use protos::events::ContainerDelete;
 use protos::{Code, any};
@@ -40,15 +41,22 @@ pub async fn remove(manager: Rc<Manager>, key: Key) {
     }
 }
 
-/// Deletes a container's record, and tells it.
+/// Takes a container's network away, deletes its record, and tells it.
 ///
 /// # Errors
-/// `NotFound`, or from the store. `FailedPrecondition` if it has a task: nobody could reach that then.
+/// `NotFound`, or from the store or the network's plugins. `FailedPrecondition` if it has a task: nobody could reach that then.
 pub async fn forget(manager: &Manager, namespace: &str, id: &str) -> Result<(), Failure> {
-    if manager.tasks.get(&Key::new(namespace, id)).is_ok() {
+    let key = Key::new(namespace, id);
+    let has_task = || {
         let text = format!("container {id:?}: its task is to be deleted first");
-        return Err(precondition(text));
+        precondition(text)
+    };
+    if manager.tasks.get(&key).is_ok() {
+        return Err(has_task());
     }
+    // Nobody makes a task meanwhile, and a network for it.
+    let _reserved = manager.tasks.reserve(key.clone()).map_err(|_| has_task())?;
+    network::detach(manager, &key).await?;
     manager.store.delete_container(namespace, id).await?;
     let event = any::pack(&ContainerDelete { id: id.to_owned() });
     manager

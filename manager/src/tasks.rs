@@ -12,6 +12,7 @@ use crate::journal::Started;
 use crate::launch::Address;
 use crate::manager::Manager;
 use crate::names::Key;
+use crate::network;
 use crate::runc;
 use crate::shim::Shim;
 use crate::shim_log::{self, Log};
@@ -93,7 +94,10 @@ pub struct Tasks {
 
 impl Tasks {
     /// Nobody else may create a task of this name while the reservation lives.
-    fn reserve(&self, key: Key) -> Result<Reservation<'_>, Failure> {
+    ///
+    /// # Errors
+    /// `AlreadyExists`.
+    pub fn reserve(&self, key: Key) -> Result<Reservation<'_>, Failure> {
         let mut table = self.table.borrow_mut();
         if table.contains_key(&key) {
             return Err(exists(format!("task {}", key.id)));
@@ -139,7 +143,7 @@ impl Tasks {
     }
 }
 
-struct Reservation<'a> {
+pub struct Reservation<'a> {
     tasks: &'a Tasks,
     key: Key,
 }
@@ -172,6 +176,7 @@ impl Manager {
             path => path,
         };
         let binary = self.launcher.resolve(name).await?;
+        network::attach(self, container).await?;
         self.store.remember_create(namespace, &create).await?;
         let spec = container.spec.as_ref().map(|spec| spec.value.clone());
         let bundle = self.bundles.create(key, spec.unwrap_or_default());

@@ -11,12 +11,14 @@
 //! trace     strace on it, and its death at a system call
 //! sweep     its death at many of them, in the life of a container and in a recovery
 //! unread    its stderr, which nobody reads
+//! net       a network for its containers, made by CNI's plugins
 //! leavings  what it and its shims can leave on a machine
 //! ```
 
 pub mod api;
 pub mod cut;
 mod leavings;
+pub mod net;
 pub mod sweep;
 pub mod trace;
 mod unread;

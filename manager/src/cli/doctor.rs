@@ -1,8 +1,8 @@
 //! `doctor`: what should not be there, and `--fix`.
 //!
 //! It looks at the machine, not at the daemon's word: shims of ours without a bundle, bundles
-//! that the daemon does not know, sockets that nobody answers, mounts of bundles that are gone; and
-//! tasks whose container has no record, which get one again.
+//! that the daemon does not know, sockets that nobody answers, mounts of bundles that are gone, networks
+//! of no container; and tasks whose container has no record, which get one again.
 
 use super::client::Client;
 use super::run::{self, said};
@@ -10,6 +10,7 @@ use super::{output, show};
 use crate::bundles::{self, names};
 use crate::config::Config;
 use crate::names::Key;
+use crate::network::{self, LABEL, Wish};
 use protos::services::containers::v1::CreateContainerRequest;
 use serde_json::json;
 use std::collections::{BTreeSet, HashSet};
@@ -37,6 +38,8 @@ enum Found {
     Mount(PathBuf),
     /// One that lives, and that nobody can reach.
     Task(Key),
+    /// One of no container.
+    Network(Wish),
 }
 
 impl Found {
@@ -47,6 +50,10 @@ impl Found {
             Self::Socket(path) => ("stale socket", path.display().to_string()),
             Self::Mount(path) => ("stale mount", path.display().to_string()),
             Self::Task(key) => ("task without a record", key.to_string()),
+            Self::Network(wish) => (
+                "orphan network",
+                format!("{} in {}", wish.key, wish.network),
+            ),
         }
     }
 
@@ -64,27 +71,38 @@ impl Found {
             Self::Socket(path) => std::fs::remove_file(path).map_err(failed),
             Self::Mount(path) => unmount(path),
             Self::Task(key) => record(&client.of(&key.namespace)?, config, key).await,
+            Self::Network(wish) => super::network::remove(config, wish.clone()).await,
         }
     }
 }
 
 /// Makes a task's container known again, by what its bundle says of it.
 async fn record(client: &Client, config: &Config, key: &Key) -> Result<(), String> {
-    let path = bundles::dir(&config.state)
-        .join(&key.namespace)
-        .join(&key.id);
-    let spec = path.join("config.json");
-    let spec = std::fs::read(&spec).map_err(|e| format!("{}: {e}", spec.display()))?;
+    let spec = spec(config, key)?;
+    let path = bundle(config, key);
     let work = PathBuf::new();
     let shim = bundles::Files { path, work }
         .shim_path()
         .unwrap_or_default();
-    let container = run::record(&key.id, shim.display().to_string(), spec);
+    let network = network::of_spec(config, &spec);
+    let mut container = run::record(&key.id, shim.display().to_string(), spec);
+    let label = network.map(|(_, label)| (LABEL.to_owned(), label));
+    container.labels.extend(label);
     let request = client.request(CreateContainerRequest {
         container: Some(container),
     });
     let created = client.containers().create(request).await;
     created.map(drop).map_err(said)
+}
+
+fn bundle(config: &Config, key: &Key) -> PathBuf {
+    let tasks = bundles::dir(&config.state);
+    tasks.join(&key.namespace).join(&key.id)
+}
+
+fn spec(config: &Config, key: &Key) -> Result<Vec<u8>, String> {
+    let spec = bundle(config, key).join("config.json");
+    std::fs::read(&spec).map_err(|e| format!("{}: {e}", spec.display()))
 }
 
 fn unmount(path: &Path) -> Result<(), String> {
@@ -149,24 +167,31 @@ fn may_look(dir: &Path) -> Result<(), String> {
     }
 }
 
-/// Every task that the daemon has, and those without a record.
+/// Every task that the daemon has, those without a record, and networks of no record.
 async fn tasks(client: &Client, config: &Config) -> Result<(HashSet<Key>, Vec<Found>), String> {
     let listed = super::control::namespaces(client).await?;
     let mut namespaces: BTreeSet<String> = listed.into_iter().map(|it| it.name).collect();
     // A task may be in one that is no more.
     namespaces.extend(names(&bundles::dir(&config.state)));
     let (mut known, mut found) = (HashSet::new(), Vec::new());
+    let mut networks = Vec::new();
     for namespace in namespaces {
         let client = client.of(&namespace)?;
         let recorded = show::containers(&client, &[]).await?;
+        let wishes = recorded.iter().map(|it| network::wish(&it.labels));
+        networks.extend(wishes.flatten().flatten().map(|wish| wish.key));
         for task in show::tasks(&client).await? {
             let key = Key::new(&namespace, &task.id);
             if !recorded.iter().any(|container| container.id == task.id) {
+                let spec = spec(config, &key).unwrap_or_default();
+                networks.extend(network::of_spec(config, &spec).map(|(key, _)| key));
                 found.push(Found::Task(key.clone()));
             }
             known.insert(key);
         }
     }
+    let orphans = network::orphans(config, &networks);
+    found.extend(orphans.into_iter().map(Found::Network));
     Ok((known, found))
 }
 

@@ -14,6 +14,23 @@ use tonic::Code;
 /// How often it is looked whether a file was replaced, and what else nobody tells.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// A URI of one of the schemes that the shims know.
+pub fn place(text: &str) -> Result<String, String> {
+    let known = ["file:///", "binary:///", "binary-v2:///", "fifo:///"];
+    let is_one = known.iter().any(|begin| text.starts_with(begin));
+    is_one
+        .then(|| text.to_owned())
+        .ok_or_else(|| format!("none of {}", known.join(", ")))
+}
+
+/// Where the output of a container goes that nobody watches.
+pub fn uri(wish: Option<&str>, config: &Config, namespace: &str, id: &str) -> String {
+    if let Some(uri) = wish {
+        return uri.to_owned();
+    }
+    logfile::uri(&config.logger, &logfile::path(config, namespace, id))
+}
+
 #[derive(Debug, Args)]
 pub struct Logs {
     /// Wait for more

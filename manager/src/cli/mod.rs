@@ -6,9 +6,12 @@ mod doctor;
 mod exec;
 mod journal;
 mod logs;
+mod network;
 mod output;
 mod process;
 mod run;
+mod seccomp;
+mod security;
 mod show;
 mod spec;
 mod stdio;
@@ -128,6 +131,9 @@ enum Command {
     /// Namespaces
     #[command(subcommand)]
     Ns(control::Ns),
+    /// Networks
+    #[command(subcommand)]
+    Network(network::Command),
     /// Tell of the daemon
     Info,
     /// Tell the versions
@@ -182,6 +188,9 @@ pub fn run() -> ExitCode {
     }
     if let Some(orders) = Orders::read(std::env::args_os()) {
         return ended(logfile::run(&orders));
+    }
+    if let Some(order) = crate::network::Order::read(std::env::args_os()) {
+        return network::helped(order.and_then(|order| order.obey()));
     }
     let args = match Args::try_parse() {
         Ok(args) => args,
@@ -307,7 +316,7 @@ impl Args {
             Command::Update { limits, id } => control::update(client, id, limits).await,
             Command::Ls { quiet, filter } => show::ls(client, *quiet, self.json, filter).await,
             Command::Ps { id } => show::ps(client, id, self.json).await,
-            Command::Inspect { id } => show::inspect(client, id, self.json).await,
+            Command::Inspect { id } => show::inspect(client, config, id, self.json).await,
             Command::Stats { no_stream } => {
                 while_read(show::stats(client, *no_stream, self.json)).await
             }
@@ -317,6 +326,7 @@ impl Args {
                 journal::exits(client, namespace, id.as_deref(), self.json).await
             }
             Command::Ns(command) => control::ns(client, command, self.json).await,
+            Command::Network(network::Command::Ls) => network::ls(config, self.json),
             Command::Info => show::info(client, self.json).await,
             Command::Publish { topic } => crate::publish::publish(client, topic.clone()).await,
             Command::Run(_)

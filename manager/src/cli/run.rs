@@ -2,6 +2,8 @@
 
 use super::client::{Client, lasting};
 use super::control;
+use super::logs;
+use super::network::Net;
 use super::spec::{self, Wishes};
 use super::stdio::Stdio;
 use super::watch::{Unheard, Watch, signals};
@@ -56,13 +58,15 @@ pub struct Create {
     #[arg(long, value_parser = |text: &str| text.parse::<restart::Policy>().map(|_| text.to_owned()))]
     restart: Option<String>,
     /// Where its output goes: file:///PATH or binary:///PROGRAM?KEY=VALUE
-    #[arg(long, value_name = "URI", value_parser = log_place)]
+    #[arg(long, value_name = "URI", value_parser = logs::place)]
     log_uri: Option<String>,
     /// A label, KEY=VALUE (repeatable)
     #[arg(short, long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
     #[command(flatten)]
     wishes: Wishes,
+    #[command(flatten)]
+    net: Net,
     /// Its name
     id: String,
     /// The command, and its arguments
@@ -92,6 +96,10 @@ impl NotRun {
     /// executable. The same errno of a mount is no word about the command.
     pub fn of_command(refusal: tonic::Status) -> Self {
         let why = said(refusal);
+        // A plugin's word on a program that it misses is none about the command.
+        if why.starts_with("network ") {
+            return Self { why, code: NOT_RUN };
+        }
         let of_command = why.rsplit_once("exec: \"").map(|(_, said)| said);
         let of_command = of_command.or_else(|| why.split_once("executable").map(|(_, said)| said));
         let words = of_command.unwrap_or_default().to_lowercase();
@@ -109,8 +117,8 @@ impl NotRun {
 
 impl Create {
     /// The container's record, and whether it has a terminal.
-    fn container(&self, namespace: &str, default: &str) -> Result<(Container, bool), String> {
-        let spec = match (&self.rootfs, &self.bundle) {
+    fn container(&self, namespace: &str, config: &Config) -> Result<(Container, bool), String> {
+        let mut spec = match (&self.rootfs, &self.bundle) {
             (Some(rootfs), _) => {
                 let command = &self.command;
                 spec::make(&self.wishes, namespace, &self.id, rootfs, self.tty, command)?
@@ -124,6 +132,7 @@ impl Create {
             (None, None) => return Err("--rootfs or --bundle is needed".into()),
         };
         let mut labels = HashMap::new();
+        self.net.change(&mut spec, &self.id, config, &mut labels)?;
         for label in &self.labels {
             let (key, value) = label.split_once('=').unwrap_or((label, ""));
             labels.insert(key.to_owned(), value.to_owned());
@@ -132,7 +141,11 @@ impl Create {
             labels.insert(restart::STATUS.into(), "running".into());
             labels.insert(restart::POLICY.into(), policy.into());
         }
-        let runtime = self.runtime.as_deref().unwrap_or(default).to_owned();
+        let runtime = self
+            .runtime
+            .as_ref()
+            .unwrap_or(&config.runtime.default)
+            .clone();
         let container = Container {
             labels,
             ..record(&self.id, runtime, spec.to_string().into_bytes())
@@ -178,8 +191,8 @@ pub async fn create(
     config: &Config,
     args: &Create,
 ) -> Result<u8, NotRun> {
-    let log = log_uri(args.log_uri.as_deref(), config, namespace, &args.id);
-    let container = args.container(namespace, &config.runtime.default)?;
+    let log = logs::uri(args.log_uri.as_deref(), config, namespace, &args.id);
+    let container = args.container(namespace, config)?;
     make(client, namespace, config, container, Some(&log), None).await?;
     Ok(0)
 }
@@ -239,23 +252,6 @@ async fn remove(client: &Client, id: &str) {
     let _ = client.containers().delete(request).await;
 }
 
-/// A URI of one of the schemes that the shims know.
-fn log_place(text: &str) -> Result<String, String> {
-    let known = ["file:///", "binary:///", "binary-v2:///", "fifo:///"];
-    let is_one = known.iter().any(|begin| text.starts_with(begin));
-    is_one
-        .then(|| text.to_owned())
-        .ok_or_else(|| format!("none of {}", known.join(", ")))
-}
-
-/// Where the output of a container goes that nobody watches.
-fn log_uri(wish: Option<&str>, config: &Config, namespace: &str, id: &str) -> String {
-    if let Some(uri) = wish {
-        return uri.to_owned();
-    }
-    logfile::uri(&config.logger, &logfile::path(config, namespace, id))
-}
-
 /// The exit code of what runs something: its own, and 125 to 127 if it did not run.
 pub fn exit_code(ran: Result<u8, NotRun>) -> u8 {
     ran.unwrap_or_else(|e| {
@@ -279,14 +275,14 @@ pub async fn run(
     if has_policy && !args.detach {
         return Err("--restart needs --detach".to_owned().into());
     }
-    let (mut container, terminal) = create.container(namespace, &config.runtime.default)?;
+    let (mut container, terminal) = create.container(namespace, config)?;
     if args.detach {
         if args.rm {
             container
                 .labels
                 .insert(removal::LABEL.into(), "true".into());
         }
-        let log = log_uri(create.log_uri.as_deref(), config, namespace, &create.id);
+        let log = logs::uri(create.log_uri.as_deref(), config, namespace, &create.id);
         let container = (container, terminal);
         make(client, namespace, config, container, Some(&log), None).await?;
         if let Err(e) = start_process(client, &create.id, "").await {

@@ -2,8 +2,10 @@
 
 use super::client::Client;
 use super::control;
+use super::network;
 use super::output::{self, line, rows, status};
 use super::run::said;
+use crate::config::Config;
 use protos::cgroups::{v1, v2};
 use protos::services::containers::v1::{Container, ListContainersRequest};
 use protos::services::tasks::v1::*;
@@ -104,7 +106,12 @@ pub async fn ps(client: &Client, id: &str, as_json: bool) -> Result<(), String> 
     rows(&["pid", "exec", "command"], &pids, as_json)
 }
 
-pub async fn inspect(client: &Client, id: &str, as_json: bool) -> Result<(), String> {
+pub async fn inspect(
+    client: &Client,
+    config: &Config,
+    id: &str,
+    as_json: bool,
+) -> Result<(), String> {
     let container = control::container(client, id).await?;
     let task = control::state(client, id).await.ok();
     let spec = container.spec.as_ref().map_or(&[][..], |spec| &spec.value);
@@ -124,6 +131,7 @@ pub async fn inspect(client: &Client, id: &str, as_json: bool) -> Result<(), Str
             "stderr": task.stderr,
             "terminal": task.terminal,
         })),
+        "network": network::about(config, &container.labels),
         "spec": task::json::read_first::<Value>(spec).ok(),
     });
     // One line a record, or one that people read.

@@ -2,6 +2,7 @@
 //! line changes in that or in a bundle's.
 
 use super::process::{ProcessWishes, USUAL, list, object};
+use super::security::{self, Security};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -16,9 +17,6 @@ const PERIOD: f64 = 100_000.0;
 pub struct Wishes {
     #[command(flatten)]
     process: ProcessWishes,
-    /// The network: none (only a loopback) or host; without a bundle the default is none
-    #[arg(long, value_parser = ["none", "host"])]
-    net: Option<String>,
     /// The host name; without a bundle the default is the id
     #[arg(long, value_parser = hostname)]
     hostname: Option<String>,
@@ -30,6 +28,8 @@ pub struct Wishes {
     read_only: bool,
     #[command(flatten)]
     limits: Limits,
+    #[command(flatten)]
+    security: Security,
 }
 
 /// What a container may use at most.
@@ -82,17 +82,14 @@ pub fn make(
             "cgroupsPath": format!("/{namespace}/{id}"),
             "namespaces": namespaces,
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
-            "maskedPaths": [
-                "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware",
-                "/proc/scsi",
-            ],
-            "readonlyPaths": [
-                "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
-            ],
+            "maskedPaths": security::masked(),
+            "readonlyPaths": security::read_only(),
         },
     });
     change(&mut spec, wishes, tty, command)?;
+    if let Value::Object(spec) = &mut spec {
+        wishes.security.confine(spec)?;
+    }
     Ok(spec)
 }
 
@@ -121,14 +118,8 @@ pub fn change(
     if !wishes.volumes.is_empty() {
         list(spec, "mounts")?.extend_from_slice(&wishes.volumes);
     }
-    if let Some(net) = &wishes.net {
-        let namespaces = list(object(spec, "linux")?, "namespaces")?;
-        namespaces.retain(|namespace| namespace["type"] != "network");
-        if net == "none" {
-            namespaces.push(json!({"type": "network"}));
-        }
-    }
-    wishes.limits.change(spec)
+    wishes.limits.change(spec)?;
+    wishes.security.change(spec)
 }
 
 impl Limits {
@@ -270,7 +261,7 @@ mod tests {
     #[test]
     fn wishes_become_the_spec() {
         let wishes = wishes(
-            "-e PATH=/x -e A=b -u 5 -w /tmp --net host -v /a:/b:ro --memory 1m \
+            "-e PATH=/x -e A=b -u 5 -w /tmp -v /a:/b:ro --memory 1m \
              --cap-drop all --cap-add kill --read-only",
         );
         let spec = make(&wishes, "n", "c", Path::new("/"), false, &["sh".into()]).unwrap();
@@ -280,7 +271,7 @@ mod tests {
         let bounding = &spec["process"]["capabilities"]["bounding"];
         assert_eq!(bounding, &json!(["CAP_KILL"]));
         assert_eq!(spec["linux"]["resources"]["memory"]["limit"], 1 << 20);
-        assert_eq!(spec["linux"]["namespaces"].as_array().unwrap().len(), 4);
+        assert_eq!(spec["linux"]["namespaces"].as_array().unwrap().len(), 5);
         assert_eq!(spec["mounts"][7]["options"], json!(["rbind", "ro"]));
         assert_eq!(
             (&spec["root"]["readonly"], &spec["hostname"]),
@@ -300,16 +291,9 @@ mod tests {
         let mut spec = old.clone();
         change(&mut spec, &Wishes::default(), false, &[]).unwrap();
         assert_eq!(spec, old);
-        change(
-            &mut spec,
-            &wishes("--memory 8 --net none"),
-            false,
-            &["b".into()],
-        )
-        .unwrap();
+        change(&mut spec, &wishes("--memory 8"), false, &["b".into()]).unwrap();
         let linux = json!({
             "resources": {"memory": {"swap": 9, "limit": 8}, "unified": {"x": "y"}},
-            "namespaces": [{"type": "network"}],
         });
         let process = json!({"args": ["b"], "cwd": "/"});
         assert_eq!(
