@@ -11,6 +11,7 @@ mod failure;
 mod filter;
 mod incoming;
 mod intake;
+mod joining;
 mod journal;
 mod launch;
 mod ledger;

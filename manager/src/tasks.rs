@@ -161,8 +161,8 @@ impl Manager {
         };
         let binary = self.launcher.resolve(name).await?;
         self.store.remember_create(namespace, &create).await?;
-        let spec = container.spec.as_ref().map(|spec| spec.value.clone());
-        let bundle = self.bundles.create(key, spec.unwrap_or_default());
+        let spec = self.joined(namespace, container).await?;
+        let bundle = self.bundles.create(key, spec);
         let bundle = bundle.await?;
         let failed = async |e: Failure| {
             self.clean_up(&bundle).await;

@@ -4,6 +4,7 @@ use super::client::{Client, lasting};
 use super::control;
 use super::spec::{self, Wishes};
 use super::stdio::Stdio;
+use super::stop::Stopping;
 use super::watch::{Unheard, Watch, signals};
 use crate::config::Config;
 use crate::{logfile, removal, restart};
@@ -20,6 +21,8 @@ use std::path::{Path, PathBuf};
 pub const NOT_RUN: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
+/// And of all else that failed.
+const FAILED: u8 = 1;
 /// What ctr and containerd call the type of a spec.
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
@@ -62,6 +65,8 @@ pub struct Create {
     #[arg(short, long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
     #[command(flatten)]
+    stopping: Stopping,
+    #[command(flatten)]
     wishes: Wishes,
     /// Its name
     id: String,
@@ -88,6 +93,15 @@ impl From<String> for NotRun {
 }
 
 impl NotRun {
+    /// What was asked of this container, and was not done.
+    pub fn refused(id: &str, why: String) -> Self {
+        let why = match why.contains(id) {
+            true => why,
+            false => format!("{id}: {why}"),
+        };
+        Self { why, code: FAILED }
+    }
+
     /// What the OCI runtime says of a command: runc's words are `exec: "NAME": …`, crun's speak of an
     /// executable. The same errno of a mount is no word about the command.
     pub fn of_command(refusal: tonic::Status) -> Self {
@@ -132,6 +146,7 @@ impl Create {
             labels.insert(restart::STATUS.into(), "running".into());
             labels.insert(restart::POLICY.into(), policy.into());
         }
+        self.stopping.note(&mut labels);
         let runtime = self.runtime.as_deref().unwrap_or(default).to_owned();
         let container = Container {
             labels,
@@ -325,7 +340,7 @@ pub async fn run(
 }
 
 /// Deletes the task. True if there is none now.
-async fn delete(client: &Client, id: &str) -> bool {
+pub async fn delete(client: &Client, id: &str) -> bool {
     let deleted = lasting(async || {
         let request = client.request(DeleteTaskRequest {
             container_id: id.to_owned(),
@@ -344,36 +359,6 @@ pub async fn start_process(client: &Client, id: &str, exec: &str) -> Result<(), 
     });
     let started = client.tasks().start(request).await;
     started.map(drop).map_err(NotRun::of_command)
-}
-
-/// `start`: of a created task, or of a container without one.
-pub async fn start(client: &Client, id: &str) -> Result<u8, NotRun> {
-    let container = control::container(client, id).await?;
-    let state = control::state(client, id).await.ok();
-    let status = state.map(|state| state.status);
-    control::note_stopped(client, &container, false).await?;
-    if status == Some(protos::task_types::Status::Stopped as i32) {
-        delete(client, id).await;
-    }
-    if status != Some(protos::task_types::Status::Created as i32) {
-        let log = container
-            .labels
-            .get(restart::LOG_URI)
-            .cloned()
-            .unwrap_or_default();
-        let terminal = restart::has_terminal(&container);
-        let request = client.request(CreateTaskRequest {
-            container_id: id.to_owned(),
-            stderr: if terminal { String::new() } else { log.clone() },
-            stdout: log,
-            terminal,
-            ..Default::default()
-        });
-        let created = client.tasks().create(request).await;
-        created.map_err(NotRun::of_command)?;
-    }
-    start_process(client, id, "").await?;
-    Ok(0)
 }
 
 /// `attach`: to FIFOs that nobody else reads.

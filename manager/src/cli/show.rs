@@ -1,9 +1,10 @@
 //! `ls`, `ps`, `inspect`, `stats`, `info` and `version`: what there is.
 
-use super::client::Client;
+use super::client::{Client, lasting};
 use super::control;
 use super::output::{self, line, rows, status};
-use super::run::said;
+use super::run::{NotRun, said};
+use super::verbs::one_by_one;
 use protos::cgroups::{v1, v2};
 use protos::services::containers::v1::{Container, ListContainersRequest};
 use protos::services::tasks::v1::*;
@@ -179,27 +180,42 @@ fn usage(metric: &Metric) -> Usage {
     usage
 }
 
-async fn measure(client: &Client) -> Result<(std::time::Instant, Vec<(String, Usage)>), String> {
-    let request = client.request(MetricsRequest::default());
-    let metrics = client
-        .tasks()
-        .metrics(request)
-        .await
-        .map_err(said)?
-        .into_inner()
-        .metrics;
+/// What all tasks use, or those of these containers; also by the next daemon.
+async fn measure(
+    client: &Client,
+    ids: &[String],
+) -> Result<(std::time::Instant, Vec<(String, Usage)>), String> {
+    let metrics = lasting(async || {
+        let request = client.request(MetricsRequest::default());
+        client.tasks().metrics(request).await
+    });
+    let metrics = metrics.await.map_err(said)?.into_inner().metrics;
     let measured = metrics
         .iter()
+        .filter(|metric| ids.is_empty() || ids.contains(&metric.id))
         .map(|metric| (metric.id.clone(), usage(metric)));
     Ok((std::time::Instant::now(), measured.collect()))
 }
 
-/// Live, like top; or once.
-pub async fn stats(client: &Client, once: bool, as_json: bool) -> Result<(), String> {
-    let mut before = measure(client).await?;
+/// Live, like top; or once. Its exit code: that of the first container that has nothing to show.
+pub async fn stats(
+    client: &Client,
+    once: bool,
+    as_json: bool,
+    ids: &[String],
+) -> Result<u8, String> {
+    let task = async |id: &str| {
+        let task = control::state(client, id).await;
+        task.map(drop).map_err(|e| NotRun::refused(id, said(e)))
+    };
+    let code = one_by_one(ids, task).await;
+    let mut before = measure(client, ids).await?;
     loop {
+        if before.1.is_empty() && code != 0 {
+            return Ok(code);
+        }
         tokio::time::sleep(EVERY).await;
-        let now = measure(client).await?;
+        let now = measure(client, ids).await?;
         let elapsed = (now.0 - before.0).as_nanos().max(1) as f64;
         let row = |(id, usage): &(String, Usage)| {
             let old = before.1.iter().find(|(of, _)| of == id);
@@ -219,7 +235,7 @@ pub async fn stats(client: &Client, once: bool, as_json: bool) -> Result<(), Str
         let records: Vec<Value> = now.1.iter().map(row).collect();
         rows(&USAGE, &records, as_json)?;
         if once {
-            return Ok(());
+            return Ok(code);
         }
         before = now;
     }

@@ -111,6 +111,25 @@ pub fn remove(config: &Config, namespace: &str, id: &str) -> Result<(), String> 
     Ok(())
 }
 
+/// Gives all of a log to a container of another name.
+///
+/// # Errors
+/// A text that names the file.
+pub fn rename(config: &Config, namespace: &str, id: &str, new: &str) -> Result<(), String> {
+    let (old, new) = (path(config, namespace, id), path(config, namespace, new));
+    let rename = |old: &Path, new: &Path| match std::fs::rename(old, new) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(format!("log {}: {e}", old.display())),
+        Ok(()) => Ok(true),
+    };
+    rename(&old, &new)?;
+    let mut n = 1;
+    while rename(&rotated(&old, n), &rotated(&new, n))? || n < config.logger.max_files {
+        n += 1;
+    }
+    Ok(())
+}
+
 /// True while somebody writes to this log, perhaps what is on its way from a container that has
 /// ended.
 pub fn is_held(path: &Path) -> bool {
