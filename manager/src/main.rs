@@ -9,6 +9,8 @@ mod disk;
 mod exchange;
 mod failure;
 mod filter;
+mod halt;
+mod health;
 mod incoming;
 mod intake;
 mod joining;

@@ -5,6 +5,7 @@
 
 use crate::config::Restart;
 use crate::failure::Failure;
+use crate::health;
 use crate::ledger::Exit;
 use crate::manager::Manager;
 use crate::names::Key;
@@ -37,6 +38,8 @@ pub enum Policy {
     UnlessStopped,
     /// At most so often, if there is a number.
     OnFailure(Option<u32>),
+    /// As that, and also if its health check says so.
+    OnUnhealthy(Option<u32>),
 }
 
 impl std::str::FromStr for Policy {
@@ -51,8 +54,13 @@ impl std::str::FromStr for Policy {
             ("on-failure", count) if count.parse::<u32>().is_ok() => {
                 Ok(Self::OnFailure(count.parse().ok()))
             }
+            ("on-unhealthy", "") => Ok(Self::OnUnhealthy(None)),
+            ("on-unhealthy", count) if count.parse::<u32>().is_ok() => {
+                Ok(Self::OnUnhealthy(count.parse().ok()))
+            }
             _ => Err(format!(
-                "restart policy {text:?}: not no, always, on-failure[:N] or unless-stopped"
+                "restart policy {text:?}: not no, always, on-failure[:N], on-unhealthy[:N] or \
+                 unless-stopped"
             )),
         }
     }
@@ -66,9 +74,12 @@ pub fn wants_restart(labels: &Labels, status: Option<u32>) -> bool {
     }
     match label(POLICY).parse() {
         Ok(Policy::Always | Policy::UnlessStopped) => true,
-        Ok(Policy::OnFailure(limit)) => {
+        Ok(policy @ (Policy::OnFailure(limit) | Policy::OnUnhealthy(limit))) => {
             let count = label(COUNT).parse::<u32>().unwrap_or(0);
-            status.is_none_or(|status| status != 0) && limit.is_none_or(|limit| count < limit)
+            let is_unhealthy = label(health::STATUS) == "unhealthy";
+            let failed = status.is_none_or(|status| status != 0)
+                || (matches!(policy, Policy::OnUnhealthy(_)) && is_unhealthy);
+            failed && limit.is_none_or(|limit| count < limit)
         }
         Ok(Policy::No) => false,
         Err(e) => {
@@ -76,6 +87,12 @@ pub fn wants_restart(labels: &Labels, status: Option<u32>) -> bool {
             false
         }
     }
+}
+
+/// Whether one that its health check finds unhealthy is to be started anew.
+pub fn is_for_unhealthy(labels: &Labels) -> bool {
+    let policy = labels.get(POLICY).map(|policy| policy.parse());
+    matches!(policy, Some(Ok(Policy::OnUnhealthy(_))))
 }
 
 /// The pause before the next restart.
@@ -249,6 +266,9 @@ mod tests {
             ("unless-stopped", "", "", Some(0), true),
             ("unless-stopped", "", "true", Some(0), false),
             ("always", "", "true", Some(0), false),
+            ("on-unhealthy", "", "", Some(0), false),
+            ("on-unhealthy", "", "", Some(1), true),
+            ("on-unhealthy:2", "2", "", Some(1), false),
             ("often", "", "", Some(0), false),
         ] {
             let mut labels = Labels::from([
@@ -265,6 +285,20 @@ mod tests {
             labels.insert(STATUS.to_owned(), "stopped".to_owned());
             assert!(!wants_restart(&labels, status));
         }
+    }
+
+    #[test]
+    fn what_is_unhealthy_is_restarted_however_it_ended() {
+        let mut labels = Labels::from([
+            (STATUS.to_owned(), "running".to_owned()),
+            (POLICY.to_owned(), "on-unhealthy:2".to_owned()),
+            (health::STATUS.to_owned(), "unhealthy".to_owned()),
+        ]);
+        assert!(is_for_unhealthy(&labels) && wants_restart(&labels, Some(0)));
+        labels.insert(COUNT.to_owned(), "2".to_owned());
+        assert!(!wants_restart(&labels, Some(0)));
+        labels.insert(POLICY.to_owned(), "on-failure".to_owned());
+        assert!(!is_for_unhealthy(&labels) && !wants_restart(&labels, Some(0)));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 use crate::bundles::{Bundle, Files};
 use crate::failure::{Failure, exists, not_found};
+use crate::health::{self, Check};
 use crate::journal::Started;
 use crate::launch::Address;
 use crate::manager::Manager;
@@ -41,6 +42,8 @@ pub struct Task {
     _log: Log,
     /// Its container has a record, as far as we know.
     pub has_record: Cell<bool>,
+    /// What begins with its start.
+    check: RefCell<Option<Rc<Check>>>,
 }
 
 impl Task {
@@ -52,6 +55,7 @@ impl Task {
             deleting: Cell::new(false),
             _log: log,
             has_record: Cell::new(false),
+            check: RefCell::default(),
         }
     }
 
@@ -182,6 +186,7 @@ impl Manager {
         };
         let task = Rc::new(Task::new(bundle, pid, Some(Rc::clone(&shim)), log));
         task.has_record.set(true);
+        task.check.replace(health::of(container));
         self.tasks.insert(Rc::clone(&task));
         if shim.is_over() {
             tokio::task::spawn_local(Rc::clone(self).bury(task));
@@ -257,7 +262,11 @@ impl Manager {
     ///
     /// # Errors
     /// The shim's.
-    pub async fn start_task(&self, key: &Key, process: &ProcessId) -> Result<u32, Failure> {
+    pub async fn start_task(
+        self: &Rc<Self>,
+        key: &Key,
+        process: &ProcessId,
+    ) -> Result<u32, Failure> {
         let task = self.tasks.get(key)?;
         let request = StartRequest {
             id: key.id.clone(),
@@ -267,6 +276,11 @@ impl Manager {
         let started = Started::new(key, process, response.pid);
         self.intake.started(started).await;
         self.intake.synced().await;
+        if *process == ProcessId::Init
+            && let Some(check) = task.check.take()
+        {
+            self.begin_checks(key, check, "");
+        }
         Ok(response.pid)
     }
 

@@ -2,9 +2,11 @@
 
 pub mod client;
 mod control;
+mod copy;
 mod doctor;
 mod env_file;
 mod exec;
+mod health;
 mod init;
 mod journal;
 mod kernel;
@@ -16,7 +18,7 @@ mod prune;
 mod rename;
 mod run;
 mod show;
-mod signal;
+pub mod signal;
 mod spec;
 mod start;
 mod stdio;
@@ -144,9 +146,6 @@ fn daemon(args: impl Iterator<Item = std::ffi::OsString>) -> Option<Option<PathB
     }
     is_daemon.then_some(config)
 }
-
-#[cfg(test)]
-pub use signal::number as signal;
 
 /// Whether a command line of these words can be obeyed.
 #[cfg(test)]

@@ -65,7 +65,7 @@ pub struct ProcessWishes {
     pub env: Vec<String>,
     /// A file of environment variables: KEY=VALUE, or KEY for ours, one a line (repeatable)
     #[arg(long, value_name = "FILE", value_parser = env_file::read)]
-    env_file: Vec<Variables>,
+    pub env_file: Vec<Variables>,
     /// The working directory
     #[arg(short, long, value_parser = directory)]
     pub workdir: Option<String>,

@@ -2,6 +2,7 @@
 
 use super::client::{Client, lasting};
 use super::control;
+use super::health::HealthFlags;
 use super::spec::{self, Wishes};
 use super::stdio::Stdio;
 use super::stop::Stopping;
@@ -55,7 +56,7 @@ pub struct Create {
     /// The runtime
     #[arg(long)]
     runtime: Option<String>,
-    /// What to do when it ends: no, always, on-failure[:N], unless-stopped
+    /// What to do when it ends: no, always, on-failure[:N], on-unhealthy[:N], unless-stopped
     #[arg(long, value_parser = |text: &str| text.parse::<restart::Policy>().map(|_| text.to_owned()))]
     restart: Option<String>,
     /// Where its output goes: file:///PATH or binary:///PROGRAM?KEY=VALUE
@@ -66,6 +67,8 @@ pub struct Create {
     labels: Vec<String>,
     #[command(flatten)]
     stopping: Stopping,
+    #[command(flatten)]
+    health: HealthFlags,
     #[command(flatten)]
     wishes: Wishes,
     /// Its name
@@ -100,6 +103,10 @@ impl NotRun {
             false => format!("{id}: {why}"),
         };
         Self { why, code: FAILED }
+    }
+
+    pub fn why(self) -> String {
+        self.why
     }
 
     /// What the OCI runtime says of a command: runc's words are `exec: "NAME": …`, crun's speak of an
@@ -147,6 +154,7 @@ impl Create {
             labels.insert(restart::POLICY.into(), policy.into());
         }
         self.stopping.note(&mut labels);
+        self.health.note(&mut labels)?;
         let runtime = self.runtime.as_deref().unwrap_or(default).to_owned();
         let container = Container {
             labels,

@@ -5,6 +5,7 @@ use super::control;
 use super::output::{self, line, rows, status};
 use super::run::{NotRun, said};
 use super::verbs::one_by_one;
+use crate::health;
 use protos::cgroups::{v1, v2};
 use protos::services::containers::v1::{Container, ListContainersRequest};
 use protos::services::tasks::v1::*;
@@ -74,9 +75,13 @@ pub async fn ls(
             "exit": exit.map(|task| task.exit_status),
             "runtime": runtime,
             "created": output::time(container.created_at),
+            // Of what does not run it is nobody's news.
+            "health": task.filter(|_| exit.is_none()).and(container.labels.get(health::STATUS)),
         })
     };
-    let keys = ["id", "status", "pid", "exit", "runtime", "created"];
+    let keys = [
+        "id", "status", "health", "pid", "exit", "runtime", "created",
+    ];
     rows(
         &keys,
         &containers.iter().map(row).collect::<Vec<_>>(),
@@ -115,6 +120,7 @@ pub async fn inspect(client: &Client, id: &str, as_json: bool) -> Result<(), Str
         "runtime": container.runtime.as_ref().map(|runtime| &runtime.name),
         "created_at": output::time(container.created_at),
         "updated_at": output::time(container.updated_at),
+        "health": super::health::of(&container),
         "task": task.map(|task| json!({
             "status": status(task.status),
             "pid": task.pid,
@@ -195,6 +201,12 @@ async fn measure(
         .filter(|metric| ids.is_empty() || ids.contains(&metric.id))
         .map(|metric| (metric.id.clone(), usage(metric)));
     Ok((std::time::Instant::now(), measured.collect()))
+}
+
+/// Whether a container that runs is in a VM, as its shim tells.
+pub async fn is_in_vm(client: &Client, id: &str) -> Result<bool, String> {
+    let (_, measured) = measure(client, &[id.to_owned()]).await?;
+    Ok(measured.iter().any(|(_, usage)| usage.host.is_some()))
 }
 
 /// Live, like top; or once. Its exit code: that of the first container that has nothing to show.

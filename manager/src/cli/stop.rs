@@ -6,18 +6,13 @@ use super::run::{NotRun, said};
 use super::signal;
 use super::start::start;
 use crate::config::Span;
-use crate::removal;
 use crate::store::Labels;
+use crate::{halt, removal};
 use clap::Args;
 use protos::services::containers::v1::Container;
 use protos::task_types::Status;
 use std::time::Duration;
 
-/// What containerd calls the signal of an image.
-pub const SIGNAL: &str = "io.containerd.image.config.stop-signal";
-const TIMEOUT: &str = "io.dunnage.stop-timeout";
-/// As docker and podman have it.
-const USUAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a wait takes to be on its way.
 const BEGIN: Duration = Duration::from_millis(20);
 
@@ -61,10 +56,10 @@ impl Stopping {
     /// Has a container's labels say it.
     pub fn note(&self, labels: &mut Labels) {
         if let Some(signal) = &self.stop_signal {
-            labels.insert(SIGNAL.into(), signal.clone());
+            labels.insert(halt::SIGNAL.into(), signal.clone());
         }
         if let Some(Span(timeout)) = self.stop_timeout {
-            labels.insert(TIMEOUT.into(), format!("{}ms", timeout.as_millis()));
+            labels.insert(halt::TIMEOUT.into(), format!("{}ms", timeout.as_millis()));
         }
     }
 }
@@ -72,17 +67,14 @@ impl Stopping {
 impl Ending {
     /// The signal and the timeout: as said here, as the record says, or as usual.
     fn of(&self, container: &Container) -> Result<(u32, Duration), String> {
-        let label = |key: &str| container.labels.get(key).map(String::as_str);
-        let bad = |key: &str, e: String| format!("{}: label {key}: {e}", container.id);
-        let signal = match (self.signal, label(SIGNAL)) {
-            (Some(signal), _) => signal,
-            (None, Some(name)) => signal::number(name).map_err(|e| bad(SIGNAL, e))?,
-            (None, None) => libc::SIGTERM.cast_unsigned(),
+        let bad = |e| format!("{}: {e}", container.id);
+        let signal = match self.signal {
+            Some(signal) => signal,
+            None => halt::signal(&container.labels).map_err(bad)?,
         };
-        let timeout = match (self.timeout, label(TIMEOUT)) {
-            (Some(Span(timeout)), _) => timeout,
-            (None, Some(text)) => seconds(text).map_err(|e| bad(TIMEOUT, e))?.0,
-            (None, None) => USUAL_TIMEOUT,
+        let timeout = match self.timeout {
+            Some(Span(timeout)) => timeout,
+            None => halt::timeout(&container.labels).map_err(bad)?,
         };
         Ok((signal, timeout))
     }
@@ -156,7 +148,7 @@ mod tests {
             timeout: seconds("2m").ok(),
         };
         assert_eq!(said.of(&container), Ok((9, Duration::from_secs(120))));
-        container.labels.insert(SIGNAL.into(), "NONE".into());
+        container.labels.insert(halt::SIGNAL.into(), "NONE".into());
         assert!(usual.of(&container).unwrap_err().contains("NONE"));
         for text in ["", "-1", "1x", "s"] {
             assert!(seconds(text).is_err(), "{text}");

@@ -4,7 +4,7 @@ use super::client::Client;
 use super::output::while_read;
 use super::run::{self, NotRun};
 use super::stop::{self, Ending};
-use super::{control, logs, prune, rename, show, start, top};
+use super::{control, copy, logs, prune, rename, show, start, top};
 use crate::config::Config;
 use clap::Subcommand;
 use std::future::poll_fn;
@@ -64,6 +64,8 @@ pub enum Verb {
     },
     /// Give a container that does not run another name
     Rename { id: String, new: String },
+    /// Copy files between a container and the host
+    Cp(copy::Copy),
     /// Show the processes of a container as ps(1) does
     Top {
         id: String,
@@ -129,6 +131,10 @@ impl Verb {
             Self::Prune { filter } => prune::prune(client, config, namespace, filter).await?,
             Self::Rename { id, new } => {
                 rename::rename(client, config, namespace, id, new).await?;
+                0
+            }
+            Self::Cp(args) => {
+                copy::copy(client, args).await?;
                 0
             }
             Self::Top { id, options } => {

@@ -2,12 +2,14 @@
 
 mod api;
 mod client;
+mod copy;
 mod docker;
 mod exec;
 mod flags;
 mod frozen;
 mod garbage;
 mod group;
+mod health;
 mod input;
 mod interop;
 mod journal;
