@@ -7,6 +7,7 @@ use crate::config::Restart;
 use crate::failure::Failure;
 use crate::health;
 use crate::ledger::Exit;
+use crate::logfile;
 use crate::manager::Manager;
 use crate::names::Key;
 use crate::removal;
@@ -18,7 +19,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use task::ProcessId;
+use task::{ProcessId, aside};
 use tokio::sync::mpsc;
 
 pub const STATUS: &str = "containerd.io/restart.status";
@@ -209,10 +210,13 @@ async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Resu
         _ => {}
     }
     let uri = container.labels.get(LOG_URI).cloned().unwrap_or_default();
+    let of = uri.clone();
+    let stdin = aside::run(move || logfile::input_of(&of)).await;
     let terminal = has_terminal(&container);
     let create = CreateTaskRequest {
         stderr: if terminal { String::new() } else { uri.clone() },
         stdout: uri,
+        stdin,
         terminal,
         ..manager.store.last_create(&key.namespace, &key.id).await?
     };

@@ -175,6 +175,8 @@ pub async fn delete(
     if !args.keep_logs {
         // While the name is still taken.
         logfile::remove(config, namespace, id)?;
+    } else {
+        logfile::keep_lines(config, namespace, id);
     }
     let request = client.request(DeleteContainerRequest { id: id.to_owned() });
     client

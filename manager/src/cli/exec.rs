@@ -170,7 +170,7 @@ pub async fn exec(client: &Client, args: &Exec) -> Result<u8, NotRun> {
         terminal: args.tty,
         unheard: Unheard::Ends,
     };
-    let code = watch.start(signals, copying).await;
+    let end = watch.start(signals, copying).await;
     remove(client, &args.id, exec).await;
-    code
+    Ok(end?.code())
 }

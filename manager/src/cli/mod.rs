@@ -1,5 +1,6 @@
 //! The command line: what can be asked of `dunnage`.
 
+mod attach;
 pub mod client;
 mod control;
 mod copy;
@@ -10,11 +11,13 @@ mod health;
 mod init;
 mod journal;
 mod kernel;
+mod keys;
 mod logs;
 mod mounts;
 mod output;
 mod process;
 mod prune;
+mod refusal;
 mod rename;
 mod run;
 mod show;
@@ -81,8 +84,8 @@ enum Command {
         limits: spec::Limits,
         id: String,
     },
-    /// Watch a running container
-    Attach { id: String },
+    /// Watch a running container, and type to it
+    Attach(attach::Attach),
     /// Run a command in a container
     Exec(Box<exec::Exec>),
     /// List containers
@@ -263,7 +266,7 @@ impl Args {
         Some(match &self.command {
             Command::Run(args) => run::run(client, namespace, config, args).await,
             Command::Create(args) => run::create(client, namespace, config, args).await,
-            Command::Attach { id } => run::attach(client, id).await,
+            Command::Attach(args) => attach::attach(client, args).await,
             Command::Exec(args) => exec::exec(client, args).await,
             _ => return None,
         })
@@ -291,7 +294,7 @@ impl Args {
             Command::Publish { topic } => crate::publish::publish(client, topic.clone()).await,
             Command::Run(_)
             | Command::Create(_)
-            | Command::Attach { .. }
+            | Command::Attach(_)
             | Command::Exec(_)
             | Command::Version
             | Command::Check

@@ -3,12 +3,15 @@
 use super::client::{Client, lasting};
 use super::control;
 use super::health::HealthFlags;
+use super::keys::{self, Keys};
+pub use super::refusal::{NOT_RUN, NotRun, exit_code, said};
 use super::spec::{self, Wishes};
-use super::stdio::Stdio;
+use super::stdio::hear;
 use super::stop::Stopping;
-use super::watch::{Unheard, Watch, signals};
+use super::watch::{End, Unheard, Watch, signals};
 use crate::config::Config;
-use crate::{logfile, removal, restart};
+use crate::logfile::{self, audience};
+use crate::{removal, restart};
 use clap::Args;
 use protos::Any;
 use protos::services::containers::v1::{
@@ -18,12 +21,6 @@ use protos::services::tasks::v1::*;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// Exit codes, as podman's and docker's: nothing was run; the command can't be; there is none.
-pub const NOT_RUN: u8 = 125;
-const NOT_EXECUTABLE: u8 = 126;
-const NOT_FOUND: u8 = 127;
-/// And of all else that failed.
-const FAILED: u8 = 1;
 /// What ctr and containerd call the type of a spec.
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
@@ -53,6 +50,9 @@ pub struct Create {
     /// Pass our stdin on
     #[arg(short, long)]
     interactive: bool,
+    /// The keys of its terminal that part us from it; none if empty
+    #[arg(long, value_name = "KEYS", default_value = keys::USUAL, value_parser = keys::read)]
+    detach_keys: Keys,
     /// The runtime
     #[arg(long)]
     runtime: Option<String>,
@@ -76,56 +76,6 @@ pub struct Create {
     /// The command, and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
-}
-
-/// A refusal's text.
-pub fn said(e: tonic::Status) -> String {
-    e.message().to_owned()
-}
-
-/// Why nothing runs, and the exit code that tells of it.
-pub struct NotRun {
-    why: String,
-    code: u8,
-}
-
-impl From<String> for NotRun {
-    fn from(why: String) -> Self {
-        Self { why, code: NOT_RUN }
-    }
-}
-
-impl NotRun {
-    /// What was asked of this container, and was not done.
-    pub fn refused(id: &str, why: String) -> Self {
-        let why = match why.contains(id) {
-            true => why,
-            false => format!("{id}: {why}"),
-        };
-        Self { why, code: FAILED }
-    }
-
-    pub fn why(self) -> String {
-        self.why
-    }
-
-    /// What the OCI runtime says of a command: runc's words are `exec: "NAME": …`, crun's speak of an
-    /// executable. The same errno of a mount is no word about the command.
-    pub fn of_command(refusal: tonic::Status) -> Self {
-        let why = said(refusal);
-        let of_command = why.rsplit_once("exec: \"").map(|(_, said)| said);
-        let of_command = of_command.or_else(|| why.split_once("executable").map(|(_, said)| said));
-        let words = of_command.unwrap_or_default().to_lowercase();
-        let says = |phrases: &[&str]| phrases.iter().any(|&phrase| words.contains(phrase));
-        let code = if says(&["permission denied", "is a directory", "exec format error"]) {
-            NOT_EXECUTABLE
-        } else if says(&["not found", "no such file"]) {
-            NOT_FOUND
-        } else {
-            NOT_RUN
-        };
-        Self { why, code }
-    }
 }
 
 impl Create {
@@ -203,48 +153,46 @@ pub async fn create(
 ) -> Result<u8, NotRun> {
     let log = log_uri(args.log_uri.as_deref(), config, namespace, &args.id);
     let container = args.container(namespace, &config.runtime.default)?;
-    make(client, namespace, config, container, Some(&log), None).await?;
+    make(client, namespace, config, container, &log, args.interactive).await?;
     Ok(0)
 }
 
+/// Makes the record and the task; the FIFO of its input, if it gets any.
 async fn make(
     client: &Client,
     namespace: &str,
     config: &Config,
     (mut container, terminal): (Container, bool),
-    log: Option<&str>,
-    stdio: Option<&Stdio>,
-) -> Result<(), NotRun> {
+    log: &str,
+    interactive: bool,
+) -> Result<String, NotRun> {
     let id = container.id.clone();
-    if let Some(log) = log {
-        container
-            .labels
-            .insert(restart::LOG_URI.into(), log.to_owned());
-    }
+    container
+        .labels
+        .insert(restart::LOG_URI.into(), log.to_owned());
     let request = client.request(CreateContainerRequest {
         container: Some(container),
     });
     client.containers().create(request).await.map_err(said)?;
     // What another of its name may have left.
-    if let Err(e) = logfile::remove(config, namespace, &id) {
-        remove(client, &id).await;
-        return Err(e.into());
-    }
-    let (stdin, stdout, stderr) = match (stdio, log) {
-        (Some(stdio), _) => (
-            stdio.stdin.clone(),
-            stdio.stdout.clone(),
-            stdio.stderr.clone(),
-        ),
-        (None, Some(log)) if !terminal => (String::new(), log.to_owned(), log.to_owned()),
-        (None, Some(log)) => (String::new(), log.to_owned(), String::new()),
-        (None, None) => Default::default(),
+    let cleared = logfile::remove(config, namespace, &id);
+    let stdin = match logfile::file_of(log) {
+        Some(file) if interactive => cleared.and_then(|()| logfile::make_input(&file)),
+        _ => cleared.map(|()| String::new()),
     };
+    let stdin = match stdin {
+        Ok(stdin) => stdin,
+        Err(e) => {
+            remove(client, &id).await;
+            return Err(e.into());
+        }
+    };
+    let stderr = if terminal { "" } else { log };
     let request = client.request(CreateTaskRequest {
         container_id: id.clone(),
-        stdin,
-        stdout,
-        stderr,
+        stdin: stdin.clone(),
+        stdout: log.to_owned(),
+        stderr: stderr.to_owned(),
         terminal,
         ..Default::default()
     });
@@ -254,7 +202,7 @@ async fn make(
         remove(client, &id).await;
         return Err(NotRun::of_command(e));
     }
-    Ok(())
+    Ok(stdin)
 }
 
 async fn remove(client: &Client, id: &str) {
@@ -279,14 +227,6 @@ fn log_uri(wish: Option<&str>, config: &Config, namespace: &str, id: &str) -> St
     logfile::uri(&config.logger, &logfile::path(config, namespace, id))
 }
 
-/// The exit code of what runs something: its own, and 125 to 127 if it did not run.
-pub fn exit_code(ran: Result<u8, NotRun>) -> u8 {
-    ran.unwrap_or_else(|e| {
-        super::complain(&e.why);
-        e.code
-    })
-}
-
 /// `run`: its exit code.
 pub async fn run(
     client: &Client,
@@ -303,15 +243,23 @@ pub async fn run(
         return Err("--restart needs --detach".to_owned().into());
     }
     let (mut container, terminal) = create.container(namespace, &config.runtime.default)?;
+    let log = log_uri(create.log_uri.as_deref(), config, namespace, &create.id);
     if args.detach {
         if args.rm {
             container
                 .labels
                 .insert(removal::LABEL.into(), "true".into());
         }
-        let log = log_uri(create.log_uri.as_deref(), config, namespace, &create.id);
         let container = (container, terminal);
-        make(client, namespace, config, container, Some(&log), None).await?;
+        make(
+            client,
+            namespace,
+            config,
+            container,
+            &log,
+            create.interactive,
+        )
+        .await?;
         if let Err(e) = start_process(client, &create.id, "").await {
             if delete(client, &create.id).await {
                 let _ = logfile::remove(config, namespace, &create.id);
@@ -322,12 +270,43 @@ pub async fn run(
         super::output::line(&create.id)?;
         return Ok(0);
     }
-    let stdio = Stdio::new(create.interactive, terminal)?;
+    let file = match create.log_uri.as_deref() {
+        Some(uri) if logfile::file_of(uri).is_none() => {
+            let why = "needs --detach: what it says is heard by dunnage's own logger only";
+            return Err(format!("--log-uri {uri}: {why}").into());
+        }
+        _ => logfile::file_of(&log).unwrap_or_default(),
+    };
     let signals = signals()?;
-    // Before the shim opens its ends: it waits for ours.
-    let copying = stdio.copy();
     let container = (container, terminal);
-    make(client, namespace, config, container, None, Some(&stdio)).await?;
+    let stdin = make(
+        client,
+        namespace,
+        config,
+        container,
+        &log,
+        create.interactive,
+    )
+    .await?;
+    let keys = match terminal {
+        true => create.detach_keys.clone(),
+        false => Keys::default(),
+    };
+    let undo = async |rm: bool| {
+        // A task that is still there keeps its record.
+        if rm && delete(client, &create.id).await {
+            let _ = logfile::remove(config, namespace, &create.id);
+            remove(client, &create.id).await;
+        }
+    };
+    let heard = match audience::join(&file, true) {
+        Ok(heard) => heard,
+        Err(e) => {
+            undo(true).await;
+            return Err(format!("{}: its logger: {e}", create.id).into());
+        }
+    };
+    let copying = hear(heard, &stdin, keys, false);
     let watch = Watch {
         client,
         id: &create.id,
@@ -339,12 +318,24 @@ pub async fn run(
             Unheard::Stays
         },
     };
-    let code = watch.start(signals, copying).await;
-    // A task that is still there keeps its record.
-    if delete(client, &create.id).await && (args.rm || code.is_err()) {
-        remove(client, &create.id).await;
+    let end = watch.start(signals, copying).await;
+    if let (Ok(End::Parted), true) = (&end, args.rm) {
+        go_when_ended(client, &create.id).await?;
+    } else {
+        undo(args.rm || end.is_err()).await;
     }
-    code
+    Ok(end?.code())
+}
+
+/// Leaves it to the daemon to remove it; one that has ended by now is ours to remove.
+async fn go_when_ended(client: &Client, id: &str) -> Result<(), String> {
+    let known = control::container(client, id).await?;
+    control::note(client, &known, removal::LABEL, "true").await?;
+    let state = control::state(client, id).await.map_err(said)?;
+    if state.status == protos::task_types::Status::Stopped as i32 && delete(client, id).await {
+        remove(client, id).await;
+    }
+    Ok(())
 }
 
 /// Deletes the task. True if there is none now.
@@ -367,21 +358,4 @@ pub async fn start_process(client: &Client, id: &str, exec: &str) -> Result<(), 
     });
     let started = client.tasks().start(request).await;
     started.map(drop).map_err(NotRun::of_command)
-}
-
-/// `attach`: to FIFOs that nobody else reads.
-pub async fn attach(client: &Client, id: &str) -> Result<u8, NotRun> {
-    let state = control::state(client, id).await.map_err(said)?;
-    if state.stdout.contains("://") {
-        return Err(format!("{id} writes to a log: see `dunnage logs -f {id}`").into());
-    }
-    let stdio = Stdio::of(state.stdin, state.stdout, state.stderr);
-    let watch = Watch {
-        client,
-        id,
-        exec: "",
-        terminal: state.terminal,
-        unheard: Unheard::Stays,
-    };
-    Ok(watch.attach(signals()?, stdio.copy()).await?)
 }

@@ -3,7 +3,7 @@
 use super::client::Client;
 use super::control;
 use super::run::{NotRun, delete, start_process};
-use crate::restart;
+use crate::{logfile, restart};
 use protos::services::tasks::v1::CreateTaskRequest;
 
 pub async fn start(client: &Client, id: &str) -> Result<(), NotRun> {
@@ -24,6 +24,7 @@ pub async fn start(client: &Client, id: &str) -> Result<(), NotRun> {
         let request = client.request(CreateTaskRequest {
             container_id: id.to_owned(),
             stderr: if terminal { String::new() } else { log.clone() },
+            stdin: logfile::input_of(&log),
             stdout: log,
             terminal,
             ..Default::default()

@@ -1,6 +1,7 @@
 //! `dunnage`, seen as its users see it: through every `ctr`, its own client, and /proc.
 
 mod api;
+mod attach;
 mod client;
 mod copy;
 mod docker;
