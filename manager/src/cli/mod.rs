@@ -1,12 +1,14 @@
 //! The command line: what can be asked of `dunnage`.
 
 mod attach;
+mod checkpoint;
 pub mod client;
 mod control;
 mod copy;
 mod doctor;
 mod env_file;
 mod exec;
+mod foreground;
 mod health;
 mod init;
 mod journal;
@@ -227,7 +229,11 @@ impl Args {
         match &self.command {
             Command::Daemon => crate::daemon::run(config, self.config).map(|()| 0),
             // It has been read.
-            Command::Check => Ok(0),
+            Command::Check => {
+                let absent = config.absent();
+                absent.iter().for_each(|shim| complain(shim));
+                Ok(u8::from(!absent.is_empty()))
+            }
             _ => {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()

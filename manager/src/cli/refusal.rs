@@ -15,11 +15,16 @@ pub fn said(e: tonic::Status) -> String {
 pub struct NotRun {
     why: String,
     code: u8,
+    is_of_task: bool,
 }
 
 impl From<String> for NotRun {
     fn from(why: String) -> Self {
-        Self { why, code: NOT_RUN }
+        Self {
+            why,
+            code: NOT_RUN,
+            is_of_task: false,
+        }
     }
 }
 
@@ -30,7 +35,16 @@ impl NotRun {
             true => why,
             false => format!("{id}: {why}"),
         };
-        Self { why, code: FAILED }
+        Self {
+            why,
+            code: FAILED,
+            is_of_task: false,
+        }
+    }
+
+    /// Whether a shim may have said so of the streams.
+    pub fn is_of_task(&self) -> bool {
+        self.is_of_task && self.code == NOT_RUN
     }
 
     pub fn why(self) -> String {
@@ -40,6 +54,7 @@ impl NotRun {
     /// What the OCI runtime says of a command: runc's words are `exec: "NAME": …`, crun's speak of an
     /// executable. The same errno of a mount is no word about the command.
     pub fn of_command(refusal: tonic::Status) -> Self {
+        let is_of_task = refusal.code() == tonic::Code::Unknown;
         let why = said(refusal);
         let of_command = why.rsplit_once("exec: \"").map(|(_, said)| said);
         let of_command = of_command.or_else(|| why.split_once("executable").map(|(_, said)| said));
@@ -52,7 +67,11 @@ impl NotRun {
         } else {
             NOT_RUN
         };
-        Self { why, code }
+        Self {
+            why,
+            code,
+            is_of_task,
+        }
     }
 }
 

@@ -1,16 +1,15 @@
 //! `run`, `create`, `start` and `attach`: containers, and what they say.
 
 use super::client::{Client, lasting};
-use super::control;
+use super::foreground::{foreground, go_when_ended};
 use super::health::HealthFlags;
 use super::keys::{self, Keys};
 pub use super::refusal::{NOT_RUN, NotRun, exit_code, said};
 use super::spec::{self, Wishes};
-use super::stdio::hear;
 use super::stop::Stopping;
 use super::watch::{End, Unheard, Watch, signals};
 use crate::config::Config;
-use crate::logfile::{self, audience};
+use crate::logfile;
 use crate::{removal, restart};
 use clap::Args;
 use protos::Any;
@@ -49,10 +48,10 @@ pub struct Create {
     tty: bool,
     /// Pass our stdin on
     #[arg(short, long)]
-    interactive: bool,
+    pub interactive: bool,
     /// The keys of its terminal that part us from it; none if empty
     #[arg(long, value_name = "KEYS", default_value = keys::USUAL, value_parser = keys::read)]
-    detach_keys: Keys,
+    pub detach_keys: Keys,
     /// The runtime
     #[arg(long)]
     runtime: Option<String>,
@@ -72,7 +71,7 @@ pub struct Create {
     #[command(flatten)]
     wishes: Wishes,
     /// Its name
-    id: String,
+    pub id: String,
     /// The command, and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
@@ -158,7 +157,7 @@ pub async fn create(
 }
 
 /// Makes the record and the task; the FIFO of its input, if it gets any.
-async fn make(
+pub async fn make(
     client: &Client,
     namespace: &str,
     config: &Config,
@@ -188,24 +187,41 @@ async fn make(
         }
     };
     let stderr = if terminal { "" } else { log };
+    let streams = [&stdin, log, stderr];
+    match make_task(client, &id, terminal, streams).await {
+        Ok(()) => Ok(stdin),
+        Err(e) => {
+            unmake(client, config, namespace, &id).await;
+            Err(e)
+        }
+    }
+}
+
+pub async fn make_task(
+    client: &Client,
+    id: &str,
+    terminal: bool,
+    [stdin, stdout, stderr]: [&str; 3],
+) -> Result<(), NotRun> {
     let request = client.request(CreateTaskRequest {
-        container_id: id.clone(),
-        stdin: stdin.clone(),
-        stdout: log.to_owned(),
+        container_id: id.to_owned(),
+        stdin: stdin.to_owned(),
+        stdout: stdout.to_owned(),
         stderr: stderr.to_owned(),
         terminal,
         ..Default::default()
     });
-    if let Err(e) = client.tasks().create(request).await {
-        // Its logger may have been there before it.
-        let _ = logfile::remove(config, namespace, &id);
-        remove(client, &id).await;
-        return Err(NotRun::of_command(e));
-    }
-    Ok(stdin)
+    let made = client.tasks().create(request).await;
+    made.map(drop).map_err(NotRun::of_command)
 }
 
-async fn remove(client: &Client, id: &str) {
+/// Takes away the record of what has no task, and what its logger may have written before.
+pub async fn unmake(client: &Client, config: &Config, namespace: &str, id: &str) {
+    let _ = logfile::remove(config, namespace, id);
+    remove(client, id).await;
+}
+
+pub async fn remove(client: &Client, id: &str) {
     let request = client.request(DeleteContainerRequest { id: id.to_owned() });
     let _ = client.containers().delete(request).await;
 }
@@ -262,8 +278,7 @@ pub async fn run(
         .await?;
         if let Err(e) = start_process(client, &create.id, "").await {
             if delete(client, &create.id).await {
-                let _ = logfile::remove(config, namespace, &create.id);
-                remove(client, &create.id).await;
+                unmake(client, config, namespace, &create.id).await;
             }
             return Err(e);
         }
@@ -278,35 +293,16 @@ pub async fn run(
         _ => logfile::file_of(&log).unwrap_or_default(),
     };
     let signals = signals()?;
-    let container = (container, terminal);
-    let stdin = make(
-        client,
-        namespace,
-        config,
-        container,
-        &log,
-        create.interactive,
-    )
-    .await?;
-    let keys = match terminal {
-        true => create.detach_keys.clone(),
-        false => Keys::default(),
-    };
     let undo = async |rm: bool| {
         // A task that is still there keeps its record.
         if rm && delete(client, &create.id).await {
-            let _ = logfile::remove(config, namespace, &create.id);
-            remove(client, &create.id).await;
+            unmake(client, config, namespace, &create.id).await;
         }
     };
-    let heard = match audience::join(&file, true) {
-        Ok(heard) => heard,
-        Err(e) => {
-            undo(true).await;
-            return Err(format!("{}: its logger: {e}", create.id).into());
-        }
-    };
-    let copying = hear(heard, &stdin, keys, false);
+    let container = (container, terminal);
+    let by_log = (log.as_str(), file.as_path());
+    let (copying, _fifos) =
+        foreground(client, namespace, config, create, container, by_log).await?;
     let watch = Watch {
         client,
         id: &create.id,
@@ -325,17 +321,6 @@ pub async fn run(
         undo(args.rm || end.is_err()).await;
     }
     Ok(end?.code())
-}
-
-/// Leaves it to the daemon to remove it; one that has ended by now is ours to remove.
-async fn go_when_ended(client: &Client, id: &str) -> Result<(), String> {
-    let known = control::container(client, id).await?;
-    control::note(client, &known, removal::LABEL, "true").await?;
-    let state = control::state(client, id).await.map_err(said)?;
-    if state.status == protos::task_types::Status::Stopped as i32 && delete(client, id).await {
-        remove(client, id).await;
-    }
-    Ok(())
 }
 
 /// Deletes the task. True if there is none now.

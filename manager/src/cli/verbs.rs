@@ -4,10 +4,11 @@ use super::client::Client;
 use super::output::while_read;
 use super::run::{self, NotRun};
 use super::stop::{self, Ending};
-use super::{control, copy, logs, prune, rename, show, start, top};
+use super::{checkpoint, control, copy, logs, prune, rename, show, start, top};
 use crate::config::Config;
 use clap::Subcommand;
 use std::future::poll_fn;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::Poll;
 
@@ -64,6 +65,14 @@ pub enum Verb {
     },
     /// Give a container that does not run another name
     Rename { id: String, new: String },
+    /// Store what a container is doing, and end it
+    Checkpoint(checkpoint::Checkpoint),
+    /// Have a container go on where it was stored
+    Restore {
+        id: String,
+        /// Where `checkpoint` has stored it
+        dir: PathBuf,
+    },
     /// Copy files between a container and the host
     Cp(copy::Copy),
     /// Show the processes of a container as ps(1) does
@@ -132,6 +141,13 @@ impl Verb {
             Self::Rename { id, new } => {
                 rename::rename(client, config, namespace, id, new).await?;
                 0
+            }
+            Self::Checkpoint(args) => {
+                checkpoint::checkpoint(client, args).await?;
+                0
+            }
+            Self::Restore { id, dir } => {
+                run::exit_code(checkpoint::restore(client, id, dir).await.map(|()| 0))
             }
             Self::Cp(args) => {
                 copy::copy(client, args).await?;

@@ -2,6 +2,7 @@
 
 mod api;
 mod attach;
+mod checkpoint;
 mod client;
 mod copy;
 mod docker;
