@@ -4,7 +4,7 @@ use super::client::Client;
 use super::control;
 use super::keys::{self, Keys};
 use super::run::{NotRun, said};
-use super::stdio::{Stdio, hear};
+use super::stdio::{Raw, Stdio, hear};
 use super::watch::{Unheard, Watch, signals};
 use crate::logfile::{self, audience};
 use clap::Args;
@@ -29,6 +29,7 @@ pub async fn attach(client: &Client, args: &Attach) -> Result<u8, NotRun> {
         return Err(format!("{id} has ended: see `dunnage logs {id}`").into());
     }
     let signals = signals()?;
+    let raw = Raw::of(state.terminal);
     let copying = match logfile::file_of(&state.stdout) {
         Some(log) => {
             let heard = audience::join(&log, false);
@@ -58,7 +59,7 @@ pub async fn attach(client: &Client, args: &Attach) -> Result<u8, NotRun> {
         terminal: state.terminal,
         unheard: Unheard::Stays,
     };
-    Ok(watch.attach(signals, copying).await?.code())
+    Ok(watch.attach(signals, copying, raw).await?.code())
 }
 
 fn input<'a>(state: &'a Process, args: &Attach) -> &'a str {

@@ -5,7 +5,7 @@ use super::control;
 use super::process::{ProcessWishes, list};
 use super::run::{NotRun, said, start_process};
 use super::spec::PATH;
-use super::stdio::Stdio;
+use super::stdio::{Raw, Stdio};
 use super::watch::{Unheard, Watch, signals};
 use clap::Args;
 use protos::Any;
@@ -156,6 +156,7 @@ pub async fn exec(client: &Client, args: &Exec) -> Result<u8, NotRun> {
         false => Stdio::new(args.interactive, args.tty)?,
     };
     let signals = signals()?;
+    let raw = Raw::of(args.tty && !args.detach);
     let copying = stdio.copy();
     let made = add(client, &args.id, &exec, &stdio, args.tty, &process).await;
     made.map_err(NotRun::of_command)?;
@@ -170,7 +171,7 @@ pub async fn exec(client: &Client, args: &Exec) -> Result<u8, NotRun> {
         terminal: args.tty,
         unheard: Unheard::Ends,
     };
-    let end = watch.start(signals, copying).await;
+    let end = watch.start(signals, copying, raw).await;
     remove(client, &args.id, exec).await;
     Ok(end?.code())
 }

@@ -6,6 +6,7 @@ use super::health::HealthFlags;
 use super::keys::{self, Keys};
 pub use super::refusal::{NOT_RUN, NotRun, exit_code, said};
 use super::spec::{self, Wishes};
+use super::stdio::Raw;
 use super::stop::Stopping;
 use super::watch::{End, Unheard, Watch, signals};
 use crate::config::Config;
@@ -301,6 +302,7 @@ pub async fn run(
     };
     let container = (container, terminal);
     let by_log = (log.as_str(), file.as_path());
+    let raw = Raw::of(terminal);
     let (copying, _fifos) =
         foreground(client, namespace, config, create, container, by_log).await?;
     let watch = Watch {
@@ -314,7 +316,7 @@ pub async fn run(
             Unheard::Stays
         },
     };
-    let end = watch.start(signals, copying).await;
+    let end = watch.start(signals, copying, raw).await;
     if let (Ok(End::Parted), true) = (&end, args.rm) {
         go_when_ended(client, &create.id).await?;
     } else {

@@ -235,8 +235,13 @@ fn copy_input(path: &Path, mut keys: Matcher) -> io::Result<bool> {
 pub struct Raw(Termios);
 
 impl Raw {
-    /// `None` if stdin is no terminal.
-    pub fn new() -> Option<Self> {
+    /// For a process that has a terminal, and before anything is copied: what is typed then is its own
+    /// already. `None` if our stdin is none.
+    pub fn of(terminal: bool) -> Option<Self> {
+        terminal.then(Self::new).flatten()
+    }
+
+    fn new() -> Option<Self> {
         let old = termios::tcgetattr(io::stdin()).ok()?;
         let mut raw = old.clone();
         termios::cfmakeraw(&mut raw);

@@ -76,9 +76,14 @@ impl Watch<'_> {
     ///
     /// # Errors
     /// If it could not be started, or its end is not told.
-    pub async fn start(&self, signals: Signals, copying: Copying) -> Result<End, NotRun> {
+    pub async fn start(
+        &self,
+        signals: Signals,
+        copying: Copying,
+        raw: Option<Raw>,
+    ) -> Result<End, NotRun> {
         start_process(self.client, self.id, self.exec).await?;
-        Ok(self.attach(signals, copying).await?)
+        Ok(self.attach(signals, copying, raw).await?)
     }
 
     /// Passes everything on both ways until the process has ended, or nobody reads what it says.
@@ -86,9 +91,13 @@ impl Watch<'_> {
     ///
     /// # Errors
     /// A text, if its end is not told.
-    pub async fn attach(&self, signals: Signals, mut copying: Copying) -> Result<End, String> {
+    pub async fn attach(
+        &self,
+        signals: Signals,
+        mut copying: Copying,
+        raw: Option<Raw>,
+    ) -> Result<End, String> {
         let mut waiting: Waiting<'_> = Box::pin(control::wait_for(self.client, self.id, self.exec));
-        let raw = self.terminal.then(Raw::new).flatten();
         if self.terminal {
             self.resize().await;
         }
