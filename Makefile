@@ -199,6 +199,8 @@ install: $(DIST) $(VM_DIST) $(MANAGER) $(GUEST)/distro/guest.toml ## install bel
 		install -d $(DESTDIR)$(PREFIX)/lib/dunnage/guest/$$flavour && \
 		install -m644 $(GUEST)/$$flavour/* $(DESTDIR)$(PREFIX)/lib/dunnage/guest/$$flavour || exit; done
 	$(MANAGER) man >$(DESTDIR)$(PREFIX)/share/man/man1/dunnage.1
+	for command in $$($(MANAGER) help | sed -n '/^Commands:/,/^$$/s/^  \([a-z]\+\) .*/\1/p'); do \
+		$(MANAGER) man $$command >$(DESTDIR)$(PREFIX)/share/man/man1/dunnage-$$command.1 || exit; done
 	$(MANAGER) completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/dunnage
 	$(MANAGER) completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_dunnage
 	$(MANAGER) completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/dunnage.fish
@@ -216,6 +218,7 @@ uninstall: ## take it away from there; the configuration stays
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/$(NAME) bin/$(VM_NAME) bin/dunnage share/man/man1/dunnage.1 \
 		share/bash-completion/completions/dunnage share/zsh/site-functions/_dunnage \
 		share/fish/vendor_completions.d/dunnage.fish share/dunnage/grafana.json)
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/dunnage-*.1
 	rm -f $(addprefix $(DESTDIR)$(UNITS)/,dunnage.service dunnage.socket)
 
 .PHONY: clean

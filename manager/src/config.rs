@@ -4,9 +4,11 @@
 //! Drop-ins are `config.d/*.toml` in the order of their names; a later key replaces an earlier
 //! one. A key that does not exist is an error that names it.
 
+mod files;
 mod network;
 mod span;
 
+use files::Files;
 pub use network::Network;
 use serde::{Deserialize, Deserializer};
 pub use span::Span;
@@ -255,9 +257,9 @@ impl Config {
     /// A text with the file and the key.
     pub fn load(path: Option<&Path>) -> Result<Self, String> {
         let main = path.unwrap_or(Path::new(DEFAULT_PATH));
-        let mut merged = toml::Table::new();
+        let mut read = Files::default();
         if path.is_some() || main.exists() {
-            merge(&mut merged, read(main)?);
+            read.read(main)?;
         }
         let drop_ins = main.with_file_name("config.d");
         let mut files: Vec<PathBuf> = std::fs::read_dir(&drop_ins)
@@ -266,13 +268,22 @@ impl Config {
         files.retain(|file| file.extension().is_some_and(|e| e == "toml"));
         files.sort_unstable();
         for file in files {
-            merge(&mut merged, read(&file)?);
+            read.read(&file)?;
         }
-        let mut config: Self = merged
-            .try_into()
-            .map_err(|e| format!("{}: {e}", main.display()))?;
-        config.complete()?;
+        let config = read.merged().try_into();
+        let mut config: Self = config.map_err(|e| format!("{}: {e}", main.display()))?;
+        config.complete().map_err(|e| read.blame(&e, main))?;
         Ok(config)
+    }
+
+    /// The shims that are named and not there: the daemon goes on without them, until somebody asks for
+    /// one.
+    pub fn absent(&self) -> Vec<String> {
+        let paths = self.runtime.paths.iter();
+        let absent = paths.filter(|(_, path)| !path.is_file());
+        absent
+            .map(|(name, path)| format!("runtime.paths.{name:?}: {path:?}: no such file"))
+            .collect()
     }
 
     /// Fills in what follows from other keys.
@@ -368,24 +379,6 @@ impl Config {
         match self.journal.place {
             Place::Run => self.state.join("journal"),
             Place::Disk => self.root.join("journal"),
-        }
-    }
-}
-
-/// Reads one file, and refuses keys that do not exist while it is still known which file has them.
-fn read(path: &Path) -> Result<toml::Table, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let table: toml::Table =
-        toml::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
-    toml::from_str::<Config>(&text).map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok(table)
-}
-
-fn merge(into: &mut toml::Table, from: toml::Table) {
-    for (key, value) in from {
-        match (into.get_mut(&key), value) {
-            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
-            (_, value) => drop(into.insert(key, value)),
         }
     }
 }

@@ -87,6 +87,7 @@ async fn serve(
     tokio::task::spawn_local(async move { intake.run().await });
     manager.recover().await?;
     tokio::task::spawn_local(crate::restart::run(Rc::clone(&manager), ended));
+    tokio::task::spawn_local(Rc::clone(&manager).resume_checks());
     crate::metrics::serve(&manager).await?;
 
     let (api, jobs) = Api::new();
@@ -153,6 +154,7 @@ fn open(
         launcher: Launcher::new(Arc::clone(config), Rc::clone(reaper)),
         intake: Rc::new(Intake::new(journal, ledger, exits)),
         tasks: Default::default(),
+        health: Default::default(),
         leases: RefCell::default(),
         requests: Default::default(),
         held: Default::default(),

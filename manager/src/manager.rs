@@ -3,6 +3,7 @@
 use crate::bundles::Bundles;
 use crate::config::Config;
 use crate::failure::{Failure, unavailable};
+use crate::health::Health;
 use crate::intake::Intake;
 use crate::launch::Launcher;
 use crate::store::Store;
@@ -21,6 +22,7 @@ pub struct Manager {
     pub launcher: Launcher,
     pub intake: Rc<Intake>,
     pub tasks: Tasks,
+    pub health: Health,
     /// Leases are taken for granted: there is nothing here to protect from a collector.
     pub leases: RefCell<BTreeMap<(String, String), protos::services::leases::v1::Lease>>,
     /// How many requests are being worked on, but for those that may wait for ever.

@@ -5,7 +5,9 @@
 
 use crate::config::Restart;
 use crate::failure::Failure;
+use crate::health;
 use crate::ledger::Exit;
+use crate::logfile;
 use crate::manager::Manager;
 use crate::names::Key;
 use crate::removal;
@@ -17,7 +19,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use task::ProcessId;
+use task::{ProcessId, aside};
 use tokio::sync::mpsc;
 
 pub const STATUS: &str = "containerd.io/restart.status";
@@ -37,6 +39,8 @@ pub enum Policy {
     UnlessStopped,
     /// At most so often, if there is a number.
     OnFailure(Option<u32>),
+    /// As that, and also if its health check says so.
+    OnUnhealthy(Option<u32>),
 }
 
 impl std::str::FromStr for Policy {
@@ -51,8 +55,13 @@ impl std::str::FromStr for Policy {
             ("on-failure", count) if count.parse::<u32>().is_ok() => {
                 Ok(Self::OnFailure(count.parse().ok()))
             }
+            ("on-unhealthy", "") => Ok(Self::OnUnhealthy(None)),
+            ("on-unhealthy", count) if count.parse::<u32>().is_ok() => {
+                Ok(Self::OnUnhealthy(count.parse().ok()))
+            }
             _ => Err(format!(
-                "restart policy {text:?}: not no, always, on-failure[:N] or unless-stopped"
+                "restart policy {text:?}: not no, always, on-failure[:N], on-unhealthy[:N] or \
+                 unless-stopped"
             )),
         }
     }
@@ -66,9 +75,12 @@ pub fn wants_restart(labels: &Labels, status: Option<u32>) -> bool {
     }
     match label(POLICY).parse() {
         Ok(Policy::Always | Policy::UnlessStopped) => true,
-        Ok(Policy::OnFailure(limit)) => {
+        Ok(policy @ (Policy::OnFailure(limit) | Policy::OnUnhealthy(limit))) => {
             let count = label(COUNT).parse::<u32>().unwrap_or(0);
-            status.is_none_or(|status| status != 0) && limit.is_none_or(|limit| count < limit)
+            let is_unhealthy = label(health::STATUS) == "unhealthy";
+            let failed = status.is_none_or(|status| status != 0)
+                || (matches!(policy, Policy::OnUnhealthy(_)) && is_unhealthy);
+            failed && limit.is_none_or(|limit| count < limit)
         }
         Ok(Policy::No) => false,
         Err(e) => {
@@ -76,6 +88,12 @@ pub fn wants_restart(labels: &Labels, status: Option<u32>) -> bool {
             false
         }
     }
+}
+
+/// Whether one that its health check finds unhealthy is to be started anew.
+pub fn is_for_unhealthy(labels: &Labels) -> bool {
+    let policy = labels.get(POLICY).map(|policy| policy.parse());
+    matches!(policy, Some(Ok(Policy::OnUnhealthy(_))))
 }
 
 /// The pause before the next restart.
@@ -192,10 +210,13 @@ async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Resu
         _ => {}
     }
     let uri = container.labels.get(LOG_URI).cloned().unwrap_or_default();
+    let of = uri.clone();
+    let stdin = aside::run(move || logfile::input_of(&of)).await;
     let terminal = has_terminal(&container);
     let create = CreateTaskRequest {
         stderr: if terminal { String::new() } else { uri.clone() },
         stdout: uri,
+        stdin,
         terminal,
         ..manager.store.last_create(&key.namespace, &key.id).await?
     };
@@ -249,6 +270,9 @@ mod tests {
             ("unless-stopped", "", "", Some(0), true),
             ("unless-stopped", "", "true", Some(0), false),
             ("always", "", "true", Some(0), false),
+            ("on-unhealthy", "", "", Some(0), false),
+            ("on-unhealthy", "", "", Some(1), true),
+            ("on-unhealthy:2", "2", "", Some(1), false),
             ("often", "", "", Some(0), false),
         ] {
             let mut labels = Labels::from([
@@ -265,6 +289,20 @@ mod tests {
             labels.insert(STATUS.to_owned(), "stopped".to_owned());
             assert!(!wants_restart(&labels, status));
         }
+    }
+
+    #[test]
+    fn what_is_unhealthy_is_restarted_however_it_ended() {
+        let mut labels = Labels::from([
+            (STATUS.to_owned(), "running".to_owned()),
+            (POLICY.to_owned(), "on-unhealthy:2".to_owned()),
+            (health::STATUS.to_owned(), "unhealthy".to_owned()),
+        ]);
+        assert!(is_for_unhealthy(&labels) && wants_restart(&labels, Some(0)));
+        labels.insert(COUNT.to_owned(), "2".to_owned());
+        assert!(!wants_restart(&labels, Some(0)));
+        labels.insert(POLICY.to_owned(), "on-failure".to_owned());
+        assert!(!is_for_unhealthy(&labels) && !wants_restart(&labels, Some(0)));
     }
 
     #[test]

@@ -15,9 +15,9 @@ pub use records::{make_dir, write};
 
 use crate::disk::Disk;
 use crate::failure::{Failure, exists};
-use protos::Message;
 use protos::services::containers::v1::Container;
 use protos::services::tasks::v1::CreateTaskRequest;
+use protos::{Any, Message, any, runc};
 use records::Records;
 use std::collections::HashMap;
 use std::path::Path;
@@ -34,6 +34,17 @@ pub struct Store {
     records: Records,
     readers: Arc<Disk>,
     writer: Arc<Disk>,
+}
+
+/// Options without the checkpoint that a task was restored from: at the next restart it begins anew.
+fn from_the_start(options: Any) -> Any {
+    match any::unpack::<runc::Options>(&options) {
+        Some(Ok(mut known)) if !known.criu_image_path.is_empty() => {
+            known.criu_image_path.clear();
+            any::pack(&known)
+        }
+        _ => options,
+    }
 }
 
 impl Store {
@@ -147,7 +158,7 @@ impl Store {
         let kept = CreateTaskRequest {
             container_id: create.container_id.clone(),
             rootfs: create.rootfs.clone(),
-            options: create.options.clone(),
+            options: create.options.clone().map(from_the_start),
             runtime_path: create.runtime_path.clone(),
             ..Default::default()
         };

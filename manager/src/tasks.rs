@@ -8,6 +8,7 @@
 
 use crate::bundles::{Bundle, Files};
 use crate::failure::{Failure, exists, not_found};
+use crate::health::{self, Check};
 use crate::journal::Started;
 use crate::launch::Address;
 use crate::manager::Manager;
@@ -43,6 +44,8 @@ pub struct Task {
     _log: Log,
     /// Its container has a record, as far as we know.
     pub has_record: Cell<bool>,
+    /// What begins with its start.
+    check: RefCell<Option<Rc<Check>>>,
 }
 
 impl Task {
@@ -54,6 +57,7 @@ impl Task {
             deleting: Cell::new(false),
             _log: log,
             has_record: Cell::new(false),
+            check: RefCell::default(),
         }
     }
 
@@ -178,8 +182,8 @@ impl Manager {
         let binary = self.launcher.resolve(name).await?;
         network::attach(self, container).await?;
         self.store.remember_create(namespace, &create).await?;
-        let spec = container.spec.as_ref().map(|spec| spec.value.clone());
-        let bundle = self.bundles.create(key, spec.unwrap_or_default());
+        let spec = self.joined(namespace, container).await?;
+        let bundle = self.bundles.create(key, spec);
         let bundle = bundle.await?;
         let failed = async |e: Failure| {
             self.clean_up(&bundle).await;
@@ -199,6 +203,7 @@ impl Manager {
         };
         let task = Rc::new(Task::new(bundle, pid, Some(Rc::clone(&shim)), log));
         task.has_record.set(true);
+        task.check.replace(health::of(container));
         self.tasks.insert(Rc::clone(&task));
         if shim.is_over() {
             tokio::task::spawn_local(Rc::clone(self).bury(task));
@@ -274,7 +279,11 @@ impl Manager {
     ///
     /// # Errors
     /// The shim's.
-    pub async fn start_task(&self, key: &Key, process: &ProcessId) -> Result<u32, Failure> {
+    pub async fn start_task(
+        self: &Rc<Self>,
+        key: &Key,
+        process: &ProcessId,
+    ) -> Result<u32, Failure> {
         let task = self.tasks.get(key)?;
         let request = StartRequest {
             id: key.id.clone(),
@@ -284,6 +293,11 @@ impl Manager {
         let started = Started::new(key, process, response.pid);
         self.intake.started(started).await;
         self.intake.synced().await;
+        if *process == ProcessId::Init
+            && let Some(check) = task.check.take()
+        {
+            self.begin_checks(key, check, "");
+        }
         Ok(response.pid)
     }
 

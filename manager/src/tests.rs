@@ -53,7 +53,7 @@ fn no_words_upset_the_command_line() {
     mutate::some_inputs(&seeds, 3_000, |input| {
         let text = String::from_utf8_lossy(input);
         let _ = cli::parses(std::iter::once("dunnage").chain(text.split('\n')));
-        let _ = cli::signal(&text);
+        let _ = cli::signal::number(&text);
     });
 }
 

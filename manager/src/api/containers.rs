@@ -4,6 +4,7 @@ use super::{Stream, service};
 use crate::exchange::field_of_labels;
 use crate::failure::{Failure, exhausted, invalid};
 use crate::filter::{Fields, Filters};
+use crate::health;
 use crate::ledger::Origin;
 use crate::manager::Manager;
 use crate::names::{check_id, check_label};
@@ -50,7 +51,8 @@ async fn get(
     request: GetContainerRequest,
 ) -> Result<GetContainerResponse, Failure> {
     check_id(&request.id)?;
-    let container = manager.store.container(&namespace, &request.id).await?;
+    let mut container = manager.store.container(&namespace, &request.id).await?;
+    manager.health.tell(&namespace, &mut container);
     Ok(GetContainerResponse {
         container: Some(container),
     })
@@ -134,6 +136,7 @@ async fn create(
         .container
         .ok_or_else(|| invalid("container must be set"))?;
     check(&container)?;
+    container.extensions.remove(health::EXTENSION);
     let now = task::event::now();
     container.created_at = Some(now);
     container.updated_at = Some(now);
@@ -172,6 +175,8 @@ async fn update(
     let update = move |old| {
         let mut updated = merge(old, new, request.update_mask.as_ref())?;
         check(&updated)?;
+        // It is ours to tell.
+        updated.extensions.remove(health::EXTENSION);
         updated.updated_at = Some(task::event::now());
         Ok(updated)
     };

@@ -4,6 +4,7 @@ use super::metrics::metrics;
 use super::process::{get, list, wait};
 use super::service;
 use crate::failure::{Failure, exists, invalid, unimplemented};
+use crate::health;
 use crate::manager::Manager;
 use crate::names::{Key, check_id};
 use crate::tasks::Task;
@@ -155,8 +156,8 @@ async fn exec(
         return Err(invalid("exec id cannot be empty"));
     }
     check_id(&request.exec_id)?;
-    // Its exit could not be told from init's, whatever shim it has.
-    if request.exec_id == request.container_id {
+    // Its exit could not be told from init's, whatever shim it has, nor from that of a health check.
+    if request.exec_id == request.container_id || request.exec_id == health::ID {
         return Err(exists(format!("id {}", request.exec_id)));
     }
     let task = find(&manager, &namespace, &request.container_id).await?;

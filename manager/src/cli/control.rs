@@ -1,4 +1,4 @@
-//! `kill`, `stop`, `pause`, `resume`, `delete`, `update` and `ns`: one request or two each.
+//! `kill`, `pause`, `resume`, `delete`, `update` and `ns`: one request or two each.
 
 use super::client::{Client, lasting};
 use super::run::said;
@@ -14,50 +14,9 @@ use protos::services::tasks::v1::*;
 use protos::task_types::{Process, Status};
 use protos::{Any, FieldMask};
 use serde_json::{Map, Value, json};
-use std::time::Duration;
 
 /// What the shims take resources as.
 const RESOURCES: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
-
-/// The first and the last real-time signal, as the C library counts them (signal(7)).
-const RTMIN: u32 = 34;
-const RTMAX: u32 = 64;
-
-/// The number of a signal: 9, KILL or SIGKILL; RTMIN+3, RTMAX-2.
-///
-/// # Errors
-/// A text that names it.
-pub fn signal(text: &str) -> Result<u32, String> {
-    if let Ok(number) = text.parse() {
-        return Ok(number);
-    }
-    let name = text.to_uppercase();
-    let name = name.strip_prefix("SIG").unwrap_or(&name);
-    let known = || {
-        Some(
-            format!("SIG{name}")
-                .parse::<nix::sys::signal::Signal>()
-                .ok()? as u32,
-        )
-    };
-    real_time(name)
-        .or_else(known)
-        .ok_or_else(|| format!("{text:?} is no signal"))
-}
-
-/// A real-time signal is named by how far it is from the first or the last.
-fn real_time(name: &str) -> Option<u32> {
-    let far = |rest: &str, sign: char| match rest {
-        "" => Some(0),
-        rest => rest.strip_prefix(sign)?.parse::<u32>().ok(),
-    };
-    let number = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
-        (Some(rest), _) => RTMIN.checked_add(far(rest, '+')?),
-        (_, Some(rest)) => RTMAX.checked_sub(far(rest, '-')?),
-        _ => None,
-    };
-    number.filter(|number| (RTMIN..=RTMAX).contains(number))
-}
 
 async fn send(client: &Client, id: &str, signal: u32, all: bool) -> Result<(), tonic::Status> {
     let request = client.request(KillRequest {
@@ -74,29 +33,11 @@ pub async fn kill(client: &Client, id: &str, number: u32, all: bool) -> Result<(
 }
 
 /// A signal to what may have ended in the meantime: a wait tells how.
-async fn end(client: &Client, id: &str, number: libc::c_int, all: bool) -> Result<(), String> {
+pub async fn end(client: &Client, id: &str, number: libc::c_int, all: bool) -> Result<(), String> {
     match send(client, id, number.cast_unsigned(), all).await {
         Err(e) if e.code() != tonic::Code::NotFound => Err(said(e)),
         _ => Ok(()),
     }
-}
-
-/// TERM, and KILL if that is not enough. It stays stopped, whatever its restart policy says; so it
-/// goes on if that can't be stored.
-pub async fn stop(client: &Client, id: &str, timeout: Duration) -> Result<(), String> {
-    note_stopped(client, &container(client, id).await?, true).await?;
-    let mut waiting = Box::pin(wait(client, id));
-    // The wait is on its way before the signal.
-    let early = tokio::time::timeout(Duration::from_millis(20), &mut waiting).await;
-    if let Ok(ended) = early {
-        return ended.map(drop).map_err(said);
-    }
-    end(client, id, libc::SIGTERM, false).await?;
-    if tokio::time::timeout(timeout, &mut waiting).await.is_err() {
-        end(client, id, libc::SIGKILL, true).await?;
-        waiting.await.map_err(said)?;
-    }
-    Ok(())
 }
 
 pub async fn container(client: &Client, id: &str) -> Result<Container, String> {
@@ -148,21 +89,31 @@ pub async fn note_stopped(
     if !container.labels.contains_key(restart::STATUS) {
         return Ok(());
     }
+    note(client, container, restart::STOPPED, &stopped.to_string()).await
+}
+
+/// Changes one label of a container; an empty value takes it away.
+///
+/// # Errors
+/// A text, if that can't be stored.
+pub async fn note(
+    client: &Client,
+    container: &Container,
+    key: &str,
+    value: &str,
+) -> Result<(), String> {
     let (id, mut container) = (&container.id, container.clone());
-    container
-        .labels
-        .insert(restart::STOPPED.into(), stopped.to_string());
+    container.labels.insert(key.into(), value.into());
     let request = client.request(UpdateContainerRequest {
         container: Some(container),
         update_mask: Some(FieldMask {
-            paths: vec![format!("labels.{}", restart::STOPPED)],
+            paths: vec![format!("labels.{key}")],
         }),
     });
     let stored = client.containers().update(request).await;
-    stored.map(drop).map_err(|e| {
-        let key = restart::STOPPED;
-        format!("{id}: {key}={stopped} can't be stored: {}", said(e))
-    })
+    stored
+        .map(drop)
+        .map_err(|e| format!("{id}: {key}={value} can't be stored: {}", said(e)))
 }
 
 pub async fn pause(client: &Client, id: &str) -> Result<(), String> {
@@ -179,7 +130,7 @@ pub async fn resume(client: &Client, id: &str) -> Result<(), String> {
     client.tasks().resume(request).await.map(drop).map_err(said)
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Delete {
     /// Kill it first
     #[arg(short, long)]
@@ -187,7 +138,8 @@ pub struct Delete {
     /// Leave its logs, until a new container of this name has its own
     #[arg(long)]
     keep_logs: bool,
-    id: String,
+    #[arg(required = true)]
+    pub ids: Vec<String>,
 }
 
 /// Deletes the task, if there is one, its logs, and the container's record.
@@ -196,8 +148,8 @@ pub async fn delete(
     config: &Config,
     namespace: &str,
     args: &Delete,
+    id: &str,
 ) -> Result<(), String> {
-    let id = args.id.as_str();
     let known = container(client, id).await?;
     if let Ok(Process { status, .. }) = state(client, id).await {
         if status != Status::Stopped as i32 && status != Status::Created as i32 {
@@ -223,6 +175,8 @@ pub async fn delete(
     if !args.keep_logs {
         // While the name is still taken.
         logfile::remove(config, namespace, id)?;
+    } else {
+        logfile::keep_lines(config, namespace, id);
     }
     let request = client.request(DeleteContainerRequest { id: id.to_owned() });
     client

@@ -1,15 +1,17 @@
 //! `exec`: one more process in a container.
 
 use super::client::Client;
+use super::control;
 use super::process::{ProcessWishes, list};
-use super::run::{NotRun, start_process};
+use super::run::{NotRun, said, start_process};
 use super::spec::PATH;
-use super::stdio::Stdio;
+use super::stdio::{Raw, Stdio};
 use super::watch::{Unheard, Watch, signals};
 use clap::Args;
 use protos::Any;
 use protos::services::tasks::v1::*;
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 /// What ctr and containerd call the type of a process.
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -35,9 +37,15 @@ pub struct Exec {
 }
 
 /// The process of the container's own spec, changed as the command line says.
-async fn process(client: &Client, args: &Exec) -> Result<Value, String> {
-    let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", args.id);
-    let container = super::control::container(client, &args.id).await?;
+async fn process(
+    client: &Client,
+    id: &str,
+    wishes: &ProcessWishes,
+    tty: bool,
+    command: &[String],
+) -> Result<Value, String> {
+    let failed = |e: &dyn std::fmt::Display| format!("{id}: {e}");
+    let container = control::container(client, id).await?;
     let spec = container.spec.unwrap_or_default();
     let spec = task::json::read_first::<Value>(&spec.value);
     let mut process = spec.map_err(|e| failed(&e))?["process"].take();
@@ -45,7 +53,7 @@ async fn process(client: &Client, args: &Exec) -> Result<Value, String> {
         process.insert("terminal".into(), false.into());
         process.remove("consoleSize");
     }
-    let changed = args.wishes.change(&mut process, args.tty, &args.command);
+    let changed = wishes.change(&mut process, tty, command);
     changed.map_err(|e| failed(&e))?;
     if let Some(process) = process.as_object_mut() {
         let env = list(process, "env").map_err(|e| failed(&e))?;
@@ -58,33 +66,99 @@ async fn process(client: &Client, args: &Exec) -> Result<Value, String> {
     Ok(process)
 }
 
+/// An id that no other client has.
+fn own_id() -> String {
+    let own = std::process::id();
+    format!("e{own}-{}", task::proc::started(own).unwrap_or(0))
+}
+
+/// Runs a command as the container's root, with streams of ours: its exit code. Its last end is told
+/// when all that it said was copied.
+pub async fn run_as_root(
+    client: &Client,
+    id: &str,
+    command: &[String],
+    stdio: &Stdio,
+    input_ended: Option<oneshot::Receiver<()>>,
+) -> Result<u32, String> {
+    let root = ProcessWishes {
+        user: Some((0, 0)),
+        workdir: Some("/".into()),
+        ..Default::default()
+    };
+    let process = process(client, id, &root, false, command).await?;
+    let exec = own_id();
+    add(client, id, &exec, stdio, false, &process)
+        .await
+        .map_err(said)?;
+    let ran = async {
+        let mut waiting = Box::pin(control::wait_for(client, id, &exec));
+        start_process(client, id, &exec)
+            .await
+            .map_err(NotRun::why)?;
+        if let Some(ended) = input_ended {
+            tokio::select! {
+                exit = &mut waiting => return exit.map_err(said),
+                _ = ended => {
+                    let close = client.request(CloseIoRequest {
+                        container_id: id.to_owned(),
+                        exec_id: exec.clone(),
+                        stdin: true,
+                    });
+                    client.tasks().close_io(close).await.map_err(said)?;
+                }
+            }
+        }
+        waiting.await.map_err(said)
+    };
+    let exit = ran.await;
+    remove(client, id, exec).await;
+    Ok(exit?.exit_status)
+}
+
+async fn add(
+    client: &Client,
+    id: &str,
+    exec: &str,
+    stdio: &Stdio,
+    terminal: bool,
+    process: &Value,
+) -> Result<(), tonic::Status> {
+    let request = client.request(ExecProcessRequest {
+        container_id: id.to_owned(),
+        stdin: stdio.stdin.clone(),
+        stdout: stdio.stdout.clone(),
+        stderr: stdio.stderr.clone(),
+        terminal,
+        spec: Some(Any {
+            type_url: PROCESS_TYPE.into(),
+            value: process.to_string().into_bytes(),
+        }),
+        exec_id: exec.to_owned(),
+    });
+    client.tasks().exec(request).await.map(drop)
+}
+
+async fn remove(client: &Client, id: &str, exec_id: String) {
+    let request = client.request(DeleteProcessRequest {
+        container_id: id.to_owned(),
+        exec_id,
+    });
+    let _ = client.tasks().delete_process(request).await;
+}
+
 /// `exec`: its exit code.
 pub async fn exec(client: &Client, args: &Exec) -> Result<u8, NotRun> {
-    let process = process(client, args).await?;
-    let exec = format!(
-        "e{}-{}",
-        std::process::id(),
-        task::proc::started(std::process::id()).unwrap_or(0)
-    );
+    let process = process(client, &args.id, &args.wishes, args.tty, &args.command).await?;
+    let exec = own_id();
     let stdio = match args.detach {
         true => Stdio::of(String::new(), String::new(), String::new()),
         false => Stdio::new(args.interactive, args.tty)?,
     };
     let signals = signals()?;
+    let raw = Raw::of(args.tty && !args.detach);
     let copying = stdio.copy();
-    let request = client.request(ExecProcessRequest {
-        container_id: args.id.clone(),
-        stdin: stdio.stdin.clone(),
-        stdout: stdio.stdout.clone(),
-        stderr: stdio.stderr.clone(),
-        terminal: args.tty,
-        spec: Some(Any {
-            type_url: PROCESS_TYPE.into(),
-            value: process.to_string().into_bytes(),
-        }),
-        exec_id: exec.clone(),
-    });
-    let made = client.tasks().exec(request).await;
+    let made = add(client, &args.id, &exec, &stdio, args.tty, &process).await;
     made.map_err(NotRun::of_command)?;
     if args.detach {
         start_process(client, &args.id, &exec).await?;
@@ -97,11 +171,7 @@ pub async fn exec(client: &Client, args: &Exec) -> Result<u8, NotRun> {
         terminal: args.tty,
         unheard: Unheard::Ends,
     };
-    let code = watch.start(signals, copying).await;
-    let request = client.request(DeleteProcessRequest {
-        container_id: args.id.clone(),
-        exec_id: exec,
-    });
-    let _ = client.tasks().delete_process(request).await;
-    code
+    let end = watch.start(signals, copying, raw).await;
+    remove(client, &args.id, exec).await;
+    Ok(end?.code())
 }

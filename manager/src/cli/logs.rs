@@ -5,9 +5,11 @@ use super::control;
 use super::output;
 use super::tail::Tail;
 use crate::config::Config;
-use crate::{logfile, restart};
+use crate::logfile::{self, Entry};
+use crate::restart;
 use clap::Args;
 use protos::services::containers::v1::GetContainerRequest;
+use std::collections::VecDeque;
 use std::time::Duration;
 use tonic::Code;
 
@@ -35,15 +37,33 @@ pub fn uri(wish: Option<&str>, config: &Config, namespace: &str, id: &str) -> St
 pub struct Logs {
     /// Wait for more
     #[arg(short, long)]
-    follow: bool,
+    pub follow: bool,
     /// Only what came after this time
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// Show the times
     #[arg(short, long)]
     timestamps: bool,
-    /// The container
-    pub id: String,
+    /// Only so many of the last lines, and what comes after them; or all
+    #[arg(long, value_name = "NUMBER|all", default_value = "all", value_parser = number)]
+    tail: Lines,
+    /// The containers; the lines of several begin with whose they are
+    #[arg(required = true)]
+    pub ids: Vec<String>,
+}
+
+/// How many lines, if not all.
+#[derive(Clone, Copy, Debug)]
+struct Lines(Option<usize>);
+
+fn number(text: &str) -> Result<Lines, String> {
+    match text {
+        "all" => Ok(Lines(None)),
+        _ => match text.parse() {
+            Ok(number) => Ok(Lines(Some(number))),
+            Err(_) => Err("not a number of lines, nor all".into()),
+        },
+    }
 }
 
 /// Prints the log, oldest first. Who follows it is done when its container is.
@@ -52,18 +72,18 @@ pub async fn logs(
     config: &Config,
     namespace: &str,
     args: &Logs,
+    id: &str,
 ) -> Result<(), String> {
-    let uri = control::log_uri(client, &args.id).await;
-    let path = logfile::file_of(&uri).unwrap_or_else(|| logfile::path(config, namespace, &args.id));
-    let since = args.since.as_deref().map(output::parse_time).transpose()?;
-    let since = since.map(|time| (time.seconds, time.nanos));
+    let uri = control::log_uri(client, id).await;
+    let path = logfile::file_of(&uri).unwrap_or_else(|| logfile::path(config, namespace, id));
+    let mut shown = Shown::new(args, id)?;
     let older = (1..).map(|n| logfile::rotated(&path, n));
     let older: Vec<_> = older.take_while(|file| file.exists()).collect();
     for file in older.iter().rev() {
-        print(&mut Tail::open(file)?, since, args.timestamps)?;
+        shown.read(&mut Tail::open(file)?)?;
     }
     let mut tail = Tail::open(&path)?;
-    let mut ended = std::pin::pin!(ended(client, &args.id));
+    let mut ended = std::pin::pin!(ended(client, id));
     let mut is_over = !args.follow;
     loop {
         // What is written until then is read.
@@ -74,11 +94,12 @@ pub async fn logs(
         } else {
             None
         };
-        print(&mut tail, since, args.timestamps)?;
+        shown.read(&mut tail)?;
         if let Some(next) = next {
             tail = next;
             continue;
         }
+        shown.all()?;
         if is_last {
             return Ok(());
         }
@@ -115,23 +136,76 @@ async fn ended(client: &Client, id: &str) {
     }
 }
 
-/// Prints what there is.
-fn print(tail: &mut Tail, since: Option<(i64, i32)>, times: bool) -> Result<(), String> {
-    while let Some(line) = tail.next()? {
-        let entry = logfile::parse(line).filter(|entry| !is_before(&entry.time, since));
-        let Some(mut entry) = entry else {
-            continue;
-        };
-        if times {
-            let time = format!("{} ", entry.time);
-            entry.text.splice(..0, time.into_bytes());
+/// What is shown of a log, and how.
+struct Shown {
+    since: Option<(i64, i32)>,
+    times: bool,
+    /// What a line begins with.
+    head: String,
+    /// How many of the last are shown, and those so far; none once they were.
+    last: Option<(usize, VecDeque<Entry>)>,
+    /// Nothing is to be put in front of what is in the middle of a line.
+    is_in_line: bool,
+}
+
+impl Shown {
+    fn new(args: &Logs, id: &str) -> Result<Self, String> {
+        let since = args.since.as_deref().map(output::parse_time).transpose()?;
+        Ok(Self {
+            since: since.map(|time| (time.seconds, time.nanos)),
+            times: args.timestamps,
+            head: match args.ids.len() {
+                1 => String::new(),
+                _ => format!("{id} | "),
+            },
+            last: args.tail.0.map(|most| (most, VecDeque::new())),
+            is_in_line: false,
+        })
+    }
+
+    /// Takes what there is.
+    fn read(&mut self, tail: &mut Tail) -> Result<(), String> {
+        while let Some(line) = tail.next()? {
+            let entry = logfile::parse(line).filter(|entry| !is_before(&entry.time, self.since));
+            let Some(entry) = entry else {
+                continue;
+            };
+            let Some((most, last)) = &mut self.last else {
+                self.print(entry)?;
+                continue;
+            };
+            last.push_back(entry);
+            if last.len() > *most {
+                last.pop_front();
+            }
         }
+        Ok(())
+    }
+
+    /// Now it is known which are the last; from here on all are shown.
+    fn all(&mut self) -> Result<(), String> {
+        let last = self.last.take().map(|(_, last)| last);
+        last.into_iter()
+            .flatten()
+            .try_for_each(|entry| self.print(entry))
+    }
+
+    fn print(&mut self, mut entry: Entry) -> Result<(), String> {
+        let mut head = String::new();
+        if !self.is_in_line {
+            head.push_str(&self.head);
+        }
+        if self.times {
+            head.push_str(&entry.time);
+            head.push(' ');
+        }
+        self.is_in_line = !entry.text.ends_with(b"\n");
+        entry.text.splice(..0, head.into_bytes());
         match entry.is_stderr {
-            true => output::write(&mut std::io::stderr(), &entry.text)?,
-            false => output::write(&mut std::io::stdout().lock(), &entry.text)?,
+            true => output::write(&mut std::io::stderr(), &entry.text),
+            false => output::write(&mut std::io::stdout().lock(), &entry.text),
         }
     }
-    Ok(())
 }
 
 fn is_before(time: &str, since: Option<(i64, i32)>) -> bool {

@@ -1,24 +1,42 @@
 //! The command line: what can be asked of `dunnage`.
 
+mod attach;
+mod checkpoint;
 pub mod client;
 mod control;
+mod copy;
 mod doctor;
+mod env_file;
 mod exec;
+mod foreground;
+mod health;
+mod init;
 mod journal;
+mod kernel;
+mod keys;
 mod logs;
+mod mounts;
 mod network;
 mod output;
 mod process;
+mod prune;
+mod refusal;
+mod rename;
 mod run;
 mod seccomp;
 mod security;
 mod show;
+pub mod signal;
 mod spec;
+mod start;
 mod stdio;
+mod stop;
 mod tail;
+mod top;
+mod verbs;
 mod watch;
 
-use crate::config::{Config, Span};
+use crate::config::Config;
 use crate::logfile::{self, Orders};
 use clap::{CommandFactory, Parser, Subcommand};
 use client::Client;
@@ -63,39 +81,16 @@ enum Command {
     Run(Box<run::Run>),
     /// Create a container; `start` starts it
     Create(Box<run::Create>),
-    /// Start a container that was created, or has ended
-    Start { id: String },
-    /// Send a signal
-    Kill {
-        #[arg(short, long, default_value = "TERM", value_parser = control::signal)]
-        signal: u32,
-        /// To all its processes
-        #[arg(long)]
-        all: bool,
-        id: String,
-    },
-    /// Send TERM, then KILL
-    Stop {
-        /// How long to wait in between
-        #[arg(short, long, default_value = "10s")]
-        timeout: Span,
-        id: String,
-    },
-    /// Freeze
-    Pause { id: String },
-    /// Thaw
-    Resume { id: String },
-    /// Delete a stopped container, and its logs
-    #[command(visible_alias = "rm")]
-    Delete(control::Delete),
+    #[command(flatten)]
+    Verb(verbs::Verb),
     /// Change its limits
     Update {
         #[command(flatten)]
         limits: spec::Limits,
         id: String,
     },
-    /// Watch a running container
-    Attach { id: String },
+    /// Watch a running container, and type to it
+    Attach(attach::Attach),
     /// Run a command in a container
     Exec(Box<exec::Exec>),
     /// List containers
@@ -111,14 +106,6 @@ enum Command {
     Ps { id: String },
     /// Tell all of a container
     Inspect { id: String },
-    /// Show what containers use
-    Stats {
-        /// Once
-        #[arg(long)]
-        no_stream: bool,
-    },
-    /// Show what a container wrote
-    Logs(logs::Logs),
     /// Wait for containers to end and print how; also of deleted ones
     Wait {
         #[arg(required = true)]
@@ -170,9 +157,6 @@ fn daemon(args: impl Iterator<Item = std::ffi::OsString>) -> Option<Option<PathB
     }
     is_daemon.then_some(config)
 }
-
-#[cfg(test)]
-pub use control::signal;
 
 /// Whether a command line of these words can be obeyed.
 #[cfg(test)]
@@ -254,7 +238,11 @@ impl Args {
         match &self.command {
             Command::Daemon => crate::daemon::run(config, self.config).map(|()| 0),
             // It has been read.
-            Command::Check => Ok(0),
+            Command::Check => {
+                let absent = config.absent();
+                absent.iter().for_each(|shim| complain(shim));
+                Ok(u8::from(!absent.is_empty()))
+            }
             _ => {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
@@ -293,8 +281,7 @@ impl Args {
         Some(match &self.command {
             Command::Run(args) => run::run(client, namespace, config, args).await,
             Command::Create(args) => run::create(client, namespace, config, args).await,
-            Command::Start { id } => run::start(client, id).await,
-            Command::Attach { id } => run::attach(client, id).await,
+            Command::Attach(args) => attach::attach(client, args).await,
             Command::Exec(args) => exec::exec(client, args).await,
             _ => return None,
         })
@@ -304,23 +291,15 @@ impl Args {
     async fn manage(&self, client: &Client, config: &Config) -> Result<u8, String> {
         let namespace = self.namespace.as_str();
         let done = match &self.command {
+            Command::Verb(verb) => return verb.obey(client, config, namespace, self.json).await,
             Command::Wait { ids } => while_read(journal::wait(client, namespace, ids)).await,
             Command::Doctor { fix } => {
                 return doctor::doctor(client, config, *fix, self.json).await;
             }
-            Command::Kill { signal, all, id } => control::kill(client, id, *signal, *all).await,
-            Command::Stop { timeout, id } => control::stop(client, id, timeout.0).await,
-            Command::Pause { id } => control::pause(client, id).await,
-            Command::Resume { id } => control::resume(client, id).await,
-            Command::Delete(args) => control::delete(client, config, namespace, args).await,
             Command::Update { limits, id } => control::update(client, id, limits).await,
             Command::Ls { quiet, filter } => show::ls(client, *quiet, self.json, filter).await,
             Command::Ps { id } => show::ps(client, id, self.json).await,
             Command::Inspect { id } => show::inspect(client, config, id, self.json).await,
-            Command::Stats { no_stream } => {
-                while_read(show::stats(client, *no_stream, self.json)).await
-            }
-            Command::Logs(args) => while_read(logs::logs(client, config, namespace, args)).await,
             Command::Events(args) => while_read(journal::events(client, args, self.json)).await,
             Command::Exits { id } => {
                 journal::exits(client, namespace, id.as_deref(), self.json).await
@@ -331,8 +310,7 @@ impl Args {
             Command::Publish { topic } => crate::publish::publish(client, topic.clone()).await,
             Command::Run(_)
             | Command::Create(_)
-            | Command::Start { .. }
-            | Command::Attach { .. }
+            | Command::Attach(_)
             | Command::Exec(_)
             | Command::Version
             | Command::Check

@@ -1,6 +1,7 @@
 //! The process of a container, or one more in it: what the command line changes in what an OCI spec
 //! says. All else of that stays as it is, also what we know nothing of.
 
+use super::env_file::{self, Variables};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
@@ -62,6 +63,9 @@ pub struct ProcessWishes {
     /// An environment variable, KEY=VALUE (repeatable)
     #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = variable)]
     pub env: Vec<String>,
+    /// A file of environment variables: KEY=VALUE, or KEY for ours, one a line (repeatable)
+    #[arg(long, value_name = "FILE", value_parser = env_file::read)]
+    pub env_file: Vec<Variables>,
     /// The working directory
     #[arg(short, long, value_parser = directory)]
     pub workdir: Option<String>,
@@ -148,11 +152,12 @@ impl ProcessWishes {
     }
 
     fn change_env(&self, process: &mut Map<String, Value>, tty: bool) -> Result<(), String> {
-        if self.env.is_empty() && !tty {
+        if self.env.is_empty() && self.env_file.is_empty() && !tty {
             return Ok(());
         }
         let env = list(process, "env")?;
-        for variable in &self.env {
+        let of_files = self.env_file.iter().flat_map(|file| &file.0);
+        for variable in of_files.chain(&self.env) {
             let begin = variable.split_inclusive('=').next().unwrap_or(variable);
             env.retain(|old| !old.as_str().is_some_and(|old| old.starts_with(begin)));
             env.push(variable.as_str().into());

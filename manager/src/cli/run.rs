@@ -1,14 +1,19 @@
 //! `run`, `create`, `start` and `attach`: containers, and what they say.
 
 use super::client::{Client, lasting};
-use super::control;
+use super::foreground::{foreground, go_when_ended};
+use super::health::HealthFlags;
+use super::keys::{self, Keys};
 use super::logs;
 use super::network::Net;
+pub use super::refusal::{NOT_RUN, NotRun, exit_code, said};
 use super::spec::{self, Wishes};
-use super::stdio::Stdio;
-use super::watch::{Unheard, Watch, signals};
+use super::stdio::Raw;
+use super::stop::Stopping;
+use super::watch::{End, Unheard, Watch, signals};
 use crate::config::Config;
-use crate::{logfile, removal, restart};
+use crate::logfile;
+use crate::{removal, restart};
 use clap::Args;
 use protos::Any;
 use protos::services::containers::v1::{
@@ -18,10 +23,6 @@ use protos::services::tasks::v1::*;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// Exit codes, as podman's and docker's: nothing was run; the command can't be; there is none.
-pub const NOT_RUN: u8 = 125;
-const NOT_EXECUTABLE: u8 = 126;
-const NOT_FOUND: u8 = 127;
 /// What ctr and containerd call the type of a spec.
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
@@ -50,11 +51,14 @@ pub struct Create {
     tty: bool,
     /// Pass our stdin on
     #[arg(short, long)]
-    interactive: bool,
+    pub interactive: bool,
+    /// The keys of its terminal that part us from it; none if empty
+    #[arg(long, value_name = "KEYS", default_value = keys::USUAL, value_parser = keys::read)]
+    pub detach_keys: Keys,
     /// The runtime
     #[arg(long)]
     runtime: Option<String>,
-    /// What to do when it ends: no, always, on-failure[:N], unless-stopped
+    /// What to do when it ends: no, always, on-failure[:N], on-unhealthy[:N], unless-stopped
     #[arg(long, value_parser = |text: &str| text.parse::<restart::Policy>().map(|_| text.to_owned()))]
     restart: Option<String>,
     /// Where its output goes: file:///PATH or binary:///PROGRAM?KEY=VALUE
@@ -64,55 +68,18 @@ pub struct Create {
     #[arg(short, long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
     #[command(flatten)]
+    stopping: Stopping,
+    #[command(flatten)]
+    health: HealthFlags,
+    #[command(flatten)]
     wishes: Wishes,
     #[command(flatten)]
     net: Net,
     /// Its name
-    id: String,
+    pub id: String,
     /// The command, and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
-}
-
-/// A refusal's text.
-pub fn said(e: tonic::Status) -> String {
-    e.message().to_owned()
-}
-
-/// Why nothing runs, and the exit code that tells of it.
-pub struct NotRun {
-    why: String,
-    code: u8,
-}
-
-impl From<String> for NotRun {
-    fn from(why: String) -> Self {
-        Self { why, code: NOT_RUN }
-    }
-}
-
-impl NotRun {
-    /// What the OCI runtime says of a command: runc's words are `exec: "NAME": …`, crun's speak of an
-    /// executable. The same errno of a mount is no word about the command.
-    pub fn of_command(refusal: tonic::Status) -> Self {
-        let why = said(refusal);
-        // A plugin's word on a program that it misses is none about the command.
-        if why.starts_with("network ") {
-            return Self { why, code: NOT_RUN };
-        }
-        let of_command = why.rsplit_once("exec: \"").map(|(_, said)| said);
-        let of_command = of_command.or_else(|| why.split_once("executable").map(|(_, said)| said));
-        let words = of_command.unwrap_or_default().to_lowercase();
-        let says = |phrases: &[&str]| phrases.iter().any(|&phrase| words.contains(phrase));
-        let code = if says(&["permission denied", "is a directory", "exec format error"]) {
-            NOT_EXECUTABLE
-        } else if says(&["not found", "no such file"]) {
-            NOT_FOUND
-        } else {
-            NOT_RUN
-        };
-        Self { why, code }
-    }
 }
 
 impl Create {
@@ -141,6 +108,8 @@ impl Create {
             labels.insert(restart::STATUS.into(), "running".into());
             labels.insert(restart::POLICY.into(), policy.into());
         }
+        self.stopping.note(&mut labels);
+        self.health.note(&mut labels)?;
         let runtime = self
             .runtime
             .as_ref()
@@ -193,71 +162,78 @@ pub async fn create(
 ) -> Result<u8, NotRun> {
     let log = logs::uri(args.log_uri.as_deref(), config, namespace, &args.id);
     let container = args.container(namespace, config)?;
-    make(client, namespace, config, container, Some(&log), None).await?;
+    make(client, namespace, config, container, &log, args.interactive).await?;
     Ok(0)
 }
 
-async fn make(
+/// Makes the record and the task; the FIFO of its input, if it gets any.
+pub async fn make(
     client: &Client,
     namespace: &str,
     config: &Config,
     (mut container, terminal): (Container, bool),
-    log: Option<&str>,
-    stdio: Option<&Stdio>,
-) -> Result<(), NotRun> {
+    log: &str,
+    interactive: bool,
+) -> Result<String, NotRun> {
     let id = container.id.clone();
-    if let Some(log) = log {
-        container
-            .labels
-            .insert(restart::LOG_URI.into(), log.to_owned());
-    }
+    container
+        .labels
+        .insert(restart::LOG_URI.into(), log.to_owned());
     let request = client.request(CreateContainerRequest {
         container: Some(container),
     });
     client.containers().create(request).await.map_err(said)?;
     // What another of its name may have left.
-    if let Err(e) = logfile::remove(config, namespace, &id) {
-        remove(client, &id).await;
-        return Err(e.into());
-    }
-    let (stdin, stdout, stderr) = match (stdio, log) {
-        (Some(stdio), _) => (
-            stdio.stdin.clone(),
-            stdio.stdout.clone(),
-            stdio.stderr.clone(),
-        ),
-        (None, Some(log)) if !terminal => (String::new(), log.to_owned(), log.to_owned()),
-        (None, Some(log)) => (String::new(), log.to_owned(), String::new()),
-        (None, None) => Default::default(),
+    let cleared = logfile::remove(config, namespace, &id);
+    let stdin = match logfile::file_of(log) {
+        Some(file) if interactive => cleared.and_then(|()| logfile::make_input(&file)),
+        _ => cleared.map(|()| String::new()),
     };
+    let stdin = match stdin {
+        Ok(stdin) => stdin,
+        Err(e) => {
+            remove(client, &id).await;
+            return Err(e.into());
+        }
+    };
+    let stderr = if terminal { "" } else { log };
+    let streams = [&stdin, log, stderr];
+    match make_task(client, &id, terminal, streams).await {
+        Ok(()) => Ok(stdin),
+        Err(e) => {
+            unmake(client, config, namespace, &id).await;
+            Err(e)
+        }
+    }
+}
+
+pub async fn make_task(
+    client: &Client,
+    id: &str,
+    terminal: bool,
+    [stdin, stdout, stderr]: [&str; 3],
+) -> Result<(), NotRun> {
     let request = client.request(CreateTaskRequest {
-        container_id: id.clone(),
-        stdin,
-        stdout,
-        stderr,
+        container_id: id.to_owned(),
+        stdin: stdin.to_owned(),
+        stdout: stdout.to_owned(),
+        stderr: stderr.to_owned(),
         terminal,
         ..Default::default()
     });
-    if let Err(e) = client.tasks().create(request).await {
-        // Its logger may have been there before it.
-        let _ = logfile::remove(config, namespace, &id);
-        remove(client, &id).await;
-        return Err(NotRun::of_command(e));
-    }
-    Ok(())
+    let made = client.tasks().create(request).await;
+    made.map(drop).map_err(NotRun::of_command)
 }
 
-async fn remove(client: &Client, id: &str) {
+/// Takes away the record of what has no task, and what its logger may have written before.
+pub async fn unmake(client: &Client, config: &Config, namespace: &str, id: &str) {
+    let _ = logfile::remove(config, namespace, id);
+    remove(client, id).await;
+}
+
+pub async fn remove(client: &Client, id: &str) {
     let request = client.request(DeleteContainerRequest { id: id.to_owned() });
     let _ = client.containers().delete(request).await;
-}
-
-/// The exit code of what runs something: its own, and 125 to 127 if it did not run.
-pub fn exit_code(ran: Result<u8, NotRun>) -> u8 {
-    ran.unwrap_or_else(|e| {
-        super::complain(&e.why);
-        e.code
-    })
 }
 
 /// `run`: its exit code.
@@ -276,31 +252,51 @@ pub async fn run(
         return Err("--restart needs --detach".to_owned().into());
     }
     let (mut container, terminal) = create.container(namespace, config)?;
+    let log = logs::uri(create.log_uri.as_deref(), config, namespace, &create.id);
     if args.detach {
         if args.rm {
             container
                 .labels
                 .insert(removal::LABEL.into(), "true".into());
         }
-        let log = logs::uri(create.log_uri.as_deref(), config, namespace, &create.id);
         let container = (container, terminal);
-        make(client, namespace, config, container, Some(&log), None).await?;
+        make(
+            client,
+            namespace,
+            config,
+            container,
+            &log,
+            create.interactive,
+        )
+        .await?;
         if let Err(e) = start_process(client, &create.id, "").await {
             if delete(client, &create.id).await {
-                let _ = logfile::remove(config, namespace, &create.id);
-                remove(client, &create.id).await;
+                unmake(client, config, namespace, &create.id).await;
             }
             return Err(e);
         }
         super::output::line(&create.id)?;
         return Ok(0);
     }
-    let stdio = Stdio::new(create.interactive, terminal)?;
+    let file = match create.log_uri.as_deref() {
+        Some(uri) if logfile::file_of(uri).is_none() => {
+            let why = "needs --detach: what it says is heard by dunnage's own logger only";
+            return Err(format!("--log-uri {uri}: {why}").into());
+        }
+        _ => logfile::file_of(&log).unwrap_or_default(),
+    };
     let signals = signals()?;
-    // Before the shim opens its ends: it waits for ours.
-    let copying = stdio.copy();
+    let undo = async |rm: bool| {
+        // A task that is still there keeps its record.
+        if rm && delete(client, &create.id).await {
+            unmake(client, config, namespace, &create.id).await;
+        }
+    };
     let container = (container, terminal);
-    make(client, namespace, config, container, None, Some(&stdio)).await?;
+    let by_log = (log.as_str(), file.as_path());
+    let raw = Raw::of(terminal);
+    let (copying, _fifos) =
+        foreground(client, namespace, config, create, container, by_log).await?;
     let watch = Watch {
         client,
         id: &create.id,
@@ -312,16 +308,17 @@ pub async fn run(
             Unheard::Stays
         },
     };
-    let code = watch.start(signals, copying).await;
-    // A task that is still there keeps its record.
-    if delete(client, &create.id).await && (args.rm || code.is_err()) {
-        remove(client, &create.id).await;
+    let end = watch.start(signals, copying, raw).await;
+    if let (Ok(End::Parted), true) = (&end, args.rm) {
+        go_when_ended(client, &create.id).await?;
+    } else {
+        undo(args.rm || end.is_err()).await;
     }
-    code
+    Ok(end?.code())
 }
 
 /// Deletes the task. True if there is none now.
-async fn delete(client: &Client, id: &str) -> bool {
+pub async fn delete(client: &Client, id: &str) -> bool {
     let deleted = lasting(async || {
         let request = client.request(DeleteTaskRequest {
             container_id: id.to_owned(),
@@ -340,51 +337,4 @@ pub async fn start_process(client: &Client, id: &str, exec: &str) -> Result<(), 
     });
     let started = client.tasks().start(request).await;
     started.map(drop).map_err(NotRun::of_command)
-}
-
-/// `start`: of a created task, or of a container without one.
-pub async fn start(client: &Client, id: &str) -> Result<u8, NotRun> {
-    let container = control::container(client, id).await?;
-    let state = control::state(client, id).await.ok();
-    let status = state.map(|state| state.status);
-    control::note_stopped(client, &container, false).await?;
-    if status == Some(protos::task_types::Status::Stopped as i32) {
-        delete(client, id).await;
-    }
-    if status != Some(protos::task_types::Status::Created as i32) {
-        let log = container
-            .labels
-            .get(restart::LOG_URI)
-            .cloned()
-            .unwrap_or_default();
-        let terminal = restart::has_terminal(&container);
-        let request = client.request(CreateTaskRequest {
-            container_id: id.to_owned(),
-            stderr: if terminal { String::new() } else { log.clone() },
-            stdout: log,
-            terminal,
-            ..Default::default()
-        });
-        let created = client.tasks().create(request).await;
-        created.map_err(NotRun::of_command)?;
-    }
-    start_process(client, id, "").await?;
-    Ok(0)
-}
-
-/// `attach`: to FIFOs that nobody else reads.
-pub async fn attach(client: &Client, id: &str) -> Result<u8, NotRun> {
-    let state = control::state(client, id).await.map_err(said)?;
-    if state.stdout.contains("://") {
-        return Err(format!("{id} writes to a log: see `dunnage logs -f {id}`").into());
-    }
-    let stdio = Stdio::of(state.stdin, state.stdout, state.stderr);
-    let watch = Watch {
-        client,
-        id,
-        exec: "",
-        terminal: state.terminal,
-        unheard: Unheard::Stays,
-    };
-    Ok(watch.attach(signals()?, stdio.copy()).await?)
 }

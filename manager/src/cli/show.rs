@@ -1,11 +1,13 @@
 //! `ls`, `ps`, `inspect`, `stats`, `info` and `version`: what there is.
 
-use super::client::Client;
+use super::client::{Client, lasting};
 use super::control;
 use super::network;
 use super::output::{self, line, rows, status};
-use super::run::said;
+use super::run::{NotRun, said};
+use super::verbs::one_by_one;
 use crate::config::Config;
+use crate::health;
 use protos::cgroups::{v1, v2};
 use protos::services::containers::v1::{Container, ListContainersRequest};
 use protos::services::tasks::v1::*;
@@ -75,9 +77,13 @@ pub async fn ls(
             "exit": exit.map(|task| task.exit_status),
             "runtime": runtime,
             "created": output::time(container.created_at),
+            // Of what does not run it is nobody's news.
+            "health": task.filter(|_| exit.is_none()).and(container.labels.get(health::STATUS)),
         })
     };
-    let keys = ["id", "status", "pid", "exit", "runtime", "created"];
+    let keys = [
+        "id", "status", "health", "pid", "exit", "runtime", "created",
+    ];
     rows(
         &keys,
         &containers.iter().map(row).collect::<Vec<_>>(),
@@ -121,6 +127,7 @@ pub async fn inspect(
         "runtime": container.runtime.as_ref().map(|runtime| &runtime.name),
         "created_at": output::time(container.created_at),
         "updated_at": output::time(container.updated_at),
+        "health": super::health::of(&container),
         "task": task.map(|task| json!({
             "status": status(task.status),
             "pid": task.pid,
@@ -187,27 +194,48 @@ fn usage(metric: &Metric) -> Usage {
     usage
 }
 
-async fn measure(client: &Client) -> Result<(std::time::Instant, Vec<(String, Usage)>), String> {
-    let request = client.request(MetricsRequest::default());
-    let metrics = client
-        .tasks()
-        .metrics(request)
-        .await
-        .map_err(said)?
-        .into_inner()
-        .metrics;
+/// What all tasks use, or those of these containers; also by the next daemon.
+async fn measure(
+    client: &Client,
+    ids: &[String],
+) -> Result<(std::time::Instant, Vec<(String, Usage)>), String> {
+    let metrics = lasting(async || {
+        let request = client.request(MetricsRequest::default());
+        client.tasks().metrics(request).await
+    });
+    let metrics = metrics.await.map_err(said)?.into_inner().metrics;
     let measured = metrics
         .iter()
+        .filter(|metric| ids.is_empty() || ids.contains(&metric.id))
         .map(|metric| (metric.id.clone(), usage(metric)));
     Ok((std::time::Instant::now(), measured.collect()))
 }
 
-/// Live, like top; or once.
-pub async fn stats(client: &Client, once: bool, as_json: bool) -> Result<(), String> {
-    let mut before = measure(client).await?;
+/// Whether a container that runs is in a VM, as its shim tells.
+pub async fn is_in_vm(client: &Client, id: &str) -> Result<bool, String> {
+    let (_, measured) = measure(client, &[id.to_owned()]).await?;
+    Ok(measured.iter().any(|(_, usage)| usage.host.is_some()))
+}
+
+/// Live, like top; or once. Its exit code: that of the first container that has nothing to show.
+pub async fn stats(
+    client: &Client,
+    once: bool,
+    as_json: bool,
+    ids: &[String],
+) -> Result<u8, String> {
+    let task = async |id: &str| {
+        let task = control::state(client, id).await;
+        task.map(drop).map_err(|e| NotRun::refused(id, said(e)))
+    };
+    let code = one_by_one(ids, task).await;
+    let mut before = measure(client, ids).await?;
     loop {
+        if before.1.is_empty() && code != 0 {
+            return Ok(code);
+        }
         tokio::time::sleep(EVERY).await;
-        let now = measure(client).await?;
+        let now = measure(client, ids).await?;
         let elapsed = (now.0 - before.0).as_nanos().max(1) as f64;
         let row = |(id, usage): &(String, Usage)| {
             let old = before.1.iter().find(|(of, _)| of == id);
@@ -227,7 +255,7 @@ pub async fn stats(client: &Client, once: bool, as_json: bool) -> Result<(), Str
         let records: Vec<Value> = now.1.iter().map(row).collect();
         rows(&USAGE, &records, as_json)?;
         if once {
-            return Ok(());
+            return Ok(code);
         }
         before = now;
     }

@@ -1,6 +1,9 @@
 //! The OCI spec of `dunnage run`: what a container gets unless told otherwise, and what the command
 //! line changes in that or in a bundle's.
 
+use super::init::Init;
+use super::kernel::Kernel;
+use super::mounts::Mounts;
 use super::process::{ProcessWishes, USUAL, list, object};
 use super::security::{self, Security};
 use clap::Args;
@@ -26,6 +29,15 @@ pub struct Wishes {
     /// Mount the root filesystem read-only
     #[arg(long)]
     read_only: bool,
+    /// An annotation of its spec, KEY=VALUE (repeatable)
+    #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = annotation)]
+    annotations: Vec<(String, String)>,
+    #[command(flatten)]
+    mounts: Mounts,
+    #[command(flatten)]
+    kernel: Kernel,
+    #[command(flatten)]
+    init: Init,
     #[command(flatten)]
     limits: Limits,
     #[command(flatten)]
@@ -118,8 +130,21 @@ pub fn change(
     if !wishes.volumes.is_empty() {
         list(spec, "mounts")?.extend_from_slice(&wishes.volumes);
     }
+    for (key, value) in &wishes.annotations {
+        object(spec, "annotations")?.insert(key.clone(), value.as_str().into());
+    }
+    wishes.mounts.change(spec)?;
+    wishes.kernel.change(spec)?;
+    wishes.init.change(spec)?;
     wishes.limits.change(spec)?;
     wishes.security.change(spec)
+}
+
+fn annotation(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("not KEY=VALUE".into()),
+    }
 }
 
 impl Limits {

@@ -4,10 +4,13 @@
 //! Threads, because the client's own stdin, stdout and stderr may be anything, files too, which
 //! no event loop can wait for. A client has nothing else to do.
 
+use super::keys::{Keys, Matcher};
+use crate::logfile::audience;
 use nix::sys::stat::Mode;
 use nix::sys::termios::{self, SetArg, Termios};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
 use tokio::sync::{mpsc, oneshot};
@@ -23,6 +26,8 @@ pub struct Stdio {
 pub struct Copying {
     outputs: Vec<oneshot::Receiver<()>>,
     lost: mpsc::UnboundedReceiver<io::Error>,
+    /// The keys were typed that part us from it.
+    pub parted: Option<oneshot::Receiver<()>>,
     /// Our stdin has ended.
     pub input_ended: Option<oneshot::Receiver<()>>,
 }
@@ -83,7 +88,8 @@ impl Stdio {
             let (done, ended) = oneshot::channel();
             let path = self.stdin.clone();
             thread::spawn(move || {
-                let _ = copy_input(Path::new(&path));
+                let none = Matcher::new(Keys::default());
+                let _ = copy_input(Path::new(&path), none);
                 let _ = done.send(());
             });
             ended
@@ -91,9 +97,58 @@ impl Stdio {
         Copying {
             outputs,
             lost,
+            parted: None,
             input_ended,
         }
     }
+}
+
+/// Starts to copy what we hear of a container, and what we type to its FIFO, if it has one. If it is
+/// told that we were cut off, that is output lost.
+pub fn hear(mut client: UnixStream, stdin: &str, keys: Keys, cut_off_is_told: bool) -> Copying {
+    let (tell_lost, lost) = mpsc::unbounded_channel();
+    let (done, ended) = oneshot::channel();
+    thread::spawn(move || {
+        if let Err(e) = copy_heard(&mut client, &tell_lost)
+            && cut_off_is_told
+        {
+            let why = format!("read too slowly, or its logger has ended: {e}");
+            let _ = tell_lost.send(io::Error::other(why));
+        }
+        let _ = done.send(());
+    });
+    let (part, parted) = oneshot::channel();
+    let input_ended = (!stdin.is_empty()).then(|| {
+        let (done, ended) = oneshot::channel();
+        let path = stdin.to_owned();
+        thread::spawn(
+            move || match copy_input(Path::new(&path), Matcher::new(keys)) {
+                Ok(true) => drop(part.send(())),
+                _ => drop(done.send(())),
+            },
+        );
+        ended
+    });
+    Copying {
+        outputs: vec![ended],
+        lost,
+        parted: Some(parted),
+        input_ended,
+    }
+}
+
+fn copy_heard(
+    client: &mut UnixStream,
+    tell_lost: &mpsc::UnboundedSender<io::Error>,
+) -> io::Result<()> {
+    let (mut part, mut is_lost) = ([0; audience::PART], false);
+    while let Some((is_stderr, said)) = audience::next(client, &mut part)? {
+        if !is_lost && let Err(e) = write_output(said, !is_stderr) {
+            is_lost = true;
+            let _ = tell_lost.send(e);
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Stdio {
@@ -158,16 +213,21 @@ fn write_output(bytes: &[u8], to_stdout: bool) -> io::Result<()> {
     out.flush()
 }
 
-fn copy_input(path: &Path) -> io::Result<()> {
+/// True if the keys were typed.
+fn copy_input(path: &Path, mut keys: Matcher) -> io::Result<bool> {
     let mut fifo = OpenOptions::new().write(true).open(path)?;
     let mut buffer = vec![0; 32 << 10];
     loop {
         // Not `io::copy`: what was typed must not wait for more.
         let n = io::stdin().lock().read(&mut buffer)?;
         if n == 0 {
-            return Ok(());
+            return Ok(false);
         }
-        fifo.write_all(&buffer[..n])?;
+        let (typed, are_typed) = keys.pass(&buffer[..n]);
+        fifo.write_all(&typed)?;
+        if are_typed {
+            return Ok(true);
+        }
     }
 }
 
@@ -175,8 +235,13 @@ fn copy_input(path: &Path) -> io::Result<()> {
 pub struct Raw(Termios);
 
 impl Raw {
-    /// `None` if stdin is no terminal.
-    pub fn new() -> Option<Self> {
+    /// For a process that has a terminal, and before anything is copied: what is typed then is its own
+    /// already. `None` if our stdin is none.
+    pub fn of(terminal: bool) -> Option<Self> {
+        terminal.then(Self::new).flatten()
+    }
+
+    fn new() -> Option<Self> {
         let old = termios::tcgetattr(io::stdin()).ok()?;
         let mut raw = old.clone();
         termios::cfmakeraw(&mut raw);

@@ -28,6 +28,23 @@ pub enum Unheard {
     Stays,
 }
 
+/// How watching ends.
+pub enum End {
+    /// With an exit code.
+    Code(u8),
+    /// By the keys that part us from what runs on.
+    Parted,
+}
+
+impl End {
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Code(code) => code,
+            Self::Parted => 0,
+        }
+    }
+}
+
 /// The signals that are passed on. Take them before any thread is started, else it dies of them.
 pub fn signals() -> Result<Signals, String> {
     let wished = [
@@ -59,9 +76,14 @@ impl Watch<'_> {
     ///
     /// # Errors
     /// If it could not be started, or its end is not told.
-    pub async fn start(&self, signals: Signals, copying: Copying) -> Result<u8, NotRun> {
+    pub async fn start(
+        &self,
+        signals: Signals,
+        copying: Copying,
+        raw: Option<Raw>,
+    ) -> Result<End, NotRun> {
         start_process(self.client, self.id, self.exec).await?;
-        Ok(self.attach(signals, copying).await?)
+        Ok(self.attach(signals, copying, raw).await?)
     }
 
     /// Passes everything on both ways until the process has ended, or nobody reads what it says.
@@ -69,17 +91,28 @@ impl Watch<'_> {
     ///
     /// # Errors
     /// A text, if its end is not told.
-    pub async fn attach(&self, signals: Signals, mut copying: Copying) -> Result<u8, String> {
+    pub async fn attach(
+        &self,
+        signals: Signals,
+        mut copying: Copying,
+        raw: Option<Raw>,
+    ) -> Result<End, String> {
         let mut waiting: Waiting<'_> = Box::pin(control::wait_for(self.client, self.id, self.exec));
-        let raw = self.terminal.then(Raw::new).flatten();
         if self.terminal {
             self.resize().await;
         }
         let mut input_ended = copying.input_ended.take();
+        let mut parted = copying.parted.take();
         let exit = loop {
             let ended = async {
                 match &mut input_ended {
                     Some(ended) => drop(ended.await),
+                    None => std::future::pending().await,
+                }
+            };
+            let keys = async {
+                match &mut parted {
+                    Some(keys) => keys.await.is_ok(),
                     None => std::future::pending().await,
                 }
             };
@@ -100,7 +133,13 @@ impl Watch<'_> {
                     if self.unheard == Unheard::Ends {
                         self.end(&mut waiting).await?;
                     }
-                    return Ok(unheard(&error));
+                    return Ok(End::Code(unheard(&error)));
+                }
+                are_typed = keys => {
+                    parted = None;
+                    if are_typed {
+                        return Ok(End::Parted);
+                    }
                 }
                 () = ended => {
                     input_ended = None;
@@ -111,10 +150,10 @@ impl Watch<'_> {
         // Something it left in the background may hold the output.
         let _ = tokio::time::timeout(Duration::from_secs(10), copying.drained()).await;
         drop(raw);
-        Ok(match copying.was_lost() {
+        Ok(End::Code(match copying.was_lost() {
             Some(error) => unheard(&error),
             None => u8::try_from(exit.exit_status).unwrap_or(u8::MAX),
-        })
+        }))
     }
 
     /// As a pipe without a reader ends whoever writes to it, whether it lets that happen or not.

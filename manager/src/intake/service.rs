@@ -2,6 +2,7 @@
 
 use super::Intake;
 use crate::failure::{Failure, invalid};
+use crate::health;
 use crate::ledger::Origin;
 use crate::names::{check_id, check_topic};
 use protos::api::events::{self, Events};
@@ -43,6 +44,9 @@ impl Events for EventsService {
 
     async fn forward(self: &Rc<Self>, request: ForwardRequest, _: &Context) -> Result<(), Failure> {
         let envelope = request.envelope.ok_or_else(|| invalid("no envelope"))?;
+        if health::is_of_check(&envelope) {
+            return Ok(());
+        }
         let wants_sync = matches!(envelope.topic.as_str(), topic::TASK_EXIT | topic::TASK_OOM);
         self.intake.take(envelope, Origin::Shim).await?;
         if wants_sync {

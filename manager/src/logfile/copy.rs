@@ -1,6 +1,7 @@
 //! The logger itself. Each container has one, so it takes as little memory as can be: it waits with
 //! poll(2), and needs no runtime for that.
 
+use super::audience::{Audience, PART};
 use super::orders::Orders;
 use super::writer::Writer;
 use super::{Entry, format};
@@ -33,6 +34,8 @@ pub fn run(orders: &Orders) -> Result<(), String> {
     let (stdout, stderr, ready) = (inherited(STDOUT)?, inherited(STDERR)?, inherited(READY)?);
     let mut writer = Writer::open(path, orders.limits()).map_err(failed)?;
     let is_json = path.extension().is_some_and(|it| it == "json");
+    let audience = Audience::open(path);
+    let mut audience = audience.inspect_err(|e| log::error!("log {}: {e}", path.display()));
     let mut log = |entry: &Entry| {
         // A full disk must not stop the container.
         if let Err(e) = writer.write(&format(is_json, entry)) {
@@ -47,25 +50,44 @@ pub fn run(orders: &Orders) -> Result<(), String> {
     let mut patience = PollTimeout::NONE;
     while !streams.is_empty() {
         let pipes = streams.iter().map(|stream| stream.pipe.as_fd());
+        let newcomer = audience.as_ref().ok().map(Audience::newcomer);
         // Told to end, it hears no more of that.
         let told = patience.is_none().then(|| term.as_fd());
         let mut fds: Vec<PollFd> = pipes
+            .chain(newcomer)
             .chain(told)
             .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
             .collect();
         match poll(&mut fds, patience) {
             // All that was written has been read.
-            Ok(0) => return Ok(()),
+            Ok(0) => break,
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
             Err(e) => return Err(failed(e.into())),
         }
         let has_news: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
-        if has_news.get(streams.len()) == Some(&true) {
+        let mut others = has_news[streams.len()..].iter();
+        if let Ok(audience) = &mut audience
+            && others.next() == Some(&true)
+        {
+            // Who came before something was said hears it.
+            audience.admit();
+        }
+        if others.next() == Some(&true) {
             patience = SILENCE.into();
         }
+        let mut hear = |is_stderr, said: &[u8]| {
+            if let Ok(audience) = &mut audience {
+                audience.tell(is_stderr, said);
+            }
+        };
         let mut has_news = has_news.into_iter();
-        streams.retain_mut(|stream| has_news.next() != Some(true) || stream.pass_on(&mut log));
+        streams.retain_mut(|stream| {
+            has_news.next() != Some(true) || stream.pass_on(&mut hear, &mut log)
+        });
+    }
+    if let Ok(audience) = audience {
+        audience.dismiss();
     }
     Ok(())
 }
@@ -87,9 +109,16 @@ impl Stream {
     }
 
     /// Passes on what there is now. False at its end.
-    fn pass_on(&mut self, log: &mut impl FnMut(&Entry)) -> bool {
-        let mut part = [0; 4096];
+    fn pass_on(
+        &mut self,
+        hear: &mut impl FnMut(bool, &[u8]),
+        log: &mut impl FnMut(&Entry),
+    ) -> bool {
+        let mut part = [0; PART];
         let n = self.pipe.read(&mut part).unwrap_or(0);
+        if n > 0 {
+            hear(self.is_stderr, &part[..n]);
+        }
         self.rest.extend_from_slice(&part[..n]);
         while let Some(end) = end_of_line(&self.rest, n == 0) {
             let time = OffsetDateTime::now_utc().format(&Rfc3339);

@@ -7,6 +7,7 @@
 //! ```
 //! The shim gives it stdout on fd 3, stderr on fd 4, and waits until it closes fd 5.
 
+pub mod audience;
 mod copy;
 mod orders;
 mod writer;
@@ -103,9 +104,61 @@ pub fn remove(config: &Config, namespace: &str, id: &str) -> Result<(), String> 
         Ok(()) => Ok(true),
     };
     remove(&path)?;
+    for beside in [audience::socket(&path), audience::stdin(&path)] {
+        remove(&beside)?;
+    }
     // There may be more than are made today.
     let mut n = 1;
     while remove(&rotated(&path, n))? || n < config.logger.max_files {
+        n += 1;
+    }
+    Ok(())
+}
+
+/// Removes what is beside a log that stays.
+pub fn keep_lines(config: &Config, namespace: &str, id: &str) {
+    let path = path(config, namespace, id);
+    for beside in [audience::socket(&path), audience::stdin(&path)] {
+        let _ = std::fs::remove_file(beside);
+    }
+}
+
+/// Makes the FIFO by which a container gets its input; its path.
+///
+/// # Errors
+/// A text that names the file.
+pub fn make_input(log: &Path) -> Result<String, String> {
+    let path = audience::stdin(log);
+    let failed = |e: io::Error| format!("{}: {e}", path.display());
+    writer::make_dir(&path).map_err(failed)?;
+    let mode = nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR;
+    nix::unistd::mkfifo(&path, mode).map_err(|e| failed(e.into()))?;
+    Ok(path.display().to_string())
+}
+
+/// The FIFO by which a container with such a log gets its input; nothing, if it gets none.
+pub fn input_of(uri: &str) -> String {
+    let fifo = file_of(uri).map(|log| audience::stdin(&log));
+    let fifo = fifo.filter(|fifo| fifo.exists());
+    fifo.map(|fifo| fifo.display().to_string())
+        .unwrap_or_default()
+}
+
+/// Gives all of a log to a container of another name.
+///
+/// # Errors
+/// A text that names the file.
+pub fn rename(config: &Config, namespace: &str, id: &str, new: &str) -> Result<(), String> {
+    let (old, new) = (path(config, namespace, id), path(config, namespace, new));
+    let rename = |old: &Path, new: &Path| match std::fs::rename(old, new) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(format!("log {}: {e}", old.display())),
+        Ok(()) => Ok(true),
+    };
+    rename(&old, &new)?;
+    rename(&audience::stdin(&old), &audience::stdin(&new))?;
+    let mut n = 1;
+    while rename(&rotated(&old, n), &rotated(&new, n))? || n < config.logger.max_files {
         n += 1;
     }
     Ok(())

@@ -21,12 +21,7 @@ impl Writer {
     /// # Errors
     /// From mkdir(2) or open(2).
     pub fn open(path: &Path, limits: Logger) -> io::Result<Self> {
-        if let Some(dir) = path.parent() {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o750)
-                .create(dir)?;
-        }
+        make_dir(path)?;
         Ok(Self {
             path: path.to_owned(),
             file: append(path)?,
@@ -70,6 +65,16 @@ impl Writer {
         self.file = append(&self.path)?;
         Ok(())
     }
+}
+
+/// Makes the directory of a log.
+///
+/// # Errors
+/// From mkdir(2).
+pub fn make_dir(path: &Path) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o750).create(dir)
 }
 
 /// Opens it, and holds it as [`super::is_held`] asks.

@@ -39,8 +39,7 @@ impl Receiver {
 }
 
 impl Client {
-    /// Opens what the paths name; what is to live as long as the process goes into `io`. Beside a
-    /// logger only a terminal takes input.
+    /// Opens what the paths name; what is to live as long as the process goes into `io`.
     ///
     /// # Errors
     /// Code Unknown, naming the path or scheme; nothing stays open.
@@ -51,10 +50,8 @@ impl Client {
         reaper: &Reaper,
         context: &Context,
     ) -> Result<Self> {
-        let target = target(paths)?;
-        let takes_input = paths.terminal || !matches!(target, Target::Logger { .. });
         let mut client = Self::default();
-        match target {
+        match target(paths)? {
             Target::Nowhere => {}
             Target::Logger {
                 uri,
@@ -81,7 +78,7 @@ impl Client {
                 }
             }
         }
-        if takes_input && !paths.stdin.is_empty() {
+        if !paths.stdin.is_empty() {
             let stdin = Path::new(fifo::path(&paths.stdin));
             let (source, hold) = fifo::open_source(stdin, context).await?;
             client.stdin = Some(source);

@@ -223,8 +223,34 @@ fn check_names_what_the_daemon_could_not_go_on_with() {
         ] {
             std::fs::write(&path, text).expect("a file");
             let check = ["--config", &path.to_string_lossy(), "check"];
-            manager.plain(&check).exits(1).fails_with(key);
+            let refused = manager.plain(&check).exits(1).fails_with(key);
+            assert!(
+                refused.stderr.contains(&*path.to_string_lossy()),
+                "{refused}"
+            );
         }
+        // Of a file beside it that one is named; and a shim that is not there is.
+        std::fs::write(&path, "").expect("a file");
+        let beside = path.with_file_name("config.d");
+        std::fs::create_dir(&beside).expect("a directory");
+        let more = beside.join("10.toml");
+        let check = ["--config", &path.to_string_lossy(), "check"];
+        for (text, key) in [
+            ("[grpc]\nmode = \"1777\"\n", "grpc.mode"),
+            ("root = \"here\"\n", "root"),
+        ] {
+            std::fs::write(&more, text).expect("a file");
+            let said = format!("{}: {key}: ", more.display());
+            manager.plain(&check).exits(1).fails_with(&said);
+        }
+        std::fs::write(&more, "[runtime.paths]\nx = \"/no/shim\"\n").expect("a file");
+        manager
+            .plain(&check)
+            .exits(1)
+            .fails_with("runtime.paths.\"x\": \"/no/shim\"");
+        std::fs::write(&more, "[runtime.paths]\nx = \"/bin/true\"\n").expect("a file");
+        manager.plain(&check).ok();
+        std::fs::remove_dir_all(&beside).expect("the directory");
     });
 }
 

@@ -1,13 +1,17 @@
 //! `dunnage`, seen as its users see it: through every `ctr`, its own client, and /proc.
 
 mod api;
+mod attach;
+mod checkpoint;
 mod client;
+mod copy;
 mod docker;
 mod exec;
 mod flags;
 mod frozen;
 mod garbage;
 mod group;
+mod health;
 mod input;
 mod interop;
 mod journal;
@@ -17,6 +21,7 @@ mod metrics;
 mod names;
 mod neighbours;
 mod network;
+mod options;
 mod output;
 mod pipes;
 mod promises;
@@ -29,3 +34,4 @@ mod shim_death;
 mod storm;
 mod sweep;
 mod units;
+mod verbs;

@@ -1,6 +1,6 @@
 //! Loggers: a program that takes a container's output, `binary://` (I10, I11).
 
-use harness::stdio::{Stdio, Sum};
+use harness::stdio::{Fifo, Stdio, Sum};
 use harness::{Bundle, Code, Shim, Test, differs, proc, program, refused, wait};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -64,6 +64,31 @@ fn logger_gets_both_streams_whole() {
         );
         released(&shim).await;
         assert_eq!(proc::zombies(shim.pid()), [] as [i32; 0]);
+    });
+}
+
+/// I10: it takes output; input comes as ever, also without a terminal.
+#[test]
+fn a_process_beside_a_logger_has_input() {
+    harness::run(async |test| {
+        if differs("logger-stdin") {
+            return;
+        }
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let path = logger(test, "logger", COPY);
+        let stdin = Fifo::new(test.dir().join("stdin"));
+        let exec = bundle.exec_sh("e", "cat; echo end");
+        shim.run(exec.stdio(&stdin.name(), &uri(&path), &uri(&path)))
+            .await;
+        let mut typed = stdin.writer().await;
+        typed.write("one\n").await;
+        drop(typed);
+        shim.close_io("c", "e").await.unwrap();
+        shim.wait("c", "e").await.unwrap();
+        shim.delete("c", "e").await.unwrap();
+        let said = fs::read_to_string(test.share().join("out")).unwrap();
+        assert_eq!(said, "one\nend\n");
     });
 }
 
