@@ -131,18 +131,17 @@ impl Link {
         why
     }
 
-    /// The same, but the streams stay; what then comes through another pipe must begin a session.
+    /// The same, but the streams stay, and go on where the pipe does, or where a host begins a session.
+    /// That may be heard before the end of the pipe is.
     pub async fn carry(
         &self,
         reader: impl AsyncRead + Unpin,
         writer: impl AsyncWrite + Unpin,
     ) -> io::Error {
-        let why = tokio::select! {
+        tokio::select! {
             why = self.receive(reader) => why,
             why = self.send(writer) => why,
-        };
-        self.streams.borrow_mut().lose();
-        why
+        }
     }
 
     async fn receive(&self, mut reader: impl AsyncRead + Unpin) -> io::Error {

@@ -98,8 +98,8 @@ impl Streams {
         self.mark.is_some()
     }
 
-    /// The pipe has ended: nothing that comes is believed before the mark.
-    pub fn lose(&mut self) {
+    /// What has come is of no session: nothing that comes is believed before the mark.
+    pub(super) fn lose(&mut self) {
         self.begun.clear();
         if let Some(mark) = &mut self.mark {
             mark.lost = true;

@@ -57,7 +57,7 @@ async fn carry(link: &Link, mut port: Port) -> io::Error {
             link.close();
             return why;
         }
-        log::debug!("the host is gone, until another comes: {why}");
+        log::debug!("the port has hung up: {why}");
         match port.connected_again().await {
             Ok(again) => port = again,
             Err(e) => return e,

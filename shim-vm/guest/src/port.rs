@@ -138,6 +138,10 @@ impl AsyncRead for Port {
         loop {
             let mut ready = ready!(self.0.poll_read_ready(cx))?;
             match nix::unistd::read(self.0.get_ref(), buffer.initialize_unfilled()) {
+                // It was hung up, and may be so no more: the event loop would say so for ever.
+                Err(nix::Error::EAGAIN) if ready.ready().is_read_closed() => {
+                    return Poll::Ready(Ok(()));
+                }
                 Err(nix::Error::EAGAIN) => ready.clear_ready(),
                 Err(e) => return Poll::Ready(Err(e.into())),
                 Ok(n) => {
@@ -158,6 +162,9 @@ impl AsyncWrite for Port {
         loop {
             let mut ready = ready!(self.0.poll_write_ready(cx))?;
             match nix::unistd::write(self.0.get_ref(), bytes) {
+                Err(nix::Error::EAGAIN) if ready.ready().is_write_closed() => {
+                    return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+                }
                 Err(nix::Error::EAGAIN) => ready.clear_ready(),
                 Err(e) => return Poll::Ready(Err(e.into())),
                 Ok(n) => return Poll::Ready(Ok(n)),
