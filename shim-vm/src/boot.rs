@@ -266,7 +266,7 @@ fn random<const N: usize>() -> Result<[u8; N], String> {
 async fn given_up(context: &Context, doom: &Doom, deadline: Duration) -> String {
     tokio::select! {
         why = context.cancelled() => why.message,
-        why = doom.told() => why,
+        why = doom.sealed() => why,
         () = tokio::time::sleep(deadline) => {
             format!("the guest was not ready within {} s", deadline.as_secs())
         }

@@ -16,10 +16,10 @@ use task::process::{Exit, Process};
 pub const UNASKED: (u32, u32) = (1000, 100);
 
 /// Who hears of a VM's events: the engine, for as long as it is there.
-pub fn teller(engine: &Rc<Engine>) -> impl FnMut(guest::Event) -> Result<(), String> + 'static {
+pub fn hearer(engine: &Rc<Engine>) -> impl FnMut(guest::Event) -> Result<(), String> + 'static {
     let telling = Rc::downgrade(engine);
     move |event| match telling.upgrade() {
-        Some(engine) => told(&engine, &event),
+        Some(engine) => hear(&engine, &event),
         None => Ok(()),
     }
 }
@@ -29,7 +29,7 @@ pub fn teller(engine: &Rc<Engine>) -> impl FnMut(guest::Event) -> Result<(), Str
 ///
 /// # Errors
 /// How the guest broke its word: the event can't be.
-pub fn told(engine: &Rc<Engine>, event: &guest::Event) -> Result<(), String> {
+pub fn hear(engine: &Rc<Engine>, event: &guest::Event) -> Result<(), String> {
     let event = event.event.as_ref().and_then(Event::from_any);
     let event = event.ok_or("an event that is none of the Task API's")?;
     let id = container_of(&event);
@@ -83,7 +83,7 @@ pub fn told(engine: &Rc<Engine>, event: &guest::Event) -> Result<(), String> {
                 return Err(format!("{id}: too many events"));
             }
             if let Event::Oom(_) = event {
-                engine.tell_oom(id);
+                engine.publish_oom(id);
             }
         }
     }

@@ -294,7 +294,7 @@ async fn vm_for(
         },
         config,
     };
-    let vm = Vm::boot(purpose, &guest.reaper, events::teller(engine)).await?;
+    let vm = Vm::boot(purpose, &guest.reaper, events::hearer(engine)).await?;
     has_vm(engine, &vm);
     Ok(vm)
 }
@@ -332,7 +332,7 @@ async fn watch(engine: Weak<Engine>, vm: Rc<Vm>) {
 fn vm_had_oom(engine: &Engine) {
     for container in engine.runtime.all() {
         if container.created.get() && container.init.exit().is_none() {
-            engine.tell_oom(&container.id);
+            engine.publish_oom(&container.id);
         }
     }
 }
@@ -340,7 +340,7 @@ fn vm_had_oom(engine: &Engine) {
 fn vm_is_gone(engine: &Rc<Engine>, vm: &Vm, why: &str) {
     let containers = engine.runtime.all();
     // With containers that have ended, it was to end.
-    if vm.doom.is_told() || containers.iter().any(|of| of.init.exit().is_none()) {
+    if vm.doom.is_sealed() || containers.iter().any(|of| of.init.exit().is_none()) {
         let ids: Vec<&str> = containers.iter().map(|of| of.id.as_str()).collect();
         log::error!("VM of {}: {why}", ids.join(", "));
     }

@@ -50,11 +50,11 @@ pub struct Pod {
 
 impl Pod {
     /// Watches the cgroup of `pid`, of whose OOM kills so many were told.
-    fn watch_oom(&self, pid: u32, told: u64) {
+    fn watch_oom(&self, pid: u32, published: u64) {
         let watched = Cgroup::of_pid(pid).map_err(io::Error::other);
         match watched.and_then(|cgroup| OomWatch::new(&cgroup)) {
             Ok(watch) => {
-                watch.set_told(told);
+                watch.set_published(published);
                 self.watch.replace(Some(Rc::new(watch)));
             }
             Err(e) => log::warn!("running out of memory will not be told: {e}"),

@@ -140,7 +140,7 @@ async fn delete_in(container: &GuestContainer, process: &Rc<GuestProcess>) -> Re
         {
             Ok(())
         }
-        Some(Err(status)) if !vm.is_gone() && !vm.doom.is_told() => {
+        Some(Err(status)) if !vm.is_gone() && !vm.doom.is_sealed() => {
             process.deleting.set(is_second);
             Err(status.into())
         }

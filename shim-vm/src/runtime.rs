@@ -161,7 +161,7 @@ impl Runtime for Guest {
         let guest = &engine.runtime;
         guest.anchor.set(moved.anchor);
         let Some(vm) = moved.vm else { return Ok(()) };
-        let vm = Vm::take_over(vm, &guest.reaper, events::teller(engine));
+        let vm = Vm::take_over(vm, &guest.reaper, events::hearer(engine));
         let vm = vm.map_err(|e| unknown(&format!("take over the VM: {e}")))?;
         make::has_vm(engine, &vm);
         if vm.is_adopted {

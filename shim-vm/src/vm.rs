@@ -290,7 +290,7 @@ async fn end(
 ) {
     let why = tokio::select! {
         biased;
-        why = doom.told() => why,
+        why = doom.sealed() => why,
         status = machine.wait() => format!("QEMU ended: {status}"),
         status = files.wait() => format!("the file server ended: {status}"),
         () = link.closed() => "the link to the guest has ended".to_owned(),

@@ -42,12 +42,12 @@ impl Doom {
         });
     }
 
-    pub fn is_told(&self) -> bool {
+    pub fn is_sealed(&self) -> bool {
         self.0.borrow().is_some()
     }
 
     /// Waits until the VM is to be killed, and tells why.
-    pub async fn told(&self) -> String {
+    pub async fn sealed(&self) -> String {
         let mut told = self.0.subscribe();
         let why = told.wait_for(Option::is_some).await;
         // Who sends is there for as long as this is.
@@ -147,11 +147,11 @@ mod tests {
     #[tokio::test]
     async fn the_first_reason_is_the_one() {
         let doom = Doom::default();
-        assert!(!doom.is_told());
+        assert!(!doom.is_sealed());
         doom.broke_word("an answer\n\x1b[2J of 5 bytes");
         doom.end("later".into());
         let expected = "the guest broke its word: an answer\\n\\u{1b}[2J of 5 bytes";
-        assert_eq!(doom.told().await, expected);
+        assert_eq!(doom.sealed().await, expected);
     }
 
     #[test]

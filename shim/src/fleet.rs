@@ -58,7 +58,7 @@ pub fn upgrade(program: &str, filter: &Flags) -> Result<()> {
         let (mut report, mut refused) = (String::new(), 0);
         for answer in asked {
             let answer = answer.await.map_err(|e| Error::new(e.to_string()))?;
-            let (said, is_refused) = told(answer);
+            let (said, is_refused) = line_of(answer);
             refused += u32::from(is_refused);
             report += &said;
         }
@@ -73,7 +73,7 @@ pub fn upgrade(program: &str, filter: &Flags) -> Result<()> {
 }
 
 /// The line about one shim, whatever it said, and whether it was not upgraded.
-fn told((daemon, answer): (Daemon, Answer)) -> (String, bool) {
+fn line_of((daemon, answer): (Daemon, Answer)) -> (String, bool) {
     let Daemon { pid, flags } = daemon;
     let (said, refused) = match answer {
         Ok(answer) => (format!("runs {}", answer.version), false),

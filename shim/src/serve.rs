@@ -76,6 +76,9 @@ pub fn serve(shim: &dyn Shim, flags: &Flags) -> Result<()> {
         }
     }
     shim_log::start(shim.name(), flags.debug);
+    if flags.action == ADOPT {
+        log::warn!("{}: its shim was killed, this one goes on", flags.id);
+    }
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| Error::new(format!("become subreaper: {e}")))?;
     crate::sys::run_first();

@@ -127,7 +127,8 @@ pub struct Container {
     pub execs: BTreeMap<String, Exec>,
     pub init_exited: bool,
     /// Init's exit, while it waits for execs.
-    pub untold: Option<Exit>,
+    #[serde(rename = "untold")]
+    pub unpublished: Option<Exit>,
     /// What the runtime keeps of it.
     #[serde(flatten)]
     pub own: Map<String, Value>,

@@ -22,7 +22,7 @@ pub struct LastExit {
     /// Init was reaped.
     init_exited: Cell<bool>,
     /// Its exit, until it is told.
-    untold: Cell<Option<Exit>>,
+    unpublished: Cell<Option<Exit>>,
     /// Execs that are being started or run, and starts and kills of init that are not answered yet.
     holds: Cell<usize>,
     /// The OCI runtime is killing what init has left.
@@ -30,20 +30,20 @@ pub struct LastExit {
 }
 
 impl LastExit {
-    /// That of another process image: whether init was reaped, its exit if that is untold, and
+    /// That of another process image: whether init was reaped, its exit if that is unpublished, and
     /// how many execs run.
-    pub fn take_over(init_exited: bool, untold: Option<Exit>, execs: usize) -> Self {
+    pub fn take_over(init_exited: bool, unpublished: Option<Exit>, execs: usize) -> Self {
         Self {
             init_exited: Cell::new(init_exited),
-            untold: Cell::new(untold),
+            unpublished: Cell::new(unpublished),
             holds: Cell::new(execs),
             killing: Cell::new(false),
         }
     }
 
     /// Init's exit, while it waits for the last exec.
-    pub fn untold(&self) -> Option<Exit> {
-        self.untold.get()
+    pub fn unpublished(&self) -> Option<Exit> {
+        self.unpublished.get()
     }
 
     pub fn init_exited(&self) -> bool {
@@ -88,14 +88,14 @@ impl<R: Runtime> Engine<R> {
     fn recorded(self: &Rc<Self>, container: &Rc<Container<R>>, process: &Process, exit: Exit) {
         if std::ptr::eq(process, &*container.init) {
             let last = &container.last_exit;
-            last.untold.set(Some(exit));
+            last.unpublished.set(Some(exit));
             if let Some(killed) = R::kill_left(container) {
                 last.killing.set(true);
                 let (engine, container) = (Rc::clone(self), Rc::clone(container));
                 self.in_background(async move {
                     killed.await;
                     container.last_exit.killing.set(false);
-                    engine.tell_init_if_last(&container);
+                    engine.publish_init_if_last(&container);
                 });
             }
         } else {
@@ -105,9 +105,9 @@ impl<R: Runtime> Engine<R> {
 
     /// Nobody need wait for the output of a process that has ended.
     fn output_read(&self, container: &Container<R>, process: &Process) {
-        // Init's is untold until nothing holds it.
+        // Init's is unpublished until nothing holds it.
         if let Some(exit) = process.exit() {
-            self.tell(container, process, exit);
+            self.publish_exit(container, process, exit);
         }
         self.release(container);
     }
@@ -116,15 +116,15 @@ impl<R: Runtime> Engine<R> {
     pub(crate) fn release(&self, container: &Container<R>) {
         let last = &container.last_exit;
         last.holds.set(last.holds.get() - 1);
-        self.tell_init_if_last(container);
+        self.publish_init_if_last(container);
     }
 
-    fn tell_init_if_last(&self, container: &Container<R>) {
+    fn publish_init_if_last(&self, container: &Container<R>) {
         let last = &container.last_exit;
         if last.holds.get() > 0 || last.killing.get() {
             return;
         }
-        let Some(exit) = last.untold.take() else {
+        let Some(exit) = last.unpublished.take() else {
             return;
         };
         let init = &container.init;
@@ -134,9 +134,9 @@ impl<R: Runtime> Engine<R> {
         }
         init.exited(exit);
         if R::stop_oom_watch(container) {
-            self.tell_oom(&container.id);
+            self.publish_oom(&container.id);
         }
-        self.tell(container, init, exit);
+        self.publish_exit(container, init, exit);
     }
 
     /// Init runs although no Start is under way: see [`Container::runs_unasked`].
@@ -165,8 +165,8 @@ impl<R: Runtime> Engine<R> {
         let _ = count.wait_for(|&count| count == 0).await;
     }
 
-    fn tell(&self, container: &Container<R>, process: &Process, exit: Exit) {
-        process.told();
+    fn publish_exit(&self, container: &Container<R>, process: &Process, exit: Exit) {
+        process.announce();
         self.outbox.push(Event::Exit(TaskExit {
             container_id: container.id.clone(),
             id: process.id.name(&container.id).to_owned(),
@@ -177,7 +177,7 @@ impl<R: Runtime> Engine<R> {
     }
 
     /// The kernel has killed a process of the container for want of memory (O1, O2).
-    pub fn tell_oom(&self, container: &str) {
+    pub fn publish_oom(&self, container: &str) {
         self.outbox.push(Event::Oom(TaskOom {
             container_id: container.to_owned(),
         }));

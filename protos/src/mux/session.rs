@@ -139,7 +139,7 @@ impl Streams {
         for (&number, one) in &mut self.all {
             one.is_left = number != 0;
             one.credit = WINDOW;
-            one.untold = 0;
+            one.uncredited = 0;
             one.owes = false;
         }
         self.requeue(&mut out);

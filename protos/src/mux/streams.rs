@@ -39,7 +39,8 @@ pub(super) struct One {
     /// What the peer may send.
     pub(super) granted: u32,
     /// What was read and not told of.
-    pub(super) untold: u32,
+    #[serde(rename = "untold")]
+    pub(super) uncredited: u32,
     /// That is worth telling, at the next chance.
     pub(super) owes: bool,
     /// It is of a session that has ended.
@@ -218,8 +219,8 @@ impl Streams {
             // Most streams are idle.
             one.received = VecDeque::new();
         }
-        one.untold += n as u32;
-        if one.untold >= WORTH_TELLING && !one.ended && !one.owes {
+        one.uncredited += n as u32;
+        if one.uncredited >= WORTH_TELLING && !one.ended && !one.owes {
             one.owes = true;
             self.owing.push(stream);
         }
@@ -369,9 +370,9 @@ impl Streams {
                 };
                 one.owes = false;
                 if !one.ended && !one.reset {
-                    one.granted += one.untold;
-                    put(&mut self.out, stream, Frame::Credit(one.untold));
-                    one.untold = 0;
+                    one.granted += one.uncredited;
+                    put(&mut self.out, stream, Frame::Credit(one.uncredited));
+                    one.uncredited = 0;
                 }
             }
             self.sending = std::mem::take(&mut self.out);

@@ -159,7 +159,7 @@ impl Sessions {
     ) -> io::Error {
         tokio::select! {
             () = self.parked.park() => io::Error::other("the link is closed"),
-            e = self.news.tell(to, heard) => e,
+            e = self.news.send(to, heard) => e,
             e = self.news.hear(from) => e,
         }
     }

@@ -32,7 +32,7 @@ impl News {
     }
 
     /// Tells the host every event after number `heard`, for as long as it listens.
-    pub async fn tell(&self, to: &mut (impl AsyncWrite + Unpin), heard: u64) -> io::Error {
+    pub async fn send(&self, to: &mut (impl AsyncWrite + Unpin), heard: u64) -> io::Error {
         self.forget(heard);
         let mut number = heard;
         loop {

@@ -29,7 +29,7 @@ impl Pod {
             containers: self.containers.borrow().clone(),
             memory: self.memory.get(),
             throttled: self.throttled.borrow().clone(),
-            oom_told: self.watch.borrow().as_ref().map(|watch| watch.told()),
+            oom_told: self.watch.borrow().as_ref().map(|watch| watch.published()),
         }
     }
 

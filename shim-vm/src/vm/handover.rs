@@ -131,7 +131,7 @@ impl Vm {
     /// # Errors
     /// If it has ended or is to end, or no fd is free.
     pub fn hand_over(&self, kept: &mut Kept) -> io::Result<Moved> {
-        if self.is_gone() || self.doom.is_told() || self.link.is_closed() {
+        if self.is_gone() || self.doom.is_sealed() || self.link.is_closed() {
             return Err(io::Error::other("its VM has ended, or is about to"));
         }
         Ok(Moved {

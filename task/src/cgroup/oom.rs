@@ -39,18 +39,18 @@ impl OomWatch {
     }
 
     /// How many kills were told of, in cgroups that are there.
-    pub fn told(&self) -> u64 {
+    pub fn published(&self) -> u64 {
         match &self.0 {
-            Version::V1(watch) => watch.told(),
-            Version::V2(watch) => watch.told.get(),
+            Version::V1(watch) => watch.published(),
+            Version::V2(watch) => watch.published.get(),
         }
     }
 
     /// That many kills were told of by another process image.
-    pub fn set_told(&self, told: u64) {
+    pub fn set_published(&self, published: u64) {
         match &self.0 {
-            Version::V1(watch) => watch.set_told(told),
-            Version::V2(watch) => watch.told.set(told),
+            Version::V1(watch) => watch.set_published(published),
+            Version::V2(watch) => watch.published.set(published),
         }
     }
 

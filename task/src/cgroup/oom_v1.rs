@@ -34,14 +34,14 @@ const LAST_WAIT: Duration = Duration::from_millis(512);
 pub(super) struct Watch {
     dir: PathBuf,
     signal: Receiver,
-    told: RefCell<Told>,
+    published: RefCell<Published>,
     /// While a kill is expected, how long to wait before the next look.
     expecting: Cell<Option<Duration>>,
 }
 
 /// The kills that were told of.
 #[derive(Debug)]
-enum Told {
+enum Published {
     /// By another process image, in all.
     Sum(u64),
     Each(Kills),
@@ -77,7 +77,7 @@ impl Watch {
         Ok(Self {
             dir: dir.to_owned(),
             signal,
-            told: RefCell::new(Told::Sum(0)),
+            published: RefCell::new(Published::Sum(0)),
             expecting: Cell::new(None),
         })
     }
@@ -115,28 +115,28 @@ impl Watch {
     }
 
     /// See [`super::OomWatch::told`].
-    pub fn told(&self) -> u64 {
-        match &*self.told.borrow() {
-            Told::Sum(kills) => *kills,
-            Told::Each(kills) => sum(kills),
+    pub fn published(&self) -> u64 {
+        match &*self.published.borrow() {
+            Published::Sum(kills) => *kills,
+            Published::Each(kills) => sum(kills),
         }
     }
 
-    /// See [`super::OomWatch::set_told`].
-    pub fn set_told(&self, told: u64) {
-        self.told.replace(Told::Sum(told));
+    /// See [`super::OomWatch::set_published`].
+    pub fn set_published(&self, published: u64) {
+        self.published.replace(Published::Sum(published));
     }
 
     /// True if `kills` are more than were told of; from now on they were.
     fn is_news(&self, kills: Kills) -> bool {
-        let news = match &*self.told.borrow() {
-            Told::Sum(told) => sum(&kills) > *told,
-            Told::Each(told) => kills.iter().any(|(cgroup, kills)| {
+        let news = match &*self.published.borrow() {
+            Published::Sum(published) => sum(&kills) > *published,
+            Published::Each(told) => kills.iter().any(|(cgroup, kills)| {
                 let known = told.iter().find(|(known, _)| known == cgroup);
                 *kills > known.map_or(0, |(_, kills)| *kills)
             }),
         };
-        self.told.replace(Told::Each(kills));
+        self.published.replace(Published::Each(kills));
         news
     }
 

@@ -19,7 +19,7 @@ pub(super) struct Watch {
     memory: AsyncFd<OwnedFd>,
     cgroup: AsyncFd<OwnedFd>,
     /// How many kills were told of.
-    pub(super) told: Cell<u64>,
+    pub(super) published: Cell<u64>,
 }
 
 impl Watch {
@@ -34,7 +34,7 @@ impl Watch {
             dir: dir.to_owned(),
             memory: sys::watch(memory, Interest::PRIORITY)?,
             cgroup: sys::watch(cgroup, Interest::PRIORITY)?,
-            told: Cell::new(0),
+            published: Cell::new(0),
         })
     }
 
@@ -62,8 +62,9 @@ impl Watch {
             .ok()
             .flatten()
             .unwrap_or_default();
-        let news = events.oom_kill > self.told.get();
-        self.told.set(self.told.get().max(events.oom_kill));
+        let news = events.oom_kill > self.published.get();
+        self.published
+            .set(self.published.get().max(events.oom_kill));
         news
     }
 

@@ -85,9 +85,9 @@ impl<R: Runtime> Container<R> {
         let execs = execs.map(|(id, exec)| Ok((id.clone(), exec.hand_over(kept)?)));
         // Of what is not told yet nothing is said: it is told again, from its beginning.
         let last = &self.last_exit;
-        let (init_exited, untold) = match is_record {
+        let (init_exited, unpublished) = match is_record {
             true => (self.init.exit().is_some(), None),
-            false => (last.init_exited(), last.untold().map(Exit::hand_over)),
+            false => (last.init_exited(), last.unpublished().map(Exit::hand_over)),
         };
         Ok(handover::Container {
             execs: execs.collect::<io::Result<_>>()?,
@@ -95,7 +95,7 @@ impl<R: Runtime> Container<R> {
             id: self.id.clone(),
             bundle: self.bundle.path().to_owned(),
             init_exited,
-            untold,
+            unpublished,
             own: match handover::written(&R::hand_over_container(self))? {
                 Value::Object(own) => own,
                 _ => serde_json::Map::new(),
@@ -121,10 +121,10 @@ impl<R: Runtime> Container<R> {
         }
         let runs = |exec: &&Rc<Exec>| exec.process.state.get() == State::Running;
         let running: Vec<_> = execs.values().filter(runs).cloned().collect();
-        let untold = container.untold.map(Exit::take_over);
+        let unpublished = container.unpublished.map(Exit::take_over);
         let mut new = Self::new(id, bundle, init, own);
         new.execs = RefCell::new(execs);
-        new.last_exit = LastExit::take_over(container.init_exited, untold, running.len());
+        new.last_exit = LastExit::take_over(container.init_exited, unpublished, running.len());
         let new = Rc::new(new);
         R::goes_on(engine, &new, &moved);
         if !container.init_exited {

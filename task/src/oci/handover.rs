@@ -28,7 +28,7 @@ impl Own {
             checkpoint: self.checkpoint.clone(),
             own_pid_namespace: self.own_pid_namespace,
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.hand_over()),
-            oom_told: oom.as_ref().map(|(watch, _)| watch.told()),
+            oom_told: oom.as_ref().map(|(watch, _)| watch.published()),
         }
     }
 

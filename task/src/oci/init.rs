@@ -195,15 +195,15 @@ impl Container<Oci> {
     }
 
     /// Tells of OOM kills from now on; `told` were told of before.
-    pub(super) fn watch_oom(&self, engine: &Rc<Engine<Oci>>, cgroup: &Cgroup, told: u64) {
+    pub(super) fn watch_oom(&self, engine: &Rc<Engine<Oci>>, cgroup: &Cgroup, published: u64) {
         match OomWatch::new(cgroup) {
             Ok(watch) => {
-                watch.set_told(told);
+                watch.set_published(published);
                 let watch = Rc::new(watch);
                 let (engine, id, ours) = (Rc::clone(engine), self.id.clone(), Rc::clone(&watch));
                 let task = tokio::task::spawn_local(async move {
                     while ours.next().await.is_some() {
-                        engine.tell_oom(&id);
+                        engine.publish_oom(&id);
                     }
                 });
                 self.own.oom.replace(Some((watch, task)));

@@ -45,7 +45,7 @@ impl Exit {
 pub struct Slot {
     exit: Cell<Option<Exit>>,
     /// Those who wait may hear of it.
-    told: Cell<bool>,
+    announced: Cell<bool>,
     /// There will never be one.
     never: Cell<bool>,
     news: Notify,
@@ -56,13 +56,13 @@ impl Slot {
         self.exit.set(Some(exit));
     }
 
-    pub fn tell(&self) {
-        self.told.set(true);
+    pub fn announce(&self) {
+        self.announced.set(true);
         self.news.notify_waiters();
     }
 
-    pub fn is_told(&self) -> bool {
-        self.told.get()
+    pub fn is_announced(&self) -> bool {
+        self.announced.get()
     }
 
     /// The process will not run.
@@ -82,7 +82,7 @@ impl Slot {
     /// Waits until the exit is told; `None` if there will never be one.
     pub async fn wait(&self) -> Option<Exit> {
         loop {
-            if self.told.get() {
+            if self.announced.get() {
                 return self.exit.get();
             }
             if self.never.get() {

@@ -101,14 +101,14 @@ impl Process {
         io.is_unread().then_some(io)
     }
 
-    /// The process has ended; those who wait for that hear it when it is [`Process::told`].
+    /// The process has ended; those who wait for that hear it when it is [`Process::announce`].
     pub fn exited(&self, exit: Exit) {
         self.state.set(State::Stopped);
         self.exit.set(exit);
     }
 
-    pub fn told(&self) {
-        self.exit.tell();
+    pub fn announce(&self) {
+        self.exit.announce();
     }
 
     /// The process is deleted: if it never ran, nobody need wait for it any longer.
@@ -153,8 +153,8 @@ impl Process {
     /// If no fd is free.
     pub fn hand_over(&self, kept: &mut Kept) -> io::Result<handover::Process> {
         // An exit that nobody has been told of is the runtime's to tell again.
-        let is_untold = kept.is_record() && !self.exit.is_told();
-        let exit = self.exit.get().filter(|_| !is_untold);
+        let is_unannounced = kept.is_record() && !self.exit.is_announced();
+        let exit = self.exit.get().filter(|_| !is_unannounced);
         let state = match self.state.get() {
             State::Stopped if exit.is_none() => State::Running,
             state => state,
@@ -181,7 +181,7 @@ impl Process {
         new.reaped.set(process.exit.is_some());
         if let Some(exit) = process.exit {
             new.exit.set(Exit::take_over(exit));
-            new.exit.tell();
+            new.exit.announce();
         }
         if process.never {
             new.exit.set_never();

@@ -99,8 +99,8 @@ pub struct Sink {
     target: Target,
     /// The last write failed.
     broken: Cell<bool>,
-    /// Somebody was told: a disk that is full now and then must not fill the log.
-    told: Cell<bool>,
+    /// It was logged: a disk that is full now and then must not fill the log.
+    logged: Cell<bool>,
 }
 
 enum Target {
@@ -142,7 +142,7 @@ impl Sink {
         Self {
             target,
             broken: Cell::new(false),
-            told: Cell::new(false),
+            logged: Cell::new(false),
         }
     }
 
@@ -246,7 +246,7 @@ impl Sink {
         // A process may well close its stdin; only then is the pipe broken for good reason.
         if error.kind() == io::ErrorKind::BrokenPipe {
             log::debug!("a stream's reader is gone");
-        } else if !self.told.replace(true) {
+        } else if !self.logged.replace(true) {
             log::warn!("a stream can't be written, what comes is lost: {error}");
         }
     }
