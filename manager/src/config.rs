@@ -4,8 +4,12 @@
 //! Drop-ins are `config.d/*.toml` in the order of their names; a later key replaces an earlier
 //! one. A key that does not exist is an error that names it.
 
+mod image;
+mod logger;
 mod span;
 
+pub use image::Image;
+pub use logger::Logger;
 use serde::{Deserialize, Deserializer};
 pub use span::Span;
 use std::collections::BTreeMap;
@@ -38,6 +42,7 @@ pub struct Config {
     pub metrics: Metrics,
     pub log: Log,
     pub logger: Logger,
+    pub image: Image,
 }
 
 /// containerd's API.
@@ -145,25 +150,6 @@ pub enum Format {
     Json,
 }
 
-/// The logger that `run -d` gives its containers.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Logger {
-    /// A file that would grow beyond this many bytes is set aside.
-    pub max_size: u64,
-    /// So many of those are kept.
-    pub max_files: u32,
-}
-
-impl Default for Logger {
-    fn default() -> Self {
-        Self {
-            max_size: 10 << 20,
-            max_files: 3,
-        }
-    }
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -179,6 +165,7 @@ impl Default for Config {
             metrics: Metrics::default(),
             log: Log::default(),
             logger: Logger::default(),
+            image: Image::default(),
         }
     }
 }
@@ -352,7 +339,7 @@ impl Config {
                 return Err(format!("runtime.paths.{name:?}: {path:?} is not absolute"));
             }
         }
-        Ok(())
+        self.image.check()
     }
 
     pub fn debug(&self) -> bool {

@@ -9,6 +9,7 @@ mod disk;
 mod exchange;
 mod failure;
 mod filter;
+mod images;
 mod incoming;
 mod intake;
 mod journal;

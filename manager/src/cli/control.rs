@@ -19,6 +19,9 @@ use std::time::Duration;
 /// What the shims take resources as.
 const RESOURCES: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
+/// What containerd calls the signal that an image wants to be stopped with.
+pub const STOP_SIGNAL: &str = "io.containerd.image.config.stop-signal";
+
 /// The first and the last real-time signal, as the C library counts them (signal(7)).
 const RTMIN: u32 = 34;
 const RTMAX: u32 = 64;
@@ -84,14 +87,17 @@ async fn end(client: &Client, id: &str, number: libc::c_int, all: bool) -> Resul
 /// TERM, and KILL if that is not enough. It stays stopped, whatever its restart policy says; so it
 /// goes on if that can't be stored.
 pub async fn stop(client: &Client, id: &str, timeout: Duration) -> Result<(), String> {
-    note_stopped(client, &container(client, id).await?, true).await?;
+    let known = container(client, id).await?;
+    let told = known.labels.get(STOP_SIGNAL);
+    let first = told.map_or(Ok(libc::SIGTERM.cast_unsigned()), |name| signal(name))?;
+    note_stopped(client, &known, true).await?;
     let mut waiting = Box::pin(wait(client, id));
     // The wait is on its way before the signal.
     let early = tokio::time::timeout(Duration::from_millis(20), &mut waiting).await;
     if let Ok(ended) = early {
         return ended.map(drop).map_err(said);
     }
-    end(client, id, libc::SIGTERM, false).await?;
+    end(client, id, first.cast_signed(), false).await?;
     if tokio::time::timeout(timeout, &mut waiting).await.is_err() {
         end(client, id, libc::SIGKILL, true).await?;
         waiting.await.map_err(said)?;

@@ -2,14 +2,16 @@
 
 use super::client::Client;
 use super::process::{ProcessWishes, list};
-use super::run::{NotRun, start_process};
+use super::run::{NotRun, said, start_process};
 use super::spec::PATH;
 use super::stdio::Stdio;
+use super::users::{Asked, Users};
 use super::watch::{Unheard, Watch, signals};
 use clap::Args;
 use protos::Any;
 use protos::services::tasks::v1::*;
 use serde_json::Value;
+use std::path::Path;
 
 /// What ctr and containerd call the type of a process.
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -45,7 +47,12 @@ async fn process(client: &Client, args: &Exec) -> Result<Value, String> {
         process.insert("terminal".into(), false.into());
         process.remove("consoleSize");
     }
-    let changed = args.wishes.change(&mut process, args.tty, &args.command);
+    let users = match args.wishes.user {
+        Some(Asked::Names(_)) => users_of(client, &args.id).await?,
+        _ => Users::default(),
+    };
+    let wishes = &args.wishes;
+    let changed = wishes.change(&mut process, args.tty, &args.command, &users);
     changed.map_err(|e| failed(&e))?;
     if let Some(process) = process.as_object_mut() {
         let env = list(process, "env").map_err(|e| failed(&e))?;
@@ -56,6 +63,15 @@ async fn process(client: &Client, args: &Exec) -> Result<Value, String> {
         }
     }
     Ok(process)
+}
+
+/// The users that a running container has.
+async fn users_of(client: &Client, id: &str) -> Result<Users, String> {
+    let state = super::control::state(client, id).await.map_err(said)?;
+    Ok(Users::below(Path::new(&format!(
+        "/proc/{}/root",
+        state.pid
+    ))))
 }
 
 /// `exec`: its exit code.

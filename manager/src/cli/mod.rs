@@ -1,9 +1,11 @@
 //! The command line: what can be asked of `dunnage`.
 
+mod chosen;
 pub mod client;
 mod control;
 mod doctor;
 mod exec;
+mod image;
 mod journal;
 mod logs;
 mod output;
@@ -13,6 +15,7 @@ mod show;
 mod spec;
 mod stdio;
 mod tail;
+mod users;
 mod watch;
 
 use crate::config::{Config, Span};
@@ -125,6 +128,9 @@ enum Command {
     Events(journal::Events),
     /// Show how processes ended
     Exits { id: Option<String> },
+    /// Images, which containers are made of
+    #[command(subcommand)]
+    Image(image::Image),
     /// Namespaces
     #[command(subcommand)]
     Ns(control::Ns),
@@ -246,6 +252,7 @@ impl Args {
             Command::Daemon => crate::daemon::run(config, self.config).map(|()| 0),
             // It has been read.
             Command::Check => Ok(0),
+            Command::Image(asked) => Ok(image::become_program(&config, asked, self.json)),
             _ => {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
@@ -327,6 +334,7 @@ impl Args {
             | Command::Version
             | Command::Check
             | Command::Daemon
+            | Command::Image(_)
             | Command::Completion { .. }
             | Command::Man { .. } => Ok(()),
         };

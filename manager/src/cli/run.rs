@@ -1,9 +1,11 @@
 //! `run`, `create`, `start` and `attach`: containers, and what they say.
 
+use super::chosen::{Chosen, OfImage};
 use super::client::{Client, lasting};
 use super::control;
-use super::spec::{self, Wishes};
+use super::spec::{self, Root, Wishes};
 use super::stdio::Stdio;
+use super::users::Users;
 use super::watch::{Unheard, Watch, signals};
 use crate::config::Config;
 use crate::{logfile, removal, restart};
@@ -37,10 +39,10 @@ pub struct Run {
 
 #[derive(Debug, Args)]
 pub struct Create {
-    /// The root filesystem, a directory
-    #[arg(long, conflicts_with = "bundle", required_unless_present = "bundle")]
+    /// The root filesystem, a directory, in place of an image
+    #[arg(long, conflicts_with = "bundle")]
     rootfs: Option<PathBuf>,
-    /// An OCI bundle: a directory with config.json
+    /// An OCI bundle, in place of an image: a directory with config.json
     #[arg(long, short)]
     bundle: Option<PathBuf>,
     /// Give it a terminal
@@ -63,8 +65,11 @@ pub struct Create {
     labels: Vec<String>,
     #[command(flatten)]
     wishes: Wishes,
-    /// Its name
-    id: String,
+    #[command(flatten)]
+    of_image: OfImage,
+    /// The image; with --rootfs or --bundle the container's name
+    #[arg(value_name = "IMAGE|NAME")]
+    subject: String,
     /// The command, and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
@@ -108,20 +113,31 @@ impl NotRun {
 }
 
 impl Create {
-    /// The container's record, and whether it has a terminal.
-    fn container(&self, namespace: &str, default: &str) -> Result<(Container, bool), String> {
+    /// The container's record, whether it has a terminal, and its image, which stays meanwhile.
+    fn container(&self, namespace: &str, config: &Config) -> Result<Planned, String> {
+        let (wishes, tty, mut id) = (&self.wishes, self.tty, self.subject.clone());
+        let mut image = None;
         let spec = match (&self.rootfs, &self.bundle) {
             (Some(rootfs), _) => {
-                let command = &self.command;
-                spec::make(&self.wishes, namespace, &self.id, rootfs, self.tty, command)?
+                let root = Root::Directory(rootfs);
+                spec::make(wishes, namespace, &id, &root, tty, &self.command)?
             }
             (None, Some(bundle)) => {
                 let mut spec = read_bundle(bundle)?;
-                let changed = spec::change(&mut spec, &self.wishes, self.tty, &self.command);
+                let users = Users::below(Path::new(spec["root"]["path"].as_str().unwrap_or("")));
+                let changed = spec::change(&mut spec, wishes, tty, &self.command, &users);
                 changed.map_err(|e| format!("{}: {e}", bundle.display()))?;
                 spec
             }
-            (None, None) => return Err("--rootfs or --bundle is needed".into()),
+            (None, None) => {
+                let image = &*image.insert(self.of_image.choose(config, &self.subject)?);
+                id = match &self.of_image.name {
+                    Some(name) => name.clone(),
+                    None => image.new_name()?,
+                };
+                let command = image.command(&self.command)?;
+                spec::make(wishes, namespace, &id, &Root::Image(image), tty, &command)?
+            }
         };
         let mut labels = HashMap::new();
         for label in &self.labels {
@@ -132,14 +148,28 @@ impl Create {
             labels.insert(restart::STATUS.into(), "running".into());
             labels.insert(restart::POLICY.into(), policy.into());
         }
-        let runtime = self.runtime.as_deref().unwrap_or(default).to_owned();
-        let container = Container {
+        let runtime = self.runtime.as_ref().unwrap_or(&config.runtime.default);
+        let mut container = Container {
             labels,
-            ..record(&self.id, runtime, spec.to_string().into_bytes())
+            ..record(&id, runtime.clone(), spec.to_string().into_bytes())
         };
+        if let Some(image) = &image {
+            image.note(&mut container)?;
+        }
         let terminal = restart::has_terminal(&container);
-        Ok((container, terminal))
+        Ok(Planned {
+            container,
+            terminal,
+            _image: image,
+        })
     }
+}
+
+/// A container that is to be made.
+struct Planned {
+    container: Container,
+    terminal: bool,
+    _image: Option<Chosen>,
 }
 
 /// A container's record.
@@ -178,9 +208,13 @@ pub async fn create(
     config: &Config,
     args: &Create,
 ) -> Result<u8, NotRun> {
-    let log = log_uri(args.log_uri.as_deref(), config, namespace, &args.id);
-    let container = args.container(namespace, &config.runtime.default)?;
-    make(client, namespace, config, container, Some(&log), None).await?;
+    let planned = args.container(namespace, config)?;
+    let id = planned.container.id.clone();
+    let log = log_uri(args.log_uri.as_deref(), config, namespace, &id);
+    make(client, namespace, config, planned, Some(&log), None).await?;
+    if id != args.subject {
+        super::output::line(&id)?;
+    }
     Ok(0)
 }
 
@@ -188,10 +222,11 @@ async fn make(
     client: &Client,
     namespace: &str,
     config: &Config,
-    (mut container, terminal): (Container, bool),
+    planned: Planned,
     log: Option<&str>,
     stdio: Option<&Stdio>,
 ) -> Result<(), NotRun> {
+    let (mut container, terminal) = (planned.container, planned.terminal);
     let id = container.id.clone();
     if let Some(log) = log {
         container
@@ -279,35 +314,33 @@ pub async fn run(
     if has_policy && !args.detach {
         return Err("--restart needs --detach".to_owned().into());
     }
-    let (mut container, terminal) = create.container(namespace, &config.runtime.default)?;
+    let mut planned = create.container(namespace, config)?;
+    let (id, terminal) = (planned.container.id.clone(), planned.terminal);
     if args.detach {
         if args.rm {
-            container
-                .labels
-                .insert(removal::LABEL.into(), "true".into());
+            let labels = &mut planned.container.labels;
+            labels.insert(removal::LABEL.into(), "true".into());
         }
-        let log = log_uri(create.log_uri.as_deref(), config, namespace, &create.id);
-        let container = (container, terminal);
-        make(client, namespace, config, container, Some(&log), None).await?;
-        if let Err(e) = start_process(client, &create.id, "").await {
-            if delete(client, &create.id).await {
-                let _ = logfile::remove(config, namespace, &create.id);
-                remove(client, &create.id).await;
+        let log = log_uri(create.log_uri.as_deref(), config, namespace, &id);
+        make(client, namespace, config, planned, Some(&log), None).await?;
+        if let Err(e) = start_process(client, &id, "").await {
+            if delete(client, &id).await {
+                let _ = logfile::remove(config, namespace, &id);
+                remove(client, &id).await;
             }
             return Err(e);
         }
-        super::output::line(&create.id)?;
+        super::output::line(&id)?;
         return Ok(0);
     }
     let stdio = Stdio::new(create.interactive, terminal)?;
     let signals = signals()?;
     // Before the shim opens its ends: it waits for ours.
     let copying = stdio.copy();
-    let container = (container, terminal);
-    make(client, namespace, config, container, None, Some(&stdio)).await?;
+    make(client, namespace, config, planned, None, Some(&stdio)).await?;
     let watch = Watch {
         client,
-        id: &create.id,
+        id: &id,
         exec: "",
         terminal,
         unheard: if args.rm {
@@ -318,8 +351,8 @@ pub async fn run(
     };
     let code = watch.start(signals, copying).await;
     // A task that is still there keeps its record.
-    if delete(client, &create.id).await && (args.rm || code.is_err()) {
-        remove(client, &create.id).await;
+    if delete(client, &id).await && (args.rm || code.is_err()) {
+        remove(client, &id).await;
     }
     code
 }

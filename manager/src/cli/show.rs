@@ -4,6 +4,7 @@ use super::client::Client;
 use super::control;
 use super::output::{self, line, rows, status};
 use super::run::said;
+use crate::images::Made;
 use protos::cgroups::{v1, v2};
 use protos::services::containers::v1::{Container, ListContainersRequest};
 use protos::services::tasks::v1::*;
@@ -112,6 +113,7 @@ pub async fn inspect(client: &Client, id: &str, as_json: bool) -> Result<(), Str
         "id": container.id,
         "labels": container.labels,
         "runtime": container.runtime.as_ref().map(|runtime| &runtime.name),
+        "image": Made::of(&container).ok().flatten(),
         "created_at": output::time(container.created_at),
         "updated_at": output::time(container.updated_at),
         "task": task.map(|task| json!({

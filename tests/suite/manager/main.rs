@@ -8,6 +8,7 @@ mod flags;
 mod frozen;
 mod garbage;
 mod group;
+mod images;
 mod input;
 mod interop;
 mod journal;
