@@ -11,14 +11,17 @@
 //! token is the container's for ever, also under another name.
 
 use crate::failure::{Failure, invalid, io};
+use crate::manager::Manager;
 use crate::store::make_dir;
 use protos::Any;
 use protos::services::containers::v1::Container;
+use protos::services::tasks::v1::CreateTaskRequest;
 use protos::types::Mount;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use task::aside;
 
 /// The extension of a record, and the type of what is in it.
 const EXTENSION: &str = "io.dunnage.image";
@@ -128,6 +131,26 @@ impl Made {
         chown(&new, Some(owner.0), Some(owner.1)).map_err(failed())?;
         fs::set_permissions(&new, fs::Permissions::from_mode(mode)).map_err(failed())?;
         fs::rename(&new, &upper).map_err(failed())
+    }
+}
+
+impl Manager {
+    /// The same request, with the mounts of a container that is made of an image and that was given none.
+    ///
+    /// # Errors
+    /// As [`Made::of`] and [`Made::mounts`].
+    pub async fn rooted(
+        &self,
+        container: &Container,
+        mut create: CreateTaskRequest,
+    ) -> Result<CreateTaskRequest, Failure> {
+        if let Some(made) = Made::of(container)?
+            && create.rootfs.is_empty()
+        {
+            let root = self.config.root.clone();
+            create.rootfs = aside::run(move || made.mounts(&root)).await?;
+        }
+        Ok(create)
     }
 }
 

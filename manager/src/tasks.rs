@@ -8,7 +8,6 @@
 
 use crate::bundles::{Bundle, Files};
 use crate::failure::{Failure, exists, not_found};
-use crate::images::Made;
 use crate::journal::Started;
 use crate::launch::Address;
 use crate::manager::Manager;
@@ -26,7 +25,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
-use task::{ProcessId, aside};
+use task::ProcessId;
 
 /// How long an event that the shim has already sent may be on its way.
 const EVENT_TIMEOUT: Duration = Duration::from_millis(200);
@@ -189,21 +188,6 @@ impl Manager {
             tokio::task::spawn_local(Rc::clone(self).bury(task));
         }
         Ok(pid)
-    }
-
-    /// The same request, with the mounts of a container that is made of an image and that was given none.
-    async fn rooted(
-        &self,
-        container: &Container,
-        mut create: CreateRequest,
-    ) -> Result<CreateRequest, Failure> {
-        if let Some(made) = Made::of(container)?
-            && create.rootfs.is_empty()
-        {
-            let root = self.config.root.clone();
-            create.rootfs = aside::run(move || made.mounts(&root)).await?;
-        }
-        Ok(create)
     }
 
     /// What the shim is asked; a task without options has those of its container's runtime.

@@ -1,5 +1,7 @@
 //! The command line: what can be asked of `dunnage`.
 
+mod attach;
+mod bundle;
 mod chosen;
 pub mod client;
 mod control;
@@ -292,7 +294,7 @@ impl Args {
             Command::Run(args) => run::run(client, namespace, config, args).await,
             Command::Create(args) => run::create(client, namespace, config, args).await,
             Command::Start { id } => run::start(client, id).await,
-            Command::Attach { id } => run::attach(client, id).await,
+            Command::Attach { id } => attach::attach(client, id).await,
             Command::Exec(args) => exec::exec(client, args).await,
             _ => return None,
         })

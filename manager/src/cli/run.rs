@@ -1,5 +1,6 @@
-//! `run`, `create`, `start` and `attach`: containers, and what they say.
+//! `run`, `create` and `start`: containers, and what they say.
 
+use super::bundle;
 use super::chosen::{Chosen, OfImage};
 use super::client::{Client, lasting};
 use super::control;
@@ -123,7 +124,7 @@ impl Create {
                 spec::make(wishes, namespace, &id, &root, tty, &self.command)?
             }
             (None, Some(bundle)) => {
-                let mut spec = read_bundle(bundle)?;
+                let mut spec = bundle::read(bundle)?;
                 let users = Users::below(Path::new(spec["root"]["path"].as_str().unwrap_or("")));
                 let changed = spec::change(&mut spec, wishes, tty, &self.command, &users);
                 changed.map_err(|e| format!("{}: {e}", bundle.display()))?;
@@ -186,19 +187,6 @@ pub fn record(id: &str, runtime: String, spec: Vec<u8>) -> Container {
         }),
         ..Default::default()
     }
-}
-
-/// A spec whose root filesystem is found from anywhere.
-fn read_bundle(bundle: &Path) -> Result<serde_json::Value, String> {
-    let path = bundle.join("config.json");
-    let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-    let json = std::fs::read(&path).map_err(|e| failed(&e))?;
-    let mut spec: serde_json::Value = task::json::read_first(&json).map_err(|e| failed(&e))?;
-    let bundle = bundle.canonicalize().map_err(|e| failed(&e))?;
-    if let Some(root) = spec["root"]["path"].as_str() {
-        spec["root"]["path"] = bundle.join(root).display().to_string().into();
-    }
-    Ok(spec)
 }
 
 /// `create`: the container's record, and its task, ready to be started.
@@ -407,21 +395,4 @@ pub async fn start(client: &Client, id: &str) -> Result<u8, NotRun> {
     }
     start_process(client, id, "").await?;
     Ok(0)
-}
-
-/// `attach`: to FIFOs that nobody else reads.
-pub async fn attach(client: &Client, id: &str) -> Result<u8, NotRun> {
-    let state = control::state(client, id).await.map_err(said)?;
-    if state.stdout.contains("://") {
-        return Err(format!("{id} writes to a log: see `dunnage logs -f {id}`").into());
-    }
-    let stdio = Stdio::of(state.stdin, state.stdout, state.stderr);
-    let watch = Watch {
-        client,
-        id,
-        exec: "",
-        terminal: state.terminal,
-        unheard: Unheard::Stays,
-    };
-    Ok(watch.attach(signals()?, stdio.copy()).await?)
 }
