@@ -1,6 +1,8 @@
 //! A layer: its blob is read, uncompressed, unpacked and verified, all in one go.
 
 mod attributes;
+mod dress;
+mod place;
 pub mod tree;
 mod zstd;
 

@@ -6,10 +6,12 @@
 //! to be hidden of the layers below is marked as the kernel's overlays have it.
 
 use super::attributes::{self, copy_attributes};
-use crate::failure::{Failure, Result, io, refused};
+use super::dress::{Made, dress};
+use super::place::{Place, There, find, is_directory, is_whiteout, stat};
+use crate::failure::{Result, io, refused};
 use crate::tarball::{Archive, Entry};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{
     FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstatat, makedev, mkdirat,
     mknodat, utimensat,
@@ -44,12 +46,6 @@ pub struct Tree {
     times: Vec<(PathBuf, TimeSpec)>,
     /// It hides all of the layers below.
     covers: bool,
-}
-
-/// A place for an entry: the directory, open, and the name in it. The root is "." in itself.
-struct Place {
-    dir: Rc<OwnedFd>,
-    name: OsString,
 }
 
 impl Tree {
@@ -187,32 +183,7 @@ impl Tree {
                 return Err(refused(entry.shown(), why).into());
             }
         }
-        self.dress(entry, place)
-    }
-
-    /// Owner, attributes, mode and time; in this order, for each may take away what comes after.
-    fn dress(&self, entry: &Entry, place: &Place) -> std::result::Result<(), Made> {
-        let (dir, name) = (place.dir.as_fd(), place.name.as_os_str());
-        let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-        fchownat(
-            dir,
-            name,
-            Some(uid),
-            Some(gid),
-            AtFlags::AT_SYMLINK_NOFOLLOW,
-        )?;
-        for (key, value) in &entry.xattrs {
-            attributes::give(dir, name, OsStr::from_bytes(key), value)?;
-        }
-        if entry.kind != EntryType::Symlink {
-            let mode = Mode::from_bits_truncate(entry.mode);
-            fchmodat(dir, name, mode, FchmodatFlags::FollowSymlink)?;
-        }
-        if entry.kind != EntryType::Directory {
-            let time = &entry.mtime;
-            utimensat(dir, name, time, time, UtimensatFlags::NoFollowSymlink)?;
-        }
-        Ok(())
+        dress(entry, place)
     }
 
     /// Takes away what an entry replaces: all but a directory that another describes anew.
@@ -390,60 +361,6 @@ impl Tree {
         };
         set().map_err(io(path.display()))
     }
-}
-
-/// The directory `path` below `root`.
-fn find(root: impl AsFd, path: &Path) -> nix::Result<OwnedFd> {
-    let path = match path.as_os_str().is_empty() {
-        true => Path::new("."),
-        false => path,
-    };
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let way = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    openat2(root, path, OpenHow::new().flags(flags).resolve(way))
-}
-
-/// What was at an entry's place.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum There {
-    Nothing,
-    Directory,
-    /// The mark that hides what the layers below have.
-    Whiteout,
-}
-
-/// Why an entry could not be made.
-enum Made {
-    Errno(Errno),
-    Failure(Failure),
-}
-
-impl From<Errno> for Made {
-    fn from(e: Errno) -> Self {
-        Self::Errno(e)
-    }
-}
-
-impl From<Failure> for Made {
-    fn from(e: Failure) -> Self {
-        Self::Failure(e)
-    }
-}
-
-fn stat(place: &Place) -> nix::Result<Option<FileStat>> {
-    let name = place.name.as_os_str();
-    match fstatat(place.dir.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-        Err(Errno::ENOENT) => Ok(None),
-        found => found.map(Some),
-    }
-}
-
-fn is_directory(stat: &FileStat) -> bool {
-    stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()
-}
-
-fn is_whiteout(stat: &FileStat) -> bool {
-    stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits() && stat.st_rdev == 0
 }
 
 fn is_of_aufs(part: &OsStr) -> bool {
