@@ -314,8 +314,11 @@ mod tests {
             let mut header = Header::new_ustar();
             header.set_path(name).unwrap();
             header.set_entry_type(kind);
-            (header.set_size(data.len() as u64), header.set_mode(0o644));
-            (header.set_uid(1), header.set_gid(2), header.set_mtime(3));
+            header.set_size(data.len() as u64);
+            header.set_mode(0o644);
+            header.set_uid(1);
+            header.set_gid(2);
+            header.set_mtime(3);
             header.set_cksum();
             all.extend_from_slice(header.as_bytes());
             all.extend_from_slice(data);
