@@ -14,6 +14,7 @@ DIST := target/dist/$(NAME)
 VM_NAME := containerd-shim-vm-v2
 VM_DIST := target/dist/$(VM_NAME)
 MANAGER := target/dist/dunnage
+IMAGE := target/dist/dunnage-image
 GUEST := target/dist/guest
 PEERS := $(abspath $(or $(DUNNAGE_PEERS),target/peers))
 # What tests/setup.sh had to unpack because apt could not install it.
@@ -57,11 +58,14 @@ setup: ## get what building and testing need (Debian 12 or 13, as root)
 .PHONY: build
 build: ## make the shims and dunnage in target/dist, static release builds
 	$(call BUILD,shim-runc shim-vm guest manager)
+	$(call BUILD,image)
 	$(call PUT,$(NAME))
 	$(call PUT,$(VM_NAME))
 	$(call PUT,dunnage)
+	$(call PUT,dunnage-image)
 
-# BUILD <packages>; PUT <program>: into target/dist, if it is another.
+# BUILD <packages>; PUT <program>: into target/dist, if it is another. Packages that are built together
+# have the features of their crates that any of them needs: what gets images is built alone.
 BUILD = DUNNAGE_REVISION=$(REVISION) RUSTFLAGS='$(strip $(RUSTFLAGS) $(STATIC))' \
 	$(CARGO) build --release --locked --target $(HOST) $(addprefix -p ,$(1))
 PUT = @mkdir -p target/dist && { cmp -s $(BUILT)/$(1) target/dist/$(1) || install -m755 $(BUILT)/$(1) target/dist/$(1); }
@@ -177,7 +181,9 @@ demo: ## show the shim at work, then dunnage, then a VM; each is built when its 
 	$(call PUT,$(NAME))
 	@tests/demo.sh
 	$(call BUILD,manager)
+	$(call BUILD,image)
 	$(call PUT,dunnage)
+	$(call PUT,dunnage-image)
 	@tests/demo-manager.sh
 	@$(call SETUP,build demo vm)
 	$(call BUILD,shim-vm guest)
@@ -186,15 +192,15 @@ demo: ## show the shim at work, then dunnage, then a VM; each is built when its 
 	@DUNNAGE_VM_CONFIG=$(PEERS)/vm.toml tests/demo-vm.sh
 
 # Builds only if nothing is built yet, so that `sudo make install` needs no Rust.
-$(DIST) $(VM_DIST) $(MANAGER):
+$(DIST) $(VM_DIST) $(MANAGER) $(IMAGE):
 	$(MAKE) build
 $(GUEST)/distro/guest.toml:
 	$(MAKE) setup build guest
 
 .PHONY: install
-install: $(DIST) $(VM_DIST) $(MANAGER) $(GUEST)/distro/guest.toml ## install below $(DESTDIR)$(PREFIX), units and a configuration too
+install: $(DIST) $(VM_DIST) $(MANAGER) $(IMAGE) $(GUEST)/distro/guest.toml ## install below $(DESTDIR)$(PREFIX), units and a configuration too
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,$(PLACES)) $(DESTDIR)$(UNITS) $(DESTDIR)/etc/dunnage/net.d
-	install -m755 $(DIST) $(VM_DIST) $(MANAGER) $(DESTDIR)$(PREFIX)/bin
+	install -m755 $(DIST) $(VM_DIST) $(MANAGER) $(IMAGE) $(DESTDIR)$(PREFIX)/bin
 	for flavour in $(notdir $(wildcard $(GUEST)/*)); do \
 		install -d $(DESTDIR)$(PREFIX)/lib/dunnage/guest/$$flavour && \
 		install -m644 $(GUEST)/$$flavour/* $(DESTDIR)$(PREFIX)/lib/dunnage/guest/$$flavour || exit; done
@@ -215,7 +221,7 @@ install: $(DIST) $(VM_DIST) $(MANAGER) $(GUEST)/distro/guest.toml ## install bel
 .PHONY: uninstall
 uninstall: ## take it away from there; the configuration stays
 	rm -rf $(DESTDIR)$(PREFIX)/lib/dunnage
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/$(NAME) bin/$(VM_NAME) bin/dunnage share/man/man1/dunnage.1 \
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/$(NAME) bin/$(VM_NAME) bin/dunnage bin/dunnage-image share/man/man1/dunnage.1 \
 		share/bash-completion/completions/dunnage share/zsh/site-functions/_dunnage \
 		share/fish/vendor_completions.d/dunnage.fish share/dunnage/grafana.json)
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/dunnage-*.1

@@ -5,10 +5,14 @@
 //! one. A key that does not exist is an error that names it.
 
 mod files;
+mod image;
+mod logger;
 mod network;
 mod span;
 
 use files::Files;
+pub use image::Image;
+pub use logger::Logger;
 pub use network::Network;
 use serde::{Deserialize, Deserializer};
 pub use span::Span;
@@ -43,6 +47,7 @@ pub struct Config {
     pub log: Log,
     pub logger: Logger,
     pub network: Network,
+    pub image: Image,
 }
 
 /// containerd's API.
@@ -150,25 +155,6 @@ pub enum Format {
     Json,
 }
 
-/// The logger that `run -d` gives its containers.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Logger {
-    /// A file that would grow beyond this many bytes is set aside.
-    pub max_size: u64,
-    /// So many of those are kept.
-    pub max_files: u32,
-}
-
-impl Default for Logger {
-    fn default() -> Self {
-        Self {
-            max_size: 10 << 20,
-            max_files: 3,
-        }
-    }
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -185,6 +171,7 @@ impl Default for Config {
             log: Log::default(),
             logger: Logger::default(),
             network: Network::default(),
+            image: Image::default(),
         }
     }
 }
@@ -368,7 +355,7 @@ impl Config {
                 return Err(format!("runtime.paths.{name:?}: {path:?} is not absolute"));
             }
         }
-        Ok(())
+        self.image.check()
     }
 
     pub fn debug(&self) -> bool {

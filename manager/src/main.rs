@@ -11,6 +11,7 @@ mod failure;
 mod filter;
 mod halt;
 mod health;
+mod images;
 mod incoming;
 mod intake;
 mod joining;

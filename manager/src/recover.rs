@@ -61,6 +61,9 @@ impl Manager {
         if let Err(e) = self.bundles.sweep_work().await {
             log::warn!("work directories: {e}");
         }
+        if let Err(e) = self.store.sweep_roots().await {
+            log::warn!("containers' own directories: {e}");
+        }
         self.sweep_sockets().await;
         self.close_books();
         self.intake.settled().await;

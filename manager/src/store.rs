@@ -5,6 +5,7 @@
 //! <root>/containers/<ns>/<id>.task   a CreateTaskRequest: how its latest task was created, if
 //!                                    that is more than a restart could know from the above
 //! <root>/namespaces/<ns>.json        its labels
+//! <root>/roots/<token>/              what a container of an image writes (`images`)
 //! ```
 //! Nothing is kept in memory: records are read when somebody asks, and changed one after the other,
 //! both beside the loop.
@@ -14,7 +15,7 @@ mod records;
 pub use records::{make_dir, write};
 
 use crate::disk::Disk;
-use crate::failure::{Failure, exists};
+use crate::failure::{Failure, exists, io};
 use protos::services::containers::v1::Container;
 use protos::services::tasks::v1::CreateTaskRequest;
 use protos::{Any, Message, any, runc};
@@ -54,6 +55,7 @@ impl Store {
         let records = Records {
             containers: root.join("containers"),
             namespaces: root.join("namespaces"),
+            roots: crate::images::dir(root),
         };
         for dir in [&records.containers, &records.namespaces] {
             make_dir(dir)?;
@@ -136,12 +138,35 @@ impl Store {
         self.change(change).await
     }
 
+    /// Deletes a record, and what is its container's alone.
+    ///
     /// # Errors
     /// `NotFound`.
     pub async fn delete_container(&self, namespace: &str, id: &str) -> Result<(), Failure> {
         let (namespace, id) = (namespace.to_owned(), id.to_owned());
-        self.change(move |records| records.delete_container(&namespace, &id))
-            .await
+        let change = move |records: &Records| {
+            let made = records.made(&namespace, &id);
+            records.delete_container(&namespace, &id)?;
+            Ok(records.hide_root(&namespace, made))
+        };
+        if let Some(hidden) = self.change(change).await? {
+            let remove = move || std::fs::remove_dir_all(&hidden).map_err(io(hidden.display()));
+            let removed = self.readers.run_deep(remove).await;
+            if let Err(e) = removed.map_err(io("thread")).and_then(|removed| removed) {
+                log::error!("{e}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what containers wrote that have no record.
+    ///
+    /// # Errors
+    /// If a record can't be read: what is there may be its container's.
+    pub async fn sweep_roots(&self) -> Result<(), Failure> {
+        let records = self.records.clone();
+        let swept = self.readers.run_deep(move || records.sweep_roots()).await;
+        swept.map_err(io("thread"))?
     }
 
     /// Keeps what a restart needs of how a task is created: its root recordsystem's mounts and

@@ -182,6 +182,7 @@ impl Manager {
         let binary = self.launcher.resolve(name).await?;
         network::attach(self, container).await?;
         self.store.remember_create(namespace, &create).await?;
+        let create = self.rooted(container, create).await?;
         let spec = self.joined(namespace, container).await?;
         let bundle = self.bundles.create(key, spec);
         let bundle = bundle.await?;

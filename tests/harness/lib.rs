@@ -17,6 +17,7 @@
 //! inject: what somebody could do who has taken a process over     meddler: calls that take their time
 //! sweep: a shim killed at every system call     start_sweep: the same of `start`
 //! manager: a private dunnage daemon     schema: what its services may be asked
+//! image: images, good and bad     registry: Debian's, to pull them from
 //! containerd: a private containerd to run the shim under     pty: a child on a terminal
 //! cri: the same containerd, as Kubernetes uses it     vm: this machine with another kernel
 //! ```
@@ -32,6 +33,7 @@ pub mod docker;
 pub mod events;
 pub mod figures;
 pub mod full_disk;
+pub mod image;
 #[cfg(target_arch = "x86_64")]
 pub mod inject;
 pub mod leaks;
@@ -44,6 +46,7 @@ pub mod proc;
 pub mod program;
 pub mod pty;
 pub mod raw;
+pub mod registry;
 pub mod runtime;
 pub mod schema;
 pub mod shim;

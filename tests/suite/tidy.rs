@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The crates, and what else has Rust in it.
-const ROOTS: [&str; 8] = [
+const ROOTS: [&str; 9] = [
     "fuzz",
     "protos",
     "task",
@@ -13,6 +13,7 @@ const ROOTS: [&str; 8] = [
     "shim-runc",
     "shim-vm",
     "manager",
+    "image",
     "tests",
 ];
 /// Names that say nothing of what a file owns.
@@ -135,7 +136,8 @@ const FILES: [&str; 31] = [
     "sync_all",
 ];
 /// Programs of their own: they serve nobody who could wait.
-const ALONE: [&str; 3] = [
+const ALONE: [&str; 4] = [
+    "image/src/",
     "manager/src/cli/",
     "manager/src/logfile/",
     "shim-vm/src/fsd/",

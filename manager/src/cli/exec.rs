@@ -6,11 +6,13 @@ use super::process::{ProcessWishes, list};
 use super::run::{NotRun, said, start_process};
 use super::spec::PATH;
 use super::stdio::{Raw, Stdio};
+use super::users::{Asked, Users};
 use super::watch::{Unheard, Watch, signals};
 use clap::Args;
 use protos::Any;
 use protos::services::tasks::v1::*;
 use serde_json::Value;
+use std::path::Path;
 use tokio::sync::oneshot;
 
 /// What ctr and containerd call the type of a process.
@@ -53,7 +55,11 @@ async fn process(
         process.insert("terminal".into(), false.into());
         process.remove("consoleSize");
     }
-    let changed = wishes.change(&mut process, tty, command);
+    let users = match wishes.user {
+        Some(Asked::Names(_)) => users_of(client, id).await?,
+        _ => Users::default(),
+    };
+    let changed = wishes.change(&mut process, tty, command, &users);
     changed.map_err(|e| failed(&e))?;
     if let Some(process) = process.as_object_mut() {
         let env = list(process, "env").map_err(|e| failed(&e))?;
@@ -64,6 +70,13 @@ async fn process(
         }
     }
     Ok(process)
+}
+
+/// The users that a running container has.
+async fn users_of(client: &Client, id: &str) -> Result<Users, String> {
+    let state = control::state(client, id).await.map_err(said)?;
+    let root = format!("/proc/{}/root", state.pid);
+    Ok(Users::below(Path::new(&root)))
 }
 
 /// An id that no other client has.
@@ -82,7 +95,7 @@ pub async fn run_as_root(
     input_ended: Option<oneshot::Receiver<()>>,
 ) -> Result<u32, String> {
     let root = ProcessWishes {
-        user: Some((0, 0)),
+        user: Some(Asked::Ids(0, 0)),
         workdir: Some("/".into()),
         ..Default::default()
     };

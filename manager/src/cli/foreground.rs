@@ -3,12 +3,12 @@
 use super::client::Client;
 use super::control;
 use super::keys::Keys;
-use super::run::{Create, NotRun, delete, make, make_task, remove, said, unmake};
+use super::run::{Create, NotRun, Planned, delete, make, make_task, remove, said, unmake};
 use super::stdio::{Copying, Stdio, hear};
 use crate::config::Config;
 use crate::logfile::audience;
 use crate::removal;
-use protos::services::containers::v1::{Container, CreateContainerRequest};
+use protos::services::containers::v1::CreateContainerRequest;
 use protos::task_types::Status;
 use std::path::Path;
 
@@ -19,13 +19,12 @@ pub async fn foreground(
     namespace: &str,
     config: &Config,
     create: &Create,
-    (container, terminal): (Container, bool),
+    planned: &Planned,
     (log, file): (&str, &Path),
 ) -> Result<(Copying, Option<Stdio>), NotRun> {
-    let again = container.clone();
+    let (id, terminal) = (&planned.container.id, planned.terminal);
     let interactive = create.interactive;
-    let container = (container, terminal);
-    let refused = match make(client, namespace, config, container, log, interactive).await {
+    let refused = match make(client, namespace, config, planned, log, interactive).await {
         Ok(stdin) => {
             let keys = match terminal {
                 true => create.detach_keys.clone(),
@@ -34,10 +33,10 @@ pub async fn foreground(
             return match audience::join(file, true) {
                 Ok(heard) => Ok((hear(heard, &stdin, keys, false), None)),
                 Err(e) => {
-                    if delete(client, &create.id).await {
-                        unmake(client, config, namespace, &create.id).await;
+                    if delete(client, id).await {
+                        unmake(client, config, namespace, id).await;
                     }
-                    Err(format!("{}: its logger: {e}", create.id).into())
+                    Err(format!("{id}: its logger: {e}").into())
                 }
             };
         }
@@ -48,14 +47,14 @@ pub async fn foreground(
     // Before the shim opens its ends: it waits for ours.
     let copying = stdio.copy();
     let request = client.request(CreateContainerRequest {
-        container: Some(again),
+        container: Some(planned.container.clone()),
     });
     client.containers().create(request).await.map_err(said)?;
     let streams = [&stdio.stdin, &stdio.stdout, &stdio.stderr];
-    match make_task(client, &create.id, terminal, streams.map(String::as_str)).await {
+    match make_task(client, id, terminal, streams.map(String::as_str)).await {
         Ok(()) => Ok((copying, Some(stdio))),
         Err(_) => {
-            unmake(client, config, namespace, &create.id).await;
+            unmake(client, config, namespace, id).await;
             Err(refused)
         }
     }

@@ -1,7 +1,7 @@
 //! The health check that a container is given, and that it has.
 
 use crate::config::Span;
-use crate::health::{EXTENSION, LABEL, STATUS, Shape};
+use crate::health::{Check, EXTENSION, LABEL, STATUS, Shape};
 use crate::restart;
 use crate::store::Labels;
 use clap::Args;
@@ -69,7 +69,8 @@ impl HealthFlags {
         if let Some(command) = &self.health_cmd {
             shape.test = vec!["CMD-SHELL".into(), command.clone()];
         }
-        let has_one = !shape.test.is_empty();
+        let words: Vec<&str> = shape.test.iter().map(String::as_str).collect();
+        let has_one = !matches!(words[..], [] | ["NONE"]);
         for (option, said, of) in [
             (
                 "--health-interval",
@@ -93,12 +94,14 @@ impl HealthFlags {
         }
         shape.retries = self.health_retries.unwrap_or(shape.retries);
         if !has_one {
+            labels.remove(LABEL);
             return match is_for_unhealthy {
                 true => Err("--restart on-unhealthy needs --health-cmd".into()),
                 false => Ok(()),
             };
         }
         let label = serde_json::to_string(&shape).map_err(|e| e.to_string())?;
+        Check::read(&label).map_err(|e| format!("label {LABEL}: {e}"))?;
         labels.insert(LABEL.into(), label);
         Ok(())
     }

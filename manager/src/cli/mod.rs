@@ -1,7 +1,9 @@
 //! The command line: what can be asked of `dunnage`.
 
 mod attach;
+mod bundle;
 mod checkpoint;
+mod chosen;
 pub mod client;
 mod control;
 mod copy;
@@ -10,6 +12,7 @@ mod env_file;
 mod exec;
 mod foreground;
 mod health;
+mod image;
 mod init;
 mod journal;
 mod kernel;
@@ -33,6 +36,7 @@ mod stdio;
 mod stop;
 mod tail;
 mod top;
+mod users;
 mod verbs;
 mod watch;
 
@@ -115,6 +119,9 @@ enum Command {
     Events(journal::Events),
     /// Show how processes ended
     Exits { id: Option<String> },
+    /// Images, which containers are made of
+    #[command(subcommand)]
+    Image(image::Image),
     /// Namespaces
     #[command(subcommand)]
     Ns(control::Ns),
@@ -243,6 +250,7 @@ impl Args {
                 absent.iter().for_each(|shim| complain(shim));
                 Ok(u8::from(!absent.is_empty()))
             }
+            Command::Image(asked) => Ok(image::become_program(&config, asked, self.json)),
             _ => {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
@@ -315,6 +323,7 @@ impl Args {
             | Command::Version
             | Command::Check
             | Command::Daemon
+            | Command::Image(_)
             | Command::Completion { .. }
             | Command::Man { .. } => Ok(()),
         };

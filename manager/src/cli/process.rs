@@ -2,6 +2,7 @@
 //! says. All else of that stays as it is, also what we know nothing of.
 
 use super::env_file::{self, Variables};
+use super::users::{self, Asked, Users};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
@@ -69,9 +70,10 @@ pub struct ProcessWishes {
     /// The working directory
     #[arg(short, long, value_parser = directory)]
     pub workdir: Option<String>,
-    /// The user: UID[:GID]; a GID that is not given is the UID
-    #[arg(short, long, value_name = "UID[:GID]", value_parser = user)]
-    pub user: Option<(u32, u32)>,
+    /// The user, USER[:GROUP], each a number or a name of the container's; the group of a number is the
+    /// same number
+    #[arg(short, long, value_name = "USER[:GROUP]", value_parser = users::asked)]
+    pub user: Option<Asked>,
     /// A capability to add, such as NET_ADMIN, or ALL (repeatable)
     #[arg(long, value_name = "CAPABILITY", value_parser = capability)]
     pub cap_add: Vec<String>,
@@ -92,14 +94,6 @@ fn directory(text: &str) -> Result<String, String> {
     path.ok_or_else(|| "not an absolute path".into())
 }
 
-fn user(text: &str) -> Result<(u32, u32), String> {
-    let (uid, gid) = text.split_once(':').unwrap_or((text, text));
-    // The highest says "none" to the kernel.
-    let number = |text: &str| text.parse().ok().filter(|&id| id != u32::MAX);
-    let both = number(uid).zip(number(gid));
-    both.ok_or_else(|| "not UID[:GID]".into())
-}
-
 /// Its whole name, of `net_raw` too.
 fn capability(text: &str) -> Result<String, String> {
     let name = text.to_uppercase();
@@ -115,11 +109,17 @@ fn capability(text: &str) -> Result<String, String> {
 
 impl ProcessWishes {
     /// Changes `process`, a `process` of the OCI runtime spec, as wished: its command if one is
-    /// given, and that it has a terminal if it shall.
+    /// given, and that it has a terminal if it shall. Names are those of `users`.
     ///
     /// # Errors
     /// A text that names what in it is not as the spec has it.
-    pub fn change(&self, process: &mut Value, tty: bool, command: &[String]) -> Result<(), String> {
+    pub fn change(
+        &self,
+        process: &mut Value,
+        tty: bool,
+        command: &[String],
+        users: &Users,
+    ) -> Result<(), String> {
         if *self == Self::default() && !tty && command.is_empty() {
             return Ok(());
         }
@@ -136,13 +136,15 @@ impl ProcessWishes {
         if let Some(cwd) = &self.workdir {
             process.insert("cwd".into(), cwd.as_str().into());
         }
-        if let Some((uid, gid)) = self.user {
+        if let Some(asked) = &self.user {
+            let found = users.find(asked).map_err(|e| format!("--user: {e}"))?;
             let user = object(process, "user")?;
             // Those and that were the other's.
             user.remove("additionalGids");
             user.remove("username");
-            user.insert("uid".into(), uid.into());
-            user.insert("gid".into(), gid.into());
+            if let Value::Object(found) = found.spec() {
+                user.extend(found);
+            }
         }
         self.change_env(process, tty)?;
         if !self.cap_add.is_empty() || !self.cap_drop.is_empty() {
@@ -246,8 +248,8 @@ mod tests {
             "oomScoreAdj": 5, "scheduler": {"policy": "SCHED_BATCH"}, "newer": {"than": "we"},
         });
         let mut process = old.clone();
-        let none = ProcessWishes::default();
-        none.change(&mut process, false, &strings(&["id", "-u"]))
+        let (none, no_users) = (ProcessWishes::default(), Users::default());
+        none.change(&mut process, false, &strings(&["id", "-u"]), &no_users)
             .unwrap();
         let mut expected = old.clone();
         expected["args"] = json!(["id", "-u"]);
@@ -255,10 +257,10 @@ mod tests {
         let wishes = ProcessWishes {
             env: strings(&["FOO=x=y", "A="]),
             workdir: Some("/".into()),
-            user: Some((5, 6)),
+            user: Some(Asked::Ids(5, 6)),
             ..none
         };
-        wishes.change(&mut process, true, &[]).unwrap();
+        wishes.change(&mut process, true, &[], &no_users).unwrap();
         expected["terminal"] = true.into();
         expected["cwd"] = "/".into();
         expected["env"] = json!(["FOO=x=y", "A=", "TERM=xterm"]);
@@ -270,7 +272,7 @@ mod tests {
     fn what_is_no_spec_is_named() {
         let wishes = ProcessWishes {
             env: strings(&["A=b"]),
-            user: Some((0, 0)),
+            user: Some(Asked::Ids(0, 0)),
             cap_add: strings(&["CAP_KILL"]),
             ..Default::default()
         };
@@ -281,7 +283,8 @@ mod tests {
             (json!({"capabilities": []}), "capabilities"),
             (json!({"capabilities": {"bounding": 5}}), "bounding"),
         ] {
-            let error = wishes.change(&mut process, false, &[]).unwrap_err();
+            let none = Users::default();
+            let error = wishes.change(&mut process, false, &[], &none).unwrap_err();
             assert!(error.contains(word), "{error}");
         }
     }
@@ -296,7 +299,9 @@ mod tests {
             };
             let old = json!({"bounding": ["CAP_CHOWN", "CAP_KILL"], "ambient": ["CAP_KILL"]});
             let mut process = json!({"capabilities": old});
-            wishes.change(&mut process, false, &[]).unwrap();
+            wishes
+                .change(&mut process, false, &[], &Users::default())
+                .unwrap();
             process["capabilities"].clone()
         };
         let sets = changed(&["bpf"], &["KILL"]);
@@ -315,10 +320,6 @@ mod tests {
         for text in ["NET_RAWW", "", "CAP_", "CAP_CAP_KILL"] {
             assert!(capability(text).is_err(), "{text}");
         }
-        for text in ["", "x", "5:", ":5", "-1", "4294967295", "1:2:3"] {
-            assert!(user(text).is_err(), "{text}");
-        }
-        assert_eq!(user("5"), Ok((5, 5)));
         assert!(variable("A").is_err() && variable("=b").is_err() && directory("tmp").is_err());
     }
 }

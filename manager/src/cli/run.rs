@@ -1,5 +1,7 @@
 //! `run`, `create`, `start` and `attach`: containers, and what they say.
 
+use super::bundle;
+use super::chosen::{Chosen, OfImage};
 use super::client::{Client, lasting};
 use super::foreground::{foreground, go_when_ended};
 use super::health::HealthFlags;
@@ -7,9 +9,10 @@ use super::keys::{self, Keys};
 use super::logs;
 use super::network::Net;
 pub use super::refusal::{NOT_RUN, NotRun, exit_code, said};
-use super::spec::{self, Wishes};
+use super::spec::{self, Root, Wishes};
 use super::stdio::Raw;
 use super::stop::Stopping;
+use super::users::Users;
 use super::watch::{End, Unheard, Watch, signals};
 use crate::config::Config;
 use crate::logfile;
@@ -40,10 +43,10 @@ pub struct Run {
 
 #[derive(Debug, Args)]
 pub struct Create {
-    /// The root filesystem, a directory
-    #[arg(long, conflicts_with = "bundle", required_unless_present = "bundle")]
+    /// The root filesystem, a directory, in place of an image
+    #[arg(long, conflicts_with = "bundle")]
     rootfs: Option<PathBuf>,
-    /// An OCI bundle: a directory with config.json
+    /// An OCI bundle, in place of an image: a directory with config.json
     #[arg(long, short)]
     bundle: Option<PathBuf>,
     /// Give it a terminal
@@ -75,31 +78,48 @@ pub struct Create {
     wishes: Wishes,
     #[command(flatten)]
     net: Net,
-    /// Its name
-    pub id: String,
+    #[command(flatten)]
+    of_image: OfImage,
+    /// The image; with --rootfs or --bundle the container's name
+    #[arg(value_name = "IMAGE|NAME")]
+    subject: String,
     /// The command, and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
 }
 
 impl Create {
-    /// The container's record, and whether it has a terminal.
-    fn container(&self, namespace: &str, config: &Config) -> Result<(Container, bool), String> {
+    /// The container's record, whether it has a terminal, and its image, which stays meanwhile.
+    fn container(&self, namespace: &str, config: &Config) -> Result<Planned, String> {
+        let (wishes, tty, mut id) = (&self.wishes, self.tty, self.subject.clone());
+        let mut image = None;
         let mut spec = match (&self.rootfs, &self.bundle) {
             (Some(rootfs), _) => {
-                let command = &self.command;
-                spec::make(&self.wishes, namespace, &self.id, rootfs, self.tty, command)?
+                let root = Root::Directory(rootfs);
+                spec::make(wishes, namespace, &id, &root, tty, &self.command)?
             }
             (None, Some(bundle)) => {
-                let mut spec = read_bundle(bundle)?;
-                let changed = spec::change(&mut spec, &self.wishes, self.tty, &self.command);
+                let mut spec = bundle::read(bundle)?;
+                let users = Users::below(Path::new(spec["root"]["path"].as_str().unwrap_or("")));
+                let changed = spec::change(&mut spec, wishes, tty, &self.command, &users);
                 changed.map_err(|e| format!("{}: {e}", bundle.display()))?;
                 spec
             }
-            (None, None) => return Err("--rootfs or --bundle is needed".into()),
+            (None, None) => {
+                let image = &*image.insert(self.of_image.choose(config, &self.subject)?);
+                id = match &self.of_image.name {
+                    Some(name) => name.clone(),
+                    None => image.new_name()?,
+                };
+                let command = image.command(&self.command)?;
+                spec::make(wishes, namespace, &id, &Root::Image(image), tty, &command)?
+            }
         };
         let mut labels = HashMap::new();
-        self.net.change(&mut spec, &self.id, config, &mut labels)?;
+        if let Some(image) = &image {
+            image.note_check(&mut labels);
+        }
+        self.net.change(&mut spec, &id, config, &mut labels)?;
         for label in &self.labels {
             let (key, value) = label.split_once('=').unwrap_or((label, ""));
             labels.insert(key.to_owned(), value.to_owned());
@@ -110,18 +130,28 @@ impl Create {
         }
         self.stopping.note(&mut labels);
         self.health.note(&mut labels)?;
-        let runtime = self
-            .runtime
-            .as_ref()
-            .unwrap_or(&config.runtime.default)
-            .clone();
-        let container = Container {
+        let runtime = self.runtime.as_ref().unwrap_or(&config.runtime.default);
+        let mut container = Container {
             labels,
-            ..record(&self.id, runtime, spec.to_string().into_bytes())
+            ..record(&id, runtime.clone(), spec.to_string().into_bytes())
         };
+        if let Some(image) = &image {
+            image.note(&mut container)?;
+        }
         let terminal = restart::has_terminal(&container);
-        Ok((container, terminal))
+        Ok(Planned {
+            container,
+            terminal,
+            _image: image,
+        })
     }
+}
+
+/// A container that is to be made.
+pub struct Planned {
+    pub container: Container,
+    pub terminal: bool,
+    _image: Option<Chosen>,
 }
 
 /// A container's record.
@@ -140,19 +170,6 @@ pub fn record(id: &str, runtime: String, spec: Vec<u8>) -> Container {
     }
 }
 
-/// A spec whose root filesystem is found from anywhere.
-fn read_bundle(bundle: &Path) -> Result<serde_json::Value, String> {
-    let path = bundle.join("config.json");
-    let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-    let json = std::fs::read(&path).map_err(|e| failed(&e))?;
-    let mut spec: serde_json::Value = task::json::read_first(&json).map_err(|e| failed(&e))?;
-    let bundle = bundle.canonicalize().map_err(|e| failed(&e))?;
-    if let Some(root) = spec["root"]["path"].as_str() {
-        spec["root"]["path"] = bundle.join(root).display().to_string().into();
-    }
-    Ok(spec)
-}
-
 /// `create`: the container's record, and its task, ready to be started.
 pub async fn create(
     client: &Client,
@@ -160,9 +177,13 @@ pub async fn create(
     config: &Config,
     args: &Create,
 ) -> Result<u8, NotRun> {
-    let log = logs::uri(args.log_uri.as_deref(), config, namespace, &args.id);
-    let container = args.container(namespace, config)?;
-    make(client, namespace, config, container, &log, args.interactive).await?;
+    let planned = args.container(namespace, config)?;
+    let id = &planned.container.id;
+    let log = logs::uri(args.log_uri.as_deref(), config, namespace, id);
+    make(client, namespace, config, &planned, &log, args.interactive).await?;
+    if *id != args.subject {
+        super::output::line(id)?;
+    }
     Ok(0)
 }
 
@@ -171,10 +192,11 @@ pub async fn make(
     client: &Client,
     namespace: &str,
     config: &Config,
-    (mut container, terminal): (Container, bool),
+    planned: &Planned,
     log: &str,
     interactive: bool,
 ) -> Result<String, NotRun> {
+    let (mut container, terminal) = (planned.container.clone(), planned.terminal);
     let id = container.id.clone();
     container
         .labels
@@ -251,31 +273,30 @@ pub async fn run(
     if has_policy && !args.detach {
         return Err("--restart needs --detach".to_owned().into());
     }
-    let (mut container, terminal) = create.container(namespace, config)?;
-    let log = logs::uri(create.log_uri.as_deref(), config, namespace, &create.id);
+    let mut planned = create.container(namespace, config)?;
+    let (id, terminal) = (planned.container.id.clone(), planned.terminal);
+    let log = logs::uri(create.log_uri.as_deref(), config, namespace, &id);
     if args.detach {
         if args.rm {
-            container
-                .labels
-                .insert(removal::LABEL.into(), "true".into());
+            let labels = &mut planned.container.labels;
+            labels.insert(removal::LABEL.into(), "true".into());
         }
-        let container = (container, terminal);
         make(
             client,
             namespace,
             config,
-            container,
+            &planned,
             &log,
             create.interactive,
         )
         .await?;
-        if let Err(e) = start_process(client, &create.id, "").await {
-            if delete(client, &create.id).await {
-                unmake(client, config, namespace, &create.id).await;
+        if let Err(e) = start_process(client, &id, "").await {
+            if delete(client, &id).await {
+                unmake(client, config, namespace, &id).await;
             }
             return Err(e);
         }
-        super::output::line(&create.id)?;
+        super::output::line(&id)?;
         return Ok(0);
     }
     let file = match create.log_uri.as_deref() {
@@ -288,18 +309,18 @@ pub async fn run(
     let signals = signals()?;
     let undo = async |rm: bool| {
         // A task that is still there keeps its record.
-        if rm && delete(client, &create.id).await {
-            unmake(client, config, namespace, &create.id).await;
+        if rm && delete(client, &id).await {
+            unmake(client, config, namespace, &id).await;
         }
     };
-    let container = (container, terminal);
     let by_log = (log.as_str(), file.as_path());
     let raw = Raw::of(terminal);
-    let (copying, _fifos) =
-        foreground(client, namespace, config, create, container, by_log).await?;
+    let (copying, _fifos) = foreground(client, namespace, config, create, &planned, by_log).await?;
+    // Its record says by now that its image is used.
+    drop(planned);
     let watch = Watch {
         client,
-        id: &create.id,
+        id: &id,
         exec: "",
         terminal,
         unheard: if args.rm {
@@ -310,7 +331,7 @@ pub async fn run(
     };
     let end = watch.start(signals, copying, raw).await;
     if let (Ok(End::Parted), true) = (&end, args.rm) {
-        go_when_ended(client, &create.id).await?;
+        go_when_ended(client, &id).await?;
     } else {
         undo(args.rm || end.is_err()).await;
     }

@@ -8,6 +8,7 @@ use super::run::{NotRun, said};
 use super::verbs::one_by_one;
 use crate::config::Config;
 use crate::health;
+use crate::images::Made;
 use protos::cgroups::{v1, v2};
 use protos::services::containers::v1::{Container, ListContainersRequest};
 use protos::services::tasks::v1::*;
@@ -125,6 +126,7 @@ pub async fn inspect(
         "id": container.id,
         "labels": container.labels,
         "runtime": container.runtime.as_ref().map(|runtime| &runtime.name),
+        "image": Made::of(&container).ok().flatten(),
         "created_at": output::time(container.created_at),
         "updated_at": output::time(container.updated_at),
         "health": super::health::of(&container),

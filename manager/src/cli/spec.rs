@@ -1,14 +1,16 @@
 //! The OCI spec of `dunnage run`: what a container gets unless told otherwise, and what the command
 //! line changes in that or in a bundle's.
 
+use super::chosen::Chosen;
 use super::init::Init;
 use super::kernel::Kernel;
 use super::mounts::Mounts;
 use super::process::{ProcessWishes, USUAL, list, object};
 use super::security::{self, Security};
+use super::users::Users;
 use clap::Args;
 use serde_json::{Map, Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where programs are looked for.
 pub const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -58,6 +60,13 @@ pub struct Limits {
     pids_limit: Option<i64>,
 }
 
+/// What the root filesystem of a container is.
+pub enum Root<'a> {
+    Directory(&'a Path),
+    /// An overlay that is mounted in the bundle.
+    Image(&'a Chosen),
+}
+
 /// Makes the spec of container `id`.
 ///
 /// # Errors
@@ -66,16 +75,22 @@ pub fn make(
     wishes: &Wishes,
     namespace: &str,
     id: &str,
-    rootfs: &Path,
+    root: &Root,
     tty: bool,
     command: &[String],
 ) -> Result<Value, String> {
     if command.is_empty() {
         return Err("no command was given".into());
     }
-    let rootfs = rootfs
-        .canonicalize()
-        .map_err(|e| format!("rootfs {}: {e}", rootfs.display()))?;
+    let (rootfs, users) = match root {
+        Root::Directory(dir) => {
+            let found = dir.canonicalize();
+            let found = found.map_err(|e| format!("rootfs {}: {e}", dir.display()))?;
+            let users = Users::below(&found);
+            (found, users)
+        }
+        Root::Image(image) => (PathBuf::from("rootfs"), image.users.clone()),
+    };
     let namespaces = ["pid", "ipc", "uts", "mount", "network"].map(|kind| json!({"type": kind}));
     let mut spec = json!({
         "ociVersion": "1.0.2",
@@ -98,7 +113,10 @@ pub fn make(
             "readonlyPaths": security::read_only(),
         },
     });
-    change(&mut spec, wishes, tty, command)?;
+    if let (Root::Image(image), Value::Object(spec)) = (root, &mut spec) {
+        image.configure(spec)?;
+    }
+    change(&mut spec, wishes, tty, command, &users)?;
     if let Value::Object(spec) = &mut spec {
         wishes.security.confine(spec)?;
     }
@@ -114,13 +132,14 @@ pub fn change(
     wishes: &Wishes,
     tty: bool,
     command: &[String],
+    users: &Users,
 ) -> Result<(), String> {
     let Value::Object(spec) = spec else {
         return Err("its spec is no object".into());
     };
     let mut none = Value::Null;
     let process = spec.get_mut("process").unwrap_or(&mut none);
-    wishes.process.change(process, tty, command)?;
+    wishes.process.change(process, tty, command, users)?;
     if let Some(hostname) = &wishes.hostname {
         spec.insert("hostname".into(), hostname.as_str().into());
     }
@@ -289,7 +308,8 @@ mod tests {
             "-e PATH=/x -e A=b -u 5 -w /tmp -v /a:/b:ro --memory 1m \
              --cap-drop all --cap-add kill --read-only",
         );
-        let spec = make(&wishes, "n", "c", Path::new("/"), false, &["sh".into()]).unwrap();
+        let root = Root::Directory(Path::new("/"));
+        let spec = make(&wishes, "n", "c", &root, false, &["sh".into()]).unwrap();
         assert_eq!(spec["process"]["env"], json!(["PATH=/x", "A=b"]));
         assert_eq!(spec["process"]["user"], json!({"uid": 5, "gid": 5}));
         assert_eq!(spec["process"]["cwd"], "/tmp");
@@ -314,9 +334,17 @@ mod tests {
             "linux": {"resources": {"memory": {"swap": 9}, "unified": {"x": "y"}}},
         });
         let mut spec = old.clone();
-        change(&mut spec, &Wishes::default(), false, &[]).unwrap();
+        let none = Users::default();
+        change(&mut spec, &Wishes::default(), false, &[], &none).unwrap();
         assert_eq!(spec, old);
-        change(&mut spec, &wishes("--memory 8"), false, &["b".into()]).unwrap();
+        change(
+            &mut spec,
+            &wishes("--memory 8"),
+            false,
+            &["b".into()],
+            &none,
+        )
+        .unwrap();
         let linux = json!({
             "resources": {"memory": {"swap": 9, "limit": 8}, "unified": {"x": "y"}},
         });

@@ -189,13 +189,15 @@ pub async fn one_by_one(ids: &[String], act: impl AsyncFn(&str) -> Result<(), No
     code
 }
 
+type Acting<'a> = Pin<Box<dyn Future<Output = u8> + 'a>>;
+
 /// [`one_by_one`], but all at the same time: each may take long.
 async fn at_once(ids: &[String], act: impl AsyncFn(&str) -> Result<(), NotRun>) -> u8 {
     let one = async |id: &str| run::exit_code(act(id).await.map(|()| 0));
-    let mut acting: Vec<(Pin<Box<dyn Future<Output = u8> + '_>>, Option<u8>)> = ids
-        .iter()
-        .map(|id| (Box::pin(one(id)) as Pin<Box<dyn Future<Output = u8>>>, None))
-        .collect();
+    let mut acting: Vec<(Acting<'_>, Option<u8>)> = Vec::new();
+    for id in ids {
+        acting.push((Box::pin(one(id)), None));
+    }
     poll_fn(|context| {
         let mut is_over = true;
         for (acting, code) in &mut acting {

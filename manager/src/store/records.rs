@@ -2,9 +2,11 @@
 
 use super::Labels;
 use crate::failure::{Failure, exists, io, not_found, precondition, unknown};
+use crate::images::Made;
 use protos::Message;
 use protos::services::containers::v1::Container;
 use protos::services::tasks::v1::CreateTaskRequest;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 pub struct Records {
     pub containers: PathBuf,
     pub namespaces: PathBuf,
+    pub roots: PathBuf,
 }
 
 impl Records {
@@ -67,6 +70,46 @@ impl Records {
             Err(e) if e.kind() == ErrorKind::NotFound => Err(missing(namespace, id)),
             other => other.map_err(io(path.display())),
         }
+    }
+
+    /// What a container is made of, as far as its record says so.
+    pub fn made(&self, namespace: &str, id: &str) -> Option<Made> {
+        let container = self.container(namespace, id).ok()?;
+        Made::of(&container).ok().flatten()
+    }
+
+    /// Takes its directory from a container that has no record any more, unless another has it, as
+    /// one that was renamed. Where it is now, to be removed.
+    pub fn hide_root(&self, namespace: &str, made: Option<Made>) -> Option<PathBuf> {
+        let token = made?.token;
+        let ids = names(&self.containers.join(namespace), ".pb").ok()?;
+        let others = ids.iter().filter_map(|id| self.made(namespace, id));
+        if others.into_iter().any(|other| other.token == token) {
+            return None;
+        }
+        let hidden = self.roots.join(format!(".{token}"));
+        let renamed = fs::rename(self.roots.join(&token), &hidden);
+        renamed.ok().map(|()| hidden)
+    }
+
+    /// Removes what containers wrote that have no record.
+    pub fn sweep_roots(&self) -> Result<(), Failure> {
+        let tokens = names(&self.roots, "")?;
+        if tokens.is_empty() {
+            return Ok(());
+        }
+        let mut used = BTreeSet::new();
+        for namespace in names(&self.containers, "")? {
+            for id in names(&self.containers.join(&namespace), ".pb")? {
+                let made = Made::of(&self.container(&namespace, &id)?)?;
+                used.extend(made.map(|made| made.token));
+            }
+        }
+        for token in tokens.iter().filter(|&token| !used.contains(token)) {
+            let path = self.roots.join(token);
+            fs::remove_dir_all(&path).map_err(io(path.display()))?;
+        }
+        Ok(())
     }
 
     pub fn remember_create(

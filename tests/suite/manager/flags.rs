@@ -53,7 +53,7 @@ fn values_that_mean_nothing_are_refused_by_name() {
             ("--memory", "-5"),
             ("--memory", "1x"),
             ("--pids-limit", "0"),
-            ("--user", "nobody"),
+            ("--user", "no body"),
             ("--user", "1:2:3"),
             ("--workdir", "tmp"),
             ("--env", "A"),

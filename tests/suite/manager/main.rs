@@ -12,6 +12,7 @@ mod frozen;
 mod garbage;
 mod group;
 mod health;
+mod images;
 mod input;
 mod interop;
 mod journal;

@@ -1,8 +1,10 @@
 //! `dunnage run` with the runtime's name.
 
+use harness::image::{Image, Layer};
 use harness::manager::Manager;
 use harness::manager::net::Net;
 use harness::{manager, peers, proc, program, wait};
+use serde_json::json;
 use std::fs;
 use std::net::TcpStream;
 
@@ -102,9 +104,7 @@ fn a_container_in_a_vm_is_confined_and_has_its_network() {
     crate::prepare();
     let net = Net::make();
     manager::with(&net.config(), |manager| {
-        let shim = manager.dir().join("bin/containerd-shim-vm-v2");
-        program::copy(peers::shim(), &shim);
-        crate::install_image(manager.dir());
+        install(manager);
         let (name, port) = (net.name(), format!("{}:80", net.port(0)));
         let options =
             "-d --runtime io.containerd.vm.v2 --hostname web --dns 9.9.9.9 --add-host db:10.1.1.1";
@@ -130,5 +130,53 @@ fn a_container_in_a_vm_is_confined_and_has_its_network() {
         assert_eq!(net.leases(), [lease]);
         manager.dunnage(&["rm", "-f", "c"]).ok();
         net.is_clean(manager);
+    });
+}
+
+/// The same overlay, mounted in the VM's share: what a container of it writes is its own there, too.
+#[test]
+fn an_images_container_has_its_own_root_in_a_vm() {
+    crate::prepare();
+    manager::on(|manager| {
+        install(manager);
+        let layers = [
+            Layer::of_rootfs(),
+            Layer::default().file("of", "the image\n"),
+        ];
+        let config = json!({"Cmd": ["sleep", "1000"], "User": "nobody"});
+        let layout = manager.dir().join("layout");
+        Image::new(&layers, config).layout(&layout, "box");
+        let load = ["image", "load", &layout.display().to_string()];
+        manager.dunnage(&load).ok();
+        let run = [
+            "run",
+            "-d",
+            "--runtime",
+            "io.containerd.vm.v2",
+            "--name",
+            "c",
+            "box",
+        ];
+        manager.dunnage(&run).ok();
+        let said = manager
+            .dunnage(&["exec", "c", "sh", "-c", "id -u; cat /of; uname -r"])
+            .ok();
+        let lines: Vec<&str> = said.stdout.lines().collect();
+        let host = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        assert!(
+            lines[..2] == ["65534", "the image"] && lines[2] != host.trim(),
+            "{said}"
+        );
+        manager
+            .dunnage(&["exec", "--user", "0", "c", "sh", "-c", "echo mine >/of"])
+            .ok();
+        manager.dunnage(&["stop", "-t", "0s", "c"]).ok();
+        manager.dunnage(&["start", "c"]).ok();
+        manager
+            .dunnage(&["exec", "c", "cat", "/of"])
+            .ok()
+            .prints("mine\n");
+        let fresh = ["run", "--rm", "box", "cat", "/of"];
+        manager.dunnage(&fresh).ok().prints("the image\n");
     });
 }
