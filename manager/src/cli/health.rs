@@ -155,6 +155,12 @@ mod tests {
                 .unwrap_err()
                 .contains("--health-retries")
         );
+        labels.insert(LABEL.into(), r#"{"Test":["NONE"]}"#.into());
+        HealthFlags::default().note(&mut labels).unwrap();
+        assert!(labels.is_empty());
+        labels.insert(LABEL.into(), r#"{"Test":["x","y"]}"#.into());
+        let error = HealthFlags::default().note(&mut labels).unwrap_err();
+        assert!(error.contains(LABEL), "{error}");
         for text in ["", "5", "0s", "1ms", "soon"] {
             assert!(time(text).is_err(), "{text}");
         }
