@@ -70,6 +70,7 @@ fn a_container_in_a_vm_outlives_its_shims() {
             .exits(9);
         manager.dunnage(&["stop", "-t", "100ms", "c"]).ok();
         assert_eq!(manager.exits("c").len(), 1);
+        manager.dunnage(&["rm", "c"]).ok();
         for pid in [vm, shim, keeper] {
             manager.until("its end", |_| (!proc::alive(pid)).then_some(()));
         }
