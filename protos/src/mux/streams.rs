@@ -145,8 +145,8 @@ impl Streams {
 
     /// Whether it is there: opened, and not forgotten. From now on somebody has it.
     pub fn has(&mut self, stream: u32) -> bool {
-        let one = self.all.get_mut(&stream);
-        one.map(|one| one.is_left = false).is_some()
+        let one = self.all.get_mut(&stream).map(|one| one.is_left = false);
+        one.is_some()
     }
 
     /// Every stream that is there, in order.
@@ -390,8 +390,7 @@ impl Streams {
         self.sent += bytes;
         if self.is_sent() {
             // Most of the time there is nothing to send.
-            self.sent = 0;
-            self.sending = Vec::new();
+            (self.sent, self.sending) = (0, Vec::new());
         }
     }
 }
