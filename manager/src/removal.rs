@@ -55,7 +55,8 @@ pub async fn forget(manager: &Manager, namespace: &str, id: &str) -> Result<(), 
         return Err(has_task());
     }
     // Nobody makes a task meanwhile, and a network for it.
-    let _reserved = manager.tasks.reserve(key.clone()).map_err(|_| has_task())?;
+    let reserved = manager.tasks.reserve_deleted(key.clone()).await;
+    let _reserved = reserved.map_err(|_| has_task())?;
     network::detach(manager, &key).await?;
     manager.store.delete_container(namespace, id).await?;
     let event = any::pack(&ContainerDelete { id: id.to_owned() });

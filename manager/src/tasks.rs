@@ -28,7 +28,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 use task::ProcessId;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// One task.
 pub struct Task {
@@ -91,6 +91,8 @@ impl Task {
 #[derive(Default)]
 pub struct Tasks {
     table: RefCell<BTreeMap<Key, Option<Rc<Task>>>>,
+    /// A task is no longer in it.
+    removed: Notify,
 }
 
 impl Tasks {
@@ -105,6 +107,22 @@ impl Tasks {
         }
         table.insert(key.clone(), None);
         Ok(Reservation { tasks: self, key })
+    }
+
+    /// [`Tasks::reserve`], once a task of this name that is being deleted is gone.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, if there is another.
+    pub async fn reserve_deleted(&self, key: Key) -> Result<Reservation<'_>, Failure> {
+        let is_going = || {
+            let table = self.table.borrow();
+            let task = table.get(&key).and_then(Option::as_ref);
+            task.is_some_and(|task| task.deleting.get())
+        };
+        while is_going() {
+            self.removed.notified().await;
+        }
+        self.reserve(key)
     }
 
     /// # Errors
@@ -134,6 +152,7 @@ impl Tasks {
 
     pub fn remove(&self, key: &Key) {
         self.table.borrow_mut().remove(key);
+        self.removed.notify_waiters();
     }
 
     /// The shim that listens there, if a task has it.

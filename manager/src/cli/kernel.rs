@@ -130,18 +130,7 @@ impl Kernel {
         }
         for (key, value) in &self.sysctl {
             let linux = object(spec, "linux")?;
-            let kind = if key.starts_with("net.") {
-                "network"
-            } else {
-                "ipc"
-            };
-            if !list(linux, "namespaces")?
-                .iter()
-                .any(|it| it["type"] == kind)
-            {
-                let why = format!("the container has no {kind} namespace of its own");
-                return Err(format!("--sysctl {key}={value}: {why}"));
-            }
+            check_sysctl(list(linux, "namespaces")?, key, value)?;
             object(linux, "sysctl")?.insert(key.clone(), value.as_str().into());
         }
         if !self.ulimit.is_empty() {
@@ -153,6 +142,31 @@ impl Kernel {
         }
         Ok(())
     }
+}
+
+impl Kernel {
+    /// That each sysctl is still the container's own, once its network is known.
+    ///
+    /// # Errors
+    /// A text that names the one that is not.
+    pub fn check(&self, spec: &Value) -> Result<(), String> {
+        let none = Vec::new();
+        let namespaces = spec["linux"]["namespaces"].as_array().unwrap_or(&none);
+        let mut sysctls = self.sysctl.iter();
+        sysctls.try_for_each(|(key, value)| check_sysctl(namespaces, key, value))
+    }
+}
+
+fn check_sysctl(namespaces: &[Value], key: &str, value: &str) -> Result<(), String> {
+    let kind = match key.starts_with("net.") {
+        true => "network",
+        false => "ipc",
+    };
+    if namespaces.iter().any(|it| it["type"] == kind) {
+        return Ok(());
+    }
+    let why = format!("the container has no {kind} namespace of its own");
+    Err(format!("--sysctl {key}={value}: {why}"))
 }
 
 fn change_namespace(

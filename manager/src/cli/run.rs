@@ -120,6 +120,7 @@ impl Create {
             image.note_check(&mut labels);
         }
         self.net.change(&mut spec, &id, config, &mut labels)?;
+        self.wishes.kernel.check(&spec)?;
         for label in &self.labels {
             let (key, value) = label.split_once('=').unwrap_or((label, ""));
             labels.insert(key.to_owned(), value.to_owned());

@@ -37,7 +37,7 @@ pub struct Wishes {
     #[command(flatten)]
     mounts: Mounts,
     #[command(flatten)]
-    kernel: Kernel,
+    pub kernel: Kernel,
     #[command(flatten)]
     init: Init,
     #[command(flatten)]

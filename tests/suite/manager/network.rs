@@ -350,6 +350,9 @@ fn the_doctor_takes_away_what_is_no_containers_and_nothing_else() {
         let name = net.name();
         // One without a task, and one that runs.
         manager.run(&["--net", &name], "x", &["true"]).ok();
+        let shim = manager.shims()[0];
+        wait::signal(shim, libc::SIGKILL).expect("its shim");
+        manager.until("it has no task", |it| (it.status("x") == "-").then_some(()));
         serve(manager, net, &[], "y").ok();
         let own = address(manager, "y");
         manager.kill();
