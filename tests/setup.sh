@@ -326,7 +326,6 @@ needs=(
     'test   strace                     strace'
     'test   zstd                       zstd'
     'test   docker-registry            docker-registry'
-    'test   apache2-utils              htpasswd'
     'test   iproute2                   ip'
     'test   jq                         jq'
     'test   e2fsprogs                  mkfs.ext4'
