@@ -370,9 +370,13 @@ mod tests {
         // Without its end it is one: GNU tar's words are "a lone zero block".
         for cut in [1, 511, 513, 1023, 1025, 1500, 1539, 1541] {
             let mut archive = Archive::new(&whole[..cut]);
-            let read = std::iter::from_fn(|| archive.next().transpose());
-            let wrong = read.filter(Result::is_err).count();
-            assert_eq!(wrong, 1, "cut at {cut}");
+            let wrong = loop {
+                match archive.next() {
+                    Ok(Some(_)) => {}
+                    end => break end.is_err(),
+                }
+            };
+            assert!(wrong, "cut at {cut}");
         }
         let mut changed = whole.clone();
         changed[1024] = b'y';
