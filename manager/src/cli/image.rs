@@ -44,7 +44,7 @@ pub enum Image {
     /// Remove images without a name that no container uses, and what failed programs left
     Prune {
         /// All that no container uses
-        #[arg(short, long)]
+        #[arg(long)]
         all: bool,
     },
 }

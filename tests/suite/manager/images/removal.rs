@@ -107,7 +107,7 @@ fn nothing_is_removed_beside_a_record_that_cannot_be_read() {
             .join("x.pb");
         fs::create_dir_all(record.parent().expect("one")).expect("a directory");
         fs::write(&record, "no record").expect("a file");
-        for words in [&["image", "rm", "box"][..], &["image", "prune", "-a"]] {
+        for words in [&["image", "rm", "box"][..], &["image", "prune", "--all"]] {
             let refused = manager.dunnage(words).exits(125);
             assert!(refused.stderr.contains("x.pb"), "{refused}");
         }
@@ -172,7 +172,7 @@ fn two_loads_at_once_do_not_disturb_each_other_nor_does_a_prune() {
         manager.until("its place", |it| first.place(it).then_some(()));
         let second = Slow::begin(manager, "second", &image("pwd"));
         manager.until("its place", |it| second.place(it).then_some(()));
-        manager.dunnage(&["image", "prune", "-a"]).ok();
+        manager.dunnage(&["image", "prune", "--all"]).ok();
         second.go_on().ok();
         manager.dunnage(&["image", "prune"]).ok();
         first.go_on().ok();
@@ -255,7 +255,7 @@ fn a_load_that_is_killed_at_any_step_is_resumed_or_undone() {
             if !list.is_empty() {
                 manager.dunnage(&["run", "--rm", "box"]).ok();
             }
-            manager.dunnage(&["image", "prune", "-a"]).ok();
+            manager.dunnage(&["image", "prune", "--all"]).ok();
             assert!(kept(manager).is_empty(), "step {at}: {:?}", kept(manager));
         }
         manager
