@@ -9,6 +9,7 @@ use crate::launch::Launcher;
 use crate::ledger::{Exit, Ledger};
 use crate::manager::Manager;
 use crate::names::Key;
+use crate::restart::Restarts;
 use crate::sockets::{Kept, Sockets};
 use crate::store::Store;
 use crate::{incoming, lock, logger, notify, renewal, stderr};
@@ -160,7 +161,7 @@ fn open(
         held: Default::default(),
         uuid,
         deaths: Cell::new(0),
-        restarts: Cell::new(0),
+        restarts: Restarts::default(),
     })
 }
 

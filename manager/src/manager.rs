@@ -6,6 +6,7 @@ use crate::failure::{Failure, unavailable};
 use crate::health::Health;
 use crate::intake::Intake;
 use crate::launch::Launcher;
+use crate::restart::Restarts;
 use crate::store::Store;
 use crate::tasks::{Task, Tasks};
 use protos::ttrpc::Call;
@@ -33,8 +34,7 @@ pub struct Manager {
     pub uuid: String,
     /// Shims that died.
     pub deaths: Cell<u64>,
-    /// Containers that were restarted.
-    pub restarts: Cell<u64>,
+    pub restarts: Restarts,
 }
 
 impl Manager {

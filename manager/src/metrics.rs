@@ -151,7 +151,7 @@ fn count_events(families: &mut Families, manager: &Manager) {
         ("dunnage_events_replayed_total", "Exits given later.", exchange.replayed.get()),
         ("dunnage_oom_total", "Times that a container had no memory left.", counters.ooms.get()),
         ("dunnage_shim_deaths_total", "Shims that died before their task.", manager.deaths.get()),
-        ("dunnage_restarts_total", "Restarts by a policy.", manager.restarts.get()),
+        ("dunnage_restarts_total", "Restarts by a policy.", manager.restarts.count.get()),
         ("dunnage_journal_records_total", "Records ever written.", manager.intake.last()),
     ];
     for (name, help, value) in counts {

@@ -15,12 +15,12 @@ use crate::store::Labels;
 use protos::Code;
 use protos::services::containers::v1::Container;
 use protos::services::tasks::v1::CreateTaskRequest;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use task::{ProcessId, aside};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub const STATUS: &str = "containerd.io/restart.status";
 pub const POLICY: &str = "containerd.io/restart.policy";
@@ -70,7 +70,7 @@ impl std::str::FromStr for Policy {
 /// Whether a container that ended like this is to be started again. `None`: nobody saw it end.
 pub fn wants_restart(labels: &Labels, status: Option<u32>) -> bool {
     let label = |key: &str| labels.get(key).map_or("", String::as_str);
-    if label(STATUS) != "running" || label(STOPPED) == "true" {
+    if label(STATUS) != "running" || is_stopped(labels) {
         return false;
     }
     match label(POLICY).parse() {
@@ -90,6 +90,11 @@ pub fn wants_restart(labels: &Labels, status: Option<u32>) -> bool {
     }
 }
 
+/// Whether somebody has stopped it, so that no policy starts it again.
+pub fn is_stopped(labels: &Labels) -> bool {
+    labels.get(STOPPED).is_some_and(|value| value == "true")
+}
+
 /// Whether one that its health check finds unhealthy is to be started anew.
 pub fn is_for_unhealthy(labels: &Labels) -> bool {
     let policy = labels.get(POLICY).map(|policy| policy.parse());
@@ -105,17 +110,52 @@ fn backoff(config: &Restart, last: Duration, ran: Duration) -> Duration {
     (last * 2).clamp(min, max)
 }
 
+/// The restarts of all containers.
 #[derive(Default)]
-struct Pauses(RefCell<HashMap<Key, (Duration, Instant)>>);
+pub struct Restarts {
+    /// How many there have been.
+    pub count: Cell<u64>,
+    /// How long each container's last pause was, and when it began.
+    pauses: RefCell<HashMap<Key, (Duration, Instant)>>,
+    /// Those that go on.
+    under_way: watch::Sender<Vec<Key>>,
+}
+
+impl Restarts {
+    /// Waits until no restart of this container goes on. One that begins afterwards looks at the
+    /// container's labels as they are now.
+    pub async fn over(&self, key: &Key) {
+        let mut under_way = self.under_way.subscribe();
+        // An error would say that the sender is gone, and that is here.
+        let _ = under_way.wait_for(|keys| !keys.contains(key)).await;
+    }
+
+    fn begin(&self, key: &Key) -> UnderWay<'_> {
+        self.under_way.send_modify(|keys| keys.push(key.clone()));
+        UnderWay(self, key.clone())
+    }
+}
+
+/// A restart that goes on.
+struct UnderWay<'a>(&'a Restarts, Key);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.send_modify(|keys| {
+            if let Some(at) = keys.iter().position(|key| *key == self.1) {
+                keys.swap_remove(at);
+            }
+        });
+    }
+}
 
 /// Restarts what ends, for ever; first what was found stopped.
 pub async fn run(manager: Rc<Manager>, mut ended: mpsc::UnboundedReceiver<(Key, Exit)>) {
-    let pauses = Rc::<Pauses>::default();
     for (key, status) in found_stopped(&manager).await {
-        consider(&manager, &pauses, key, status);
+        consider(&manager, key, status);
     }
     while let Some((key, exit)) = ended.recv().await {
-        consider(&manager, &pauses, key, Some(exit.status));
+        consider(&manager, key, Some(exit.status));
     }
 }
 
@@ -136,12 +176,13 @@ async fn found_stopped(manager: &Manager) -> Vec<(Key, Option<u32>)> {
     found
 }
 
-fn consider(manager: &Rc<Manager>, pauses: &Rc<Pauses>, key: Key, status: Option<u32>) {
-    let (manager, pauses) = (Rc::clone(manager), Rc::clone(pauses));
-    tokio::task::spawn_local(async move { decide(&manager, &pauses, key, status).await });
+fn consider(manager: &Rc<Manager>, key: Key, status: Option<u32>) {
+    let manager = Rc::clone(manager);
+    tokio::task::spawn_local(async move { decide(&manager, key, status).await });
 }
 
-async fn decide(manager: &Rc<Manager>, pauses: &Rc<Pauses>, key: Key, status: Option<u32>) {
+async fn decide(manager: &Rc<Manager>, key: Key, status: Option<u32>) {
+    let pauses = &manager.restarts.pauses;
     let container = record(manager, &key).await;
     if container
         .as_ref()
@@ -151,10 +192,10 @@ async fn decide(manager: &Rc<Manager>, pauses: &Rc<Pauses>, key: Key, status: Op
         return;
     }
     if !container.is_ok_and(|it| wants_restart(&it.labels, status)) {
-        pauses.0.borrow_mut().remove(&key);
+        pauses.borrow_mut().remove(&key);
         return;
     }
-    let (last, since) = match pauses.0.borrow().get(&key) {
+    let (last, since) = match pauses.borrow().get(&key) {
         Some(&(pause, at)) => (pause, at),
         None => (Duration::ZERO, Instant::now()),
     };
@@ -164,12 +205,12 @@ async fn decide(manager: &Rc<Manager>, pauses: &Rc<Pauses>, key: Key, status: Op
         since.elapsed().saturating_sub(last),
     );
     pauses
-        .0
         .borrow_mut()
         .insert(key.clone(), (pause, Instant::now()));
-    let (manager, pauses) = (Rc::clone(manager), Rc::clone(pauses));
+    let manager = Rc::clone(manager);
     tokio::task::spawn_local(async move {
         tokio::time::sleep(pause).await;
+        let _under_way = manager.restarts.begin(&key);
         // What is wanted may have changed meanwhile.
         let Ok(container) = record(&manager, &key).await else {
             return;
@@ -180,7 +221,7 @@ async fn decide(manager: &Rc<Manager>, pauses: &Rc<Pauses>, key: Key, status: Op
         log::info!("{key}: restarts after {pause:?}");
         if let Err(e) = restart(&manager, &key, container).await {
             log::error!("{key}: restart: {e}");
-            consider(&manager, &pauses, key, None);
+            consider(&manager, key, None);
         }
     });
 }
@@ -229,7 +270,8 @@ async fn restart(manager: &Rc<Manager>, key: &Key, container: Container) -> Resu
         return manager.delete_task(key).await.map(drop);
     }
     manager.start_task(key, &ProcessId::Init).await?;
-    manager.restarts.set(manager.restarts.get() + 1);
+    let restarts = &manager.restarts;
+    restarts.count.set(restarts.count.get() + 1);
     // The one that is there now: whoever stops it meanwhile says so in another label.
     let count = |mut container: Container| {
         let count = container

@@ -7,7 +7,8 @@ use crate::filter::{Fields, Filters};
 use crate::health;
 use crate::ledger::Origin;
 use crate::manager::Manager;
-use crate::names::{check_id, check_label};
+use crate::names::{Key, check_id, check_label};
+use crate::restart;
 use protos::events::{ContainerCreate, ContainerUpdate, container_create};
 use protos::services::containers::v1::*;
 use protos::{FieldMask, Message, any};
@@ -192,6 +193,10 @@ async fn update(
         .intake
         .publish(&namespace, "/containers/update", event, Origin::State)
         .await;
+    if restart::is_stopped(&updated.labels) {
+        // Who has stopped it meets no task of a restart that was begun before.
+        manager.restarts.over(&Key::new(&namespace, &id)).await;
+    }
     Ok(UpdateContainerResponse {
         container: Some(updated),
     })

@@ -151,40 +151,56 @@ pub async fn delete(
     id: &str,
 ) -> Result<(), String> {
     let known = container(client, id).await?;
-    if let Ok(Process { status, .. }) = state(client, id).await {
-        if status != Status::Stopped as i32 && status != Status::Created as i32 {
-            if !args.force {
-                return Err(format!(
-                    "{id} is {}: stop it, or use --force",
-                    super::output::status(status)
-                ));
-            }
-            // Unless it is started again at once: then it is told below that it is not deleted.
-            let _ = note_stopped(client, &known, true).await;
-            end(client, id, libc::SIGKILL, true).await?;
-            wait(client, id).await.map_err(said)?;
-        }
-        let request = client.request(DeleteTaskRequest {
-            container_id: id.to_owned(),
-        });
-        match client.tasks().delete(request).await {
-            Err(e) if e.code() != tonic::Code::NotFound => return Err(said(e)),
-            _ => {}
-        }
+    if args.force {
+        // Else a restart policy may start it again meanwhile: then it is told below that it is not
+        // deleted.
+        let _ = note_stopped(client, &known, true).await;
     }
-    if !args.keep_logs {
+    end_task(client, args.force, id).await?;
+    delete_task(client, id).await?;
+    if args.keep_logs {
+        logfile::keep_lines(config, namespace, id);
+    } else {
         // While the name is still taken.
         logfile::remove(config, namespace, id)?;
-    } else {
-        logfile::keep_lines(config, namespace, id);
     }
+    delete_record(client, id).await
+}
+
+/// Ends a task that runs, if it is to be forced.
+async fn end_task(client: &Client, force: bool, id: &str) -> Result<(), String> {
+    let Ok(Process { status, .. }) = state(client, id).await else {
+        return Ok(());
+    };
+    if status == Status::Stopped as i32 || status == Status::Created as i32 {
+        return Ok(());
+    }
+    if !force {
+        return Err(format!(
+            "{id} is {}: stop it, or use --force",
+            super::output::status(status)
+        ));
+    }
+    end(client, id, libc::SIGKILL, true).await?;
+    wait(client, id).await.map(drop).map_err(said)
+}
+
+/// Deletes a task that does not run; none is no error.
+pub async fn delete_task(client: &Client, id: &str) -> Result<(), String> {
+    let request = client.request(DeleteTaskRequest {
+        container_id: id.to_owned(),
+    });
+    match client.tasks().delete(request).await {
+        Err(e) if e.code() != tonic::Code::NotFound => Err(said(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Deletes the record of a container without a task.
+pub async fn delete_record(client: &Client, id: &str) -> Result<(), String> {
     let request = client.request(DeleteContainerRequest { id: id.to_owned() });
-    client
-        .containers()
-        .delete(request)
-        .await
-        .map(drop)
-        .map_err(said)
+    let deleted = client.containers().delete(request).await;
+    deleted.map(drop).map_err(said)
 }
 
 /// Changes the limits of a container's task, if it has one that runs, and in its record, for the

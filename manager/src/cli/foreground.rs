@@ -3,7 +3,7 @@
 use super::client::Client;
 use super::control;
 use super::keys::Keys;
-use super::run::{Create, NotRun, Planned, delete, make, make_task, remove, said, unmake};
+use super::run::{Create, NotRun, Planned, delete, make, make_task, said, unmake};
 use super::stdio::{Copying, Stdio, hear};
 use crate::config::Config;
 use crate::logfile::audience;
@@ -66,7 +66,7 @@ pub async fn go_when_ended(client: &Client, id: &str) -> Result<(), String> {
     control::note(client, &known, removal::LABEL, "true").await?;
     let state = control::state(client, id).await.map_err(said)?;
     if state.status == Status::Stopped as i32 && delete(client, id).await {
-        remove(client, id).await;
+        let _ = control::delete_record(client, id).await;
     }
     Ok(())
 }

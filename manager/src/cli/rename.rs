@@ -1,12 +1,11 @@
 //! `rename`: a record under another id, with what the container has logged.
 
 use super::client::Client;
-use super::control::{container, state};
+use super::control::{container, delete_record, delete_task, state};
 use super::run::said;
 use crate::config::Config;
 use crate::{logfile, restart};
-use protos::services::containers::v1::{Container, CreateContainerRequest, DeleteContainerRequest};
-use protos::services::tasks::v1::DeleteTaskRequest;
+use protos::services::containers::v1::{Container, CreateContainerRequest};
 use protos::task_types::Status;
 use serde_json::Value;
 
@@ -35,7 +34,7 @@ pub async fn rename(
     client.containers().create(request).await.map_err(said)?;
     let undone = async |why: String| {
         let _ = logfile::rename(config, namespace, new, id);
-        let _ = remove(client, new).await;
+        let _ = delete_record(client, new).await;
         Err(why)
     };
     // What another of the new name may have left.
@@ -44,29 +43,15 @@ pub async fn rename(
     if let Err(e) = moved {
         return undone(e).await;
     }
-    if task.is_some() {
-        let request = client.request(DeleteTaskRequest {
-            container_id: id.to_owned(),
-        });
-        match client.tasks().delete(request).await {
-            Err(e) if e.code() != tonic::Code::NotFound => return undone(said(e)).await,
-            _ => {}
-        }
+    if task.is_some()
+        && let Err(e) = delete_task(client, id).await
+    {
+        return undone(e).await;
     }
-    match remove(client, id).await {
+    match delete_record(client, id).await {
         Err(e) => undone(e).await,
         Ok(()) => Ok(()),
     }
-}
-
-async fn remove(client: &Client, id: &str) -> Result<(), String> {
-    let request = client.request(DeleteContainerRequest { id: id.to_owned() });
-    client
-        .containers()
-        .delete(request)
-        .await
-        .map(drop)
-        .map_err(said)
 }
 
 /// The same record, where the id is not chosen by the user also in its spec.

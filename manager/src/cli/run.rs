@@ -3,6 +3,7 @@
 use super::bundle;
 use super::chosen::{Chosen, OfImage};
 use super::client::{Client, lasting};
+use super::control;
 use super::foreground::{foreground, go_when_ended};
 use super::health::HealthFlags;
 use super::keys::{self, Keys};
@@ -19,9 +20,7 @@ use crate::logfile;
 use crate::{removal, restart};
 use clap::Args;
 use protos::Any;
-use protos::services::containers::v1::{
-    Container, CreateContainerRequest, DeleteContainerRequest, container,
-};
+use protos::services::containers::v1::{Container, CreateContainerRequest, container};
 use protos::services::tasks::v1::*;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -215,7 +214,7 @@ pub async fn make(
     let stdin = match stdin {
         Ok(stdin) => stdin,
         Err(e) => {
-            remove(client, &id).await;
+            let _ = control::delete_record(client, &id).await;
             return Err(e.into());
         }
     };
@@ -251,12 +250,7 @@ pub async fn make_task(
 /// Takes away the record of what has no task, and what its logger may have written before.
 pub async fn unmake(client: &Client, config: &Config, namespace: &str, id: &str) {
     let _ = logfile::remove(config, namespace, id);
-    remove(client, id).await;
-}
-
-pub async fn remove(client: &Client, id: &str) {
-    let request = client.request(DeleteContainerRequest { id: id.to_owned() });
-    let _ = client.containers().delete(request).await;
+    let _ = control::delete_record(client, id).await;
 }
 
 /// `run`: its exit code.

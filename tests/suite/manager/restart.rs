@@ -141,6 +141,25 @@ fn an_execs_end_is_never_taken_for_inits() {
     });
 }
 
+/// Whatever a restart is about when the container is removed: it is the last.
+#[test]
+fn a_container_that_is_being_restarted_can_be_removed() {
+    let config = "[restart]\nbackoff_min = \"1ms\"\nbackoff_max = \"1ms\"\n";
+    manager::with(config, |manager| {
+        let up = manager.fifo("up");
+        let script = "echo up > /mnt/up; exit 1";
+        for id in (0..12).map(|round| format!("c{round}")) {
+            let options = ["-d", "--restart", "always"];
+            manager.run(&options, &id, &["sh", "-c", script]).ok();
+            for _ in 0..2 {
+                assert_eq!(up.line(), "up");
+            }
+            manager.dunnage(&["rm", "--force", &id]).ok();
+            assert_eq!(manager.status(&id), "none");
+        }
+    });
+}
+
 /// What cannot be stored is refused, and changes nothing.
 #[test]
 fn a_stop_that_would_be_forgotten_is_refused() {
