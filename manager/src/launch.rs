@@ -24,14 +24,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use task::reaper::{ExitStatus, Reaper};
+use task::record::{ADOPT, ON_SHIM_DEATH};
 
 /// The latest version of the shim protocol that we speak.
 const MAX_VERSION: i32 = 3;
 /// How long `delete` may take (contract T5, and runc's own 10 s for stubborn processes).
 const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What shims read that can be brought back after their death.
-const ON_SHIM_DEATH: &str = "DUNNAGE_ON_SHIM_DEATH";
 /// So many shims' dialects are remembered; one that is forgotten is found out anew.
 const DIALECTS: usize = 64;
 
@@ -294,7 +293,7 @@ impl Launcher {
     /// What a shim that can be brought back after its death is to do then.
     fn on_shim_death(&self) -> &'static str {
         match self.config.shim.on_death {
-            OnDeath::Keep => "adopt",
+            OnDeath::Keep => ADOPT,
             OnDeath::Kill => "kill",
         }
     }

@@ -44,7 +44,8 @@ pub async fn remove(manager: Rc<Manager>, key: Key) {
 /// Takes a container's network away, deletes its record, and tells it.
 ///
 /// # Errors
-/// `NotFound`, or from the store or the network's plugins. `FailedPrecondition` if it has a task: nobody could reach that then.
+/// `NotFound`, or from the store or the network's plugins. `FailedPrecondition` if it has a task: nobody
+/// could reach that then.
 pub async fn forget(manager: &Manager, namespace: &str, id: &str) -> Result<(), Failure> {
     let key = Key::new(namespace, id);
     let has_task = || {

@@ -7,12 +7,11 @@
 use crate::calls;
 use crate::container::{self, GuestContainer, GuestProcess};
 use crate::events;
-use crate::make;
 use crate::promises;
 use crate::runtime::{Container, Engine, Guest};
+use crate::unmake;
 use crate::vm::Vm;
-use protos::Code;
-use protos::task::{DeleteRequest, StateRequest};
+use protos::task::StateRequest;
 use protos::task_types::Status;
 use protos::ttrpc::Context;
 use std::path::PathBuf;
@@ -53,10 +52,9 @@ fn is_made(own: Option<&Rc<GuestContainer>>) -> bool {
 /// Takes away what the dead shim was making.
 pub fn unmake(engine: &Rc<Engine>, vm: &Rc<Vm>, making: Vec<Making>) {
     for (id, own) in making {
-        let own = own.map(|(bundle, moved)| {
+        let known = own.map(|(bundle, moved)| {
             GuestContainer::take_over(&id, &Bundle::new(bundle), vm, &moved)
         });
-        let known = own.clone();
         engine
             .runtime
             .containers
@@ -68,46 +66,12 @@ pub fn unmake(engine: &Rc<Engine>, vm: &Rc<Vm>, making: Vec<Making>) {
         });
         let undoing = Rc::clone(engine);
         engine.in_background(async move {
-            if let Some(own) = &own {
-                delete(own).await;
-            }
-            make::unmake(&undoing, &id, false).await;
-            if let Some(own) = own {
-                own.run_poststop(&undoing.runtime.reaper).await;
-            }
+            unmake::undo(&undoing, &id).await;
             let unmaking = &undoing.runtime.unmaking;
             unmaking.send_modify(|ids| {
                 ids.remove(&id);
             });
         });
-    }
-}
-
-/// Has the guest delete a container that it may have made.
-async fn delete(own: &GuestContainer) {
-    let vm = &own.vm;
-    let request = DeleteRequest {
-        id: own.id.clone(),
-        ..Default::default()
-    };
-    own.init.deleting.set(true);
-    let deleted = async {
-        let whole = Context::background();
-        match vm.ask(&request, &whole).await {
-            Err(status) if status.code == Code::NotFound => Ok(()),
-            Err(status) => Err(status),
-            Ok(_) => {
-                own.init.until(|_| own.forgotten.get()).await;
-                Ok(())
-            }
-        }
-    };
-    let what = format!("the end of {}, which was not made", own.id);
-    let deleted = vm
-        .in_time(&what, vm.patience + container::CLOSE, deleted)
-        .await;
-    if let Some(Err(status)) = deleted {
-        vm.doom.end(format!("{what}: {status}"));
     }
 }
 

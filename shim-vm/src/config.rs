@@ -9,12 +9,11 @@ use std::collections::HashMap;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use task::record::{ADOPT, ON_SHIM_DEATH};
 
 /// Where the file is, unless `DUNNAGE_VM_CONFIG` says otherwise.
 const FILE: &str = "/etc/dunnage/shim-vm.toml";
 const PREFIX: &str = "io.dunnage.vm.";
-/// The variable in which who starts a shim says "adopt": it looks for another one in its place.
-const CAN_ADOPT: &str = "DUNNAGE_ON_SHIM_DEATH";
 /// Annotations that are allowed unless the file has a list: none of them gives a container's owner
 /// anything of the host's.
 const ALLOWED: [&str; 4] = ["memory", "vcpus", "accel", "debug_console"];
@@ -166,7 +165,7 @@ impl Config {
         let adopts = match self.on_shim_death {
             OnDeath::Adopt => true,
             OnDeath::Kill => false,
-            OnDeath::Auto => std::env::var_os(CAN_ADOPT).is_some_and(|value| value == "adopt"),
+            OnDeath::Auto => std::env::var_os(ON_SHIM_DEATH).is_some_and(|value| value == ADOPT),
         };
         adopts.then(|| Duration::from_secs(self.adopt_timeout))
     }

@@ -95,7 +95,7 @@ pub fn runs(engine: &Rc<Engine>, container: &GuestContainer) {
     if container.vm.is_adopted
         && let Some(known) = container.engines.borrow().upgrade()
     {
-        engine.runs_unasked(&known);
+        known.runs_unasked(engine);
     }
 }
 

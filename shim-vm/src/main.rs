@@ -48,6 +48,7 @@ mod source;
 mod spec;
 mod start;
 mod sys;
+mod unmake;
 mod users;
 mod vm;
 mod word;

@@ -1,20 +1,21 @@
-//! Making a container, and unmaking it: its VM if it is the first in it, its files in the share,
+//! Making a container: its VM if it is the first in it, its files in the share,
 //! its streams, and then the guest's part.
 
 use crate::accel;
 use crate::boot::Purpose;
 use crate::calls::alive;
 use crate::config::Config;
-use crate::container::{CLOSE, GuestContainer, GuestProcess};
+use crate::container::{GuestContainer, GuestProcess};
 use crate::events;
 use crate::image::Image;
 use crate::place;
 use crate::runtime::{Container, Engine, unimplemented, unknown};
 use crate::spec::{Anchor, Refusal, Translated, translate};
 use crate::start::{connect, run_hooks};
+use crate::unmake;
 use crate::vm::Vm;
 use protos::guest::{ConfigureRequest, PutBundleRequest};
-use protos::task::{CreateTaskRequest, CreateTaskResponse, DeleteRequest};
+use protos::task::{CreateTaskRequest, CreateTaskResponse};
 use protos::ttrpc::Context;
 use protos::{Code, Status, any, runc};
 use std::cell::{Cell, RefCell};
@@ -57,11 +58,7 @@ pub async fn create(
         Ok(container) => return Ok(container),
         Err(error) => error,
     };
-    let begun = guest.known(id);
-    unmake(engine, id, true).await;
-    if let Some(begun) = begun {
-        begun.run_poststop(&guest.reaper).await;
-    }
+    unmake::undo(engine, id).await;
     tokio::select! {
         biased;
         why = context.cancelled() => Err(Error::GivenUp(why)),
@@ -346,53 +343,5 @@ fn vm_is_gone(engine: &Rc<Engine>, vm: &Vm, why: &str) {
     }
     for container in containers {
         events::lost(engine, &container);
-    }
-}
-
-/// Takes the host's part of a container away, and with the last one the VM. `undo`: the guest may
-/// have its part still.
-pub async fn unmake(engine: &Rc<Engine>, id: &str, undo: bool) {
-    let guest = &engine.runtime;
-    let container = guest.known(id);
-    let vm = guest.vm.borrow().clone();
-    if let Some(vm) = &vm {
-        let _turn = guest.turn.lock().await;
-        let others = guest.containers.borrow().len() > 1;
-        if others {
-            if let Some(container) = container.filter(|of| undo && of.created.get()) {
-                undo_create(&container).await;
-            }
-            if let Err(why) = vm.pod.remove(id).await {
-                log::warn!("{id}: limits of the VM: {why}");
-            }
-        } else {
-            vm.power_off().await;
-            guest.vm.replace(None);
-            guest.anchor.set(None);
-        }
-        vm.share.remove(id).await;
-    }
-    guest.containers.borrow_mut().remove(id);
-}
-
-/// The guest has made a container that nobody waits for.
-async fn undo_create(container: &GuestContainer) {
-    let vm = &container.vm;
-    let request = DeleteRequest {
-        id: container.id.clone(),
-        ..Default::default()
-    };
-    container.init.deleting.set(true);
-    let deleted = async {
-        let whole = Context::background();
-        let deleted = vm.ask(&request, &whole);
-        deleted.await?;
-        container.init.until(|_| container.forgotten.get()).await;
-        Ok::<_, Status>(())
-    };
-    let what = format!("the end of {}, which was not made", container.id);
-    let deleted = vm.in_time(&what, vm.patience + CLOSE, deleted).await;
-    if let Some(Err(status)) = deleted {
-        vm.doom.end(format!("{what}: {status}"));
     }
 }

@@ -10,7 +10,7 @@ use crate::events::UNASKED;
 use crate::spec::Anchor;
 use crate::vm::{self, Vm};
 use crate::word::Allowance;
-use crate::{adopt, calls, events, make, promises, start};
+use crate::{adopt, calls, events, make, promises, start, unmake};
 use protos::mux::Link;
 use protos::runc::CheckpointOptions;
 use protos::task::CreateTaskRequest;
@@ -268,7 +268,7 @@ impl Runtime for Guest {
     }
 
     async fn unmount(engine: &Rc<Engine>, container: &Rc<Container>) -> Result<()> {
-        make::unmake(engine, &container.id, false).await;
+        unmake::unmake(engine, &container.id, false).await;
         container.own.run_poststop(&engine.runtime.reaper).await;
         Ok(())
     }

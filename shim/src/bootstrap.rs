@@ -142,17 +142,11 @@ fn launch(
 fn spawn(flags: &Flags, caller: &Caller, listener: UnixListener) -> Result<(u32, Lifeline)> {
     let exe = std::env::current_exe().map_err(|e| Error::io("find", "own binary", e))?;
     let mut command = Command::new(&exe);
-    command.args([
-        "-namespace",
-        &flags.namespace,
-        "-id",
-        &flags.id,
-        "-address",
-        &flags.address,
-    ]);
-    if flags.debug || caller.debug() {
-        command.arg("-debug");
-    }
+    let daemon = Flags {
+        debug: flags.debug || caller.debug(),
+        ..flags.clone()
+    };
+    command.args(daemon.of_daemon(None));
     // Inherited by the OCI runtime, which is written in Go.
     command.env("GOMAXPROCS", "4");
     command.env("OTEL_SERVICE_NAME", format!("containerd-shim-{}", flags.id));

@@ -118,6 +118,22 @@ impl Flags {
         }
     }
 
+    /// The arguments of a daemon that serves what this one is to serve: without `action` a new one's.
+    pub fn of_daemon(&self, action: Option<&str>) -> Vec<String> {
+        let values = [
+            ("-namespace", &self.namespace),
+            ("-id", &self.id),
+            ("-address", &self.address),
+        ];
+        let values = values.into_iter();
+        let values = values.flat_map(|(flag, value)| [flag.to_owned(), value.clone()]);
+        let debug = self.debug.then(|| "-debug".to_owned());
+        values
+            .chain(debug)
+            .chain(action.map(str::to_owned))
+            .collect()
+    }
+
     fn target(&mut self, name: &str) -> Option<Target<'_>> {
         Some(match name {
             "namespace" => Target::Text(&mut self.namespace),

@@ -85,8 +85,7 @@ fn line_of((daemon, answer): (Daemon, Answer)) -> (String, bool) {
 }
 
 fn daemons(program: &str, filter: &Flags) -> Result<Vec<Daemon>> {
-    let proc = fs::read_dir("/proc").map_err(|e| Error::io("read", "/proc", e))?;
-    let pids = proc.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let pids = proc::all().map_err(|e| Error::io("read", "/proc", e))?;
     let mut daemons: Vec<_> = pids.filter_map(|pid| daemon(pid, program)).collect();
     let wanted = |filter: &str, value: &str| filter.is_empty() || filter == value;
     daemons.retain(|daemon| {

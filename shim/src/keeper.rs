@@ -61,7 +61,7 @@ pub fn fork(flags: &Flags, listener: BorrowedFd<'_>, patience: Duration) -> Resu
         sys::survive_exec(fd.as_fd(), true).map(|()| fd)
     });
     let mut keeper = Command::new(exe);
-    keeper.args(arguments(flags, KEEP));
+    keeper.args(flags.of_daemon(Some(KEEP)));
     keeper.arg(patience.as_secs().to_string());
     let why = match kept {
         Ok(_kept) => keeper.exec(),
@@ -74,21 +74,6 @@ pub fn fork(flags: &Flags, listener: BorrowedFd<'_>, patience: Duration) -> Resu
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
     Ok(socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC)?)
-}
-
-fn arguments(flags: &Flags, action: &str) -> Vec<String> {
-    let values = [
-        ("-namespace", &flags.namespace),
-        ("-id", &flags.id),
-        ("-address", &flags.address),
-    ];
-    let values = values.into_iter();
-    let mut arguments: Vec<String> = values
-        .flat_map(|(flag, value)| [flag.to_owned(), value.clone()])
-        .collect();
-    arguments.extend(flags.debug.then(|| "-debug".to_owned()));
-    arguments.push(action.to_owned());
-    arguments
 }
 
 /// What a daemon says to its keeper: a byte, a number, and perhaps a file.

@@ -30,6 +30,13 @@ use tokio::net::UnixStream;
 
 /// How long events may take to reach containerd once the shim is to end.
 const DRAIN: Duration = Duration::from_secs(5);
+/// What a daemon is told by signals.
+const SIGNALS: [Signal; 4] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
 /// How long calls may take to end once the binary is to be replaced.
 const FREEZE: Duration = Duration::from_secs(10);
 
@@ -55,26 +62,10 @@ pub fn serve(shim: &dyn Shim, flags: &Flags) -> Result<()> {
         }
     };
     lifeline::wait().inspect_err(|_| remove_socket())?;
-    let (mut taken_over, mut held) = (None, None);
-    if resumes {
-        let failed = |e| Error::io("take over", "state", e);
-        let handover = sys::adopt(HANDOVER_FD).map_err(failed)?;
-        let mut handover = Handover::read(File::from(handover))?;
-        if let Some(kept) = handover.kept.take() {
-            let keeper = sys::adopt(KEEPER_FD).map_err(failed)?;
-            held = Some(Held::new(keeper, kept));
-        }
-        taken_over = Some(handover);
-    } else {
-        shim_log::open_fifo()?;
-        shim.set_up()?;
-        if let Some(patience) = shim.outlives() {
-            let keeper = keeper::fork(flags, listener.as_fd(), patience)?;
-            let keeper = crate::sys::move_fd(keeper, KEEPER_FD);
-            let keeper = keeper.map_err(|e| Error::new(format!("keeper: {e}")))?;
-            held = Some(Held::new(keeper, []));
-        }
-    }
+    let (mut taken_over, held) = match resumes {
+        true => handed_over()?,
+        false => (None, set_up(shim, flags, &listener)?),
+    };
     shim_log::start(shim.name(), flags.debug);
     if flags.action == ADOPT {
         log::warn!("{}: its shim was killed, this one goes on", flags.id);
@@ -111,6 +102,31 @@ pub fn serve(shim: &dyn Shim, flags: &Flags) -> Result<()> {
     // By now nobody listens, so no client finds a socket that will not answer.
     remove_socket();
     done
+}
+
+/// What another image has handed over, or a keeper has of a daemon that has died, and the keeper.
+fn handed_over() -> Result<(Option<Handover>, Option<Rc<Held>>)> {
+    let failed = |e| Error::io("take over", "state", e);
+    let handover = sys::adopt(HANDOVER_FD).map_err(failed)?;
+    let mut handover = Handover::read(File::from(handover))?;
+    let held = match handover.kept.take() {
+        Some(kept) => Some(Held::new(sys::adopt(KEEPER_FD).map_err(failed)?, kept)),
+        None => None,
+    };
+    Ok((Some(handover), held))
+}
+
+/// Prepares the process of a new daemon, and its keeper if it has one.
+fn set_up(shim: &dyn Shim, flags: &Flags, listener: &UnixListener) -> Result<Option<Rc<Held>>> {
+    shim_log::open_fifo()?;
+    shim.set_up()?;
+    let Some(patience) = shim.outlives() else {
+        return Ok(None);
+    };
+    let keeper = keeper::fork(flags, listener.as_fd(), patience)?;
+    let keeper = crate::sys::move_fd(keeper, KEEPER_FD);
+    let keeper = keeper.map_err(|e| Error::new(format!("keeper: {e}")))?;
+    Ok(Some(Held::new(keeper, [])))
 }
 
 /// The socket: inherited, or made at `-socket` when an operator starts the daemon by hand (B53).
@@ -151,13 +167,7 @@ fn run(
     listener.set_nonblocking(true).map_err(failed)?;
 
     runtime()?.block_on(async {
-        let signals = [
-            Signal::SIGTERM,
-            Signal::SIGINT,
-            Signal::SIGUSR1,
-            Signal::SIGUSR2,
-        ];
-        let signals = Signals::new(signals).map_err(failed)?;
+        let signals = Signals::new(SIGNALS).map_err(failed)?;
         let reaper = Reaper::new().map_err(failed)?;
         let outbox = Rc::new(Outbox::default());
         let namespace = flags.namespace.clone();

@@ -248,18 +248,9 @@ fn try_become(
     let mut memory = File::from(memory);
     memory.write_all(&handover.write()?).map_err(failed)?;
     memory.rewind().map_err(failed)?;
-    let mut args = vec![binary.to_string_lossy().into_owned()];
-    let values = [
-        ("-namespace", &flags.namespace),
-        ("-id", &flags.id),
-        ("-address", &flags.address),
-    ];
-    for (flag, value) in values {
-        args.extend([flag.to_owned(), value.clone()]);
-    }
-    args.extend(flags.debug.then(|| "-debug".to_owned()));
-    args.push("resume".into());
-    let args: std::result::Result<Vec<_>, _> = args.into_iter().map(CString::new).collect();
+    let binary = binary.to_string_lossy().into_owned();
+    let args = std::iter::once(binary).chain(flags.of_daemon(Some("resume")));
+    let args: std::result::Result<Vec<_>, _> = args.map(CString::new).collect();
     let args = args.map_err(|e| Error::new(e.to_string()))?;
     // No memory of ours is at the handover's number: everything that was open is closed by now,
     // or kept under a higher one.

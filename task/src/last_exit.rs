@@ -139,11 +139,6 @@ impl<R: Runtime> Engine<R> {
         self.publish_exit(container, init, exit);
     }
 
-    /// Init runs although no Start is under way: see [`Container::runs_unasked`].
-    pub fn runs_unasked(&self, container: &Container<R>) {
-        container.runs_unasked(self);
-    }
-
     /// Runs `work`, for which nobody waits but who waits until nothing goes on but calls.
     pub fn in_background(&self, work: impl Future<Output = ()> + 'static) {
         let running = Rc::clone(&self.background);

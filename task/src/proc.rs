@@ -46,6 +46,15 @@ fn parse(stat: &[u8]) -> Option<Stat> {
     })
 }
 
+/// Every process there is, ended or not.
+///
+/// # Errors
+/// From opendir(3).
+pub fn all() -> io::Result<impl Iterator<Item = u32>> {
+    let entries = fs::read_dir("/proc")?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+}
+
 /// When `pid` was started, in clock ticks after boot.
 pub fn started(pid: u32) -> Option<u64> {
     Some(stat(pid)?.started)

@@ -11,6 +11,11 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+/// The variable by which who starts a shim says that it looks for another one in the place of one that
+/// has died, and what it says then.
+pub const ON_SHIM_DEATH: &str = "DUNNAGE_ON_SHIM_DEATH";
+pub const ADOPT: &str = "adopt";
+
 /// Who writes it down.
 pub trait Recorder {
     /// Writes down what is now, in one step.

@@ -9,21 +9,14 @@ use nix::fcntl::AtFlags;
 use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmodat, utimensat};
 use nix::unistd::{Gid, Uid, fchownat};
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use tar::EntryType;
 
 /// Owner, attributes, mode and time; in this order, for each may take away what comes after.
 pub fn dress(entry: &Entry, place: &Place) -> std::result::Result<(), Made> {
     let (dir, name) = (place.dir.as_fd(), place.name.as_os_str());
-    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-    fchownat(
-        dir,
-        name,
-        Some(uid),
-        Some(gid),
-        AtFlags::AT_SYMLINK_NOFOLLOW,
-    )?;
+    own(dir, name, entry.uid, entry.gid)?;
     for (key, value) in &entry.xattrs {
         attributes::give(dir, name, OsStr::from_bytes(key), value)?;
     }
@@ -36,6 +29,15 @@ pub fn dress(entry: &Entry, place: &Place) -> std::result::Result<(), Made> {
         utimensat(dir, name, time, time, UtimensatFlags::NoFollowSymlink)?;
     }
     Ok(())
+}
+
+/// Changes the owner of what is `name` in `dir`, be it a link.
+///
+/// # Errors
+/// From fchownat(2).
+pub fn own(dir: BorrowedFd<'_>, name: &OsStr, uid: u32, gid: u32) -> nix::Result<()> {
+    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    fchownat(dir, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
 }
 
 /// Why an entry could not be made.

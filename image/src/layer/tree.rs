@@ -6,7 +6,7 @@
 //! to be hidden of the layers below is marked as the kernel's overlays have it.
 
 use super::attributes::{self, copy_attributes};
-use super::dress::{Made, dress};
+use super::dress::{Made, dress, own};
 use super::place::{Place, There, find, is_directory, is_whiteout, stat};
 use crate::failure::{Result, io, refused};
 use crate::tarball::{Archive, Entry};
@@ -17,7 +17,7 @@ use nix::sys::stat::{
     mknodat, utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
@@ -332,14 +332,7 @@ impl Tree {
                 let mode = Mode::from_bits_truncate(IMPLIED);
                 return fchmodat(dir, name, mode, FchmodatFlags::FollowSymlink);
             };
-            let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-            fchownat(
-                dir,
-                name,
-                Some(uid),
-                Some(gid),
-                AtFlags::AT_SYMLINK_NOFOLLOW,
-            )?;
+            own(dir, name, stat.st_uid, stat.st_gid)?;
             if let Ok(from) = find(self.lower[layer].as_fd(), path) {
                 copy_attributes(from.as_fd(), dir, name)?;
             }

@@ -361,9 +361,7 @@ impl Streams {
     /// What is to go over the pipe now. A peer that does not read is given no more credit either, and
     /// nothing waits here for it but what was written.
     pub fn to_send(&mut self) -> &[u8] {
-        if self.sent == self.sending.len() {
-            self.sent = 0;
-            self.sending = Vec::new();
+        if self.is_sent() {
             for stream in std::mem::take(&mut self.owing) {
                 let Some(one) = self.all.get_mut(&stream) else {
                     continue;

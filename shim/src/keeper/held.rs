@@ -38,8 +38,6 @@ pub struct Held {
     /// The state that the keeper has; empty: nothing.
     state: RefCell<Vec<u8>>,
     wanted: Notify,
-    /// A state is being written down: what that closes is no news.
-    writing: Cell<bool>,
     /// The keeper does not listen.
     is_over: Cell<bool>,
 }
@@ -56,7 +54,6 @@ impl Held {
             named: RefCell::default(),
             state: RefCell::default(),
             wanted: Notify::new(),
-            writing: Cell::new(false),
             is_over: Cell::new(false),
         })
     }
@@ -147,12 +144,13 @@ impl Held {
 
 impl Recorder for Held {
     fn now(self: Rc<Self>) {
-        if self.daemon.borrow().is_none() || self.is_over.get() || self.writing.replace(true) {
+        if self.daemon.borrow().is_none() || self.is_over.get() {
             return;
         }
         self.named.borrow_mut().clear();
         let state = self.describe().unwrap_or_default();
         if state.is_empty() {
+            // What was named before that could not be described is of no use.
             self.named.borrow_mut().clear();
         }
         if state != *self.state.borrow() {
@@ -165,7 +163,6 @@ impl Recorder for Held {
             self.state.replace(state);
         }
         self.close_others();
-        self.writing.set(false);
     }
 
     fn soon(&self) {

@@ -1,6 +1,6 @@
 //! The keeper's process: what it keeps, and what it does when its daemon ends.
 
-use super::{ADOPT, FORGET, KEEPER_FD, Word, arguments, pair};
+use super::{ADOPT, FORGET, KEEPER_FD, Word, pair};
 use crate::bootstrap::LISTENER_FD;
 use crate::error::{Error, Result};
 use crate::flags::Flags;
@@ -229,7 +229,7 @@ impl Keeper {
         let path = self.exe.to_string_lossy();
         let path = path.strip_suffix(" (deleted)").unwrap_or(&path);
         let mut command = Command::new(path);
-        command.args(arguments(&self.flags, ADOPT));
+        command.args(self.flags.of_daemon(Some(ADOPT)));
         command.envs(sys::heap_tunables());
         command
             .fd_mappings(files.collect())
@@ -280,9 +280,8 @@ impl Keeper {
 /// The children of this process, ended or not.
 fn children() -> Vec<u32> {
     let own = std::process::id();
-    let entries = fs::read_dir("/proc").into_iter().flatten();
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter(|&pid| task::proc::parent(pid) == Some(own))
+    let all = task::proc::all().into_iter().flatten();
+    all.filter(|&pid| task::proc::parent(pid) == Some(own))
         .collect()
 }
 

@@ -70,7 +70,7 @@ impl<R: Runtime> Container<R> {
     }
 
     /// Init runs, and nobody waits for the answer of a Start any more: that is told all the same.
-    pub(crate) fn runs_unasked(&self, engine: &Engine<R>) {
+    pub fn runs_unasked(&self, engine: &Engine<R>) {
         let init = &self.init;
         if init.state.get() != State::Created || !init.is_idle() {
             return;

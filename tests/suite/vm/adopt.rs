@@ -190,16 +190,20 @@ async fn after(test: &Test, shim: &Shim, exec: &str, life: Life) {
     let marker = format!("{exec}-over");
     live_marker(shim, &marker).await;
     let started = |e: &Event| matches!(&e.kind, Kind::ExecStarted(s) if s.exec_id == exec);
-    // What had arrived when the shim died, but that it had is not written down, comes once more as it
-    // was: `dunnage` knows it.
-    let mut exits: Vec<_> = test.events().all();
-    exits.retain(|e| e.exit_of("c", exec).is_some());
-    exits.dedup_by(|a, b| a.kind == b.kind && a.timestamp == b.timestamp);
-    let exits = exits.len();
+    let exits = exits(test, "c", exec).len();
     let starts = test.events().count(started);
     assert!(exits <= 1, "{exits} exits");
     assert_eq!(usize::from(starts > 0), exits, "{starts} starts");
     assert!(!life.started || exits == 1);
+}
+
+/// The exits of a process that differ. What had arrived when the shim died, but that it had is not written
+/// down, comes once more as it was: `dunnage` knows it.
+fn exits(test: &Test, container: &str, process: &str) -> Vec<Event> {
+    let mut exits = test.events().all();
+    exits.retain(|e| e.exit_of(container, process).is_some());
+    exits.dedup_by(|a, b| a.kind == b.kind && a.timestamp == b.timestamp);
+    exits
 }
 
 /// Something whose events come after all that were on their way.
@@ -253,12 +257,6 @@ impl Swept for Seconds<'_> {
 
     async fn after(&self, shim: &Shim, name: &str, life: Life) {
         let id = &self.1.id;
-        let exits = |test: &Test| {
-            let mut exits = test.events().all();
-            exits.retain(|e| e.exit_of(id, id).is_some());
-            exits.dedup_by(|a, b| a.kind == b.kind && a.timestamp == b.timestamp);
-            exits
-        };
         if !life.deleted {
             // Whatever has come of it, it can be ended.
             if !life.started {
@@ -273,7 +271,7 @@ impl Swept for Seconds<'_> {
             }
         }
         live_marker(shim, name).await;
-        let exits = exits(self.0);
+        let exits = exits(self.0, id, id);
         assert!(exits.len() <= 1, "{exits:?}");
         if let (true, [exit]) = (life.started, exits.as_slice()) {
             assert_eq!(exit.exit_of(id, id).unwrap().exit_status, 3);
