@@ -20,6 +20,7 @@
 //! ```
 
 pub mod aside;
+pub mod below;
 pub mod bundle;
 pub mod cgroup;
 pub mod connect;
