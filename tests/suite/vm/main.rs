@@ -18,10 +18,12 @@ mod fsd;
 mod hooks;
 mod hostile;
 mod image;
+
 mod jail;
 mod late;
 mod life;
 mod manager;
+mod memory;
 mod network;
 mod pod;
 mod pods;
