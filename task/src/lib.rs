@@ -36,6 +36,7 @@ pub mod inherited;
 pub mod json;
 mod last_exit;
 pub mod leftovers;
+pub mod look;
 pub mod oci;
 pub mod outbox;
 pub mod peak;

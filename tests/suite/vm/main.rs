@@ -18,7 +18,7 @@ mod fsd;
 mod hooks;
 mod hostile;
 mod image;
-
+mod inspect;
 mod jail;
 mod late;
 mod life;
