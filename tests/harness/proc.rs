@@ -100,11 +100,18 @@ pub fn status(pid: i32, key: &str) -> Option<u64> {
 
 /// Memory that is its alone and that it has written to, in KiB (proc(5), smaps_rollup).
 pub fn private_dirty(pid: i32) -> u64 {
+    rollup(pid, "Private_Dirty:")
+}
+
+/// What is its own of memory, and its part of what it shares with others, in KiB.
+pub fn pss(pid: i32) -> u64 {
+    rollup(pid, "Pss:")
+}
+
+fn rollup(pid: i32, key: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
     let text = text.unwrap_or_else(|e| panic!("memory of {pid}: {e}"));
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("Private_Dirty:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
     let number = line.and_then(|rest| rest.split_whitespace().next());
     number.and_then(|n| n.parse().ok()).expect("a number")
 }

@@ -6,12 +6,13 @@ use super::orders::Orders;
 use super::writer::Writer;
 use super::{Entry, format};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use task::sys::program::wait_long;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -22,6 +23,8 @@ const READY: i32 = 5;
 const LONGEST: usize = 16 << 10;
 /// Milliseconds that a stream may stay open and silent once the logger is told to end.
 const SILENCE: u16 = 1000;
+/// Milliseconds after which a container that says nothing is taken for one that will not soon.
+const QUIET: u16 = 1000;
 
 /// Copies both streams to where it is told until they end.
 ///
@@ -47,9 +50,7 @@ pub fn run(orders: &Orders) -> Result<(), String> {
     let term = SignalFd::new(&term).map_err(|e| failed(e.into()))?;
     drop(ready);
     let mut streams = vec![Stream::new(stdout, false), Stream::new(stderr, true)];
-    let mut patience = PollTimeout::NONE;
-    // One that has not much to do needs little of the program.
-    task::sys::program::let_go();
+    let mut patience = None;
     while !streams.is_empty() {
         let pipes = streams.iter().map(|stream| stream.pipe.as_fd());
         let newcomer = audience.as_ref().ok().map(Audience::newcomer);
@@ -60,7 +61,11 @@ pub fn run(orders: &Orders) -> Result<(), String> {
             .chain(told)
             .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
             .collect();
-        match poll(&mut fds, patience) {
+        let ready = match poll(&mut fds, patience.unwrap_or(QUIET)) {
+            Ok(0) if patience.is_none() => wait_long(&mut fds),
+            ready => ready,
+        };
+        match ready {
             // All that was written has been read.
             Ok(0) => break,
             Ok(_) => {}
@@ -76,7 +81,7 @@ pub fn run(orders: &Orders) -> Result<(), String> {
             audience.admit();
         }
         if others.next() == Some(&true) {
-            patience = SILENCE.into();
+            patience = Some(SILENCE);
         }
         let mut hear = |is_stderr, said: &[u8]| {
             if let Ok(audience) = &mut audience {

@@ -56,11 +56,13 @@ fn a_further_task_costs_little() {
     });
 }
 
-/// What it has beside the program, which it shares with the daemon and all other loggers.
+/// What it has, and what of it beside the program, which it shares with the daemon and all other loggers.
 #[test]
 fn a_logger_costs_little() {
     manager::on(|manager| {
-        let words = ["sh", "-c", "seq 1 1000; exec sleep 1000"];
+        let _go = manager.fifo("go");
+        let script = "seq 1 1000; read line </mnt/go; echo $line; exec sleep 1000";
+        let words = ["sh", "-c", script];
         manager.run(&["-d"], "c", &words).ok();
         manager.until("all in the log", |it| {
             let logs = it.dunnage(&["logs", "c"]).ok().stdout;
@@ -69,8 +71,19 @@ fn a_logger_costs_little() {
         let children = proc::children(manager.shim_of("c"));
         let is_logger = |&pid: &i32| proc::words(pid, "cmdline").iter().any(|it| it == "log");
         let logger = children.into_iter().find(is_logger).expect("a logger");
+        // Once the container is quiet.
+        let all = manager.until("a small logger", |_| {
+            let all = proc::pss(logger);
+            (all <= 300).then_some(all)
+        });
         let own = proc::private_dirty(logger);
-        report(&format!("a logger: {own} KiB"));
+        report(&format!("a logger: {all} KiB, {own} of them its own"));
         assert!(own <= 120, "{own} KiB");
+        let go = "echo more >/mnt/go";
+        manager.run(&["--rm"], "d", &["sh", "-c", go]).ok();
+        manager.until("it goes on", |it| {
+            let logs = it.dunnage(&["logs", "c"]).ok().stdout;
+            logs.ends_with("\nmore\n").then_some(())
+        });
     });
 }
