@@ -58,12 +58,13 @@ setup: ## get what building and testing need (Debian 12 or 13, as root)
 
 .PHONY: build
 build: ## make the shims and dunnage in target/dist, static release builds
-	$(call BUILD,shim-runc shim-vm guest manager)
+	$(call BUILD,shim-runc shim-vm guest manager deploy)
 	$(call BUILD,image)
 	$(call PUT,$(NAME))
 	$(call PUT,$(VM_NAME))
 	$(call PUT,dunnage)
 	$(call PUT,dunnage-image)
+	$(call PUT,dunnage-node)
 
 # No directory of whoever builds is in a program; what is named last counts.
 CARGO_DIR = $(or $(CARGO_HOME),$(HOME)/.cargo)
@@ -242,6 +243,10 @@ dist: setup build guest ## make a release in target/release: archive, checksums,
 .PHONY: deb
 deb: setup build guest ## make Debian packages in target/release
 	release/deb.sh
+
+.PHONY: deploy
+deploy: setup build guest ## make the image that puts the shims on nodes of Kubernetes, in target/release
+	release/image.sh
 
 .PHONY: reproducible
 reproducible: ## build a release in two directories and compare them; ONLY=shim-runc for its program alone

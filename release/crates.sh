@@ -13,7 +13,7 @@ crates_of() {
         --format '{p}|{l}' "${@/#/-p}" | sed 's/ (\*)//'
 }
 {
-    crates_of shim-runc shim-vm guest manager
+    crates_of shim-runc shim-vm guest manager deploy
     crates_of image
 } | sed -nE 's/^([^ ]+) v([^ |]+)( \(proc-macro\))?( \((.*)\))?\|(.*)$/\1|\2|\6|\5/p' |
     sed -E 's# ?/ ?(Apache-2.0|MIT)# OR \1#' | grep -v '^[^|]*|[^|]*||' | sort -u

@@ -1,7 +1,9 @@
 //! What is released, and how it gets onto a machine and off it again.
 
 mod archive;
+mod chart;
 mod machine;
+mod node;
 mod packages;
 mod version;
 
@@ -11,11 +13,23 @@ use std::process::Command;
 
 /// The programs of a release, as the tests were given them: whoever builds only some of them
 /// has them in several places.
-fn programs() -> [PathBuf; 4] {
+fn programs() -> [PathBuf; 5] {
     let manager = manager::binary();
     let image = manager.with_file_name("dunnage-image");
     let shim = peers::shim().to_owned();
-    [shim, peers::vm_shim(), manager.to_owned(), image]
+    [
+        shim,
+        peers::vm_shim(),
+        manager.to_owned(),
+        image,
+        installer(),
+    ]
+}
+
+/// What puts the shims on nodes of Kubernetes: `NODE`, else beside the manager.
+fn installer() -> PathBuf {
+    let default = || manager::binary().with_file_name("dunnage-node");
+    std::env::var_os("NODE").map_or_else(default, PathBuf::from)
 }
 
 /// A directory with all of them, as `target/dist` is.
