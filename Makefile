@@ -171,7 +171,7 @@ lint-crates:
 
 .PHONY: lint-shell
 lint-shell:
-	shellcheck .ci/run $$(git ls-files '*.sh')
+	shellcheck .ci/run $$(git ls-files '*.sh' 'release/debian/*/p*' '*/dunnage-select')
 
 .PHONY: protos
 protos: ## generate the code that speaks the interfaces anew, after a change of a .proto file

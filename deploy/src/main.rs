@@ -82,7 +82,7 @@ fn nobody_uses(place: &Path) -> Result<()> {
     match daemon::users_of(&place.join("bin"))? {
         0 => Ok(()),
         users => {
-            let why = format!("{users} processes run from {}", place.display());
+            let why = format!("processes run from {}: {users}", place.display());
             Err(Failure::InUse(why))
         }
     }

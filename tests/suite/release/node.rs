@@ -3,9 +3,9 @@
 
 use crate::{dist, guest, installer, script};
 use harness::containerd::Containerd;
-use harness::cri::Cri;
 use harness::cri::api::PodSandboxState;
-use harness::{containerd, cri, peers, proc, program};
+use harness::cri::{Cri, Pod};
+use harness::{containerd, cri, peers, program};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -98,11 +98,12 @@ fn runtimes_come_and_go(cri: &mut Cri) {
     let runs = format!("/proc/{}/exe", cri.shim_of(&mine));
     assert!(!fs::read_link(runs).expect("a program").starts_with(&place));
 
+    let walled = in_a_vm(cri);
     // As long as a pod is there, so is all that it needs: an exec is refused without its handler.
     let told = fs::read(&config).expect("config.toml");
     let output = node.run("uninstall");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let stays = !output.status.success() && said.contains("1 processes run from");
+    let stays = !output.status.success() && said.contains("processes run from");
     assert!(stays, "{said}");
     assert_eq!(fs::read(&config).expect("config.toml"), told);
     cri.restart(|_| {});
@@ -110,13 +111,16 @@ fn runtimes_come_and_go(cri: &mut Cri) {
         assert_eq!(cri.pod_status(pod).state(), PodSandboxState::SandboxReady);
         assert_eq!(cri.exec_sync(id, &["echo", "here"]).stdout, b"here\n");
     }
-    cri.stop_pod(&pod.id).expect("StopPodSandbox");
-    cri.remove_pod(&pod.id).expect("RemovePodSandbox");
-    cri.until("the shim to end", || match proc::alive(shim) {
-        false => Ok(()),
-        true => Err(proc::describe(shim)),
+    for pod in [&pod, &walled] {
+        cri.stop_pod(&pod.id).expect("StopPodSandbox");
+        cri.remove_pod(&pod.id).expect("RemovePodSandbox");
+    }
+    cri.until("nobody to use it", || {
+        let output = node.run("uninstall");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let gone = output.status.success() && said.contains("removed");
+        if gone { Ok(()) } else { Err(said) }
     });
-    node.says("uninstall", "removed");
     assert!(!place.exists());
     assert_eq!(fs::read(&config).expect("config.toml"), first);
     node.says("uninstall", "is as it was");
@@ -125,6 +129,19 @@ fn runtimes_come_and_go(cri: &mut Cri) {
     let refused = cri.run_pod(cri.pod("late"), "dunnage");
     let refused = refused.expect_err("there is no such handler any more");
     assert!(refused.message().contains("dunnage"), "{refused}");
+}
+
+/// A pod with another kernel than this machine's.
+fn in_a_vm(cri: &Cri) -> Pod {
+    let pod = cri.run_pod(cri.pod("walled"), "dunnage-vm");
+    let pod = pod.expect("a pod in a VM");
+    let id = cri.launch(&pod, cri.container("a", &["sleep", "1000"]));
+    let kernel = cri.exec_sync(&id, &["uname", "-r"]).stdout;
+    let kernel = String::from_utf8_lossy(&kernel).into_owned();
+    let image = fs::read_to_string(guest().join("distro/guest.toml")).expect("guest.toml");
+    let booted = format!("kernel = \"{}\"", kernel.trim());
+    assert!(image.contains(&booted), "{booted} in {image}");
+    pod
 }
 
 /// The image, as the DaemonSet runs it: with two directories of the node, and nothing to write to
