@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use task::handover::{Engine, Kept};
+use task::look::Look;
 use task::runtime::Runtime;
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -21,6 +22,9 @@ pub trait Daemon: protos::ttrpc::Service {
 
     /// Waits until nothing goes on but calls.
     fn settled(&self) -> Boxed<'_, ()>;
+
+    /// What goes on now; it waits for nothing.
+    fn look(&self) -> Look;
 
     /// Describes the state for another process image.
     ///
@@ -57,6 +61,10 @@ impl<R: Runtime> Daemon for task::Service<R> {
 
     fn settled(&self) -> Boxed<'_, ()> {
         Box::pin(self.settled())
+    }
+
+    fn look(&self) -> Look {
+        self.look()
     }
 
     fn hand_over(&self, kept: &mut Kept) -> io::Result<Engine> {
