@@ -38,12 +38,13 @@ VMS = SHIM_VM=$(abspath $(VM_DIST)) DUNNAGE_VM_CONFIG=$(PEERS)/vm.toml
 # what `make test` compiles are ever rebuilt because of them.
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 STATIC := -C target-feature=+crt-static -C relocation-model=static
-REVISION = $(shell git rev-parse --short HEAD 2>/dev/null)
+# As long in every clone, however many commits that has.
+REVISION = $(shell git rev-parse --short=10 HEAD 2>/dev/null)
 BUILT = $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release
 # The static agent that goes into the guest image as its /init.
 AGENT ?= $(BUILT)/dunnage-guest
 
-PLACES := bin share/man/man1 share/bash-completion/completions share/zsh/site-functions \
+PLACES := bin share/man/man1 share/man/man8 share/bash-completion/completions share/zsh/site-functions \
 	share/fish/vendor_completions.d share/dunnage
 UNITS ?= $(PREFIX)/lib/systemd/system
 
@@ -57,16 +58,22 @@ setup: ## get what building and testing need (Debian 12 or 13, as root)
 
 .PHONY: build
 build: ## make the shims and dunnage in target/dist, static release builds
-	$(call BUILD,shim-runc shim-vm guest manager)
+	$(call BUILD,shim-runc shim-vm guest manager deploy)
 	$(call BUILD,image)
 	$(call PUT,$(NAME))
 	$(call PUT,$(VM_NAME))
 	$(call PUT,dunnage)
 	$(call PUT,dunnage-image)
+	$(call PUT,dunnage-node)
+
+# No directory of whoever builds is in a program; what is named last counts.
+CARGO_DIR = $(or $(CARGO_HOME),$(HOME)/.cargo)
+REMAP = $(foreach dir,$(CARGO_DIR)=/cargo $(CURDIR)=/dunnage $(abspath $(or $(CARGO_TARGET_DIR),target))=/dunnage/target,\
+	--remap-path-prefix=$(dir))
 
 # BUILD <packages>; PUT <program>: into target/dist, if it is another. Packages that are built together
 # have the features of their crates that any of them needs: what gets images is built alone.
-BUILD = DUNNAGE_REVISION=$(REVISION) RUSTFLAGS='$(strip $(RUSTFLAGS) $(STATIC))' \
+BUILD = DUNNAGE_REVISION=$(REVISION) RUSTFLAGS='$(strip $(RUSTFLAGS) $(STATIC) $(REMAP))' \
 	$(CARGO) build --release --locked --target $(HOST) $(addprefix -p ,$(1))
 PUT = @mkdir -p target/dist && { cmp -s $(BUILT)/$(1) target/dist/$(1) || install -m755 $(BUILT)/$(1) target/dist/$(1); }
 
@@ -85,7 +92,7 @@ VM_SUITE = SHIM=$(abspath $(DIST)) SHIM_VM=$(abspath $(VM_DIST)) MANAGER=$(abspa
 VM_SELECTED := check:: containerd:: death:: files:: life:: network:: streams::
 
 # All suites but that of VMs and the long ones, and the tests inside the crates.
-SUITES := containerd cri ledger machine manager shim tidy
+SUITES := containerd cri ledger machine manager release shim tidy
 
 .PHONY: test
 test: setup build guest ## run all tests, as root
@@ -164,7 +171,7 @@ lint-crates:
 
 .PHONY: lint-shell
 lint-shell:
-	shellcheck .ci/run $$(git ls-files '*.sh')
+	shellcheck .ci/run $$(git ls-files '*.sh' 'release/debian/*/p*' '*/dunnage-select')
 
 .PHONY: protos
 protos: ## generate the code that speaks the interfaces anew, after a change of a .proto file
@@ -207,6 +214,7 @@ install: $(DIST) $(VM_DIST) $(MANAGER) $(IMAGE) $(GUEST)/distro/guest.toml ## in
 	$(MANAGER) man >$(DESTDIR)$(PREFIX)/share/man/man1/dunnage.1
 	for command in $$($(MANAGER) help | sed -n '/^Commands:/,/^$$/s/^  \([a-z]\+\) .*/\1/p'); do \
 		$(MANAGER) man $$command >$(DESTDIR)$(PREFIX)/share/man/man1/dunnage-$$command.1 || exit; done
+	install -m644 shim-runc/etc/*.8 shim-vm/etc/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
 	$(MANAGER) completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/dunnage
 	$(MANAGER) completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_dunnage
 	$(MANAGER) completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/dunnage.fish
@@ -225,7 +233,28 @@ uninstall: ## take it away from there; the configuration stays
 		share/bash-completion/completions/dunnage share/zsh/site-functions/_dunnage \
 		share/fish/vendor_completions.d/dunnage.fish share/dunnage/grafana.json)
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/dunnage-*.1
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/man/man8/,$(NAME).8 $(VM_NAME).8)
 	rm -f $(addprefix $(DESTDIR)$(UNITS)/,dunnage.service dunnage.socket)
+
+.PHONY: dist
+dist: setup build guest ## make a release in target/release: archive, checksums, SBOM
+	release/dist.sh
+
+.PHONY: deb
+deb: setup build guest ## make Debian packages in target/release
+	release/deb.sh
+
+.PHONY: deploy
+deploy: setup build guest ## make the image that puts the shims on nodes of Kubernetes, in target/release
+	release/image.sh
+
+.PHONY: reproducible
+reproducible: ## build a release in two directories and compare them; ONLY=shim-runc for its program alone
+	ONLY='$(ONLY)' tests/reproducible.sh
+
+.PHONY: build-only
+build-only:
+	$(call BUILD,$(ONLY))
 
 .PHONY: clean
 clean: ## remove all that was built and unpacked

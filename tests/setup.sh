@@ -337,6 +337,7 @@ needs=(
     'test   shellcheck                 shellcheck'
     'test   g++                        g++'
     'test   debian-archive-keyring     keyring'
+    'test   lintian                    lintian'
 )
 
 # works <program>: whether it is there and can be used.

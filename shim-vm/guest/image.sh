@@ -5,6 +5,7 @@
 #   vmlinux     the kernel, unpacked, with the PVH entry that QEMU starts it by
 #   initrd      an initramfs: the agent as /init, the OCI runtime, the modules
 #   guest.toml  what is in them; the shim reads it before it boots them
+#   copyright   whose that is, under which licences, and where its source is
 #
 # The flavours differ in the kernel: Debian's cloud kernel with the modules it
 # needs, or our own of kernel.sh with every driver built in.  The same agent,
@@ -165,6 +166,9 @@ libraries() {
 case $runtime in
     '')
         "$here/crun.sh"
+        # What it is made of, and for the licence its own package.
+        mapfile -t licensed < <("$here/fetch.sh" "$cache" crun libseccomp-dev libcap-dev libyajl-dev)
+        source_version=$(cat "$cache/crun-static/VERSION")
         install -m755 "$cache/crun-static/crun" "$program"
         ;;
     *)
@@ -174,6 +178,8 @@ case $runtime in
             packages+=(libsystemd0 libcap2 libyajl2 libgcrypt20 libgpg-error0 liblzma5 libzstd1 liblz4-1)
         fi
         mapfile -t found < <("$here/fetch.sh" "$cache" "$runtime" "${packages[@]}")
+        licensed=("${found[@]}")
+        source_version=$(cat "${found[0]}/VERSION")
         install -m755 "$(find "${found[0]}" -path "*bin/$runtime" -type f)" "$program"
         libraries "$program"
         ;;
@@ -208,6 +214,22 @@ agent_build = "$agent_build"
 runtime = "$version"
 drivers = [$(printf '"%s", ' "${drivers[@]}" | sed 's/, $//')]
 END
+# copyrights <directory...>: what Debian says of the packages that are unpacked there.
+copyrights() {
+    local file
+    while read -r file; do
+        printf '\n%s\n\n' "==== $(basename "$(dirname "$file")")"
+        cat "$file"
+    done < <(find "$@" -path '*/usr/share/doc/*/copyright' | sort)
+}
+{
+    printf 'The kernel is linux %s of Debian, and the runtime made of its %s %s. Their sources:\n' \
+        "$kernel_version" "${runtime:-crun}" "$source_version"
+    printf 'https://snapshot.debian.org/package/linux/%s/\n' "$kernel_version"
+    printf 'https://snapshot.debian.org/package/%s/%s/\n' "${runtime:-crun}" "$source_version"
+    copyrights "$(find "$cache" -maxdepth 1 \( -name 'linux-image-[0-9]*' -o -name 'linux-source-*' \) | sort | head -n 1)" \
+        "${licensed[@]}"
+} >"$work/copyright"
 find "$root" -exec touch -hd @0 {} +
 (cd "$root" && find . -mindepth 1 | sort | cpio --quiet -o -H newc -R 0:0 --reproducible) >"$work/initrd.cpio"
 # The kernel reads lz4's legacy format only.
@@ -218,7 +240,7 @@ truncate -s %4096 "$work/initrd"
 
 size=$(stat -c %s "$work/initrd")
 [ -n "$runtime" ] || [ "$size" -le 6000000 ] || die "the initrd has $size bytes, more than 6 MB"
-for file in vmlinux initrd; do
+for file in vmlinux initrd copyright; do
     chmod 644 "$work/$file"
     cmp -s "$work/$file" "$out/$file" || mv "$work/$file" "$out/$file"
 done

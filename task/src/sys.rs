@@ -12,7 +12,7 @@ pub mod wait;
 pub use mounts::{attach_mount, clone_mount, map_mount, restrict_mount};
 
 use nix::errno::Errno;
-use nix::unistd::ForkResult;
+use nix::unistd::{ForkResult, SysconfVar, sysconf};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -274,15 +274,18 @@ pub fn release_memory() {
 /// thread's stack has room below it that is nobody else's (mmap(2), `MAP_GROWSDOWN`).
 #[inline(never)]
 fn release_stack() {
-    const PAGE: usize = 4 << 10;
-    /// More than was ever used.
+    /// More than was ever used, and whole pages: none is larger than 64 KiB.
     const MOST: usize = 128 << 10;
     if nix::unistd::gettid() != nix::unistd::getpid() {
         return;
     }
+    let Ok(Some(page)) = sysconf(SysconfVar::PAGE_SIZE) else {
+        return;
+    };
+    let page = page as usize;
     let here = 0u8;
     // A page for the call itself.
-    let end = ((&raw const here).addr() - PAGE) & !(PAGE - 1);
+    let end = ((&raw const here).addr() - page) & !(page - 1);
     let start = std::ptr::without_provenance_mut(end - MOST);
     // SAFETY: below the stack pointer, and what the ABI keeps there for this function, nothing is
     // in use; addresses that are not mapped are skipped.

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The crates, and what else has Rust in it.
-const ROOTS: [&str; 9] = [
+const ROOTS: [&str; 10] = [
+    "deploy",
     "fuzz",
     "protos",
     "task",
@@ -136,7 +137,8 @@ const FILES: [&str; 31] = [
     "sync_all",
 ];
 /// Programs of their own: they serve nobody who could wait.
-const ALONE: [&str; 4] = [
+const ALONE: [&str; 5] = [
+    "deploy/src/",
     "image/src/",
     "manager/src/cli/",
     "manager/src/logfile/",

@@ -1,7 +1,7 @@
 //! Our shim in the place of containerd's Go shim, while containers run.
 
 use crate::shim_death::{assert_cleaned_up, assert_runs_again, kill_shim};
-use harness::containerd::Containerd;
+use harness::containerd::{Containerd, SHIM};
 use harness::proc;
 use std::path::Path;
 
@@ -10,6 +10,7 @@ for_each_containerd!(
     a_container_of_the_go_shim_goes_on_after_an_upgrade_and_a_restart_of_containerd,
     after_an_upgrade_a_container_can_join_a_group_of_the_go_shim,
     after_a_rollback_a_container_can_join_a_group_of_the_new_shim,
+    the_way_back_is_another_shim_in_the_same_place,
 );
 
 /// A container made by the Go shim of this containerd; then the shim under test takes its place.
@@ -90,4 +91,23 @@ fn after_a_rollback_a_container_can_join_a_group_of_the_new_shim(containerd: &mu
         &containerd.release.shim(),
         &containerd.release.go_shim(),
     );
+}
+
+/// containerd remembers the path of its shim, and for each container until that ends: without a file
+/// there it starts nothing, and started anew it would forget the container.
+fn the_way_back_is_another_shim_in_the_same_place(containerd: &mut Containerd) {
+    let task = containerd.run_service(&[], "old");
+    let shim = containerd.shim_of(&task);
+    std::fs::remove_file(containerd.dir().join("bin").join(SHIM)).expect("the shim");
+    // That there is one later in its PATH does not help.
+    let run = containerd.run(&[], "new", &["true"]);
+    run.fails_with("no such file or directory");
+    containerd.ctr(&["containers", "delete", "new"]);
+    containerd.use_shim(&containerd.release.go_shim());
+    containerd.run(&["--rm"], "later", &["true"]).ok();
+    containerd.kill();
+    containerd.restart();
+    assert_eq!(containerd.task("old").as_ref(), Some(&task));
+    assert_eq!(containerd.shim_of(&task), shim);
+    assert_executes(containerd, "old");
 }

@@ -1,0 +1,195 @@
+//! Debian's packages of the suite, installed, upgraded, rolled back and removed with dpkg, beside
+//! containerd's own and under containers that run.
+
+use crate::machine::{Layer, with_layer};
+use crate::{dist, guest, script};
+use harness::containerd::{self, Containerd, SHIM, Task};
+use harness::{peers, proc, program};
+use sha2::{Digest, Sha256};
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+const PACKAGES: [&str; 3] = ["dunnage", "containerd-shim-dunnage", "containerd-shim-vm"];
+/// Where the package has the shim, and where containerd's package has its own.
+const OWN: &str = "/usr/lib/dunnage/bin/containerd-shim-runc-v2";
+const PLACE: &str = "/usr/bin/containerd-shim-runc-v2";
+const CONTAINERS: usize = 20;
+/// Upgrades and ways back.
+const ROUNDS: usize = 5;
+
+/// The packages, called version `version`.
+fn make(dir: &Path, dist: &Path, version: &str) -> PathBuf {
+    let out = dir.join(version);
+    let mut command = Command::new("release/deb.sh");
+    command
+        .env("DIST", dist)
+        .env("GUEST", guest())
+        .env("OUT", &out)
+        .env("DEB_VERSION", version)
+        // It takes seconds, and what is in them is the same.
+        .env("DPKG_DEB_COMPRESSOR_TYPE", "gzip")
+        .env("DPKG_DEB_COMPRESSOR_LEVEL", "1");
+    script(&mut command);
+    out
+}
+
+fn package(of: &Path, name: &str) -> PathBuf {
+    let version = of.file_name().unwrap().to_str().unwrap();
+    of.join(format!("{name}_{version}_amd64.deb"))
+}
+
+/// What runc is, and whether apt knows it, is not asked here: the tests have one.
+fn dpkg(args: &[&str], packages: &[PathBuf]) -> String {
+    let sbin = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let mut command = Command::new("dpkg");
+    command.env("PATH", sbin).env("LC_ALL", "C");
+    command.args(["--force-depends", "--force-confnew"]);
+    script(command.args(args).args(packages))
+}
+
+fn digest(path: &Path) -> Vec<u8> {
+    Sha256::digest(fs::read(path).expect("a file")).to_vec()
+}
+
+#[test]
+fn lintian_is_content() {
+    let Some(lintian) = peers::program("lintian") else {
+        let needed = env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!needed, "CI needs lintian, and it is missing");
+        return containerd::report("lintian is MISSING (run tests/setup.sh): test not run");
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let made = make(dir.path(), &dist(dir.path()), &crate::version::cargo());
+    for name in PACKAGES {
+        let mut command = Command::new(&lintian);
+        command.args(["--allow-root", "--no-cfg", "--fail-on", "error,warning"]);
+        let said = script(command.arg(package(&made, name)));
+        assert_eq!(said, "", "{name}");
+    }
+}
+
+#[test]
+fn packages_come_and_go_under_containers() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dist = dist(dir.path());
+    let version = crate::version::cargo();
+    let old = make(dir.path(), &dist, &version);
+    let new = make(dir.path(), &dist, &format!("{version}+1"));
+    with_layer(|layer| {
+        containerd::with("1.6", String::new(), |containerd| {
+            come_and_go(containerd, &old, &new);
+        });
+        all_come_and_go(layer, &old);
+    });
+}
+
+/// Its shim is where it is on this machine; containerd remembers that path.
+fn lead_to_place(containerd: &Containerd) {
+    if !Path::new(PLACE).exists() {
+        program::copy(&containerd.release.go_shim(), Path::new(PLACE));
+    }
+    let link = containerd.dir().join("bin").join(SHIM);
+    fs::remove_file(&link).expect("the shim");
+    symlink(PLACE, link).expect("a link");
+}
+
+fn leads_to() -> PathBuf {
+    fs::canonicalize(PLACE).expect("a shim")
+}
+
+fn come_and_go(containerd: &mut Containerd, old: &Path, new: &Path) {
+    lead_to_place(containerd);
+    let theirs = digest(Path::new(PLACE));
+    let before = containerd.run_service(&[], "before");
+    let shim = |of: &Path| [package(of, "containerd-shim-dunnage")];
+    dpkg(&["--install"], &shim(old));
+    assert_eq!(leads_to(), Path::new(OWN));
+    let names: Vec<String> = (0..CONTAINERS).map(|n| format!("c{n}")).collect();
+    let tasks: Vec<Task> = names
+        .iter()
+        .map(|name| containerd.run_service(&[], name))
+        .collect();
+    let shims: Vec<i32> = tasks.iter().map(|task| containerd.shim_of(task)).collect();
+    for round in 0..ROUNDS {
+        for version in [new, old] {
+            let said = dpkg(&["--install"], &shim(version));
+            for shim in &shims {
+                let told = said.contains(&format!("pid {shim}: runs "));
+                assert!(told, "round {round}: {shim} is not upgraded: {said}");
+            }
+            all_run(containerd, &tasks, &shims);
+        }
+    }
+    switched(&theirs, &shim(old));
+    dpkg(&["--purge"], &["containerd-shim-dunnage".into()]);
+    assert!(!Path::new(OWN).exists());
+    assert_eq!(digest(Path::new(PLACE)), theirs);
+    // Without the program, its containers are as they were, and others have containerd's shim.
+    let after = containerd.run_service(&[], "after");
+    let runs = format!("/proc/{}/exe", containerd.shim_of(&after));
+    assert_eq!(digest(Path::new(&runs)), theirs);
+    // It looks for a shim where that was when the container was made.
+    containerd.kill();
+    containerd.restart();
+    for (task, shim) in tasks.iter().zip(&shims) {
+        assert_eq!(containerd.task(&task.id).as_ref(), Some(task));
+        assert_eq!(containerd.shim_of(task), *shim);
+    }
+    containerd
+        .exec("c0", "e", &["sh", "-c", "echo here; exit 3"])
+        .exits(3)
+        .prints("here\n");
+    let events = containerd.events();
+    for task in tasks.iter().chain([&before, &after]) {
+        containerd.kill_task("SIGTERM", &task.id);
+        events.until_seen(&format!("exit {} 6", task.id));
+    }
+}
+
+/// No container was touched, and every shim is the program that is there now.
+fn all_run(containerd: &Containerd, tasks: &[Task], shims: &[i32]) {
+    let own = fs::metadata(OWN).expect("the shim").ino();
+    for (task, shim) in tasks.iter().zip(shims) {
+        assert_eq!(containerd.task(&task.id).as_ref(), Some(task));
+        assert_eq!(proc::stat(task.pid).expect("a container").ppid, *shim);
+        let runs = fs::metadata(format!("/proc/{shim}/exe")).expect("a program");
+        assert_eq!(runs.ino(), own, "{}", proc::describe(*shim));
+    }
+}
+
+/// An administrator can have containerd's own shim without removing anything, and an upgrade leaves
+/// it at that.
+fn switched(theirs: &[u8], again: &[PathBuf]) {
+    let select = |words: &[&str]| script(Command::new("/usr/sbin/dunnage-select").args(words));
+    assert_eq!(select(&[]), "dunnage\n");
+    select(&["containerd"]);
+    assert_eq!(digest(Path::new(PLACE)), theirs);
+    dpkg(&["--install"], again);
+    assert_eq!(select(&[]), "containerd\n");
+    for _ in 0..2 {
+        select(&["dunnage"]);
+        assert_eq!(leads_to(), Path::new(OWN));
+    }
+}
+
+/// All three packages work when they are there, and leave nothing when they have gone.
+fn all_come_and_go(layer: &Layer, old: &Path) {
+    dpkg(&["--install"], &PACKAGES.map(|name| package(old, name)));
+    let version = crate::version::cargo();
+    for program in ["dunnage", "dunnage-image", "containerd-shim-vm-v2"] {
+        let said = script(Command::new(Path::new("/usr/bin").join(program)).arg("--version"));
+        assert!(said.contains(&version), "{program}: {said}");
+    }
+    // The configuration that came with it is one.
+    script(Command::new("/usr/bin/dunnage").arg("check"));
+    assert!(Path::new("/usr/lib/dunnage/guest/distro/initrd").exists());
+    let verified = dpkg(&["--verify"], &PACKAGES.map(PathBuf::from));
+    assert_eq!(verified, "", "files are not those of the packages");
+    dpkg(&["--purge"], &PACKAGES.map(PathBuf::from));
+    let left = layer.named(&["dunnage", "containerd-shim-vm", ".containerd"]);
+    assert_eq!(left, Vec::<String>::new());
+    let diverted = script(Command::new("dpkg-divert").args(["--list", PLACE]));
+    assert_eq!(diverted, "");
+}
