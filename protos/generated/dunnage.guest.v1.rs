@@ -249,6 +249,23 @@ impl ::prost::Name for PutBundleResponse {
         "/dunnage.guest.v1.PutBundleResponse".into()
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForgetRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "2")]
+    pub unused: bool,
+}
+impl ::prost::Name for ForgetRequest {
+    const NAME: &'static str = "ForgetRequest";
+    const PACKAGE: &'static str = "dunnage.guest.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "dunnage.guest.v1.ForgetRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/dunnage.guest.v1.ForgetRequest".into()
+    }
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetTimeRequest {}
 impl ::prost::Name for GetTimeRequest {

@@ -93,7 +93,7 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
     let network = network.map_err(|e| e.to_string())?;
     let share = Share::new(dir, Rc::clone(reaper)).await?;
     let files_said = Console::default();
-    let (files, socket) = files::start(dir, share.dir(), &files_said, reaper)?;
+    let (files, socket) = files::start(dir, share.dir(), config.max_open_files, &files_said, reaper)?;
     let plan = Plan {
         name: purpose.name,
         dir: dir.clone(),

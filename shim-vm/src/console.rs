@@ -1,6 +1,7 @@
 //! What the guest's console and the machine's process say: the end of it is kept, and it may go to
 //! the log, as far as a log bears it.
 
+use crate::fsd::FULL;
 use crate::word::Allowance;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -13,7 +14,7 @@ use std::rc::{Rc, Weak};
 use task::handover::Kept;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// How many lines are kept, and how long they may be, in bytes.
 const LINES: usize = 20;
@@ -28,6 +29,8 @@ pub struct Console {
     sources: Rc<RefCell<Vec<Weak<Source>>>>,
     /// How many are still read.
     open: Rc<watch::Sender<usize>>,
+    /// The file server has said [`FULL`].
+    full: Rc<Notify>,
 }
 
 /// A pipe or a socket that is read.
@@ -112,10 +115,19 @@ impl Console {
         let _ = open.wait_for(|open| *open == 0).await;
     }
 
+    /// Waits until the file server has said that the guest knows many files, since the last time.
+    pub async fn full(&self) {
+        self.full.notified().await;
+    }
+
     fn line(&self, line: &[u8], log: Option<&mut Log>) {
         let line = String::from_utf8_lossy(line);
         let line = line.trim();
         if line.is_empty() {
+            return;
+        }
+        if line == FULL {
+            self.full.notify_one();
             return;
         }
         // What a terminal would obey is no more than text.

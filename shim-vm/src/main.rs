@@ -23,6 +23,7 @@ mod container;
 mod events;
 mod files;
 mod filter;
+mod forget;
 mod fsd;
 mod hooks;
 mod image;
@@ -126,7 +127,7 @@ fn main() -> ExitCode {
     let args = std::env::args_os().skip(1);
     let args: Vec<String> = args.map(|arg| arg.to_string_lossy().into_owned()).collect();
     let done = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["fsd", dir] => fsd::serve(dir).map(|()| String::new()),
+        ["fsd", dir, most] => fsd::serve(dir, most).map(|()| String::new()),
         ["check"] => check::check(),
         _ => return shim::run(&Vm),
     };

@@ -24,7 +24,7 @@ use crate::pod::Pod;
 use crate::qemu::Qemu;
 use crate::share::Share;
 use crate::word::{self, Doom};
-use crate::{boot, clock, place};
+use crate::{boot, clock, forget, place};
 use protos::guest::{ConfigureRequest, Event, Hello, PowerOffRequest};
 use protos::mux::{Link, MARK};
 use protos::ttrpc::{Call, CallError, Client, Context};
@@ -141,6 +141,8 @@ impl Vm {
             told,
         ));
         tokio::task::spawn_local(clock::keep(self.client.clone()));
+        let (client, files_said) = (self.client.clone(), self.files_said.clone());
+        tokio::task::spawn_local(forget::keep(client, files_said));
     }
 
     /// The process that stands for every process in the VM.

@@ -1,7 +1,7 @@
 //! From the kernel's initial root to a machine that can run containers, and its end.
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::resource::{Resource, setrlimit};
 use std::fs::{self, File};
@@ -180,8 +180,7 @@ pub fn mount_share(tag: &str) -> Result<(), String> {
         MsFlags::empty(),
         None::<&str>,
     );
-    mounted.map_err(|e| e.to_string())?;
-    crate::roots::watch().map_err(|e| format!("fusectl: {e}"))
+    mounted.map_err(|e| e.to_string())
 }
 
 /// Makes memory for containers to share, of this many bytes, unless there is some of this name.
@@ -207,10 +206,10 @@ pub fn share_memory(name: &str, size: u64) -> io::Result<()> {
     Ok(mounted?)
 }
 
-/// Writes back, and ends the VM. QEMU exits when its guest resets.
+/// Writes back, and ends the VM. QEMU exits when its guest resets. The share stays mounted: what the
+/// host was asked for may not be answered yet: see `roots.rs`.
 pub fn power_off() -> ! {
     nix::unistd::sync();
-    let _ = umount2(SHARE, MntFlags::MNT_DETACH);
     let _ = reboot(RebootMode::RB_AUTOBOOT);
     // Not allowed to: then the kernel panics, and does it.
     std::process::abort()

@@ -19,6 +19,7 @@ mod hooks;
 mod hostile;
 mod image;
 mod jail;
+mod known;
 mod late;
 mod life;
 mod manager;

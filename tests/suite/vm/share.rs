@@ -110,9 +110,9 @@ fn nothing_can_be_planted_where_the_next_container_will_be() {
             canary = canary.display(),
         );
         let told = attack(&shim, &first, "plant", &script).await;
-        assert!(told.starts_with(".volumes\na\n"), "{told}");
+        assert!(told.starts_with(".answered\n.volumes\na\n"), "{told}");
         assert!(
-            told.ends_with(".:\n.volumes\na\n\n.volumes:\n0\n"),
+            told.ends_with(".:\n.answered\n.volumes\na\n\n.volumes:\n0\n"),
             "{told}"
         );
         assert!(
@@ -134,14 +134,17 @@ fn nothing_can_be_planted_where_the_next_container_will_be() {
         shim.start("b", "").await.unwrap();
         let script = "echo root >/root-of-b; echo volume >/mnt/volume-of-b; ls -A /tmp/s";
         let told = attack(&shim, &second, "write", script).await;
-        assert_eq!(told, ".volumes\na\nb\n");
+        assert_eq!(told, ".answered\n.volumes\na\nb\n");
         assert!(upper.join("root-of-b").exists());
         assert_eq!(names(&more), ["volume-of-b"]);
         shim.kill("b", "", 9, false).await.unwrap();
         shim.wait("b", "").await.unwrap();
         shim.delete("b", "").await.unwrap();
         let told = attack(&shim, &first, "after", "ls -A /tmp/s /tmp/s/.volumes").await;
-        assert_eq!(told, "/tmp/s:\n.volumes\na\n\n/tmp/s/.volumes:\n0\n");
+        assert_eq!(
+            told,
+            "/tmp/s:\n.answered\n.volumes\na\n\n/tmp/s/.volumes:\n0\n"
+        );
         assert!(upper.join("root-of-b").exists(), "no snapshot is emptied");
         assert_eq!(names(&host), ["canary"]);
         assert_eq!(fs::read_to_string(&canary).unwrap(), "alive");
