@@ -104,7 +104,7 @@ fn delete_ends_the_vm_of_a_shim_that_does_not_answer() {
 }
 
 /// A container that ends while the host still reads its program ahead ends as it says, and what else is
-/// in the VM does not notice. Linux has a bug there: see `guest/src/roots.rs`.
+/// in the VM does not notice. Linux has a bug there: see `fsd/tree.rs`.
 #[test]
 fn an_end_while_the_program_is_read_ends_one_container_alone() {
     crate::run(async |test| {
