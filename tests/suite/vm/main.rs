@@ -15,6 +15,7 @@ mod files;
 mod frozen;
 #[cfg(target_arch = "x86_64")]
 mod fsd;
+mod guest;
 mod hooks;
 mod hostile;
 mod image;
