@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use task::aside;
-use task::reaper::Reaper;
+use task::reaper::{ExitStatus, Reaper};
 use task::record;
 use tokio::sync::watch;
 
@@ -280,6 +280,14 @@ async fn clear(dir: &Path, network: &Where) {
     }
 }
 
+/// What ends with QEMU may be heard of before QEMU's own end, which is why then.
+async fn unless_ended(machine: &Qemu, otherwise: &str) -> String {
+    match tokio::time::timeout(DYING, machine.wait()).await {
+        Ok(status) => format!("QEMU ended: {status}"),
+        Err(_) => otherwise.to_owned(),
+    }
+}
+
 /// Waits for whatever ends first, ends the rest, and tells once all is gone and every event of the
 /// guest's was heard.
 async fn end(
@@ -294,8 +302,12 @@ async fn end(
         biased;
         why = doom.sealed() => why,
         status = machine.wait() => format!("QEMU ended: {status}"),
-        status = files.wait() => format!("the file server ended: {status}"),
-        () = link.closed() => "the link to the guest has ended".to_owned(),
+        status = files.wait() => match status {
+            // As QEMU has hung up.
+            ExitStatus::Code(0) => unless_ended(&machine, "the file server has ended").await,
+            status => format!("the file server ended: {status}"),
+        },
+        () = link.closed() => unless_ended(&machine, "the link to the guest has ended").await,
     };
     machine.kill();
     machine.wait().await;

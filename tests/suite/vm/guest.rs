@@ -1,6 +1,7 @@
-//! What a container finds in its guest, beside its files: time.
+//! What a container finds in its guest, beside its files: time, and an end.
 
 use crate::said;
+use serde_json::json;
 
 /// Its kernel has timers finer than its tick, and no tick while there is nothing to do.
 #[test]
@@ -16,5 +17,26 @@ fn timers_are_fine_without_kvm_too() {
             panic!("{told}");
         };
         shim.stop().await;
+    });
+}
+
+/// Why a guest's kernel failed is in the log, though it says much more after that.
+#[test]
+fn the_first_words_of_a_panic_are_told() {
+    crate::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let mut crash =
+            harness::bundle::process(test, &["sh", "-c", "echo c >/proc/sysrq-trigger"]);
+        for set in ["bounding", "effective", "permitted"] {
+            crash["capabilities"][set] = json!(["CAP_SYS_ADMIN"]);
+        }
+        shim.run(bundle.exec_spec("crash", &crash)).await;
+        assert_eq!(test.events().exit("c", "c").await.exit_status, 137);
+        shim.delete("c", "").await.unwrap();
+        shim.stopped().await;
+        let log = shim.log();
+        let why = "Kernel panic - not syncing: sysrq triggered crash";
+        assert_eq!(log.matches(why).count(), 1, "{log}");
     });
 }
