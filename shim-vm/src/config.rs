@@ -129,13 +129,18 @@ pub struct Wanted {
 }
 
 impl Config {
+    /// The file that counts.
+    pub fn file() -> PathBuf {
+        let path = std::env::var_os("DUNNAGE_VM_CONFIG");
+        path.map_or_else(|| PathBuf::from(FILE), PathBuf::from)
+    }
+
     /// The file's settings; without a file the defaults.
     ///
     /// # Errors
     /// If the file is there and is wrong: it names the field.
     pub fn load() -> Result<Self, String> {
-        let path = std::env::var_os("DUNNAGE_VM_CONFIG");
-        let path = path.map_or_else(|| PathBuf::from(FILE), PathBuf::from);
+        let path = Self::file();
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -239,7 +244,9 @@ impl Config {
                 continue;
             };
             if !self.annotations.iter().any(|allowed| allowed == name) {
-                return Err(format!("annotation {key}: not allowed by {FILE}"));
+                let file = Self::file();
+                let file = file.display();
+                return Err(format!("annotation {key}: not allowed by {file}"));
             }
             let set = config.set(name, value).and_then(|()| config.check());
             set.map_err(|why| format!("annotation {key}={value:?}: {why}"))?;

@@ -78,6 +78,13 @@ impl shim::Shim for Vm {
         "io.containerd.vm.v2"
     }
 
+    fn commands(&self) -> &'static [(&'static str, &'static str)] {
+        &[(
+            "check",
+            "run a container in a VM, tell what with and how fast, and exit",
+        )]
+    }
+
     fn info(&self, options: Option<Any>) -> shim::Result<RuntimeInfo> {
         Ok(RuntimeInfo {
             name: self.name().into(),

@@ -33,10 +33,9 @@ fn wrong_requests_are_refused_by_name() {
             .annotation(kernel, "/etc/passwd")
             .build();
         let status = refusal("kernel", bundle).await;
-        assert!(
-            status.message.contains("io.dunnage.vm.kernel: not allowed"),
-            "{status}"
-        );
+        let file = std::env::var("DUNNAGE_VM_CONFIG").expect("set");
+        let why = format!("io.dunnage.vm.kernel: not allowed by {file}");
+        assert!(status.message.contains(&why), "{status}");
 
         let bundle = test
             .bundle("little")
