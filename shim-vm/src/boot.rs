@@ -14,10 +14,11 @@ use crate::pod::Pod;
 use crate::qemu::Qemu;
 use crate::share::Share;
 use crate::word::{self, Doom};
-use crate::{clock, files, link, program, users};
+use crate::{clock, files, link, patience, program, users};
 use protos::guest::{ConfigureRequest, Hello};
 use protos::mux::{Link, MARK};
 use protos::ttrpc::{CallError, Client, Context};
+use std::cell::Cell;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -93,7 +94,8 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
     let network = network.map_err(|e| e.to_string())?;
     let share = Share::new(dir, Rc::clone(reaper)).await?;
     let files_said = Console::default();
-    let (files, socket) = files::start(dir, share.dir(), config.max_open_files, &files_said, reaper)?;
+    let (files, socket) =
+        files::start(dir, share.dir(), config.max_open_files, &files_said, reaper)?;
     let plan = Plan {
         name: purpose.name,
         dir: dir.clone(),
@@ -123,8 +125,12 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
     };
     let (doom, deadline) = (parts.doom.clone(), config.deadline(purpose.accel));
     let up = {
-        let given_up = pin!(given_up(purpose.context, &doom, deadline));
-        let record = |pids: &[u32]| place::record(dir, pids, &holds).map_err(|e| e.to_string());
+        let qemu = Cell::new(0);
+        let given_up = pin!(given_up(purpose.context, &doom, deadline, &qemu));
+        let record = |pids: [u32; 2]| {
+            qemu.set(pids[0]);
+            place::record(dir, &pids, &holds).map_err(|e| e.to_string())
+        };
         parts.come_up(request, record, given_up, reaper).await
     };
     match up {
@@ -138,7 +144,7 @@ impl Parts {
     async fn come_up(
         &mut self,
         request: ConfigureRequest,
-        record: impl Fn(&[u32]) -> Result<(), String>,
+        record: impl Fn([u32; 2]) -> Result<(), String>,
         mut given_up: impl Future<Output = String> + Unpin,
         reaper: &Reaper,
     ) -> Result<Ready, String> {
@@ -147,7 +153,7 @@ impl Parts {
             self.files.runs().await?;
             let socket = self.machine.boot(reaper).await?;
             let pids = [self.machine.pid(), self.files.pid];
-            record(&pids)?;
+            record(pids)?;
             self.machine.runs().await?;
             Ok::<_, String>((socket, pids))
         };
@@ -262,12 +268,12 @@ fn random<const N: usize>() -> Result<[u8; N], String> {
     Ok(bytes)
 }
 
-/// Waits until a boot is of no use any more, and tells why.
-async fn given_up(context: &Context, doom: &Doom, deadline: Duration) -> String {
+/// Waits until a boot by the process `qemu` is of no use any more, and tells why.
+async fn given_up(context: &Context, doom: &Doom, deadline: Duration, qemu: &Cell<u32>) -> String {
     tokio::select! {
         why = context.cancelled() => why.message,
         why = doom.sealed() => why,
-        () = tokio::time::sleep(deadline) => {
+        () = patience::over(deadline, || qemu.get()) => {
             format!("the guest was not ready within {} s", deadline.as_secs())
         }
     }

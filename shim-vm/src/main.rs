@@ -35,6 +35,7 @@ mod make;
 mod network;
 mod notices;
 mod overhead;
+mod patience;
 mod place;
 mod pod;
 mod points;
