@@ -47,6 +47,13 @@ fn wrong_requests_are_refused_by_name() {
             "{status}"
         );
 
+        let device = json!({"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11});
+        let bundle = test.bundle("device").set("/linux/devices", json!([device]));
+        let bundle = bundle.set("/linux/resources/devices", json!([])).build();
+        let status = refusal("device", bundle).await;
+        assert_eq!(status.code, Code::Unimplemented);
+        assert!(status.message.contains("linux.devices: /dev/kmsg"), "{status}");
+
         let bundle = test.bundle("json").build();
         fs::write(bundle.file("config.json"), r#"{"root": 7}"#).unwrap();
         let status = refusal("json", bundle).await;
