@@ -87,6 +87,8 @@ struct Key {
     file: Identity,
     readonly: bool,
     follows: bool,
+    #[serde(default)]
+    alone: bool,
 }
 
 struct Shared {
@@ -156,7 +158,7 @@ impl Share {
         context: &Context,
     ) -> Result<(), String> {
         let mounts = if mounts.is_empty() {
-            vec![bind(root)]
+            vec![bind(root, false)]
         } else {
             mounts
         };
@@ -194,6 +196,7 @@ impl Share {
             file: source.identity,
             readonly: volume.readonly,
             follows: volume.follows,
+            alone: volume.alone,
         };
         let (number, mounted) = self.use_volume(id, key);
         let name = number.to_string();
@@ -206,7 +209,7 @@ impl Share {
             };
             let volumes = self.skeleton.make_dir(VOLUMES).map_err(|e| failed(&e))?;
             let place = volumes.make_dir(&name).map_err(|e| failed(&e))?;
-            let mounts = vec![bind(&source.path())];
+            let mounts = vec![bind(&source.path(), volume.alone)];
             let shown = self.show(place, VOLUME, source.is_dir, mounts, terms, context);
             shown.await.map_err(|e| failed(&e))
         };
@@ -386,11 +389,13 @@ fn size_of_tmpfs(path: &Path) -> Option<u64> {
     (found.filesystem_type() == TMPFS_MAGIC && size > 0).then_some(size)
 }
 
-fn bind(source: &Path) -> Mount {
+/// `alone`: without what else is mounted in it.
+fn bind(source: &Path, alone: bool) -> Mount {
+    let kind = if alone { "bind" } else { "rbind" };
     Mount {
         r#type: "bind".into(),
         source: source.to_string_lossy().into_owned(),
-        options: vec!["rbind".into()],
+        options: vec![kind.into()],
         ..Default::default()
     }
 }

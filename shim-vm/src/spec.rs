@@ -40,6 +40,8 @@ pub struct Volume {
     pub readonly: bool,
     /// What the host mounts in it later appears in it.
     pub follows: bool,
+    /// Without what else is mounted in it.
+    pub alone: bool,
     /// What processes share there is memory, which must be the guest's own.
     pub memory: bool,
     /// Its place among the mounts.
@@ -232,6 +234,7 @@ fn volumes(spec: &Value) -> Vec<Volume> {
             follows: ["slave", "rslave", "shared", "rshared"]
                 .into_iter()
                 .any(has),
+            alone: has("bind") && !has("rbind"),
             memory,
             mount: place,
         });
@@ -383,6 +386,7 @@ mod tests {
             source: source.into(),
             readonly,
             follows: false,
+            alone: source != "/host/d",
             memory: source == "/run/shm",
             mount,
         };

@@ -200,6 +200,38 @@ fn read_only_is_read_only_on_the_host() {
     });
 }
 
+/// What is mounted in a volume is in it if that is an `rbind`, and not if it is a `bind`.
+#[test]
+fn a_bind_is_of_one_mount_and_an_rbind_of_all() {
+    crate::run(async |test| {
+        let data = dir(test, "data");
+        let inside = data.join("inside");
+        fs::create_dir(&inside).unwrap();
+        let tmpfs = Some("tmpfs");
+        mount(tmpfs, &inside, tmpfs, MsFlags::empty(), None::<&str>).unwrap();
+        fs::write(inside.join("file"), "").unwrap();
+        let mut bundle = test.bundle("c");
+        for kind in ["bind", "rbind"] {
+            let to = format!("/dev/{kind}");
+            let volume =
+                json!({"destination": to, "type": "bind", "source": data, "options": [kind]});
+            bundle = bundle.mount(volume);
+        }
+        let bundle = bundle.build();
+        let shim = bundle.running().await;
+        let look = bundle.exec_sh(
+            "look",
+            "cd /dev; ls -A bind rbind; ls -A bind/inside rbind/inside",
+        );
+        let told = said(&shim, &bundle, look).await;
+        let expected = "bind:\ninside\n\nrbind:\ninside\n\
+                        bind/inside:\n\nrbind/inside:\nfile\n";
+        assert_eq!(told, expected);
+        shim.stop().await;
+        umount2(&inside, MntFlags::MNT_DETACH).unwrap();
+    });
+}
+
 /// A container's setuid programs and devices work in its VM as ever; on the host nothing of the
 /// share can be executed with its marks, or opened as a device.
 #[test]
