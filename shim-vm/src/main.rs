@@ -20,6 +20,7 @@ mod clock;
 mod config;
 mod console;
 mod container;
+mod devices;
 mod events;
 mod files;
 mod filter;

@@ -389,7 +389,6 @@ fn size_of_tmpfs(path: &Path) -> Option<u64> {
     (found.filesystem_type() == TMPFS_MAGIC && size > 0).then_some(size)
 }
 
-/// `alone`: without what else is mounted in it.
 fn bind(source: &Path, alone: bool) -> Mount {
     let kind = if alone { "bind" } else { "rbind" };
     Mount {

@@ -5,6 +5,7 @@
 //! of security modules that the guest does not have.
 
 use crate::config::Wanted;
+use crate::devices;
 use crate::hooks::Hooks;
 use crate::limits::Place;
 use crate::network::Where;
@@ -17,21 +18,6 @@ use task::json;
 
 /// Every runtime of version 1 takes it.
 const OCI_VERSION: &str = "1.0.2";
-
-/// The devices that every kernel has, by their numbers: null, zero, full, random, urandom; tty, console and
-/// ptmx; net/tun and fuse.
-const DEVICES: [(u64, u64); 10] = [
-    (1, 3),
-    (1, 5),
-    (1, 7),
-    (1, 8),
-    (1, 9),
-    (5, 0),
-    (5, 1),
-    (5, 2),
-    (10, 200),
-    (10, 229),
-];
 
 /// A bind mount of the host's, to be shown to the guest.
 #[derive(Debug, PartialEq)]
@@ -116,7 +102,7 @@ pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Tran
         spec["ociVersion"] = OCI_VERSION.into();
     }
     let readonly = spec["root"]["readonly"] == true;
-    devices(&mut spec)?;
+    devices::check(&mut spec)?;
     let points = readonly.then(|| points::of(&spec));
     let volumes = volumes(&spec);
     let network = namespaces(&mut spec, anchor)?;
@@ -155,43 +141,6 @@ pub fn take_what_is_the_hosts(resources: &mut Value) {
         if let Some(part) = resources.pointer_mut(part).and_then(Value::as_object_mut) {
             part.remove(name);
         }
-    }
-}
-
-/// A container has the devices of its guest. Of one that may use all that there are, none in particular is
-/// wanted; any other is told.
-fn devices(spec: &mut Value) -> Result<(), Refusal> {
-    let rules = spec["linux"]["resources"]["devices"].as_array();
-    let any = |rule: &Value, part: &str| match &rule[part] {
-        Value::Null => true,
-        Value::String(kind) => kind.is_empty() || kind == "a",
-        number => number.as_i64().is_some_and(|number| number < 0),
-    };
-    let all = |rule: &Value| {
-        rule["allow"] == true && ["type", "major", "minor"].into_iter().all(|part| any(rule, part))
-    };
-    let may_all = rules.is_some_and(|rules| rules.iter().any(all));
-    let Some(list) = spec["linux"]["devices"].as_array_mut() else {
-        return Ok(());
-    };
-    let is_there = |device: &Value| match device["type"].as_str() {
-        Some("p") => true,
-        Some("c" | "u") => {
-            let number = |part: &str| device[part].as_u64().unwrap_or_default();
-            DEVICES.contains(&(number("major"), number("minor")))
-        }
-        _ => false,
-    };
-    if may_all {
-        list.retain(is_there);
-    }
-    match list.iter().find(|device| !is_there(device)) {
-        Some(device) => {
-            let path = device["path"].as_str().unwrap_or_default();
-            let text = format!("linux.devices: {path}, a device of the host's");
-            Err(Refusal::Unimplemented(text))
-        }
-        None => Ok(()),
     }
 }
 
@@ -434,19 +383,6 @@ mod tests {
         );
         let hooks = json!({"root": {}, "hooks": {"createContainer": [{"path": "/h"}]}});
         assert!(refused(hooks).starts_with("hooks.createContainer: not impl"));
-        let fuse = json!({"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229});
-        let disk = json!({"path": "/dev/sda", "type": "b", "major": 8, "minor": 0});
-        let with = |rule: Value| {
-            let resources = json!({"devices": [{"allow": false, "access": "rwm"}, rule]});
-            json!({"root": {}, "linux": {"devices": [fuse, disk], "resources": resources}})
-        };
-        let that = json!({"allow": true, "type": "b", "major": 8, "minor": 0, "access": "rwm"});
-        let why = refused(with(that));
-        assert!(why.starts_with("linux.devices: /dev/sda, a device of the host's: not"), "{why}");
-        for all in [json!({"allow": true}), json!({"allow": true, "type": "a", "major": -1})] {
-            let (_, config) = translated(&with(all));
-            assert_eq!(config["linux"]["devices"], json!([fuse]), "all that there are");
-        }
         let hooks = json!({"hooks": {"poststop": [{"path": "/x", "env": ["A=1", "B"]}]}});
         let why = "config.json: hooks.poststop: 0.env: env \"B\": must be NAME=value";
         assert_eq!(refused(hooks), why);

@@ -52,7 +52,10 @@ fn wrong_requests_are_refused_by_name() {
         let bundle = bundle.set("/linux/resources/devices", json!([])).build();
         let status = refusal("device", bundle).await;
         assert_eq!(status.code, Code::Unimplemented);
-        assert!(status.message.contains("linux.devices: /dev/kmsg"), "{status}");
+        assert!(
+            status.message.contains("linux.devices: /dev/kmsg"),
+            "{status}"
+        );
 
         let bundle = test.bundle("json").build();
         fs::write(bundle.file("config.json"), r#"{"root": 7}"#).unwrap();
