@@ -15,11 +15,12 @@ use crate::qemu::Qemu;
 use crate::share::Share;
 use crate::word::{self, Doom};
 use crate::{clock, files, link, patience, program, users};
-use protos::guest::{ConfigureRequest, Hello};
+use nix::sys::resource::{Resource, getrlimit};
+use protos::guest::{ConfigureRequest, Hello, Limit};
 use protos::mux::{Link, MARK};
 use protos::ttrpc::{CallError, Client, Context};
 use std::cell::Cell;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -233,7 +234,10 @@ async fn ready(
     let calls = stream.number();
     let client = link::client(&link, stream, 0, doom);
     let mark = record::is_kept().then(random).transpose()?;
+    let (open_files, locked_memory) = limits().map_err(|e| format!("limits: {e}"))?;
     let request = ConfigureRequest {
+        open_files: Some(open_files),
+        locked_memory: Some(locked_memory),
         share: SHARE_TAG.into(),
         seed: random::<64>()?.into(),
         mark: mark.map(Vec::from).unwrap_or_default(),
@@ -255,6 +259,14 @@ async fn ready(
         hello,
         heard_after,
     })
+}
+
+/// What a container of ours would have on this host of open files and of locked memory.
+fn limits() -> io::Result<(Limit, Limit)> {
+    let limit = |(soft, hard)| Limit { soft, hard };
+    let open_files = task::sys::limits::given_open_files()?;
+    let locked_memory = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    Ok((limit(open_files), limit(locked_memory)))
 }
 
 /// Random bytes.

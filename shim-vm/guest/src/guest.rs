@@ -100,6 +100,8 @@ fn set_up(request: &ConfigureRequest) -> Done<()> {
     if request.debug {
         log::set_max_level(log::LevelFilter::Debug);
     }
+    let limited = boot::limit(request.open_files, request.locked_memory);
+    limited.map_err(|e| failed(format!("limits: {e}")))?;
     if !request.seed.is_empty() {
         entropy::add(&request.seed).map_err(|e| failed(format!("random seed: {e}")))?;
     }

@@ -1,6 +1,7 @@
-//! What a container finds in its guest, beside its files: time, and an end.
+//! What a container finds in its guest, beside its files: time, limits, and an end.
 
 use crate::said;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use serde_json::json;
 
 /// Its kernel has timers finer than its tick, and no tick while there is nothing to do.
@@ -16,6 +17,27 @@ fn timers_are_fine_without_kvm_too() {
         let ["hres_active", ":", "1", "nohz_mode", ":", "2"] = words[..] else {
             panic!("{told}");
         };
+        shim.stop().await;
+    });
+}
+
+/// A container that says nothing of its limits has those that its shim was started with, as on the host.
+#[test]
+fn limits_are_those_of_a_container_on_the_host() {
+    crate::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let most = |files: u64| files.min(1 << 20).to_string();
+        let (locked, most_locked) = getrlimit(Resource::RLIMIT_MEMLOCK).unwrap();
+        let kib = |bytes: u64| match bytes {
+            RLIM_INFINITY => "unlimited".to_owned(),
+            bytes => (bytes >> 10).to_string(),
+        };
+        let expected = [most(soft), most(hard), kib(locked), kib(most_locked)];
+        let script = "ulimit -Sn; ulimit -Hn; ulimit -Sl; ulimit -Hl";
+        let told = said(&shim, &bundle, bundle.exec_sh("limits", script)).await;
+        assert_eq!(told.lines().collect::<Vec<_>>(), expected);
         shim.stop().await;
     });
 }
