@@ -118,6 +118,10 @@ pub struct ConfigureRequest {
     pub seed: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "10")]
     pub mark: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, optional, tag = "11")]
+    pub open_files: ::core::option::Option<Limit>,
+    #[prost(message, optional, tag = "12")]
+    pub locked_memory: ::core::option::Option<Limit>,
 }
 impl ::prost::Name for ConfigureRequest {
     const NAME: &'static str = "ConfigureRequest";
@@ -127,6 +131,23 @@ impl ::prost::Name for ConfigureRequest {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/dunnage.guest.v1.ConfigureRequest".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Limit {
+    #[prost(uint64, tag = "1")]
+    pub soft: u64,
+    #[prost(uint64, tag = "2")]
+    pub hard: u64,
+}
+impl ::prost::Name for Limit {
+    const NAME: &'static str = "Limit";
+    const PACKAGE: &'static str = "dunnage.guest.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "dunnage.guest.v1.Limit".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/dunnage.guest.v1.Limit".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -247,6 +268,23 @@ impl ::prost::Name for PutBundleResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/dunnage.guest.v1.PutBundleResponse".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForgetRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "2")]
+    pub unused: bool,
+}
+impl ::prost::Name for ForgetRequest {
+    const NAME: &'static str = "ForgetRequest";
+    const PACKAGE: &'static str = "dunnage.guest.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "dunnage.guest.v1.ForgetRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/dunnage.guest.v1.ForgetRequest".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -47,6 +47,7 @@ pub mod guest {
         pub trait Guest of service::GUEST;
         "Configure" configure(ConfigureRequest) -> Empty;
         "PutBundle" put_bundle(PutBundleRequest, id) -> PutBundleResponse;
+        "Forget" forget(ForgetRequest) -> Empty;
         "GetTime" get_time(GetTimeRequest) -> TimeResponse;
         "StepTime" step_time(StepTimeRequest) -> Empty;
         "PowerOff" power_off(PowerOffRequest) -> Empty;

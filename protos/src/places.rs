@@ -11,3 +11,5 @@ pub const ROOTFS: &str = "rootfs";
 pub fn rootfs(id: &str) -> String {
     format!("{SHARE}/{id}/{ROOTFS}")
 }
+/// A file in the share with something in it: who has read it has an answer.
+pub const ANSWERED: &str = ".answered";

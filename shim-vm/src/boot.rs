@@ -14,11 +14,13 @@ use crate::pod::Pod;
 use crate::qemu::Qemu;
 use crate::share::Share;
 use crate::word::{self, Doom};
-use crate::{clock, files, link, program, users};
-use protos::guest::{ConfigureRequest, Hello};
+use crate::{clock, files, link, patience, program, users};
+use nix::sys::resource::{Resource, getrlimit};
+use protos::guest::{ConfigureRequest, Hello, Limit};
 use protos::mux::{Link, MARK};
 use protos::ttrpc::{CallError, Client, Context};
-use std::io::Read;
+use std::cell::Cell;
+use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -93,7 +95,8 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
     let network = network.map_err(|e| e.to_string())?;
     let share = Share::new(dir, Rc::clone(reaper)).await?;
     let files_said = Console::default();
-    let (files, socket) = files::start(dir, share.dir(), &files_said, reaper)?;
+    let (files, socket) =
+        files::start(dir, share.dir(), config.max_open_files, &files_said, reaper)?;
     let plan = Plan {
         name: purpose.name,
         dir: dir.clone(),
@@ -123,8 +126,12 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
     };
     let (doom, deadline) = (parts.doom.clone(), config.deadline(purpose.accel));
     let up = {
-        let given_up = pin!(given_up(purpose.context, &doom, deadline));
-        let record = |pids: &[u32]| place::record(dir, pids, &holds).map_err(|e| e.to_string());
+        let qemu = Cell::new(0);
+        let given_up = pin!(given_up(purpose.context, &doom, deadline, &qemu));
+        let record = |pids: [u32; 2]| {
+            qemu.set(pids[0]);
+            place::record(dir, &pids, &holds).map_err(|e| e.to_string())
+        };
         parts.come_up(request, record, given_up, reaper).await
     };
     match up {
@@ -138,7 +145,7 @@ impl Parts {
     async fn come_up(
         &mut self,
         request: ConfigureRequest,
-        record: impl Fn(&[u32]) -> Result<(), String>,
+        record: impl Fn([u32; 2]) -> Result<(), String>,
         mut given_up: impl Future<Output = String> + Unpin,
         reaper: &Reaper,
     ) -> Result<Ready, String> {
@@ -147,7 +154,7 @@ impl Parts {
             self.files.runs().await?;
             let socket = self.machine.boot(reaper).await?;
             let pids = [self.machine.pid(), self.files.pid];
-            record(&pids)?;
+            record(pids)?;
             self.machine.runs().await?;
             Ok::<_, String>((socket, pids))
         };
@@ -227,7 +234,10 @@ async fn ready(
     let calls = stream.number();
     let client = link::client(&link, stream, 0, doom);
     let mark = record::is_kept().then(random).transpose()?;
+    let (open_files, locked_memory) = limits().map_err(|e| format!("limits: {e}"))?;
     let request = ConfigureRequest {
+        open_files: Some(open_files),
+        locked_memory: Some(locked_memory),
         share: SHARE_TAG.into(),
         seed: random::<64>()?.into(),
         mark: mark.map(Vec::from).unwrap_or_default(),
@@ -251,6 +261,14 @@ async fn ready(
     })
 }
 
+/// What a container of ours would have on this host of open files and of locked memory.
+fn limits() -> io::Result<(Limit, Limit)> {
+    let limit = |(soft, hard)| Limit { soft, hard };
+    let open_files = task::sys::limits::given_open_files()?;
+    let locked_memory = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    Ok((limit(open_files), limit(locked_memory)))
+}
+
 /// Random bytes.
 ///
 /// # Errors
@@ -262,12 +280,12 @@ fn random<const N: usize>() -> Result<[u8; N], String> {
     Ok(bytes)
 }
 
-/// Waits until a boot is of no use any more, and tells why.
-async fn given_up(context: &Context, doom: &Doom, deadline: Duration) -> String {
+/// Waits until a boot by the process `qemu` is of no use any more, and tells why.
+async fn given_up(context: &Context, doom: &Doom, deadline: Duration, qemu: &Cell<u32>) -> String {
     tokio::select! {
         why = context.cancelled() => why.message,
         why = doom.sealed() => why,
-        () = tokio::time::sleep(deadline) => {
+        () = patience::over(deadline, || qemu.get()) => {
             format!("the guest was not ready within {} s", deadline.as_secs())
         }
     }

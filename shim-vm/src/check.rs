@@ -73,7 +73,7 @@ async fn run(bundle: &Path, reaper: &Rc<Reaper>) -> Result<String, String> {
     make(bundle).map_err(|e| format!("{}: {e}", bundle.display()))?;
     let config = Config::load()?;
     let image = Image::find(&config)?;
-    let accel = accel::choose(&config, &image, reaper).await;
+    let chosen = accel::choose(&config, &image, reaper).await;
     let out = bundle.join("out");
     let mut output = pipe::OpenOptions::new()
         .open_receiver(&out)
@@ -84,12 +84,12 @@ async fn run(bundle: &Path, reaper: &Rc<Reaper>) -> Result<String, String> {
     let ran = steps(&service, bundle, &out, &mut output).await;
     service.end().await;
     let (steps, hello) = ran?;
-    let accel = match accel {
-        Accel::Kvm => "kvm",
-        Accel::Tcg | Accel::Auto => "tcg: no KVM that works, so this is slow",
+    let (accel, why) = match chosen.accel {
+        Accel::Kvm => ("kvm", chosen.why),
+        Accel::Tcg | Accel::Auto => ("tcg", format!("which is slow: {}", chosen.why)),
     };
     let mut lines = vec![
-        format!("accelerator   {accel}"),
+        format!("accelerator   {accel}, {why}"),
         format!(
             "machine       {} MiB, {} processors",
             config.memory, config.vcpus

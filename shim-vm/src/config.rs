@@ -24,6 +24,8 @@ const LEAST_MEMORY: u64 = 96;
 const MOST_VCPUS: u32 = 64;
 /// MiB beyond which nothing that is a size of memory makes sense.
 const MOST_MEMORY: u64 = 1 << 24;
+/// What a small container's files, and some that are open, take.
+const LEAST_FILES: u64 = 4096;
 /// What a guest needs for itself, beside a container's limit, in MiB.
 const GUEST_SHARE: u64 = 128;
 
@@ -82,6 +84,8 @@ pub struct Config {
     /// a processor.
     pub overhead_memory: u64,
     pub overhead_cpu: u64,
+    /// The most files that the server of a VM's files has open: one for each that the guest knows.
+    pub max_open_files: u64,
     /// The users that VMs run as, each another: this one and those after it, so many.
     pub first_user: u32,
     pub users: u32,
@@ -107,6 +111,7 @@ impl Default for Config {
             max_vcpus: 0,
             overhead_memory: 384,
             overhead_cpu: 25,
+            max_open_files: 1 << 20,
             first_user: 0x7000_0000,
             users: 1 << 16,
         }
@@ -124,13 +129,18 @@ pub struct Wanted {
 }
 
 impl Config {
+    /// The file that counts.
+    pub fn file() -> PathBuf {
+        let path = std::env::var_os("DUNNAGE_VM_CONFIG");
+        path.map_or_else(|| PathBuf::from(FILE), PathBuf::from)
+    }
+
     /// The file's settings; without a file the defaults.
     ///
     /// # Errors
     /// If the file is there and is wrong: it names the field.
     pub fn load() -> Result<Self, String> {
-        let path = std::env::var_os("DUNNAGE_VM_CONFIG");
-        let path = path.map_or_else(|| PathBuf::from(FILE), PathBuf::from);
+        let path = Self::file();
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -182,6 +192,8 @@ impl Config {
         let (most, overhead) = (MOST_MEMORY, self.overhead_memory);
         within("overhead_memory", overhead, 0, most, " MiB")?;
         within("overhead_cpu", self.overhead_cpu, 0, 100_000, "")?;
+        let files = self.max_open_files;
+        within("max_open_files", files, LEAST_FILES, 1 << 30, "")?;
         // Neither root, nor what stands for nobody at all (chown(2)).
         let users = u64::from(u32::MAX - self.first_user);
         within("first_user", self.first_user.into(), 1, u32::MAX.into(), "")?;
@@ -232,7 +244,9 @@ impl Config {
                 continue;
             };
             if !self.annotations.iter().any(|allowed| allowed == name) {
-                return Err(format!("annotation {key}: not allowed by {FILE}"));
+                let file = Self::file();
+                let file = file.display();
+                return Err(format!("annotation {key}: not allowed by {file}"));
             }
             let set = config.set(name, value).and_then(|()| config.check());
             set.map_err(|why| format!("annotation {key}={value:?}: {why}"))?;
@@ -308,6 +322,10 @@ mod tests {
             ),
             ("max_vcpus = 2\nvcpus = 3", "vcpus = 3: not within 1 to 2"),
             ("first_user = 0", "first_user = 0"),
+            (
+                "max_open_files = 100",
+                "max_open_files = 100: not within 4096 to",
+            ),
             (
                 "first_user = 4294967290\nusers = 6",
                 "users = 6: not within 1 to 5",

@@ -1,6 +1,7 @@
-//! What the guest's console and the machine's process say: the end of it is kept, and it may go to
-//! the log, as far as a log bears it.
+//! What the guest's console and the machine's process say: the end of it is kept, and the first lines of
+//! a failure; and it may go to the log, as far as a log bears it.
 
+use crate::fsd::FULL;
 use crate::word::Allowance;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -13,21 +14,68 @@ use std::rc::{Rc, Weak};
 use task::handover::Kept;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// How many lines are kept, and how long they may be, in bytes.
 const LINES: usize = 20;
 const LENGTH: usize = 400;
+/// How many are kept of those with which a kernel begins to tell that it fails: what comes after them, such
+/// as registers and whoever called whom, is longer than what is kept of the end.
+const FAILURE: usize = 12;
+/// What is in the first of those.
+const FAILS: [&str; 7] = [
+    "BUG: ",
+    "kernel BUG at",
+    "Kernel panic",
+    "Oops: ",
+    "general protection fault",
+    "VFS: Busy inodes",
+    "agent: panicked at",
+];
 /// How many lines go to the log at once, and a second after that: enough for a boot that tells all.
 const LOGGED: (u32, u32) = (500, 20);
 
-/// The last lines; clones share them.
+/// The last lines, and the first of a failure; clones share them.
 #[derive(Clone, Default)]
 pub struct Console {
-    lines: Rc<RefCell<VecDeque<String>>>,
+    lines: Rc<RefCell<Lines>>,
     sources: Rc<RefCell<Vec<Weak<Source>>>>,
     /// How many are still read.
     open: Rc<watch::Sender<usize>>,
+    /// The file server has said [`FULL`].
+    full: Rc<Notify>,
+}
+
+#[derive(Default)]
+struct Lines {
+    last: VecDeque<String>,
+    /// From the first that tells of a failure on, but for those.
+    failure: Vec<String>,
+}
+
+impl Lines {
+    fn add(&mut self, line: String) {
+        self.last.push_back(line);
+        if self.last.len() <= LINES {
+            return;
+        }
+        let Some(line) = self.last.pop_front() else {
+            return;
+        };
+        let begins = |line: &str| FAILS.iter().any(|fails| line.contains(fails));
+        let goes_on = (1..FAILURE).contains(&self.failure.len());
+        if goes_on || self.failure.is_empty() && begins(&line) {
+            self.failure.push(line);
+        }
+    }
+
+    /// Those that are kept, in their order.
+    fn kept(&self) -> Vec<&str> {
+        let gap = (self.failure.len() == FAILURE).then_some("…");
+        let failure = self.failure.iter().map(String::as_str);
+        let last = self.last.iter().map(String::as_str);
+        failure.chain(gap).chain(last).collect()
+    }
 }
 
 /// A pipe or a socket that is read.
@@ -40,6 +88,8 @@ struct Source {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Moved {
     lines: VecDeque<String>,
+    #[serde(default)]
+    failure: Vec<String>,
     sources: Vec<(i32, bool)>,
 }
 
@@ -87,7 +137,8 @@ impl Console {
         let sources = sources.iter().filter_map(Weak::upgrade);
         let sources = sources.map(|source| Ok((kept.keep(source.fd.get_ref())?, source.to_log)));
         Ok(Moved {
-            lines: self.lines.borrow().clone(),
+            lines: self.lines.borrow().last.clone(),
+            failure: self.lines.borrow().failure.clone(),
             sources: sources.collect::<io::Result<_>>()?,
         })
     }
@@ -98,7 +149,10 @@ impl Console {
     /// If an fd is not what it is said to be.
     pub fn take_over(moved: Moved) -> io::Result<Self> {
         let console = Self::default();
-        console.lines.replace(moved.lines);
+        console.lines.replace(Lines {
+            last: moved.lines,
+            failure: moved.failure,
+        });
         for (fd, to_log) in moved.sources {
             console.read(task::sys::adopt(fd)?, to_log)?;
         }
@@ -112,10 +166,19 @@ impl Console {
         let _ = open.wait_for(|open| *open == 0).await;
     }
 
+    /// Waits until the file server has said that the guest knows many files, since the last time.
+    pub async fn full(&self) {
+        self.full.notified().await;
+    }
+
     fn line(&self, line: &[u8], log: Option<&mut Log>) {
         let line = String::from_utf8_lossy(line);
         let line = line.trim();
         if line.is_empty() {
+            return;
+        }
+        if line == FULL {
+            self.full.notify_one();
             return;
         }
         // What a terminal would obey is no more than text.
@@ -126,18 +189,12 @@ impl Console {
         if let Some(log) = log {
             log.line(&line);
         }
-        let mut lines = self.lines.borrow_mut();
-        if lines.len() == LINES {
-            lines.pop_front();
-        }
-        lines.push_back(line);
+        self.lines.borrow_mut().add(line);
     }
 
     /// What is kept, on one line.
     pub fn last(&self) -> String {
-        let lines = self.lines.borrow();
-        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-        lines.join(" | ")
+        self.lines.borrow().kept().join(" | ")
     }
 }
 
@@ -179,5 +236,42 @@ impl Log {
             self.left_out = 0;
         }
         log::info!("guest: {line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(said: &[String]) -> Vec<String> {
+        let mut lines = Lines::default();
+        for line in said {
+            lines.add(line.clone());
+        }
+        lines.kept().into_iter().map(str::to_owned).collect()
+    }
+
+    fn lines(many: usize) -> Vec<String> {
+        (0..many).map(|n| format!("line {n}")).collect()
+    }
+
+    #[test]
+    fn the_last_lines_are_kept_and_the_first_of_a_failure() {
+        assert_eq!(kept(&lines(LINES)), lines(LINES));
+        assert_eq!(kept(&lines(LINES + 5)), lines(LINES + 5)[5..]);
+        for (before, after) in [(3, 2), (3, LINES - 1), (3, LINES + 4), (0, 99)] {
+            let mut said = lines(before);
+            said.push("Kernel panic - not syncing".into());
+            said.extend(lines(after));
+            let kept = kept(&said);
+            let panic = kept.iter().filter(|line| line.contains("panic")).count();
+            assert_eq!(panic, 1, "{before} {after}: {kept:?}");
+            let end = &kept[kept.len() - LINES.min(said.len())..];
+            assert_eq!(end, &said[said.len().saturating_sub(LINES)..]);
+            assert!(kept.len() <= FAILURE + 1 + LINES);
+        }
+        let many: Vec<String> = (0..999).map(|n| format!("BUG: {n}")).collect();
+        let kept = kept(&many);
+        assert_eq!((kept.len(), &*kept[0]), (FAILURE + 1 + LINES, "BUG: 0"));
     }
 }

@@ -12,14 +12,15 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use task::reaper::Reaper;
 
-/// Starts the file server of the directory `share`, and gives a socket connected to it. What it
-/// says goes to `console`.
+/// Starts the file server of the directory `share`, which may have `most` files open, and gives a socket
+/// connected to it. What it says goes to `console`.
 ///
 /// # Errors
 /// If it can't be started.
 pub fn start(
     dir: &Path,
     share: &Path,
+    most: u64,
     console: &Console,
     reaper: &Reaper,
 ) -> Result<(Child, OwnedFd), String> {
@@ -35,6 +36,7 @@ pub fn start(
     command
         .arg("fsd")
         .arg(share)
+        .arg(most.to_string())
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -17,8 +17,10 @@ use crate::program::Program;
 use crate::users::User;
 use nix::mount::MsFlags;
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Threads at most: processors, QEMU's own, and its workers, of which there may be 64 in a pool.
@@ -40,6 +42,12 @@ pub enum Part {
         from: PathBuf,
         to: PathBuf,
         flags: MsFlags,
+    },
+    /// The character device of this number, of the jail's user, in a filesystem of its own that is all of
+    /// the directory where it is.
+    Node {
+        to: PathBuf,
+        device: u64,
     },
 }
 
@@ -70,6 +78,8 @@ pub struct Shown {
     /// Absolute.
     pub to: PathBuf,
     pub flags: MsFlags,
+    /// It is a device that is only root's, and whose number this is: the jail's user has one of its own.
+    pub node: Option<u64>,
 }
 
 impl Shown {
@@ -86,7 +96,12 @@ impl Shown {
 
     /// A device.
     pub fn device(path: &Path) -> Self {
-        Self::with(path, path, MsFlags::MS_RDONLY | MsFlags::MS_NOEXEC)
+        let node = fs::metadata(path).ok().and_then(|file| {
+            let others_may = [0o060, 0o006].iter().any(|may| file.mode() & may == *may);
+            (!others_may).then(|| file.rdev())
+        });
+        let shown = Self::with(path, path, MsFlags::MS_RDONLY | MsFlags::MS_NOEXEC);
+        Self { node, ..shown }
     }
 
     fn with(from: &Path, to: &Path, flags: MsFlags) -> Self {
@@ -94,6 +109,7 @@ impl Shown {
             from: from.to_owned(),
             to: to.to_owned(),
             flags: flags | MsFlags::MS_NOSUID,
+            node: None,
         }
     }
 }
@@ -163,6 +179,10 @@ fn parts(shown: Vec<Shown>, is_dir: impl Fn(&Path) -> bool) -> Vec<Part> {
                 parts.push(dir);
             }
         }
+        if let Some(device) = one.node {
+            parts.push(Part::Node { to, device });
+            continue;
+        }
         parts.push(if is_dir(&one.from) {
             Part::Directory(to.clone())
         } else {
@@ -191,6 +211,10 @@ mod tests {
             code("/q/lib-more"),
             code("/q/bin/q"),
             Shown::data(Path::new("/boot/k"), Path::new("/kernel")),
+            Shown {
+                node: Some(7),
+                ..code("/dev/d")
+            },
         ];
         let is_dir = |path: &Path| path.to_string_lossy().contains("/lib");
         let said: Vec<String> = parts(shown, is_dir)
@@ -198,6 +222,7 @@ mod tests {
             .map(|part| match part {
                 Part::Directory(path) => format!("mkdir {}", path.display()),
                 Part::File(path) => format!("touch {}", path.display()),
+                Part::Node { to, device } => format!("mknod {} {device}", to.display()),
                 Part::Bind { from, to, flags } => {
                     assert!(flags.contains(MsFlags::MS_RDONLY | MsFlags::MS_NOSUID));
                     format!("bind {} {}", from.display(), to.display())
@@ -205,6 +230,8 @@ mod tests {
             })
             .collect();
         let expected = [
+            "mkdir dev",
+            "mknod dev/d 7",
             "touch kernel",
             "bind /boot/k kernel",
             "mkdir q",

@@ -20,9 +20,11 @@ mod clock;
 mod config;
 mod console;
 mod container;
+mod devices;
 mod events;
 mod files;
 mod filter;
+mod forget;
 mod fsd;
 mod hooks;
 mod image;
@@ -34,6 +36,7 @@ mod make;
 mod network;
 mod notices;
 mod overhead;
+mod patience;
 mod place;
 mod pod;
 mod points;
@@ -75,6 +78,13 @@ struct Vm;
 impl shim::Shim for Vm {
     fn name(&self) -> &'static str {
         "io.containerd.vm.v2"
+    }
+
+    fn commands(&self) -> &'static [(&'static str, &'static str)] {
+        &[(
+            "check",
+            "run a container in a VM, tell what with and how fast, and exit",
+        )]
     }
 
     fn info(&self, options: Option<Any>) -> shim::Result<RuntimeInfo> {
@@ -126,7 +136,7 @@ fn main() -> ExitCode {
     let args = std::env::args_os().skip(1);
     let args: Vec<String> = args.map(|arg| arg.to_string_lossy().into_owned()).collect();
     let done = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["fsd", dir] => fsd::serve(dir).map(|()| String::new()),
+        ["fsd", dir, most] => fsd::serve(dir, most).map(|()| String::new()),
         ["check"] => check::check(),
         _ => return shim::run(&Vm),
     };

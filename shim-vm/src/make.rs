@@ -274,7 +274,7 @@ async fn vm_for(
         Image::find(&config).map(|image| (config, image))
     });
     let (config, image) = found.await?;
-    let accel = accel::choose(&config, &image, &guest.reaper).await;
+    let accel = accel::choose(&config, &image, &guest.reaper).await.accel;
     let purpose = Purpose {
         context,
         name: format!("{}/{id}", engine.namespace),

@@ -1,7 +1,8 @@
 //! QEMU's machine `microvm`: its command line, and its process.
 //!
 //! What the options are for, where it is not plain: `-cx16`, because QEMU 7.2 without KVM runs that
-//! instruction wrongly and some guests panic; `tsc_early_khz`, because without KVM and with ACPI
+//! instruction wrongly and some guests panic; `+arat`, without which a kernel takes its timer for one that
+//! stops, ticks 250 times a second, and has no shorter time than that; `tsc_early_khz`, because without KVM and with ACPI
 //! there is no clock to calibrate by, and some boots hang; `tsc=reliable`, because a guest that
 //! waits for a processor takes its clock for broken, counts ticks, and falls behind by seconds in a
 //! minute; `init_on_alloc=1`, for kernels that do not zero the pages that the file server will
@@ -44,6 +45,8 @@ const KERNEL: &str = "/kernel";
 const INITRD: &str = "/initrd";
 /// In the machine's directory: where QEMU's root is mounted, which nobody sees but QEMU.
 const ROOT: &str = "root";
+/// The processor, without KVM.
+const EMULATED: &str = "qemu64,-cx16,+arat";
 /// MiB of translated code that are kept, without KVM; left to itself QEMU takes up to 1024.
 const TRANSLATED: u32 = 128;
 /// Devices that a microvm has room for.
@@ -246,7 +249,7 @@ fn microvm(acpi: bool) -> String {
 fn basics(line: &mut Line, plan: &Plan) {
     let (accel, cpu) = match plan.accel {
         Accel::Kvm => ("kvm".to_owned(), "host"),
-        Accel::Tcg | Accel::Auto => (format!("tcg,tb-size={TRANSLATED}"), "qemu64,-cx16"),
+        Accel::Tcg | Accel::Auto => (format!("tcg,tb-size={TRANSLATED}"), EMULATED),
     };
     let memory = plan.memory;
     let microvm = microvm(needs_acpi(plan));
@@ -387,6 +390,7 @@ mod tests {
         };
         assert!(!append(Accel::Tcg, ours, 1).contains("init_on_alloc"));
         assert!((100_000..=10_000_000).contains(&host_khz()));
+        assert!(EMULATED.contains(",-cx16") && EMULATED.contains(",+arat"));
         assert!(microvm(true).contains("pic=off") && !microvm(false).contains("pic="));
     }
 }

@@ -12,8 +12,7 @@
 //! sees was made elsewhere and is moved here when it is whole, to a directory that is open. So
 //! nothing that the guest does to a name makes a mount go elsewhere, or anything be removed.
 //!
-//! Containers that have the same volume have it as one: a FIFO or a socket in it is known by its
-//! inode, of which the guest has one per mount.
+//! Containers that have the same volume have it as one: a FIFO or a socket in it is known by its inode.
 //!
 //! The mounts are in the shim's own mount namespace, which sees what the host mounts later and
 //! shows the host nothing: when the shim and its file server are gone, so are they.
@@ -88,6 +87,8 @@ struct Key {
     file: Identity,
     readonly: bool,
     follows: bool,
+    #[serde(default)]
+    alone: bool,
 }
 
 struct Shared {
@@ -157,7 +158,7 @@ impl Share {
         context: &Context,
     ) -> Result<(), String> {
         let mounts = if mounts.is_empty() {
-            vec![bind(root)]
+            vec![bind(root, false)]
         } else {
             mounts
         };
@@ -195,6 +196,7 @@ impl Share {
             file: source.identity,
             readonly: volume.readonly,
             follows: volume.follows,
+            alone: volume.alone,
         };
         let (number, mounted) = self.use_volume(id, key);
         let name = number.to_string();
@@ -207,7 +209,7 @@ impl Share {
             };
             let volumes = self.skeleton.make_dir(VOLUMES).map_err(|e| failed(&e))?;
             let place = volumes.make_dir(&name).map_err(|e| failed(&e))?;
-            let mounts = vec![bind(&source.path())];
+            let mounts = vec![bind(&source.path(), volume.alone)];
             let shown = self.show(place, VOLUME, source.is_dir, mounts, terms, context);
             shown.await.map_err(|e| failed(&e))
         };
@@ -300,9 +302,9 @@ impl Share {
         shown
     }
 
-    /// Takes the container's files out of the share. What the guest still has open of them stays
-    /// until it lets go.
-    pub async fn remove(&self, id: &str) {
+    /// Takes the container's files out of the share; the names in it that are gone. What the guest
+    /// still knows of them stays until it lets go.
+    pub async fn remove(&self, id: &str) -> Vec<String> {
         let mut unused = Vec::new();
         self.volumes.borrow_mut().retain(|number, volume| {
             volume.users.retain(|user| user != id);
@@ -312,6 +314,8 @@ impl Share {
             }
             used
         });
+        let volumes = unused.iter().map(|n| format!("{VOLUMES}/{n}"));
+        let gone = volumes.chain([id.to_owned()]).collect();
         let (skeleton, id) = (Arc::clone(&self.skeleton), id.to_owned());
         aside::run(move || {
             clear(&skeleton, &id, places::ROOTFS);
@@ -322,6 +326,7 @@ impl Share {
             }
         })
         .await;
+        gone
     }
 
     /// Takes the whole share away; the VM is gone.
@@ -342,8 +347,9 @@ fn make(place: &Path) -> io::Result<(Skeleton, Skeleton)> {
     // Mount points are made on it, and go with it.
     mount(Some("share"), &dir, Some("tmpfs"), HARMLESS, Some(LIMITS))?;
     // What is mounted in it appears at the file server's.
-    let (shared, none) = (MsFlags::MS_SHARED, None::<&str>);
-    mount(none, &dir, none, shared, none)?;
+    let none = None::<&str>;
+    mount(none, &dir, none, MsFlags::MS_SHARED, none)?;
+    std::fs::write(dir.join(places::ANSWERED), "\n")?;
     Ok((inside, Skeleton::open(&dir)?))
 }
 
@@ -383,11 +389,12 @@ fn size_of_tmpfs(path: &Path) -> Option<u64> {
     (found.filesystem_type() == TMPFS_MAGIC && size > 0).then_some(size)
 }
 
-fn bind(source: &Path) -> Mount {
+fn bind(source: &Path, alone: bool) -> Mount {
+    let kind = if alone { "bind" } else { "rbind" };
     Mount {
         r#type: "bind".into(),
         source: source.to_string_lossy().into_owned(),
-        options: vec!["rbind".into()],
+        options: vec![kind.into()],
         ..Default::default()
     }
 }

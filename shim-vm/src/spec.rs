@@ -5,6 +5,7 @@
 //! of security modules that the guest does not have.
 
 use crate::config::Wanted;
+use crate::devices;
 use crate::hooks::Hooks;
 use crate::limits::Place;
 use crate::network::Where;
@@ -25,6 +26,8 @@ pub struct Volume {
     pub readonly: bool,
     /// What the host mounts in it later appears in it.
     pub follows: bool,
+    /// Without what else is mounted in it.
+    pub alone: bool,
     /// What processes share there is memory, which must be the guest's own.
     pub memory: bool,
     /// Its place among the mounts.
@@ -99,6 +102,7 @@ pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Tran
         spec["ociVersion"] = OCI_VERSION.into();
     }
     let readonly = spec["root"]["readonly"] == true;
+    devices::check(&mut spec)?;
     let points = readonly.then(|| points::of(&spec));
     let volumes = volumes(&spec);
     let network = namespaces(&mut spec, anchor)?;
@@ -179,6 +183,7 @@ fn volumes(spec: &Value) -> Vec<Volume> {
             follows: ["slave", "rslave", "shared", "rshared"]
                 .into_iter()
                 .any(has),
+            alone: has("bind") && !has("rbind"),
             memory,
             mount: place,
         });
@@ -330,6 +335,7 @@ mod tests {
             source: source.into(),
             readonly,
             follows: false,
+            alone: source != "/host/d",
             memory: source == "/run/shm",
             mount,
         };

@@ -14,8 +14,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
 use nix::sys::resource::setrlimit;
 use nix::sys::signal::Signal;
-use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, chdir, mkdir, pivot_root, setgid, setgroups, setuid};
+use nix::sys::stat::{Mode, SFlag, mknod, umask};
+use nix::unistd::{Gid, Uid, chdir, chown, mkdir, pivot_root, setgid, setgroups, setuid};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, RawFd};
@@ -102,6 +102,17 @@ fn root(jail: &Jail) -> nix::Result<()> {
                 mount(Some(from), to, NONE, MsFlags::MS_BIND, NONE)?;
                 let again = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | *flags;
                 mount(NONE, to, NONE, again, NONE)?;
+            }
+            Part::Node { to, device } => {
+                let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+                let dir = to.parent().ok_or(Errno::EINVAL)?;
+                let size = Some("mode=0755,size=4k,nr_inodes=8");
+                mount(Some("device"), dir, Some("tmpfs"), flags, size)?;
+                let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+                mknod(to, SFlag::S_IFCHR, mode, *device)?;
+                chown(to, Some(Uid::from_raw(jail.user)), None)?;
+                let again = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+                mount(NONE, dir, NONE, again | flags, NONE)?;
             }
         }
     }

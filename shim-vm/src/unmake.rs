@@ -1,6 +1,7 @@
 //! Taking a container away, and with the last one its VM.
 
 use crate::container::{CLOSE, GuestContainer};
+use crate::forget;
 use crate::runtime::Engine;
 use protos::task::DeleteRequest;
 use protos::ttrpc::Context;
@@ -40,7 +41,11 @@ pub async fn unmake(engine: &Rc<Engine>, id: &str, undo: bool) {
             guest.vm.replace(None);
             guest.anchor.set(None);
         }
-        vm.share.remove(id).await;
+        let gone = vm.share.remove(id).await;
+        if others {
+            let vm = Rc::clone(vm);
+            engine.in_background(async move { forget::removed(&vm, gone).await });
+        }
     }
     guest.containers.borrow_mut().remove(id);
 }

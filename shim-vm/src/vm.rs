@@ -24,7 +24,7 @@ use crate::pod::Pod;
 use crate::qemu::Qemu;
 use crate::share::Share;
 use crate::word::{self, Doom};
-use crate::{boot, clock, place};
+use crate::{boot, clock, forget, place};
 use protos::guest::{ConfigureRequest, Event, Hello, PowerOffRequest};
 use protos::mux::{Link, MARK};
 use protos::ttrpc::{Call, CallError, Client, Context};
@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use task::aside;
-use task::reaper::Reaper;
+use task::reaper::{ExitStatus, Reaper};
 use task::record;
 use tokio::sync::watch;
 
@@ -142,6 +142,8 @@ impl Vm {
             told,
         ));
         tokio::task::spawn_local(clock::keep(self.client.clone()));
+        let (client, files_said) = (self.client.clone(), self.files_said.clone());
+        tokio::task::spawn_local(forget::keep(client, files_said));
     }
 
     /// The process that stands for every process in the VM.
@@ -293,6 +295,14 @@ async fn clear(dir: &Path, network: &Where) {
     }
 }
 
+/// What ends with QEMU may be heard of before QEMU's own end, which is why then.
+async fn unless_ended(machine: &Qemu, otherwise: &str) -> String {
+    match tokio::time::timeout(DYING, machine.wait()).await {
+        Ok(status) => format!("QEMU ended: {status}"),
+        Err(_) => otherwise.to_owned(),
+    }
+}
+
 /// Waits for whatever ends first, ends the rest, and tells once all is gone and every event of the
 /// guest's was heard.
 async fn end(
@@ -307,8 +317,12 @@ async fn end(
         biased;
         why = doom.sealed() => why,
         status = machine.wait() => format!("QEMU ended: {status}"),
-        status = files.wait() => format!("the file server ended: {status}"),
-        () = link.closed() => "the link to the guest has ended".to_owned(),
+        status = files.wait() => match status {
+            // As QEMU has hung up.
+            ExitStatus::Code(0) => unless_ended(&machine, "the file server has ended").await,
+            status => format!("the file server ended: {status}"),
+        },
+        () = link.closed() => unless_ended(&machine, "the link to the guest has ended").await,
     };
     machine.kill();
     machine.wait().await;

@@ -60,12 +60,19 @@ const HELP: [(&str, &str); 11] = [
     ("version", "show the shim version and exit"),
 ];
 
-/// Usage, as Go prints it.
-pub fn usage(program: &str) -> String {
+/// Usage, as Go prints it, and an operator's `commands`, each with what it does.
+pub fn usage(program: &str, commands: &[(&str, &str)]) -> String {
     let mut text = format!("Usage of {program}:\n");
     for (flag, help) in HELP {
         // Writing to a String does not fail.
         let _ = writeln!(text, "  -{flag}\n    \t{help}");
+    }
+    let upgrade = (
+        UPGRADE,
+        "replace the program of running shims by this one, and exit",
+    );
+    for (command, help) in commands.iter().chain([&upgrade]) {
+        let _ = writeln!(text, "  {command}\n    \t{help}");
     }
     text
 }

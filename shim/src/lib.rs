@@ -54,6 +54,11 @@ pub trait Shim {
     /// The runtime's name, as containerd's users write it.
     fn name(&self) -> &'static str;
 
+    /// What an operator may type beside `upgrade`, and what it does.
+    fn commands(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
     /// What `-info` prints (contract B24).
     ///
     /// # Errors
@@ -114,11 +119,14 @@ pub fn run(shim: &dyn Shim) -> ExitCode {
     let flags = match Flags::parse(args) {
         Ok(flags) => flags,
         Err(Stop::Help) => {
-            complain(&flags::usage(program));
+            complain(&flags::usage(program, shim.commands()));
             return ExitCode::SUCCESS;
         }
         Err(Stop::Bad(why)) => {
-            complain(&format!("{why}\n{}", flags::usage(program)));
+            complain(&format!(
+                "{why}\n{}",
+                flags::usage(program, shim.commands())
+            ));
             return ExitCode::from(2);
         }
     };

@@ -179,7 +179,6 @@ fn files(victim: usize) -> Vec<(String, i32)> {
         "/etc/passwd",
         "/proc/self/mem",
         "/sys/kernel",
-        "/dev/kvm",
         "/dev/null",
         "/run/dunnage",
         "/../../etc/passwd",
@@ -189,6 +188,7 @@ fn files(victim: usize) -> Vec<(String, i32)> {
     .map(|path| (path.to_owned(), read))
     .into();
     files.push((format!("/proc/{victim}/mem"), libc::O_RDWR));
+    files.push(("/dev/kvm".into(), libc::O_RDWR));
     files.push(("/new".into(), libc::O_CREAT | libc::O_WRONLY));
     files.push(("/kernel".into(), libc::O_WRONLY));
     files.push(("/".into(), libc::O_TMPFILE | libc::O_WRONLY));

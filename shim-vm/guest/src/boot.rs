@@ -1,7 +1,7 @@
 //! From the kernel's initial root to a machine that can run containers, and its end.
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::resource::{Resource, setrlimit};
 use std::fs::{self, File};
@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use protos::guest::Limit;
 pub use protos::places::{MEMORY, SHARE};
 
 /// The drivers that the image brings, in the order they load: a line `<driver> <path>` for each of
@@ -23,9 +24,8 @@ const RUNTIME: &str = "/usr/bin/runc";
 pub const BUNDLES: &str = "/run/bundles";
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// The files that a process may have open, unless it asks for more, and if it does: systemd's
-/// numbers. The kernel's own, for its first process, are those of a small machine.
-const FILES: (u64, u64) = (1024, 524_288);
+/// The most files that the kernel lets a process have open (fs.nr_open).
+const MOST_FILES: u64 = 1 << 20;
 
 /// Source and type, target, flags, options.
 type Mount = (&'static str, &'static str, MsFlags, &'static str);
@@ -85,9 +85,24 @@ pub fn finish() -> Result<(), String> {
         fs::create_dir_all(dir).map_err(|e| format!("mkdir {dir}: {e}"))?;
     }
     protect_runtime().map_err(|e| format!("{RUNTIME}: {e}"))?;
-    setrlimit(Resource::RLIMIT_NOFILE, FILES.0, FILES.1).map_err(|e| format!("limits: {e}"))?;
-    task::sys::limits::raise_open_files();
     enable_controllers()
+}
+
+/// What every process has from now on, unless somebody says otherwise.
+///
+/// # Errors
+/// From setrlimit(2).
+pub fn limit(open_files: Option<Limit>, locked_memory: Option<Limit>) -> nix::Result<()> {
+    if let Some(Limit { soft, hard }) = open_files {
+        let (soft, hard) = (soft.min(MOST_FILES), hard.min(MOST_FILES));
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+        // But this one.
+        task::sys::limits::raise_open_files();
+    }
+    if let Some(Limit { soft, hard }) = locked_memory {
+        setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard)?;
+    }
+    Ok(())
 }
 
 fn mount_all(mounts: &[Mount]) -> Result<(), String> {
@@ -180,8 +195,7 @@ pub fn mount_share(tag: &str) -> Result<(), String> {
         MsFlags::empty(),
         None::<&str>,
     );
-    mounted.map_err(|e| e.to_string())?;
-    crate::roots::watch().map_err(|e| format!("fusectl: {e}"))
+    mounted.map_err(|e| e.to_string())
 }
 
 /// Makes memory for containers to share, of this many bytes, unless there is some of this name.
@@ -207,10 +221,10 @@ pub fn share_memory(name: &str, size: u64) -> io::Result<()> {
     Ok(mounted?)
 }
 
-/// Writes back, and ends the VM. QEMU exits when its guest resets.
+/// Writes back, and ends the VM. QEMU exits when its guest resets. The share stays mounted: what the
+/// host was asked for may not be answered yet: see `roots.rs`.
 pub fn power_off() -> ! {
     nix::unistd::sync();
-    let _ = umount2(SHARE, MntFlags::MNT_DETACH);
     let _ = reboot(RebootMode::RB_AUTOBOOT);
     // Not allowed to: then the kernel panics, and does it.
     std::process::abort()

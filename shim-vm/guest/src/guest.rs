@@ -2,12 +2,12 @@
 
 use crate::boot::{self, BUNDLES};
 use crate::roots::{self, Leaving};
-use crate::{entropy, network};
+use crate::{entropy, forget, network};
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use protos::guest::{
-    ConfigureRequest, Empty, GetTimeRequest, PowerOffRequest, PutBundleRequest, PutBundleResponse,
-    StepTimeRequest, TimeResponse,
+    ConfigureRequest, Empty, ForgetRequest, GetTimeRequest, PowerOffRequest, PutBundleRequest,
+    PutBundleResponse, StepTimeRequest, TimeResponse,
 };
 use protos::mux::Link;
 use protos::ttrpc::{Answer, Context, Request, Service};
@@ -64,8 +64,15 @@ impl protos::api::guest::Guest for Guest {
         request: PutBundleRequest,
         _: &Context,
     ) -> Done<PutBundleResponse> {
-        self.leaving.stays(&request.id);
+        self.leaving.stays(&request.id).await;
         aside::beside(move || write_bundle(&request)).await
+    }
+
+    // It waits for the host.
+    async fn forget(self: &Rc<Self>, request: ForgetRequest, _: &Context) -> Done<Empty> {
+        let forgotten = aside::beside(move || forget::forget(&request)).await;
+        forgotten.map_err(|e| failed(format!("forget: {e}")))?;
+        Ok(Empty {})
     }
 
     async fn get_time(self: &Rc<Self>, _: GetTimeRequest, _: &Context) -> Done<TimeResponse> {
@@ -93,6 +100,8 @@ fn set_up(request: &ConfigureRequest) -> Done<()> {
     if request.debug {
         log::set_max_level(log::LevelFilter::Debug);
     }
+    let limited = boot::limit(request.open_files, request.locked_memory);
+    limited.map_err(|e| failed(format!("limits: {e}")))?;
     if !request.seed.is_empty() {
         entropy::add(&request.seed).map_err(|e| failed(format!("random seed: {e}")))?;
     }
@@ -128,16 +137,11 @@ fn write_bundle(request: &PutBundleRequest) -> Done<PutBundleResponse> {
         boot::share_memory(&memory.name, memory.size)
             .map_err(|e| failed(format!("shared memory {:?}: {e}", memory.name)))?;
     }
-    for volume in &request.volumes {
-        // The kernel mounts what is mounted on the host when somebody first opens it, where he
-        // is. Here it is mounted for all; in a container it would be for that one, with inodes
-        // of its own, and a FIFO joins only who opens the same.
-        if let Err(e) = fs::read_dir(volume) {
-            log::warn!("volume {volume}: {e}");
+    let root = protos::places::rootfs(id);
+    for mount in request.volumes.iter().chain([&root]) {
+        if let Err(e) = roots::show(mount) {
+            log::warn!("{id}: {mount}: {e}");
         }
-    }
-    if let Err(e) = roots::show(id) {
-        log::warn!("{id}: its root: {e}");
     }
     let dir = Path::new(BUNDLES).join(id);
     let write = || -> std::io::Result<()> {

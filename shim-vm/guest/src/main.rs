@@ -16,6 +16,7 @@
 mod agent;
 mod boot;
 mod entropy;
+mod forget;
 mod guest;
 mod network;
 mod news;

@@ -1,83 +1,90 @@
-//! The root filesystems of containers, which the host shows in its share.
+//! What the host shows in its share, a root filesystem or a volume each: who holds it, and how it goes.
 //!
 //! Each is a superblock of its own, which the kernel mounts for whoever is the first to look, in the
 //! mount namespace where that is. In the container's own namespace it would end with the container's
 //! last process, and Linux has a bug there (6.1 `fs/super.c:503`, "Busy inodes after unmount"): it does
 //! not wait for what the host was asked to read, and a program whose pages are read ahead when it is
 //! killed is still being read. So they are mounted for all, here, before there is a container, and
-//! unmounted when it is deleted and the host owes no answer.
+//! unmounted when nobody uses them and the host has answered.
+//!
+//! Nothing tells of that, but the kernel sends what nobody waits for, which is reading ahead and closing
+//! files, in the order in which it was asked for, and the host answers so. It does not matter for which file:
+//! when a file has been read that was not in memory, all that was sent before is answered. What was read then
+//! closes its file; and so it is done once more.
 
 use crate::boot::SHARE;
 use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MntFlags, umount2};
+use protos::places::{self, ANSWERED};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::rc::Rc;
 use std::time::Duration;
 use task::aside;
+use tokio::sync::Mutex;
 
-/// fusectl: a directory for each connection to a server of files, by the number of its device.
-const CONNECTIONS: &str = "/sys/fs/fuse/connections";
-/// How soon to look again whether the host has answered: nothing tells.
-const AGAIN: Duration = Duration::from_millis(2);
-/// How often, before the root filesystem stays where it is until the next one goes.
-const TIMES: usize = 500;
-
-/// The share's number there. It is asked for once: the share itself answers, and so the host.
-static NUMBER: OnceLock<u64> = OnceLock::new();
-
-/// Once the share is mounted; it waits for the host.
-///
-/// # Errors
-/// From stat(2) and mount(2).
-pub fn watch() -> io::Result<()> {
-    let device = fs::metadata(SHARE)?.dev();
-    NUMBER.get_or_init(|| nix::sys::stat::minor(device));
-    let (kind, none) = (Some("fusectl"), None::<&str>);
-    Ok(mount(kind, CONNECTIONS, kind, MsFlags::empty(), none)?)
-}
+/// How often the file is read.
+const TIMES: usize = 3;
+/// How long anybody waits for that: then it goes on alone.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Has the kernel mount it for all; it waits for the host.
 ///
 /// # Errors
 /// From opendir(3).
-pub fn show(id: &str) -> io::Result<()> {
-    fs::read_dir(protos::places::rootfs(id)).map(drop)
+pub fn show(path: &str) -> io::Result<()> {
+    fs::read_dir(path).map(drop)
 }
 
-/// Those that are to be unmounted.
+/// Waits until the host has answered all that it was asked for before, by whom there is no more.
+///
+/// # Errors
+/// From reading the file that is there for it.
+pub fn answered() -> io::Result<()> {
+    let file = Path::new(SHARE).join(ANSWERED);
+    (0..TIMES).try_for_each(|_| fs::read(&file).map(drop))
+}
+
+/// The root filesystems that are to be unmounted.
 #[derive(Default)]
-pub struct Leaving(RefCell<BTreeSet<String>>);
+pub struct Leaving {
+    ids: RefCell<BTreeSet<String>>,
+    /// Held while some are unmounted.
+    turn: Mutex<()>,
+}
 
 impl Leaving {
     /// There will be a container of this name again.
-    pub fn stays(&self, id: &str) {
-        self.0.borrow_mut().remove(id);
+    pub async fn stays(&self, id: &str) {
+        self.ids.borrow_mut().remove(id);
+        drop(self.turn.lock().await);
     }
 
-    /// Unmounts the root filesystem of this container, of which no process is left, and those that
-    /// could not be before.
-    pub async fn hide(&self, id: &str) {
-        self.0.borrow_mut().insert(id.to_owned());
-        for _ in 0..TIMES {
-            match outstanding() {
-                Ok(0) => return self.unmount().await,
-                Ok(_) => tokio::time::sleep(AGAIN).await,
-                Err(e) => return log::warn!("what the host owes: {e}: the root of {id} stays"),
-            }
+    /// Unmounts the root filesystem of this container, of which no process is left.
+    pub async fn hide(self: &Rc<Self>, id: &str) {
+        self.ids.borrow_mut().insert(id.to_owned());
+        let leaving = Rc::clone(self);
+        let unmounted = tokio::task::spawn_local(async move { leaving.unmount().await });
+        if tokio::time::timeout(PATIENCE, unmounted).await.is_err() {
+            log::info!("the host owes answers: the root of {id} stays until it has given them");
         }
-        log::info!("the host owes answers all the time: the root of {id} stays for now");
     }
 
     async fn unmount(&self) {
-        let ids = self.0.take();
+        let _turn = self.turn.lock().await;
+        if self.ids.borrow().is_empty() {
+            return;
+        }
+        if let Err(e) = aside::beside(answered).await {
+            return log::warn!("{ANSWERED}: {e}: roots of containers stay mounted");
+        }
+        let ids = self.ids.take();
         let unmount = move || {
             for id in ids {
-                match umount2(&*protos::places::rootfs(&id), MntFlags::UMOUNT_NOFOLLOW) {
+                match umount2(&*places::rootfs(&id), MntFlags::UMOUNT_NOFOLLOW) {
                     // It was a directory of the share: nothing was mounted there.
                     Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
                     Err(e) => log::warn!("{id}: its root stays mounted: {e}"),
@@ -86,12 +93,4 @@ impl Leaving {
         };
         aside::beside(unmount).await;
     }
-}
-
-/// How many requests the host has not answered yet.
-fn outstanding() -> io::Result<u64> {
-    let number = NUMBER.get().ok_or(io::ErrorKind::NotFound)?;
-    let path = Path::new(CONNECTIONS).join(number.to_string());
-    let text = task::proc::text(path.join("waiting"))?;
-    text.trim().parse().map_err(io::Error::other)
 }

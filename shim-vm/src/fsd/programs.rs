@@ -5,34 +5,19 @@
 //! we say so when their size and times are those of the last time they were opened. Of other files
 //! we don't: those that somebody has mapped into memory change without a change of their times.
 
+use crate::fsd::Inode;
 use std::collections::HashMap;
-use std::ffi::CStr;
-use std::fs::File;
-use std::io;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
-use virtiofsd::filesystem::{
-    Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
-    SerializableFileSystem, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
-};
-use virtiofsd::fuse::{Attr, SetattrIn};
-use virtiofsd::passthrough::PassthroughFs;
-
-type Inode = <PassthroughFs as FileSystem>::Inode;
-type Handle = <PassthroughFs as FileSystem>::Handle;
+use virtiofsd::fuse::Attr;
 
 /// A file that changed so lately may change again without its times telling: a filesystem's clock
 /// ticks some hundred times a second, that of another machine may be behind, and FAT counts by two
 /// seconds.
 const SETTLED: Duration = Duration::from_secs(3);
 
-/// The files of [`PassthroughFs`], with programs that are kept.
-pub struct Programs {
-    files: PassthroughFs,
-    /// Each program as it was when the guest opened it last.
-    opened: Mutex<HashMap<Inode, State>>,
-}
+/// Each program as it was when the guest opened it last.
+#[derive(Default)]
+pub struct Programs(HashMap<Inode, State>);
 
 /// What changes with a file's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,111 +43,23 @@ impl State {
 }
 
 impl Programs {
-    pub fn new(files: PassthroughFs) -> Self {
-        Self {
-            files,
-            opened: Mutex::default(),
-        }
-    }
-
-    fn opened(&self) -> MutexGuard<'_, HashMap<Inode, State>> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether `inode`, now open, is as it was when it was opened before.
-    fn is_as_it_was(&self, context: Context, inode: Inode, handle: Option<Handle>) -> bool {
+    /// Whether `inode`, which is opened now and is `file`, is as it was when it was opened before.
+    pub fn is_as_it_was(&mut self, inode: Inode, file: Option<&Attr>) -> bool {
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        let file = self.files.getattr(context, inode, handle);
-        let state = file.ok().and_then(|(file, _)| State::of(&file, now));
-        let mut opened = self.opened();
+        let state = file.and_then(|file| State::of(file, now));
         let before = match state {
-            Some(state) => opened.insert(inode, state),
-            None => opened.remove(&inode),
+            Some(state) => self.0.insert(inode, state),
+            None => self.0.remove(&inode),
         };
         state.is_some() && before == state
     }
-}
 
-/// Leaves these to the files themselves.
-macro_rules! forward {
-    ($(fn $name:ident$(<$kind:ident: $what:ident>)?($($argument:ident: $type:ty),*) $(-> $answer:ty)?;)*) => {
-        $(fn $name$(<$kind: $what>)?(&self, $($argument: $type),*) $(-> $answer)? {
-            self.files.$name($($argument),*)
-        })*
-    };
-}
-
-#[rustfmt::skip]
-impl FileSystem for Programs {
-    type Inode = Inode;
-    type Handle = Handle;
-    type DirIter = <PassthroughFs as FileSystem>::DirIter;
-
-    fn open(&self, context: Context, inode: Inode, kill_priv: bool, flags: u32) -> io::Result<(Option<Handle>, OpenOptions)> {
-        let (handle, mut options) = self.files.open(context, inode, kill_priv, flags)?;
-        let to_read = flags as i32 & libc::O_ACCMODE == libc::O_RDONLY;
-        if to_read && self.is_as_it_was(context, inode, handle) {
-            options |= OpenOptions::KEEP_CACHE;
-        }
-        Ok((handle, options))
+    pub fn forget(&mut self, inode: Inode) {
+        self.0.remove(&inode);
     }
 
-    fn forget(&self, context: Context, inode: Inode, count: u64) {
-        self.opened().remove(&inode);
-        self.files.forget(context, inode, count);
-    }
-
-    fn batch_forget(&self, context: Context, requests: Vec<(Inode, u64)>) {
-        self.opened().retain(|inode, _| !requests.iter().any(|(gone, _)| gone == inode));
-        self.files.batch_forget(context, requests);
-    }
-
-    fn destroy(&self) {
-        self.opened().clear();
-        self.files.destroy();
-    }
-
-    forward! {
-        fn init(capable: FsOptions) -> io::Result<FsOptions>;
-        fn statfs(context: Context, inode: Inode) -> io::Result<libc::statvfs64>;
-        fn lookup(context: Context, parent: Inode, name: &CStr) -> io::Result<Entry>;
-        fn opendir(context: Context, inode: Inode, flags: u32) -> io::Result<(Option<Handle>, OpenOptions)>;
-        fn releasedir(context: Context, inode: Inode, flags: u32, handle: Handle) -> io::Result<()>;
-        fn mkdir(context: Context, parent: Inode, name: &CStr, mode: u32, umask: u32, extensions: Extensions) -> io::Result<Entry>;
-        fn rmdir(context: Context, parent: Inode, name: &CStr) -> io::Result<()>;
-        fn readdir(context: Context, inode: Inode, handle: Handle, size: u32, offset: u64) -> io::Result<Self::DirIter>;
-        fn release(context: Context, inode: Inode, flags: u32, handle: Handle, flush: bool, flock_release: bool, lock_owner: Option<u64>) -> io::Result<()>;
-        fn create(context: Context, parent: Inode, name: &CStr, mode: u32, kill_priv: bool, flags: u32, umask: u32, extensions: Extensions) -> io::Result<(Entry, Option<Handle>, OpenOptions)>;
-        fn unlink(context: Context, parent: Inode, name: &CStr) -> io::Result<()>;
-        fn read<W: ZeroCopyWriter>(context: Context, inode: Inode, handle: Handle, to: W, size: u32, offset: u64, lock_owner: Option<u64>, flags: u32) -> io::Result<usize>;
-        fn write<R: ZeroCopyReader>(context: Context, inode: Inode, handle: Handle, from: R, size: u32, offset: u64, lock_owner: Option<u64>, delayed_write: bool, kill_priv: bool, flags: u32) -> io::Result<usize>;
-        fn getattr(context: Context, inode: Inode, handle: Option<Handle>) -> io::Result<(Attr, Duration)>;
-        fn setattr(context: Context, inode: Inode, attr: SetattrIn, handle: Option<Handle>, valid: SetattrValid) -> io::Result<(Attr, Duration)>;
-        fn rename(context: Context, old_dir: Inode, old_name: &CStr, new_dir: Inode, new_name: &CStr, flags: u32) -> io::Result<()>;
-        fn mknod(context: Context, parent: Inode, name: &CStr, mode: u32, rdev: u32, umask: u32, extensions: Extensions) -> io::Result<Entry>;
-        fn link(context: Context, inode: Inode, new_parent: Inode, new_name: &CStr) -> io::Result<Entry>;
-        fn symlink(context: Context, link_name: &CStr, parent: Inode, name: &CStr, extensions: Extensions) -> io::Result<Entry>;
-        fn readlink(context: Context, inode: Inode) -> io::Result<Vec<u8>>;
-        fn flush(context: Context, inode: Inode, handle: Handle, lock_owner: u64) -> io::Result<()>;
-        fn fsync(context: Context, inode: Inode, datasync: bool, handle: Handle) -> io::Result<()>;
-        fn fsyncdir(context: Context, inode: Inode, datasync: bool, handle: Handle) -> io::Result<()>;
-        fn access(context: Context, inode: Inode, mask: u32) -> io::Result<()>;
-        fn setxattr(context: Context, inode: Inode, name: &CStr, value: &[u8], flags: u32, extra_flags: SetxattrFlags) -> io::Result<()>;
-        fn getxattr(context: Context, inode: Inode, name: &CStr, size: u32) -> io::Result<GetxattrReply>;
-        fn listxattr(context: Context, inode: Inode, size: u32) -> io::Result<ListxattrReply>;
-        fn removexattr(context: Context, inode: Inode, name: &CStr) -> io::Result<()>;
-        fn fallocate(context: Context, inode: Inode, handle: Handle, mode: u32, offset: u64, length: u64) -> io::Result<()>;
-        fn lseek(context: Context, inode: Inode, handle: Handle, offset: u64, whence: u32) -> io::Result<u64>;
-        fn copyfilerange(context: Context, inode_in: Inode, handle_in: Handle, offset_in: u64, inode_out: Inode, handle_out: Handle, offset_out: u64, len: u64, flags: u64) -> io::Result<usize>;
-        fn syncfs(context: Context, inode: Inode) -> io::Result<()>;
-    }
-}
-
-impl SerializableFileSystem for Programs {
-    forward! {
-        fn prepare_serialization(cancel: Arc<AtomicBool>);
-        fn serialize(state: File) -> io::Result<()>;
-        fn deserialize_and_apply(state: File) -> io::Result<()>;
+    pub fn clear(&mut self) {
+        self.0.clear();
     }
 }
 

@@ -23,8 +23,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::RawFd;
 
-/// As many as it may have: each file that the guest knows costs one.
-const FILES: u64 = 1 << 20;
 /// Nothing is dumped, neither into a file, for which a page is needed at least, nor into a pipe, for
 /// which the kernel takes this number, unlike 0, as a refusal (core(5)).
 const CORE: u64 = 1;
@@ -43,17 +41,18 @@ const NONE: Option<&str> = None;
 
 /// Makes `dir` the root of this process, the first of its pid namespace, and takes from it all that
 /// is not for serving files, but for the system calls; [`close`] is for those. Of fds it keeps those
-/// up to `last`. The directory of its fds, by which a file is opened anew.
+/// up to `last`. The directory of its fds, by which a file is opened anew, and how many files it may
+/// have open: `files`, if the host allows that.
 ///
 /// # Errors
 /// Which step failed, and why.
-pub fn enter(dir: &str, last: RawFd) -> Result<File, String> {
+pub fn enter(dir: &str, last: RawFd, files: u64) -> Result<(File, u64), String> {
     let at = |step: &'static str| move |e: Errno| format!("{step}: {e}");
     if std::process::id() != 1 {
         return Err("it is the shim that starts this".into());
     }
     sys::close_from(last + 1).map_err(at("close_range"))?;
-    limit().map_err(at("limits"))?;
+    let files = limit(files).map_err(at("limits"))?;
     let own = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWIPC
@@ -67,7 +66,7 @@ pub fn enter(dir: &str, last: RawFd) -> Result<File, String> {
     setgroups(&[]).map_err(at("groups"))?;
     keep_power_over_files().map_err(|e| format!("capabilities: {e}"))?;
     nix::sys::prctl::set_no_new_privs().map_err(at("no_new_privs"))?;
-    Ok(fds)
+    Ok((fds, files))
 }
 
 /// From now on, and in all threads to come, only the system calls of [`filter`] are made.
@@ -79,13 +78,17 @@ pub fn close() -> Result<(), String> {
     sys::set_filter(&filter).map_err(|e| format!("seccomp: {e}"))
 }
 
-fn limit() -> nix::Result<()> {
+/// How many files it may have open.
+fn limit(files: u64) -> nix::Result<u64> {
     setrlimit(Resource::RLIMIT_CORE, CORE, CORE)?;
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let most = hard.max(FILES);
-    // More than the hard limit needs a right that we may not have.
-    setrlimit(Resource::RLIMIT_NOFILE, most, most)
-        .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))
+    // More than the hard limit needs a right that we may not have, and than fs.nr_open there can't be.
+    if setrlimit(Resource::RLIMIT_NOFILE, files, files).is_ok() {
+        return Ok(files);
+    }
+    let most = hard.min(files);
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    Ok(most)
 }
 
 /// The directory is a mount of its own, whose parent goes with the old root: there is no way up.

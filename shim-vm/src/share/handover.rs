@@ -35,7 +35,8 @@ impl Share {
             }
         }
         for name in self.skeleton.names()? {
-            if name != VOLUMES && !containers.contains(&name) {
+            let is_ours = [VOLUMES, places::ANSWERED].contains(&&*name);
+            if !is_ours && !containers.contains(&name) {
                 clear(&self.skeleton, &name, places::ROOTFS);
             }
         }

@@ -5,6 +5,7 @@
 //! programs that still use select(2). A daemon of ours does not, and has several files open for
 //! each process of a container's. A container's programs, loggers and hooks may.
 
+use nix::sys::resource::{Resource, getrlimit};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -19,6 +20,15 @@ pub fn raise_open_files() {
         Ok(given) => drop(GIVEN.set(given)),
         Err(e) => log::warn!("the limit on open files stays as it is: {e}"),
     }
+}
+
+/// The limit that we were started with: soft and hard.
+///
+/// # Errors
+/// From getrlimit(2).
+pub fn given_open_files() -> io::Result<(u64, u64)> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok((GIVEN.get().copied().unwrap_or(soft), hard))
 }
 
 /// Sets the limit that we were started with again, for a program that is to take our place.

@@ -1,5 +1,6 @@
 //! Boots, again and again: none hangs, and each leaves the machine as it was.
 
+use crate::jail;
 use harness::{Shim, proc};
 use std::fs;
 
@@ -21,6 +22,29 @@ fn ten_boots_in_a_row_all_end_well() {
             assert_eq!(proc::children(shim.pid()), Vec::<i32>::new());
             assert_eq!(proc::zombies(shim.pid()), Vec::<i32>::new());
             shims.push(shim);
+        }
+    });
+}
+
+/// On a machine that is busy with them all, each needs longer than one alone may take.
+#[test]
+fn boots_side_by_side_wait_for_each_other() {
+    const VMS: usize = 8;
+    crate::run(async |test| {
+        let config = jail::config(test, "shim-vm.toml", &[("start_timeout", "5".into())]);
+        let mut creating = Vec::new();
+        for n in 0..VMS {
+            let bundle = test.bundle(&format!("c{n}")).build();
+            let start = bundle.start();
+            let start = start.env("DUNNAGE_VM_CONFIG", &config.to_string_lossy());
+            let shim = start.shim().await;
+            creating.push(tokio::task::spawn_local(async move {
+                shim.create(bundle.create()).await.unwrap();
+                shim
+            }));
+        }
+        for created in creating {
+            created.await.unwrap().stop().await;
         }
     });
 }

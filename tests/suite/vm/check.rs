@@ -36,7 +36,8 @@ fn check_runs_a_container_and_tells_how_long_each_step_took() {
     // Each is rounded down.
     assert!((sum..=sum + 5).contains(&all), "{sum}: {text}");
     assert!(step("kernel") > 50 && step("end") > 0, "{text}");
-    assert!(text.contains("accelerator   tcg"), "{text}");
+    let accelerator = "accelerator   tcg, which is slow: as it is set\n";
+    assert!(text.contains(accelerator), "{text}");
     assert!(!fs::exists(format!("/run/dunnage/check-{pid}")).unwrap());
 }
 
@@ -67,6 +68,37 @@ fn an_image_of_another_build_is_refused() {
         said.contains("guest.toml: agent_build = \"0123456789ab\", but this shim goes with"),
         "{said}"
     );
+}
+
+/// Without KVM it says why: here because there is no device, or what came of it.
+#[test]
+fn check_says_why_there_is_no_kvm() {
+    crate::prepare();
+    let dir = tempfile::tempdir().unwrap();
+    crate::install_image(dir.path());
+    let config = dir.path().join("shim-vm.toml");
+    fs::write(&config, "image = \"lib/dunnage/guest\"\n").unwrap();
+    let (output, _) = check(&config.to_string_lossy());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    let says = |line: &str| text.lines().any(|said| said.starts_with(line));
+    let why = ["no KVM: /dev/kvm: ", "KVM does not work: "];
+    let why = why.map(|why| says(&format!("accelerator   tcg, which is slow: {why}")));
+    assert!(
+        why.contains(&true) || says("accelerator   kvm, it was tried"),
+        "{text}"
+    );
+}
+
+/// `--help` has it.
+#[test]
+fn help_lists_what_an_operator_may_type() {
+    let mut help = Command::new(peers::shim());
+    let output = help.arg("--help").output().expect("the shim");
+    let text = String::from_utf8_lossy(&output.stderr);
+    for command in ["\n  check\n", "\n  upgrade\n"] {
+        assert!(text.contains(command), "{text}");
+    }
 }
 
 /// Two at a time do not take each other's VM for their own.

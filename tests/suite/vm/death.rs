@@ -63,6 +63,25 @@ fn a_vm_that_dies_ends_its_containers_and_can_be_deleted() {
     });
 }
 
+/// What becomes of QEMU is in the log, whatever else is heard of first.
+#[test]
+fn how_qemu_ended_is_told() {
+    crate::run(async |test| {
+        for n in 0..3 {
+            let id = format!("c{n}");
+            let bundle = test.bundle(&id).build();
+            let shim = bundle.running().await;
+            wait::signal(qemu(&shim), libc::SIGKILL).unwrap();
+            assert_eq!(test.events().exit(&id, &id).await.exit_status, 137);
+            shim.delete(&id, "").await.unwrap();
+            shim.shutdown(&id).await.unwrap();
+            shim.stopped().await;
+            let log = shim.log();
+            assert!(log.contains(": QEMU ended: signal: killed"), "{log}");
+        }
+    });
+}
+
 /// The shim killed: its VM dies with it, and `delete` leaves nothing and tells 137.
 #[test]
 fn a_shim_that_dies_takes_its_vm_along_and_delete_clears_up() {

@@ -179,7 +179,7 @@ impl Alone {
         fs::remove_file(&socket).unwrap();
         let share = dir.join("share");
         fs::create_dir_all(&share).unwrap();
-        let script = "mount -t tmpfs share \"$1\" && exec \"$0\" fsd \"$1\" 3<&0 </dev/null";
+        let script = "mount -t tmpfs share \"$1\" && exec \"$0\" fsd \"$1\" 4096 3<&0 </dev/null";
         let mut command = Command::new("unshare");
         command
             .args([

@@ -187,6 +187,24 @@ fn a_program_in_qemus_place_reaches_nothing() {
     });
 }
 
+/// A /dev/kvm that is only root's is QEMU's, too, though that is not root: what it can't do there is what
+/// nobody can.
+#[test]
+fn a_kvm_that_is_only_roots_is_qemus_too() {
+    const KVM: &str = "/dev/kvm";
+    crate::run(async |test| {
+        let open = fs::File::options().read(true).write(true).open(KVM);
+        let expected = match open.map_err(|e| e.raw_os_error()) {
+            Ok(_) => "done".to_owned(),
+            Err(errno) => errno.unwrap_or_default().to_string(),
+        };
+        let bundle = test.bundle("probe-1");
+        let bundle = bundle.annotation("io.dunnage.vm.accel", "kvm").build();
+        let told = said(&told(test, &bundle).await);
+        assert_eq!(told[KVM], expected, "{told:?}");
+    });
+}
+
 /// What the probe says when it is run for `bundle`'s VM: the reason why that does not start.
 async fn told(test: &Test, bundle: &Bundle) -> String {
     let config = probe(test);

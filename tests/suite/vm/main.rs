@@ -15,11 +15,13 @@ mod files;
 mod frozen;
 #[cfg(target_arch = "x86_64")]
 mod fsd;
+mod guest;
 mod hooks;
 mod hostile;
 mod image;
 mod inspect;
 mod jail;
+mod known;
 mod late;
 mod life;
 mod manager;

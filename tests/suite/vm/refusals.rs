@@ -33,10 +33,9 @@ fn wrong_requests_are_refused_by_name() {
             .annotation(kernel, "/etc/passwd")
             .build();
         let status = refusal("kernel", bundle).await;
-        assert!(
-            status.message.contains("io.dunnage.vm.kernel: not allowed"),
-            "{status}"
-        );
+        let file = std::env::var("DUNNAGE_VM_CONFIG").expect("set");
+        let why = format!("io.dunnage.vm.kernel: not allowed by {file}");
+        assert!(status.message.contains(&why), "{status}");
 
         let bundle = test
             .bundle("little")
@@ -45,6 +44,16 @@ fn wrong_requests_are_refused_by_name() {
         let status = refusal("little", bundle).await;
         assert!(
             status.message.contains("io.dunnage.vm.memory=\"7\""),
+            "{status}"
+        );
+
+        let device = json!({"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11});
+        let bundle = test.bundle("device").set("/linux/devices", json!([device]));
+        let bundle = bundle.set("/linux/resources/devices", json!([])).build();
+        let status = refusal("device", bundle).await;
+        assert_eq!(status.code, Code::Unimplemented);
+        assert!(
+            status.message.contains("linux.devices: /dev/kmsg"),
             "{status}"
         );
 

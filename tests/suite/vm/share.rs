@@ -110,9 +110,9 @@ fn nothing_can_be_planted_where_the_next_container_will_be() {
             canary = canary.display(),
         );
         let told = attack(&shim, &first, "plant", &script).await;
-        assert!(told.starts_with(".volumes\na\n"), "{told}");
+        assert!(told.starts_with(".answered\n.volumes\na\n"), "{told}");
         assert!(
-            told.ends_with(".:\n.volumes\na\n\n.volumes:\n0\n"),
+            told.ends_with(".:\n.answered\n.volumes\na\n\n.volumes:\n0\n"),
             "{told}"
         );
         assert!(
@@ -134,14 +134,17 @@ fn nothing_can_be_planted_where_the_next_container_will_be() {
         shim.start("b", "").await.unwrap();
         let script = "echo root >/root-of-b; echo volume >/mnt/volume-of-b; ls -A /tmp/s";
         let told = attack(&shim, &second, "write", script).await;
-        assert_eq!(told, ".volumes\na\nb\n");
+        assert_eq!(told, ".answered\n.volumes\na\nb\n");
         assert!(upper.join("root-of-b").exists());
         assert_eq!(names(&more), ["volume-of-b"]);
         shim.kill("b", "", 9, false).await.unwrap();
         shim.wait("b", "").await.unwrap();
         shim.delete("b", "").await.unwrap();
         let told = attack(&shim, &first, "after", "ls -A /tmp/s /tmp/s/.volumes").await;
-        assert_eq!(told, "/tmp/s:\n.volumes\na\n\n/tmp/s/.volumes:\n0\n");
+        assert_eq!(
+            told,
+            "/tmp/s:\n.answered\n.volumes\na\n\n/tmp/s/.volumes:\n0\n"
+        );
         assert!(upper.join("root-of-b").exists(), "no snapshot is emptied");
         assert_eq!(names(&host), ["canary"]);
         assert_eq!(fs::read_to_string(&canary).unwrap(), "alive");
@@ -192,6 +195,38 @@ fn read_only_is_read_only_on_the_host() {
         for file in [inside.join("file"), single] {
             assert_eq!(fs::read_to_string(file).unwrap(), "of the host");
         }
+        shim.stop().await;
+        umount2(&inside, MntFlags::MNT_DETACH).unwrap();
+    });
+}
+
+/// What is mounted in a volume is in it if that is an `rbind`, and not if it is a `bind`.
+#[test]
+fn a_bind_is_of_one_mount_and_an_rbind_of_all() {
+    crate::run(async |test| {
+        let data = dir(test, "data");
+        let inside = data.join("inside");
+        fs::create_dir(&inside).unwrap();
+        let tmpfs = Some("tmpfs");
+        mount(tmpfs, &inside, tmpfs, MsFlags::empty(), None::<&str>).unwrap();
+        fs::write(inside.join("file"), "").unwrap();
+        let mut bundle = test.bundle("c");
+        for kind in ["bind", "rbind"] {
+            let to = format!("/dev/{kind}");
+            let volume =
+                json!({"destination": to, "type": "bind", "source": data, "options": [kind]});
+            bundle = bundle.mount(volume);
+        }
+        let bundle = bundle.build();
+        let shim = bundle.running().await;
+        let look = bundle.exec_sh(
+            "look",
+            "cd /dev; ls -A bind rbind; ls -A bind/inside rbind/inside",
+        );
+        let told = said(&shim, &bundle, look).await;
+        let expected = "bind:\ninside\n\nrbind:\ninside\n\
+                        bind/inside:\n\nrbind/inside:\nfile\n";
+        assert_eq!(told, expected);
         shim.stop().await;
         umount2(&inside, MntFlags::MNT_DETACH).unwrap();
     });

@@ -1,0 +1,64 @@
+//! What a container finds in its guest, beside its files: time, limits, and an end.
+
+use crate::said;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use serde_json::json;
+
+/// Its kernel has timers finer than its tick, and no tick while there is nothing to do.
+#[test]
+fn timers_are_fine_without_kvm_too() {
+    crate::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let script = "grep -m 1 -o 'hres_active .*' /proc/timer_list; \
+                      grep -m 1 -o 'nohz_mode .*' /proc/timer_list";
+        let told = said(&shim, &bundle, bundle.exec_sh("timers", script)).await;
+        let words: Vec<&str> = told.split_whitespace().collect();
+        let ["hres_active", ":", "1", "nohz_mode", ":", "2"] = words[..] else {
+            panic!("{told}");
+        };
+        shim.stop().await;
+    });
+}
+
+/// A container that says nothing of its limits has those that its shim was started with, as on the host.
+#[test]
+fn limits_are_those_of_a_container_on_the_host() {
+    crate::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let most = |files: u64| files.min(1 << 20).to_string();
+        let (locked, most_locked) = getrlimit(Resource::RLIMIT_MEMLOCK).unwrap();
+        let kib = |bytes: u64| match bytes {
+            RLIM_INFINITY => "unlimited".to_owned(),
+            bytes => (bytes >> 10).to_string(),
+        };
+        let expected = [most(soft), most(hard), kib(locked), kib(most_locked)];
+        let script = "ulimit -Sn; ulimit -Hn; ulimit -Sl; ulimit -Hl";
+        let told = said(&shim, &bundle, bundle.exec_sh("limits", script)).await;
+        assert_eq!(told.lines().collect::<Vec<_>>(), expected);
+        shim.stop().await;
+    });
+}
+
+/// Why a guest's kernel failed is in the log, though it says much more after that.
+#[test]
+fn the_first_words_of_a_panic_are_told() {
+    crate::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let mut crash =
+            harness::bundle::process(test, &["sh", "-c", "echo c >/proc/sysrq-trigger"]);
+        for set in ["bounding", "effective", "permitted"] {
+            crash["capabilities"][set] = json!(["CAP_SYS_ADMIN"]);
+        }
+        shim.run(bundle.exec_spec("crash", &crash)).await;
+        assert_eq!(test.events().exit("c", "c").await.exit_status, 137);
+        shim.delete("c", "").await.unwrap();
+        shim.stopped().await;
+        let log = shim.log();
+        let why = "Kernel panic - not syncing: sysrq triggered crash";
+        assert_eq!(log.matches(why).count(), 1, "{log}");
+    });
+}
