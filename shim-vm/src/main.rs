@@ -26,6 +26,7 @@ mod filter;
 mod fsd;
 mod hooks;
 mod image;
+mod info;
 mod jail;
 mod limits;
 mod link;
@@ -56,7 +57,7 @@ mod word;
 use config::Config;
 use protos::Any;
 use protos::task::DeleteResponse;
-use protos::types::{RuntimeInfo, RuntimeVersion};
+use protos::types::RuntimeInfo;
 use std::future::Future;
 use std::io::{self, Write};
 use std::pin::Pin;
@@ -78,15 +79,7 @@ impl shim::Shim for Vm {
     }
 
     fn info(&self, options: Option<Any>) -> shim::Result<RuntimeInfo> {
-        Ok(RuntimeInfo {
-            name: self.name().into(),
-            version: Some(RuntimeVersion {
-                version: env!("CARGO_PKG_VERSION").into(),
-                revision: shim::revision().into(),
-            }),
-            options,
-            ..Default::default()
-        })
+        Ok(info::info(self.name(), options))
     }
 
     fn set_up(&self) -> shim::Result<()> {

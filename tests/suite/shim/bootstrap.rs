@@ -323,15 +323,16 @@ fn info_tells_the_runtime_and_its_features() {
             assert_eq!(info.name, peers::shim_type());
             assert!(info.version.is_some_and(|v| !v.version.is_empty()));
             assert_eq!(info.options, echoed);
-            if vm_differs("guests-runtime") {
-                assert_eq!(info.features, None);
-                continue;
-            }
-            let features = info.features.expect("features of runc");
+            let features = info.features.expect("features");
             let url = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
             assert_eq!(features.type_url, url);
             let json: serde_json::Value = serde_json::from_slice(&features.value).unwrap();
             assert!(json["hooks"].is_array(), "{json}");
+            if vm_differs("guests-runtime") {
+                let options = json["mountOptions"].as_array().expect("options of mounts");
+                assert!(options.iter().any(|option| option == "rro"), "{json}");
+                assert_eq!(json["linux"]["mountExtensions"]["idmap"]["enabled"], false);
+            }
         }
         if vm_differs("guests-runtime") {
             return;
