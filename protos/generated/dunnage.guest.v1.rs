@@ -118,6 +118,8 @@ pub struct ConfigureRequest {
     pub seed: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "10")]
     pub mark: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bool, tag = "11")]
+    pub shared_pids: bool,
 }
 impl ::prost::Name for ConfigureRequest {
     const NAME: &'static str = "ConfigureRequest";
@@ -127,6 +129,21 @@ impl ::prost::Name for ConfigureRequest {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/dunnage.guest.v1.ConfigureRequest".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConfigureResponse {
+    #[prost(uint32, tag = "1")]
+    pub shared_pids: u32,
+}
+impl ::prost::Name for ConfigureResponse {
+    const NAME: &'static str = "ConfigureResponse";
+    const PACKAGE: &'static str = "dunnage.guest.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "dunnage.guest.v1.ConfigureResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/dunnage.guest.v1.ConfigureResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -12,10 +12,11 @@ use crate::notices::Notices;
 use crate::place::{self, Holds};
 use crate::pod::Pod;
 use crate::qemu::Qemu;
+use crate::shape::Shape;
 use crate::share::Share;
 use crate::word::{self, Doom};
 use crate::{clock, files, link, program, users};
-use protos::guest::{ConfigureRequest, Hello};
+use protos::guest::{ConfigureRequest, ConfigureResponse, Hello};
 use protos::mux::{Link, MARK};
 use protos::ttrpc::{CallError, Client, Context};
 use std::io::Read;
@@ -40,6 +41,7 @@ pub struct Purpose<'a> {
     pub config: Config,
     pub image: Image,
     pub accel: Accel,
+    pub shape: Shape,
     pub network: Where,
     /// The host's cgroup.
     pub place: Place,
@@ -69,6 +71,7 @@ pub struct Ready {
     /// What another session with the guest begins with, if there may be one.
     pub mark: Option<[u8; MARK]>,
     pub hello: Hello,
+    pub configured: ConfigureResponse,
     /// How long after QEMU's start its hello came.
     pub heard_after: Duration,
 }
@@ -236,7 +239,7 @@ async fn ready(
     let refused =
         |what: &'static str| move |e: CallError| format!("{what}: {}", word::text(&e.to_string()));
     let configured = client.call(&request, None);
-    configured.await.map_err(refused("set up the guest"))?;
+    let configured = configured.await.map_err(refused("set up the guest"))?;
     let set = clock::set(&client).await;
     set.map_err(refused("set the guest's clock"))?;
     Ok(Ready {
@@ -247,6 +250,7 @@ async fn ready(
         client,
         mark,
         hello,
+        configured,
         heard_after,
     })
 }

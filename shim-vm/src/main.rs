@@ -32,6 +32,7 @@ mod limits;
 mod link;
 mod machine;
 mod make;
+mod namespaces;
 mod network;
 mod notices;
 mod overhead;
@@ -43,7 +44,10 @@ mod promises;
 mod qemu;
 mod remembered;
 mod runtime;
+mod sandbox;
+mod shape;
 mod share;
+mod shared_vm;
 mod skeleton;
 mod source;
 mod spec;
@@ -52,6 +56,7 @@ mod sys;
 mod unmake;
 mod users;
 mod vm;
+mod wants;
 mod word;
 
 use config::Config;
@@ -84,6 +89,10 @@ impl shim::Shim for Vm {
 
     fn set_up(&self) -> shim::Result<()> {
         share::own_mounts().map_err(|e| shim::Error::new(format!("mount namespace: {e}")))
+    }
+
+    fn makes_sandboxes(&self) -> bool {
+        true
     }
 
     fn outlives(&self) -> Option<Duration> {
