@@ -2,6 +2,7 @@
 
 use crate::{child, said};
 use harness::bundle::{Builder, Bundle};
+use harness::upgrade::{copy_of_the_binary, image_of, upgrade};
 use harness::{Code, Shim, Test, proc, refused, wait};
 use protos::any;
 use protos::cgroups::v2::Metrics;
@@ -276,6 +277,64 @@ fn sandboxes_start_at_once_and_stop_while_they_start() {
         assert_eq!(never.wait().await, 0);
         assert_eq!(refused(never.start().await).code, Code::FailedPrecondition);
         never.shut_down().await;
+    });
+}
+
+/// V14: a sandbox without a container, and who waits for it, go on under the shim's next image; and where
+/// the shim is brought back when it is killed, it is there as it was.
+#[test]
+fn a_sandbox_outlives_its_shims_image() {
+    crate::run(async |test| {
+        let bundle = test.bundle("s").build();
+        fs::remove_file(bundle.file("config.json")).expect("it was written");
+        let start = bundle.start().env("DUNNAGE_ON_SHIM_DEATH", "adopt");
+        let shim = start.shim().await;
+        let mut sandbox = Sandbox { bundle, shim };
+        sandbox.create(&pod()).await.unwrap();
+        let pid = sandbox.start().await.unwrap();
+        let binary = copy_of_the_binary(test, "a");
+        let upgraded = async {
+            let output = upgrade(test, &binary).await;
+            assert_eq!(output.code(), Some(0), "{output:?}");
+            assert_eq!(image_of(&sandbox.shim), binary);
+            assert_eq!(sandbox.state().await, "SANDBOX_READY");
+            let a = sandbox.run(sandbox.container("a", pid)).await;
+            let text = said(&sandbox.shim, &a, a.exec_sh("e", "hostname; ps")).await;
+            assert!(
+                text.starts_with("web\n") && text.contains("/pause"),
+                "{text}"
+            );
+            sandbox.stop().await;
+        };
+        let (waited, ()) = tokio::join!(sandbox.wait(), upgraded);
+        assert_eq!(waited, 0);
+        sandbox.shim.delete("a", "").await.unwrap();
+        // Also one that has ended.
+        let output = upgrade(test, &binary).await;
+        assert_eq!(output.code(), Some(0), "{output:?}");
+        assert_eq!(sandbox.wait().await, 0);
+        sandbox.shut_down().await;
+
+        let bundle = test.bundle("t").build();
+        fs::remove_file(bundle.file("config.json")).expect("it was written");
+        let start = bundle.start().env("DUNNAGE_ON_SHIM_DEATH", "adopt");
+        let shim = start.shim().await;
+        sandbox = Sandbox { bundle, shim };
+        sandbox.create(&pod()).await.unwrap();
+        let pid = sandbox.start().await.unwrap();
+        let keeper = proc::stat(sandbox.shim.pid()).unwrap().ppid;
+        wait::signal(sandbox.shim.pid(), libc::SIGKILL).unwrap();
+        wait::ended(sandbox.shim.pid()).await;
+        let answer = sandbox.shim.answer().clone();
+        sandbox.shim = Shim::connect(&sandbox.bundle, answer).await;
+        assert_eq!(sandbox.state().await, "SANDBOX_READY");
+        let b = sandbox.run(sandbox.container("b", pid)).await;
+        let text = said(&sandbox.shim, &b, b.exec_sh("e", "hostname")).await;
+        assert_eq!(text, "web\n");
+        sandbox.stop().await;
+        assert_eq!(sandbox.wait().await, 0);
+        sandbox.shut_down().await;
+        wait::ended(keeper).await;
     });
 }
 
