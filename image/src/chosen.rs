@@ -7,7 +7,7 @@ use crate::failure::{Result, io, refused};
 use crate::manifest;
 use crate::reference;
 use crate::store::{self, Images, Store};
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, ResolveFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
@@ -16,6 +16,7 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use task::below::open_below;
 
 /// Bytes of /etc/passwd that are read, at most.
 const USERS: u64 = 4 << 20;
@@ -111,9 +112,8 @@ fn read(root: Option<&OwnedFd>, name: &str) -> Result<String> {
     let Some(root) = root else {
         return Ok(String::new());
     };
-    let way = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let Ok(file) = openat2(root, name, OpenHow::new().flags(flags).resolve(way)) else {
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let Ok(file) = open_below(root, name, flags, ResolveFlag::RESOLVE_IN_ROOT) else {
         return Ok(String::new());
     };
     let file = File::from(file);

@@ -4,7 +4,7 @@ use crate::failure::{Result, io, refused};
 use crate::layer;
 use crate::layer::tree::inside;
 use crate::tarball::Archive;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, ResolveFlag};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tar::EntryType;
+use task::below::open_below;
 
 /// Links that lead from one file of an archive to the next, at most.
 const MOST_LINKS: usize = 8;
@@ -138,9 +139,8 @@ impl Files {
     pub fn find(&self, name: &str) -> Result<Option<(Box<dyn Read>, u64)>> {
         match self {
             Self::Directory(dir) => {
-                let way = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-                let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-                let opened = openat2(dir, name, OpenHow::new().flags(flags).resolve(way));
+                let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+                let opened = open_below(dir, name, flags, ResolveFlag::RESOLVE_BENEATH);
                 let file = match opened {
                     Err(nix::errno::Errno::ENOENT) => return Ok(None),
                     opened => File::from(opened.map_err(io(name))?),

@@ -78,8 +78,14 @@ pub mod guest {
     }
 }
 
-impl Call for crate::upgrade::UpgradeRequest {
-    type Answer = crate::upgrade::UpgradeResponse;
+impl Call for crate::operator::InspectRequest {
+    type Answer = crate::operator::InspectResponse;
+    const SERVICE: &'static str = service::INSPECT;
+    const METHOD: &'static str = "Inspect";
+}
+
+impl Call for crate::operator::UpgradeRequest {
+    type Answer = crate::operator::UpgradeResponse;
     const SERVICE: &'static str = service::UPGRADE;
     const METHOD: &'static str = "Upgrade";
 }

@@ -27,7 +27,7 @@ pub use generated::containerd::task::v3 as task;
 pub use generated::containerd::types;
 pub use generated::containerd::v1::types as task_types;
 pub use generated::dunnage::guest::v1 as guest;
-pub use generated::dunnage::shim::v1 as upgrade;
+pub use generated::dunnage::shim::v1 as operator;
 pub use generated::dunnage::vm::v1 as vm;
 pub use generated::io::containerd::cgroups;
 pub use generated::runtime::v1 as cri;
@@ -50,6 +50,7 @@ pub mod service {
     pub const TASK_V3: &str = "containerd.task.v3.Task";
     pub const SANDBOX: &str = "containerd.runtime.sandbox.v1.Sandbox";
     pub const GUEST: &str = "dunnage.guest.v1.Guest";
+    pub const INSPECT: &str = "dunnage.shim.v1.Inspect";
     pub const UPGRADE: &str = "dunnage.shim.v1.Upgrade";
     pub const EVENTS: &str = "containerd.services.events.ttrpc.v1.Events";
 }

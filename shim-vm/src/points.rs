@@ -2,12 +2,13 @@
 //! them, as runtimes do before they make the root read-only, but the guest may not.
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::fcntl::{OFlag, ResolveFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use serde_json::Value;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
+use task::below::open_below;
 
 const DIRECTORY: Mode = Mode::from_bits_truncate(0o755);
 const FILE: Mode = Mode::from_bits_truncate(0o644);
@@ -87,9 +88,7 @@ fn there(found: nix::Result<OwnedFd>) -> nix::Result<Option<OwnedFd>> {
 }
 
 fn find(root: BorrowedFd, path: &Path) -> nix::Result<OwnedFd> {
-    let way = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-    openat2(root, path, OpenHow::new().flags(flags).resolve(way))
+    open_below(root, path, OFlag::O_PATH, ResolveFlag::RESOLVE_IN_ROOT)
 }
 
 #[cfg(test)]

@@ -230,8 +230,8 @@ impl Machine for Qemu {
 
 /// Without ACPI a kernel that can do without boots faster, but has one processor and few devices.
 fn needs_acpi(plan: &Plan) -> bool {
-    // Beside the networks: the serial port and the files.
-    let devices = plan.taps.len() + 2;
+    // Beside the networks: the serial port, the files and the balloon.
+    let devices = plan.taps.len() + 3;
     let can = plan.image.abilities.command_line_devices && plan.accel != Accel::Kvm;
     !can || plan.vcpus > 1 || devices > SLOTS_WITHOUT_ACPI
 }
@@ -282,8 +282,10 @@ fn basics(line: &mut Line, plan: &Plan) {
     ]);
 }
 
-/// The files and the networks, which it takes out of the plan.
+/// The files and the networks, which it takes out of the plan; and the balloon, by which the guest says
+/// what memory it has freed, so that the host has it again.
 fn devices(line: &mut Line, plan: &mut Plan) {
+    line.add(["-device", "virtio-balloon-device,free-page-reporting=on"]);
     if let Some(files) = plan.files.take() {
         let files = line.fd(files);
         line.add([

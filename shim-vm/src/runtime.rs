@@ -19,7 +19,7 @@ use protos::task_types::ProcessInfo;
 use protos::ttrpc::Context;
 use protos::{Any, Code, Status, any, runc};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::future::Ready;
@@ -213,6 +213,14 @@ impl Runtime for Guest {
         let mut containers = engine.runtime.containers.borrow_mut();
         containers.insert(id.to_owned(), Some(Rc::clone(&own)));
         Ok(own)
+    }
+
+    fn look(engine: &Engine) -> Value {
+        let runtime = &engine.runtime;
+        // It is being booted, or ended.
+        let is_changing = runtime.turn.try_lock().is_err();
+        let vm = runtime.vm.borrow().as_ref().map(|vm| vm.look());
+        json!({"vm": vm, "vm_changes": is_changing})
     }
 
     fn reaper(&self) -> &Reaper {

@@ -2,7 +2,7 @@
 //! name in it leads anywhere else, whoever put it there.
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::fcntl::{OFlag, ResolveFlag, open, openat};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
+use task::below::open_below;
 use task::rootfs::followed;
 
 const PATH: OFlag = OFlag::O_PATH
@@ -67,10 +68,8 @@ impl Skeleton {
     fn opened(&self, name: &str, flags: OFlag) -> io::Result<OwnedFd> {
         let way = ResolveFlag::RESOLVE_BENEATH
             | ResolveFlag::RESOLVE_NO_SYMLINKS
-            | ResolveFlag::RESOLVE_NO_MAGICLINKS
             | ResolveFlag::RESOLVE_NO_XDEV;
-        let how = OpenHow::new().flags(flags).resolve(way);
-        match openat2(&self.0, single(name)?, how) {
+        match open_below(&self.0, single(name)?, flags, way) {
             Err(Errno::ENOSYS) => Err(io::Error::other("openat2(2) is missing: Linux 5.10 has it")),
             opened => Ok(opened?),
         }

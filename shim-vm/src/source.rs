@@ -1,11 +1,12 @@
 //! Where a volume comes from: what is found at its path is what is checked, known again and mounted.
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, ResolveFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use task::below::open_below;
 use task::rootfs::followed;
 
 const PATH: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
@@ -29,8 +30,7 @@ impl Source {
     pub fn open(path: &Path, writable: &[Identity]) -> io::Result<Self> {
         let fd = match outermost(path, writable)? {
             Some((volume, below)) => {
-                let way = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-                match openat2(volume, below, OpenHow::new().flags(PATH).resolve(way)) {
+                match open_below(volume, below, PATH, ResolveFlag::RESOLVE_BENEATH) {
                     Err(Errno::EXDEV) => {
                         let why = "a link in a volume that the VM may write to leads out of it";
                         return Err(io::Error::other(why));

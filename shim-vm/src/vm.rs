@@ -30,6 +30,7 @@ use protos::guest::{ConfigureRequest, ConfigureResponse, Event, Hello, PowerOffR
 use protos::mux::{Link, MARK};
 use protos::ttrpc::{Call, CallError, Client, Context};
 use protos::{Code, Message, Status};
+use serde_json::{Value, json};
 use std::cell::Cell;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -158,6 +159,20 @@ impl Vm {
     /// The process that serves it the host's files.
     pub fn files_pid(&self) -> u32 {
         self.files.pid
+    }
+
+    /// What is known of it now; the words of the guest are cut, and may be anything.
+    pub fn look(&self) -> Value {
+        json!({
+            "qemu": self.pid(),
+            "files": self.files_pid(),
+            "agent": word::line(&self.hello.agent),
+            "kernel": word::line(&self.hello.kernel),
+            "booted_seconds": self.heard_after.as_secs_f64(),
+            "adopted": self.is_adopted,
+            "gone": self.gone.borrow().clone(),
+            "console": self.machine.last_words(),
+        })
     }
 
     /// The link, to open streams on.

@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use task::handover::{Engine, Kept};
+use task::look::Look;
 use task::runtime::Runtime;
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -26,6 +27,9 @@ pub trait Daemon: Service {
 
     /// Waits until nothing goes on but calls.
     fn settled(&self) -> Boxed<'_, ()>;
+
+    /// What goes on now; it waits for nothing.
+    fn look(&self) -> Look;
 
     /// Describes the state for another process image.
     ///
@@ -66,6 +70,10 @@ impl<R: Runtime> Daemon for task::Service<R> {
 
     fn settled(&self) -> Boxed<'_, ()> {
         Box::pin(self.settled())
+    }
+
+    fn look(&self) -> Look {
+        self.look()
     }
 
     fn hand_over(&self, kept: &mut Kept) -> io::Result<Engine> {

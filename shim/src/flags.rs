@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-/// The action that is an operator's, not containerd's.
+/// The actions that are an operator's, not containerd's.
 pub const UPGRADE: &str = "upgrade";
+pub const INSPECT: &str = "inspect";
 
 /// What containerd, or an operator, asked for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,6 +20,8 @@ pub struct Flags {
     pub debug: bool,
     pub version: bool,
     pub info: bool,
+    /// Of `inspect`: for machines.
+    pub json: bool,
     /// The first positional argument; empty means serve.
     pub action: String,
 }
@@ -70,9 +73,9 @@ pub fn usage(program: &str) -> String {
 impl Flags {
     /// Parses the arguments after the program's name: `-x v`, `--x v`, `-x=v`; switches alone or
     /// with `=true` or `=false`. Flags end at the first argument that is none, or at `--`; what
-    /// follows is nobody's, as with Go's shim. Only `upgrade`, which is an operator's to type,
-    /// has flags behind it too, and nothing else: a word too much, or a variable that is empty,
-    /// must not make it every shim's.
+    /// follows is nobody's, as with Go's shim. Only `upgrade` and `inspect`, which are an operator's
+    /// to type, have flags behind them too, and nothing else: a word too much, or a variable that is
+    /// empty, must not make them every shim's.
     ///
     /// # Errors
     /// [`Stop::Bad`] names the flag.
@@ -82,14 +85,15 @@ impl Flags {
         let mut empty = None;
         while let Some(arg) = args.next() {
             let is_flag = arg.starts_with('-') && arg != "-";
-            if flags.action == UPGRADE && (!is_flag || arg == "--") {
-                return Err(Stop::Bad(format!("{UPGRADE} takes no argument: {arg:?}")));
+            if flags.is_operators() && (!is_flag || arg == "--") {
+                let action = &flags.action;
+                return Err(Stop::Bad(format!("{action} takes no argument: {arg:?}")));
             }
             if !is_flag || arg == "--" {
                 // "--" ends the flags, "-" is an argument.
                 let action = if is_flag { args.next() } else { Some(arg) };
                 flags.action = action.unwrap_or_default();
-                if flags.action == UPGRADE {
+                if flags.is_operators() {
                     continue;
                 }
                 break;
@@ -111,11 +115,16 @@ impl Flags {
             }
         }
         match empty {
-            Some(name) if flags.action == UPGRADE => {
-                Err(Stop::Bad(format!("{UPGRADE}: -{name} is empty")))
+            _ if flags.json && flags.action != INSPECT => Err(unknown("json")),
+            Some(name) if flags.is_operators() => {
+                Err(Stop::Bad(format!("{}: -{name} is empty", flags.action)))
             }
             _ => Ok(flags),
         }
+    }
+
+    fn is_operators(&self) -> bool {
+        matches!(self.action.as_str(), UPGRADE | INSPECT)
     }
 
     /// The arguments of a daemon that serves what this one is to serve: without `action` a new one's.
@@ -146,6 +155,7 @@ impl Flags {
             "debug" => Target::Switch(&mut self.debug),
             "v" | "version" => Target::Switch(&mut self.version),
             "info" => Target::Switch(&mut self.info),
+            "json" => Target::Switch(&mut self.json),
             _ => return None,
         })
     }
@@ -225,6 +235,12 @@ mod tests {
         ] {
             assert_eq!(parse(line), Err(Stop::Bad(why.into())), "{line}");
         }
+        assert!(parse("-id i inspect -json").unwrap().json);
+        assert!(parse("--json inspect").unwrap().json);
+        assert_eq!(
+            parse("-json start"),
+            Err(Stop::Bad("flag provided but not defined: -json".into()))
+        );
         // Go's flag package stops at the first word.
         assert_eq!(parse("start -id i x").unwrap().id, "");
     }

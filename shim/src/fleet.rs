@@ -1,33 +1,31 @@
-//! The `upgrade` command: has running shims become the binary that this command is.
+//! What an operator asks of running shims: finding them, and asking them.
 //!
-//! `containerd-shim-runc-v2 [-namespace NS] [-id ID] upgrade`
+//! `containerd-shim-runc-v2 [-namespace NS] [-id ID] upgrade | inspect [-json]`
+
+mod inspect;
+mod look;
+mod upgrade;
+
+pub use inspect::inspect;
+pub use upgrade::upgrade;
 
 use crate::bootstrap::LISTENER_FD;
 use crate::error::{Error, Result};
 use crate::flags::Flags;
 use crate::keeper;
-use crate::runtime;
 use nix::unistd::geteuid;
-use protos::ttrpc::{CallError, Client};
-use protos::upgrade::{UpgradeRequest, UpgradeResponse};
+use protos::ttrpc::{Call, CallError, Client};
 use protos::{Code, Status};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 use task::proc;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
-
-/// How long one shim may take.
-const TIMEOUT: Duration = Duration::from_secs(30);
-/// How many are asked at once: each starts the new binary, to have it look at the state.
-const AT_ONCE: usize = 32;
-
-type Answer = std::result::Result<UpgradeResponse, Status>;
 
 /// A shim that runs.
 struct Daemon {
@@ -35,55 +33,35 @@ struct Daemon {
     flags: Flags,
 }
 
-/// Upgrades every shim called `program` that `filter` names, and prints a line for each.
+/// Asks `daemons` as `ask` does, so many at a time; their answers, in the same order.
 ///
 /// # Errors
-/// If one of them refuses; the others are upgraded all the same.
-pub fn upgrade(program: &str, filter: &Flags) -> Result<()> {
-    let binary = std::env::current_exe().map_err(|e| Error::io("find", "own binary", e))?;
-    let (report, refused) = runtime()?.block_on(async {
-        let turns = Rc::new(Semaphore::new(AT_ONCE));
-        let asked: Vec<_> = daemons(program, filter)?
-            .into_iter()
-            .map(|daemon| {
-                let (turns, binary) = (Rc::clone(&turns), binary.clone());
-                spawn_local(async move {
-                    // It is never closed.
-                    let _turn = turns.acquire().await;
-                    let answer = ask(&daemon, &binary).await;
-                    (daemon, answer)
-                })
+/// If one could not be asked at all.
+async fn ask_all<A: 'static, F: Future<Output = A> + 'static>(
+    daemons: Vec<Daemon>,
+    at_once: usize,
+    ask: impl Fn(u32) -> F,
+) -> Result<Vec<(Daemon, A)>> {
+    let turns = Rc::new(Semaphore::new(at_once));
+    let asked: Vec<_> = daemons
+        .into_iter()
+        .map(|daemon| {
+            let (turns, asking) = (Rc::clone(&turns), ask(daemon.pid));
+            spawn_local(async move {
+                // It is never closed.
+                let _turn = turns.acquire().await;
+                (daemon, asking.await)
             })
-            .collect();
-        let (mut report, mut refused) = (String::new(), 0);
-        for answer in asked {
-            let answer = answer.await.map_err(|e| Error::new(e.to_string()))?;
-            let (said, is_refused) = line_of(answer);
-            refused += u32::from(is_refused);
-            report += &said;
-        }
-        Ok::<_, Error>((report, refused))
-    })?;
-    crate::print(task::printable(&report).as_bytes())?;
-    match refused {
-        0 => Ok(()),
-        1 => Err(Error::new("one shim was not upgraded")),
-        n => Err(Error::new(format!("{n} shims were not upgraded"))),
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for answer in asked {
+        answers.push(answer.await.map_err(|e| Error::new(e.to_string()))?);
     }
+    Ok(answers)
 }
 
-/// The line about one shim, whatever it said, and whether it was not upgraded.
-fn line_of((daemon, answer): (Daemon, Answer)) -> (String, bool) {
-    let Daemon { pid, flags } = daemon;
-    let (said, refused) = match answer {
-        Ok(answer) => (format!("runs {}", answer.version), false),
-        Err(status) if status.code == Code::Unimplemented => ("left alone: not ours".into(), false),
-        Err(status) => (format!("refused: {}", status.message), true),
-    };
-    let line = format!("{}/{} pid {pid}: {said}", flags.namespace, flags.id);
-    (line.replace(['\n', '\t'], " ") + "\n", refused)
-}
-
+/// Every shim called `program` that `filter` names.
 fn daemons(program: &str, filter: &Flags) -> Result<Vec<Daemon>> {
     let pids = proc::all().map_err(|e| Error::io("read", "/proc", e))?;
     let mut daemons: Vec<_> = pids.filter_map(|pid| daemon(pid, program)).collect();
@@ -121,14 +99,17 @@ fn is_ours(pid: u32, program: &str) -> bool {
         && root("self") == root(&pid.to_string())
 }
 
-async fn ask(daemon: &Daemon, binary: &Path) -> Answer {
+/// Asks the shim that process `pid` is.
+async fn ask<C: Call>(
+    pid: u32,
+    request: C,
+    timeout: Duration,
+) -> std::result::Result<C::Answer, Status> {
     let unavailable = |text: &str| Status::new(Code::Unavailable, text);
-    let socket = socket(daemon.pid).ok_or_else(|| unavailable("its socket was not found"))?;
+    let socket = socket(pid).ok_or_else(|| unavailable("its socket was not found"))?;
     let client = Client::connect(socket).await;
     let client = client.map_err(|e| unavailable(&format!("connect: {e}")))?;
-    let binary = binary.to_string_lossy().into_owned();
-    let request = UpgradeRequest { binary };
-    match client.call(&request, Some(TIMEOUT)).await {
+    match client.call(&request, Some(timeout)).await {
         Ok(answer) => Ok(answer),
         Err(CallError::Status(status)) => Err(status),
         Err(CallError::Closed) => Err(unavailable("it closed the connection")),

@@ -6,7 +6,8 @@
 //!             <─ events ── publisher <─────────── outbox <────────────┘
 //! ```
 //!
-//! `upgrade` has running shims become the binary it is itself: fleet asks, upgrade does.
+//! `upgrade` has running shims become the binary it is itself, and `inspect` tells what they do: fleet
+//! asks, upgrade and inspect answer.
 //!
 //! What differs between kinds of shims is in [`Shim`].
 
@@ -18,6 +19,7 @@ mod flags;
 mod fleet;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod inspect;
 mod keeper;
 mod lifeline;
 mod log;
@@ -150,6 +152,7 @@ fn command(shim: &dyn Shim, program: &str, flags: &Flags) -> Result<()> {
     }
     match flags.action.as_str() {
         flags::UPGRADE => return fleet::upgrade(program, flags),
+        flags::INSPECT => return fleet::inspect(program, flags),
         "handover-check" => return upgrade::answer_check(shim),
         _ => {}
     }
@@ -170,6 +173,11 @@ fn version(program: &str) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let revision = revision();
     format!("{program}:\n  Version:  {version}\n  Revision: {revision}\n\n")
+}
+
+/// Of this build, in one line.
+fn version_and_revision() -> String {
+    format!("{} {}", env!("CARGO_PKG_VERSION"), revision())
 }
 
 /// The commit this was built from, if the build said so.

@@ -3,6 +3,7 @@
 use crate::bootstrap::LISTENER_FD;
 use crate::error::{Error, Result};
 use crate::flags::Flags;
+use crate::inspect::Inspector;
 use crate::keeper::{self, ADOPT, Held, KEEPER_FD};
 use crate::publisher::Publisher;
 use crate::upgrade::{Asked, HANDOVER_FD, Handover, Upgrader, become_image, check};
@@ -31,9 +32,10 @@ use tokio::net::UnixStream;
 /// How long events may take to reach containerd once the shim is to end.
 const DRAIN: Duration = Duration::from_secs(5);
 /// What a daemon is told by signals.
-const SIGNALS: [Signal; 4] = [
+const SIGNALS: [Signal; 5] = [
     Signal::SIGTERM,
     Signal::SIGINT,
+    Signal::SIGQUIT,
     Signal::SIGUSR1,
     Signal::SIGUSR2,
 ];
@@ -184,6 +186,12 @@ fn run(
             .add(service::TASK_V2, Rc::clone(&tasks) as _)
             .add(service::TASK_V3, tasks)
             .add(service::UPGRADE, Rc::clone(&upgrader) as _);
+        let inspector = Rc::new(Inspector {
+            flags: flags.clone(),
+            handle: server.handle(),
+            daemon: Rc::clone(&service),
+        });
+        server = server.add(service::INSPECT, Rc::clone(&inspector) as _);
         for (name, beside) in Rc::clone(&service).services() {
             server = server.add(name, Rc::new(Recorded(beside)));
         }
@@ -202,7 +210,7 @@ fn run(
         tokio::select! {
             e = server.serve(listener, moved) => return Err(failed(e)),
             e = &mut running => return Err(failed(e)),
-            signal = next_signal(&signals, &upgrader) => log::info!("{}: the shim ends", signal?),
+            signal = next_signal(&signals, &upgrader, &inspector) => log::info!("{}: the shim ends", signal?),
             end = upgrade.run(&upgrader) => return Ok(end),
             () = service.shut_down() => {}
         }
@@ -241,12 +249,20 @@ async fn drain(service: &dyn Daemon, outbox: &Outbox) {
 }
 
 /// Waits for a signal that ends the shim (B51). SIGUSR1 only leaves a line in the log (B50),
-/// SIGUSR2 asks for the binary that is at our path by now.
-async fn next_signal(signals: &Signals, upgrader: &Upgrader) -> Result<Signal> {
+/// SIGUSR2 asks for the binary that is at our path by now, SIGQUIT for what `inspect` tells.
+async fn next_signal(
+    signals: &Signals,
+    upgrader: &Upgrader,
+    inspector: &Inspector,
+) -> Result<Signal> {
     loop {
         match signals.next().await {
             Ok(Signal::SIGUSR1) => log::info!("SIGUSR1: one thread, no stacks to dump"),
             Ok(Signal::SIGUSR2) => upgrader.ask_for_own_path(),
+            Ok(Signal::SIGQUIT) => match serde_json::to_string(&inspector.report()) {
+                Ok(report) => log::info!("SIGQUIT: {report}"),
+                Err(e) => log::error!("SIGQUIT: {e}"),
+            },
             Ok(signal) => return Ok(signal),
             Err(e) => return Err(Error::new(format!("wait for signals: {e}"))),
         }

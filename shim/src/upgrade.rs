@@ -20,8 +20,8 @@ use crate::error::{Error, Result};
 use crate::flags::Flags;
 use crate::sys;
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use protos::operator::{UpgradeRequest, UpgradeResponse};
 use protos::ttrpc::{Answer, Call, Context, MovedConnection, Request, Service, decode};
-use protos::upgrade::{UpgradeRequest, UpgradeResponse};
 use protos::{Code, Message, Status};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -154,7 +154,7 @@ impl Upgrader {
         if request.moved {
             let failed = |why: &String| Status::new(Code::FailedPrecondition, why.as_str());
             self.outcome.as_ref().map_err(failed)?;
-            let version = format!("{} {}", env!("CARGO_PKG_VERSION"), crate::revision());
+            let version = crate::version_and_revision();
             let answer = UpgradeResponse {
                 pid: std::process::id(),
                 version,

@@ -137,7 +137,12 @@ pub async fn done() {
 
 /// True if nothing is under way.
 pub fn is_done() -> bool {
-    threads().under_way == 0
+    under_way() == 0
+}
+
+/// Of how many pieces of work nobody has taken the outcome yet.
+pub fn under_way() -> usize {
+    threads().under_way
 }
 
 /// While one lives, what never ends by itself begins no further work: see [`may_begin`].

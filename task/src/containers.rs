@@ -65,6 +65,15 @@ impl<R: Runtime> Containers<R> {
         })
     }
 
+    /// The ids of those that are being created, in order.
+    pub fn creating(&self) -> Vec<String> {
+        let table = self.table.borrow();
+        let creating = table.iter().filter(|(_, container)| container.is_none());
+        let mut ids: Vec<String> = creating.map(|(id, _)| id.clone()).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     fn is_being_created(&self, id: &str) -> bool {
         matches!(self.table.borrow().get(id), Some(None))
     }

@@ -20,6 +20,7 @@
 //! ```
 
 pub mod aside;
+pub mod below;
 pub mod bundle;
 pub mod cgroup;
 pub mod connect;
@@ -35,6 +36,7 @@ pub mod inherited;
 pub mod json;
 mod last_exit;
 pub mod leftovers;
+pub mod look;
 pub mod oci;
 pub mod outbox;
 pub mod peak;

@@ -2,6 +2,7 @@
 
 use crate::event::{Event, now};
 use crate::handover;
+use crate::look::OfEvents;
 use protos::{Any, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -121,6 +122,20 @@ impl Outbox {
     pub async fn settled(&self) {
         while self.sending.get() {
             self.changed.notified().await;
+        }
+    }
+
+    /// What waits in it.
+    pub fn look(&self) -> OfEvents {
+        let queue = self.queue.borrow();
+        let oldest = queue.events.front().map(|(at, _)| at.seconds);
+        let waited = oldest.map_or(0, |at| now().seconds.saturating_sub(at));
+        OfEvents {
+            waiting: queue.events.len(),
+            bytes: queue.bytes,
+            // The clock may have been moved back.
+            oldest_seconds: u64::try_from(waited).unwrap_or(0),
+            sending: self.sending.get(),
         }
     }
 

@@ -31,7 +31,12 @@ pub struct Stat {
 
 /// Asks for process `pid`; `None` if there is none.
 pub fn stat(pid: u32) -> Option<Stat> {
-    parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    stat_of(format!("/proc/{pid}/stat"))
+}
+
+/// What a file of this form says, a thread's too.
+pub fn stat_of(path: impl AsRef<Path>) -> Option<Stat> {
+    parse(&fs::read(path).ok()?)
 }
 
 fn parse(stat: &[u8]) -> Option<Stat> {

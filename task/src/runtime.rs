@@ -97,6 +97,11 @@ pub trait Runtime: Sized + 'static {
     /// A container that was taken over is whole; its processes are not tracked yet.
     fn goes_on(_: &Rc<Engine<Self>>, _: &Rc<Container<Self>>, _: &Self::MovedContainer) {}
 
+    /// What it tells of itself to who looks at the engine, an object; it waits for nothing.
+    fn look(_: &Engine<Self>) -> Value {
+        Value::Null
+    }
+
     fn reaper(&self) -> &Reaper;
 
     /// The link that streams of its processes are on, if they may be on one.

@@ -40,6 +40,18 @@ impl State {
         }
     }
 
+    /// What it is called where people read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created | Self::Restorable => "created",
+            Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+            Self::Deleted => "deleted",
+        }
+    }
+
     /// May the init process take `request` now? (P/init_state.go, P/deleted_state.go)
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 
 pub mod limits;
 mod mounts;
+pub mod program;
 pub mod wait;
 
 pub use mounts::{attach_mount, clone_mount, map_mount, restrict_mount};

@@ -5,7 +5,7 @@
 //!            ├─ latency  of every step, beside bare runc     ├─ results ─┬─ runs/<date>/*.json
 //!            ├─ storm    of execs and of containers          │           ├─ table   docs/bench.md
 //!            ├─ stdio    MiB/s and CPU                       │           └─ plot    docs/*.svg
-//!            └─ idle     wakeups in a minute                 │
+//!            └─ idle     wakeups in a minute                 ├─ series  the same over time
 //!               vm       boots, beside bare ones             ┘
 //! pod: a contender with one container   process: what /proc says   sample: median and spread
 //! scale: what the figures of 300 pods mean for 1,000
@@ -23,6 +23,7 @@ mod pod;
 mod process;
 mod sample;
 mod scale;
+mod series;
 mod stdio;
 mod storm;
 mod table;
@@ -83,6 +84,12 @@ fn main() {
     }
     table::into_page(&workspace().join("docs/bench.md"), &tables);
     plot::all(&workspace().join("docs"), &results);
+    let [smaller, bigger] = series::lists(&results);
+    save(&dir.join("series.smaller.json"), &smaller);
+    save(&dir.join("series.bigger.json"), &bigger);
+    let all = series::runs(&runs()).into_iter();
+    let all: Vec<_> = all.map(|(date, dir)| (date, load(&dir))).collect();
+    series::draw(&workspace().join("docs/history.svg"), &all);
 }
 
 /// True if the figures are to be had soon, and not to be kept.
@@ -113,9 +120,7 @@ fn runs() -> PathBuf {
 
 /// The newest directory of results: they are named by date.
 fn last_run() -> Option<PathBuf> {
-    let entries = fs::read_dir(runs()).ok()?;
-    let dirs = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    dirs.filter(|path| path.is_dir()).max()
+    series::runs(&runs()).pop().map(|(_, dir)| dir)
 }
 
 fn save(path: &Path, value: &Value) {

@@ -24,10 +24,10 @@ const NO_GRPC: &str = "\nThe Go shims are Debian's, which carry gRPC. Upstream's
     16.0, 3.7 and 4.7 (10 idle shims, on another machine of 2 cores).\n";
 
 /// A figure of one contender: a JSON pointer below its key.
-struct Row {
-    name: &'static str,
-    part: &'static str,
-    pointer: &'static str,
+pub struct Row {
+    pub name: &'static str,
+    pub part: &'static str,
+    pub pointer: &'static str,
     digits: usize,
 }
 
@@ -176,9 +176,9 @@ const IDLE: [Row; 2] = [
 ];
 
 /// A goal: ours as a ratio to another's, or as it is.
-struct Goal {
-    name: &'static str,
-    figure: Row,
+pub struct Goal {
+    pub name: &'static str,
+    pub figure: Row,
     /// Ratio to this contender, else the figure itself.
     to: Option<&'static str>,
     limit: f64,
@@ -196,7 +196,7 @@ const fn most(name: &'static str, figure: Row, to: Option<&'static str>, limit: 
     }
 }
 
-const GOALS: [Goal; 11] = [
+pub const GOALS: [Goal; 11] = [
     most(
         "memory per further shim",
         row("", "memory", "/points/1/each/all", 0),
@@ -266,7 +266,18 @@ const GOALS: [Goal; 11] = [
     ),
 ];
 
-fn figure(results: &Value, row: &Row, key: &str) -> Option<f64> {
+/// Every table: its title, with the unit of what does not say its own, and its figures.
+pub fn sections() -> [(&'static str, &'static [Row]); 5] {
+    [
+        ("Memory", &MEMORY),
+        ("Latency, ms", &LATENCY),
+        ("Storms", &STORM),
+        ("Stdio", &STDIO),
+        ("Idle", &IDLE),
+    ]
+}
+
+pub fn figure(results: &Value, row: &Row, key: &str) -> Option<f64> {
     results
         .get(row.part)?
         .get(key)?
@@ -297,13 +308,7 @@ pub fn all(results: &Value) -> String {
         word("runc"),
     );
     goals(&mut text, results);
-    for (title, rows) in [
-        ("Memory", &MEMORY[..]),
-        ("Latency, ms", &LATENCY[..]),
-        ("Storms", &STORM[..]),
-        ("Stdio", &STDIO[..]),
-        ("Idle", &IDLE[..]),
-    ] {
+    for (title, rows) in sections() {
         table(&mut text, results, title, rows);
         if title == "Memory" {
             text.push_str(NO_GRPC);

@@ -36,6 +36,7 @@ pub mod full_disk;
 pub mod image;
 #[cfg(target_arch = "x86_64")]
 pub mod inject;
+pub mod inspect;
 pub mod leaks;
 pub mod ledger;
 pub mod manager;

@@ -8,11 +8,12 @@ use crate::containerd::capture::Capture;
 use crate::image::digest;
 use serde_json::Value;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 pub struct Registry {
     process: Child,
@@ -25,25 +26,48 @@ pub struct Registry {
 pub const USER: (&str, &str) = ("user", "secret");
 /// The password, as `htpasswd -B` writes it.
 const BCRYPT: &str = "$2b$04$aWruRjiZQ.lLFkhvStKE4.3W.4NJNkoqs/jfSOriRsTOu9AyfEJhO";
+/// An authority, and a certificate of it for this machine.
+const CERTIFICATES: &str = r#"
+openssl req -x509 -newkey rsa:2048 -nodes -keyout ca-key.pem -out ca.pem -days 2 -subj /CN=authority
+openssl req -newkey rsa:2048 -nodes -keyout key.pem -out request.pem -subj /CN=localhost
+printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\n' >names
+openssl x509 -req -in request.pem -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile names -out cert.pem
+"#;
+/// A token for a repository (distribution's token authentication), signed by the authority.
+const TOKEN: &str = r#"
+url() { openssl base64 -A | tr '+/' '-_' | tr -d '='; }
+der=$(openssl x509 -in ca.pem -outform DER | openssl base64 -A)
+now=$(date +%s)
+head=$(printf '{"typ":"JWT","alg":"RS256","x5c":["%s"]}' "$der" | url)
+body=$(printf '{"iss":"test","sub":"user","aud":"test","iat":%s,"nbf":%s,"exp":%s,"jti":"1","access":[{"type":"repository","name":"NAME","actions":["pull"]}]}' \
+    "$now" "$((now - 10))" "$((now + 3000))" | url)
+signed=$(printf '%s.%s' "$head" "$body" | openssl dgst -sha256 -sign ca-key.pem | url)
+printf '%s.%s.%s' "$head" "$body" "$signed"
+"#;
 const AUTHORIZATION: &str = "Basic dXNlcjpzZWNyZXQ=";
 
 impl Registry {
     /// Starts one, with its files in `dir`; it is `closed` to who has no password.
     pub fn start(dir: &Path, closed: bool) -> Self {
         fs::create_dir_all(dir.join("data")).expect("a directory");
-        let mut config = format!(
+        if !closed {
+            return Self::serve(dir, "", "");
+        }
+        let users = dir.join("users");
+        fs::write(&users, format!("{}:{BCRYPT}\n", USER.0)).expect("users");
+        let auth = format!("htpasswd: {{realm: test, path: {}}}", users.display());
+        let mut it = Self::serve(dir, "", &auth);
+        it.authorization = Some(AUTHORIZATION);
+        it
+    }
+
+    /// Serves what is there, as this says beside the address (`http`) and of who may ask (`auth`).
+    fn serve(dir: &Path, http: &str, auth: &str) -> Self {
+        let config = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-             http: {{addr: \"127.0.0.1:0\"}}\n",
+             http: {{addr: \"127.0.0.1:0\"{http}}}\nauth: {{{auth}}}\n",
             dir.join("data").display()
         );
-        if closed {
-            let users = dir.join("users");
-            fs::write(&users, format!("{}:{BCRYPT}\n", USER.0)).expect("users");
-            config += &format!(
-                "auth: {{htpasswd: {{realm: test, path: {}}}}}\n",
-                users.display()
-            );
-        }
         let file = dir.join("registry.yml");
         fs::write(&file, config).expect("registry.yml");
         let mut command = Command::new("docker-registry");
@@ -71,8 +95,35 @@ impl Registry {
         Self {
             process,
             port,
-            authorization: closed.then_some(AUTHORIZATION),
+            authorization: None,
         }
+    }
+
+    /// The same images under TLS, with a certificate of an authority that nobody knows; and the
+    /// authority's own.
+    pub fn with_tls(dir: &Path) -> (Self, PathBuf) {
+        shell(dir, CERTIFICATES);
+        let (key, chain) = (dir.join("key.pem"), dir.join("cert.pem"));
+        let tls = format!(
+            ", tls: {{certificate: {}, key: {}}}",
+            chain.display(),
+            key.display()
+        );
+        (Self::serve(dir, &tls, ""), dir.join("ca.pem"))
+    }
+
+    /// The same images for whom a server of tokens has given one for the repository `name`.
+    pub fn with_tokens(dir: &Path, name: &str) -> (Self, Tokens) {
+        shell(dir, CERTIFICATES);
+        let token = shell(dir, &TOKEN.replace("NAME", name));
+        let tokens = Tokens::start(token.trim().to_owned());
+        let auth = format!(
+            "token: {{realm: \"http://127.0.0.1:{}/token\", service: test, issuer: test, \
+             rootcertbundle: {}}}",
+            tokens.port,
+            dir.join("ca.pem").display()
+        );
+        (Self::serve(dir, "", &auth), tokens)
     }
 
     pub fn host(&self) -> String {
@@ -128,6 +179,57 @@ impl Registry {
         stream.read_to_end(&mut answer).expect("an answer");
         String::from_utf8_lossy(&answer).into_owned()
     }
+}
+
+/// A server of tokens: whoever asks gets the same one.
+pub struct Tokens {
+    port: u16,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Tokens {
+    fn start(token: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let all = Arc::clone(&asked);
+        // It ends with the test's process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = BufReader::new(stream.expect("a connection"));
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n")
+                    && stream.read_line(&mut head).expect("a head") > 0
+                {}
+                all.lock().expect("the requests").push(head);
+                let json = format!("{{\"token\": \"{token}\", \"expires_in\": 3000}}");
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+                     Connection: close\r\n\r\n{json}",
+                    json.len()
+                );
+                // Who does not hear it asks again, or fails.
+                let _ = stream.get_mut().write_all(answer.as_bytes());
+            }
+        });
+        Self { port, asked }
+    }
+
+    /// The heads of all requests so far.
+    pub fn asked(&self) -> Vec<String> {
+        self.asked.lock().expect("the requests").clone()
+    }
+}
+
+/// Runs a script in `dir`; what it prints.
+fn shell(dir: &Path, script: &str) -> String {
+    let ran = Command::new("sh")
+        .args(["-euc", script])
+        .current_dir(dir)
+        .output()
+        .expect("sh");
+    assert!(ran.status.success(), "{ran:?}");
+    String::from_utf8(ran.stdout).expect("text")
 }
 
 impl Drop for Registry {

@@ -1,12 +1,13 @@
 //! Where an entry of a layer is to be, and what is there.
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AtFlags, OFlag, ResolveFlag};
 use nix::sys::stat::{FileStat, SFlag, fstatat};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
+use task::below::open_below;
 
 /// A place for an entry: the directory, open, and the name in it. The root is "." in itself.
 pub struct Place {
@@ -20,9 +21,8 @@ pub fn find(root: impl AsFd, path: &Path) -> nix::Result<OwnedFd> {
         true => Path::new("."),
         false => path,
     };
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let way = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    openat2(root, path, OpenHow::new().flags(flags).resolve(way))
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    open_below(root, path, flags, ResolveFlag::RESOLVE_IN_ROOT)
 }
 
 /// What was at an entry's place.

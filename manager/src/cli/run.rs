@@ -102,6 +102,7 @@ impl Create {
                 let users = Users::below(Path::new(spec["root"]["path"].as_str().unwrap_or("")));
                 let changed = spec::change(&mut spec, wishes, tty, &self.command, &users);
                 changed.map_err(|e| format!("{}: {e}", bundle.display()))?;
+                spec::place(&mut spec, namespace, &id);
                 spec
             }
             (None, None) => {

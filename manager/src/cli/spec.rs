@@ -67,6 +67,22 @@ pub enum Root<'a> {
     Image(&'a Chosen),
 }
 
+/// Where a container's cgroup is, unless its bundle says so.
+fn cgroup(namespace: &str, id: &str) -> String {
+    format!("/{namespace}/{id}")
+}
+
+/// Gives a bundle's spec a cgroup if it names none: without, containers of one id would have the same,
+/// whatever their namespaces are.
+pub fn place(spec: &mut Value, namespace: &str, id: &str) {
+    if let Some(linux) = spec.get_mut("linux").and_then(Value::as_object_mut) {
+        let path = linux.entry("cgroupsPath").or_insert(Value::Null);
+        if path.is_null() || *path == "" {
+            *path = cgroup(namespace, id).into();
+        }
+    }
+}
+
 /// Makes the spec of container `id`.
 ///
 /// # Errors
@@ -106,7 +122,7 @@ pub fn make(
         },
         "mounts": mounts(),
         "linux": {
-            "cgroupsPath": format!("/{namespace}/{id}"),
+            "cgroupsPath": cgroup(namespace, id),
             "namespaces": namespaces,
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
             "maskedPaths": security::masked(),

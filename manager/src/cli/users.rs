@@ -1,11 +1,12 @@
 //! Users and groups by their names: as the root filesystem of a container has them.
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, ResolveFlag, open};
 use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use task::below::open_below;
 
 /// Bytes of a file of users that are read, at most.
 const MOST: u64 = 4 << 20;
@@ -100,9 +101,8 @@ impl Users {
         let read = |name: &str| {
             let dir = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
             let root = open(root, dir, Mode::empty()).ok()?;
-            let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-            let way = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-            let file = openat2(&root, name, OpenHow::new().flags(flags).resolve(way)).ok()?;
+            let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+            let file = open_below(&root, name, flags, ResolveFlag::RESOLVE_IN_ROOT).ok()?;
             let file = File::from(file);
             let mut text = Vec::new();
             let is_file = file.metadata().ok()?.is_file();

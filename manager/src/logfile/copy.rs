@@ -48,6 +48,8 @@ pub fn run(orders: &Orders) -> Result<(), String> {
     drop(ready);
     let mut streams = vec![Stream::new(stdout, false), Stream::new(stderr, true)];
     let mut patience = PollTimeout::NONE;
+    // One that has not much to do needs little of the program.
+    task::sys::program::let_go();
     while !streams.is_empty() {
         let pipes = streams.iter().map(|stream| stream.pipe.as_fd());
         let newcomer = audience.as_ref().ok().map(Audience::newcomer);

@@ -1,5 +1,6 @@
 //! One connection of a server: it reads requests, runs each as its own task, and writes answers.
 
+use super::calls::{Call, Ongoing};
 use super::frame::{
     Frame, Kind, MAX_PAYLOAD, ReadError, begin_frame, end_frame, skip, write_frame,
 };
@@ -15,7 +16,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, WriteHalf};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
@@ -36,21 +36,13 @@ pub(super) struct Connection {
     /// `None` once the connection belongs to another process image.
     writer: Mutex<Option<Box<dyn Writer>>>,
     last_stream: Cell<u32>,
-    /// Calls that only wait, by stream.
-    waiting: RefCell<BTreeMap<u32, Waiting>>,
+    /// What goes on, by stream.
+    calls: RefCell<BTreeMap<u32, Call>>,
     /// How many bytes calls hold, and how many answers.
     held: Cell<usize>,
     unsent: Cell<usize>,
     sent: Notify,
     closed: watch::Sender<bool>,
-}
-
-#[derive(Clone)]
-struct Waiting {
-    service: String,
-    method: String,
-    payload: Vec<u8>,
-    deadline: Option<Instant>,
 }
 
 /// The way back to the peer.
@@ -100,7 +92,7 @@ pub(super) fn start_over(
         reader: Mutex::new(reader),
         writer: Mutex::new(Some(writer)),
         last_stream: Cell::new(moved.as_ref().map_or(0, |moved| moved.last_stream)),
-        waiting: RefCell::default(),
+        calls: RefCell::default(),
         held: Cell::new(0),
         unsent: Cell::new(0),
         sent: Notify::new(),
@@ -110,20 +102,13 @@ pub(super) fn start_over(
     connections.retain(|known| known.strong_count() > 0);
     connections.push(Rc::downgrade(&connection));
     for call in moved.into_iter().flat_map(|moved| moved.calls) {
-        let deadline = call
-            .timeout
-            .and_then(|left| Instant::now().checked_add(Duration::from_nanos(left)));
-        let waiting = Waiting {
-            service: call.service,
-            method: call.method,
-            payload: call.payload,
-            deadline,
-        };
-        let started = start_call(waiting, call.stream, true, services, &connection, shared);
+        let stream = call.stream;
+        let call = Call::new(call.service, call.method, call.payload, call.timeout);
+        let started = start_call(call, stream, true, services, &connection, shared);
         if let Err(status) = started {
             let connection = Rc::clone(&connection);
             tokio::task::spawn_local(async move {
-                connection.respond(call.stream, Err(status)).await;
+                connection.respond(stream, Err(status)).await;
             });
         }
     }
@@ -146,8 +131,10 @@ impl Connection {
         let now = Instant::now();
         let left = |deadline: Instant| deadline.saturating_duration_since(now).as_nanos();
         let left = |deadline| u64::try_from(left(deadline)).unwrap_or(u64::MAX);
-        let calls = self.waiting.borrow();
-        let calls = calls.iter().map(|(&stream, call)| MovedCall {
+        let calls = self.calls.borrow();
+        let waiting = |call: &Call| call.only_waits && !call.is_answered;
+        let calls = calls.iter().filter(|(_, call)| waiting(call));
+        let calls = calls.map(|(&stream, call)| MovedCall {
             stream,
             service: call.service.clone(),
             method: call.method.clone(),
@@ -163,6 +150,11 @@ impl Connection {
             keep(fd, moved)?;
         }
         Ok(())
+    }
+
+    /// The calls that go on, oldest first.
+    pub(super) fn calls(&self) -> Vec<Ongoing> {
+        self.calls.borrow().values().map(Call::tell).collect()
     }
 
     /// The connection lives on elsewhere: to drop it here shall not shut it down.
@@ -237,13 +229,8 @@ impl Connection {
         let timeout = u64::try_from(envelope.timeout_nano)
             .ok()
             .filter(|&nanos| nanos > 0);
-        let call = Waiting {
-            service: envelope.service,
-            method: envelope.method,
-            payload: envelope.payload,
-            deadline: timeout
-                .and_then(|nanos| Instant::now().checked_add(Duration::from_nanos(nanos))),
-        };
+        let (service, method) = (envelope.service, envelope.method);
+        let call = Call::new(service, method, envelope.payload, timeout);
         start_call(call, frame.stream, false, services, self, shared)
     }
 
@@ -316,7 +303,7 @@ fn too_long(length: usize) -> Status {
 }
 
 fn start_call(
-    mut call: Waiting,
+    mut call: Call,
     stream: u32,
     moved: bool,
     services: &Services,
@@ -325,24 +312,20 @@ fn start_call(
 ) -> Result<(), Status> {
     let no_service = || Status::new(Code::Unimplemented, format!("service {}", call.service));
     let service = services.get(call.service.as_str()).ok_or_else(no_service)?;
-    let only_waits = service.only_waits(&call.method);
-    let most = if only_waits { MOST_WAITING } else { MOST };
+    call.only_waits = service.only_waits(&call.method);
+    let most = if call.only_waits { MOST_WAITING } else { MOST };
     let hold = Hold::new(connection, call.payload.len(), most)?;
     let context = Context {
         deadline: call.deadline,
         closed: connection.closed.subscribe(),
     };
     let service = Rc::clone(service);
-    let busy = if only_waits {
-        connection.waiting.borrow_mut().insert(stream, call.clone());
-        None
-    } else {
-        Some(Busy::new(shared))
-    };
-    let method = std::mem::take(&mut call.method);
+    let busy = (!call.only_waits).then(|| Busy::new(shared));
+    let (method, payload) = (call.method.clone(), call.take_payload());
+    connection.calls.borrow_mut().insert(stream, call);
     let running = service.call(Request {
         method,
-        payload: call.payload,
+        payload,
         context: context.clone(),
         moved,
     });
@@ -368,10 +351,13 @@ async fn run_call(
     };
     // From here on it does not only wait.
     let _busy = busy.unwrap_or_else(|| Busy::new(&shared));
-    connection.waiting.borrow_mut().remove(&stream);
+    if let Some(call) = connection.calls.borrow_mut().get_mut(&stream) {
+        call.is_answered = true;
+    }
     // On a closed connection this write fails, and nobody minds.
     connection.respond(stream, answer).await;
     if !ended {
         let _ = running.await;
     }
+    connection.calls.borrow_mut().remove(&stream);
 }

@@ -4,6 +4,7 @@
 //! (or a `LocalSet`). Streams of messages are not spoken: no API of a shim has one.
 
 mod api;
+mod calls;
 mod client;
 mod connection;
 mod frame;
@@ -15,6 +16,7 @@ mod service;
 
 pub(crate) use api::api;
 pub use api::{Call, decode};
+pub use calls::Ongoing;
 pub use client::{CallError, Client};
 pub use frame::{Frame, Kind, MAX_PAYLOAD, ReadError, read_frame, write_frame};
 pub use server::{Handle, MovedConnection, Server};

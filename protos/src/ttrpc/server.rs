@@ -7,6 +7,7 @@
 //! A server can be moved into another process image (see [`Handle::freeze`]): it stops reading
 //! between two frames, lets every call end but those that only wait, and describes the rest.
 
+use super::calls::Ongoing;
 use super::connection::{Connection, start_connection, start_over};
 use super::service::Service;
 use nix::unistd::{getegid, geteuid};
@@ -104,6 +105,15 @@ impl Handle {
     pub fn thaw(&self) {
         self.0.frozen.set(false);
         self.0.freeze.notify_waiters();
+    }
+
+    /// Every call that goes on, those of each connection together.
+    pub fn calls(&self) -> Vec<Ongoing> {
+        let connections = self.0.connections.borrow();
+        let connections = connections.iter().filter_map(Weak::upgrade);
+        connections
+            .flat_map(|connection| connection.calls())
+            .collect()
     }
 
     /// Describes every connection of a frozen server; `keep` is shown the fd of each.

@@ -1,11 +1,13 @@
 //! The Task API over the link: the engine's, and what a VM has to do beside it.
 
+use crate::boot;
 use crate::roots::Leaving;
 use protos::api::task::Task;
 use protos::mux::MAX_ANSWER;
 use protos::task::*;
 use protos::ttrpc::{Answer, Context, Request, Service};
 use protos::{Code, Status};
+use std::cell::Cell;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
@@ -29,11 +31,18 @@ macro_rules! passed_on {
 pub struct Tasks {
     engine: Rc<task::Service>,
     leaving: Rc<Leaving>,
+    /// The host is told of memory that is freed.
+    frees: Cell<bool>,
 }
 
 impl Tasks {
     pub fn new(engine: Rc<task::Service>, leaving: Rc<Leaving>) -> Rc<Self> {
-        Rc::new(Self { engine, leaving })
+        let frees = Cell::new(false);
+        Rc::new(Self {
+            engine,
+            leaving,
+            frees,
+        })
     }
 }
 
@@ -62,11 +71,28 @@ impl Task for Tasks {
         let (id, is_init) = (request.id.clone(), request.exec_id.is_empty());
         let deleted = self.engine.delete(request, context).await?;
         if is_init {
-            let bundle = Path::new(crate::boot::BUNDLES).join(&id);
+            let bundle = Path::new(boot::BUNDLES).join(&id);
             remove_bundle(bundle.to_string_lossy().into_owned()).await;
             self.leaving.hide(&id).await;
         }
         Ok(deleted)
+    }
+
+    async fn start(
+        self: &Rc<Self>,
+        request: StartRequest,
+        context: &Context,
+    ) -> Done<StartResponse> {
+        let started = self.engine.start(request, context).await?;
+        // Nothing was freed before; and a boot waits for this driver no longer than it needs.
+        if !self.frees.replace(true) {
+            tokio::task::spawn_local(aside::beside(|| {
+                if let Err(e) = boot::load("virtio_balloon") {
+                    log::warn!("memory that is freed stays the guest's: {e}");
+                }
+            }));
+        }
+        Ok(started)
     }
 
     /// The pids of a guest mean nothing to its host: it is told of execs alone.
@@ -82,7 +108,6 @@ impl Task for Tasks {
 
     passed_on! {
         state(StateRequest) -> StateResponse;
-        start(StartRequest) -> StartResponse;
         exec(ExecProcessRequest) -> ();
         pause(PauseRequest) -> ();
         resume(ResumeRequest) -> ();

@@ -6,9 +6,10 @@
 
 use super::mountinfo;
 use super::remount::locked;
+use crate::below::open_below;
 use crate::sys;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, ResolveFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::fstatvfs;
@@ -73,16 +74,13 @@ impl Hidden {
         }
         let table = fs::read("/proc/self/mountinfo");
         let table = table.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or_default()))?;
-        let way = ResolveFlag::RESOLVE_BENEATH
-            | ResolveFlag::RESOLVE_NO_SYMLINKS
-            | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-        let flags_to_open = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let how = OpenHow::new().flags(flags_to_open).resolve(way);
+        let way = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+        let flags_to_open = OFlag::O_PATH | OFlag::O_NOFOLLOW;
         for mount in mountinfo::parse(&table) {
             let point = mountinfo::path(mount.point);
             match point.strip_prefix(&self.path) {
                 Ok(below) if !below.as_os_str().is_empty() => {
-                    let mount = openat2(self.mount.as_fd(), below, how)?;
+                    let mount = open_below(&self.mount, below, flags_to_open, way)?;
                     add(mount.as_fd(), flags)?;
                 }
                 _ => {}

@@ -49,6 +49,42 @@ fn other(first: &Manager, second: &Manager, args: &[&str]) -> Output {
     second.plain(&[&begin, args].concat())
 }
 
+/// Nor in another namespace: a bundle that names no cgroup has one of its namespace.
+#[test]
+fn bundles_of_one_id_do_not_meet() {
+    manager::on(|first| {
+        let bundle = first.dir().join("bundle");
+        std::fs::create_dir(&bundle).expect("a bundle");
+        let mut spec = Command::new("runc");
+        spec.arg("spec").current_dir(&bundle);
+        assert!(spec.status().expect("runc").success());
+        let path = bundle.join("config.json");
+        let text = std::fs::read_to_string(&path).expect("config.json");
+        let mut spec: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        spec["root"]["path"] = harness::peers::rootfs().display().to_string().into();
+        spec["process"]["terminal"] = false.into();
+        spec["process"]["args"] = serde_json::json!(["sleep", "1000"]);
+        std::fs::write(&path, spec.to_string()).expect("config.json");
+        let bundle = bundle.display().to_string();
+        let run = ["run", "-d", "--bundle", &bundle, "same"];
+        first.dunnage(&run).ok();
+        manager::on(|second| {
+            second.dunnage(&run).ok();
+            let cgroup = |pid: i32| {
+                let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"));
+                text.expect("its cgroups")
+            };
+            for manager in [&*first, &*second] {
+                let namespace = manager.namespace();
+                let text = cgroup(manager.pid_of("same"));
+                assert!(text.contains(&format!("/{namespace}/same")), "{text}");
+            }
+            second.dunnage(&["rm", "-f", "same"]).ok();
+        });
+        first.dunnage(&["rm", "-f", "same"]).ok();
+    });
+}
+
 /// Neither by runc's records nor by its cgroup.
 #[test]
 fn a_container_of_the_same_name_is_untouched() {

@@ -10,6 +10,7 @@ mod frozen;
 mod go_bugs;
 mod golden;
 mod group;
+mod inspect;
 mod interop;
 mod json;
 mod last_exit;

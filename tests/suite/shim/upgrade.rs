@@ -3,8 +3,8 @@
 use harness::stdio::{Fifos, Stdio};
 use harness::upgrade::{copy_of_the_binary, image_of, upgrade};
 use harness::{Code, Shim, differs, program, refused, wait};
+use protos::operator::{UpgradeRequest, UpgradeResponse};
 use protos::topic;
-use protos::upgrade::{UpgradeRequest, UpgradeResponse};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;

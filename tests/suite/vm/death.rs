@@ -10,7 +10,7 @@ use std::fs;
 /// What reads a file takes its time, in microseconds.
 const SLOW_READS: &str = "preadv,preadv2,pread64:delay_exit=20000";
 
-fn qemu(shim: &Shim) -> i32 {
+pub fn qemu(shim: &Shim) -> i32 {
     child(shim, "-no-user-config")
 }
 

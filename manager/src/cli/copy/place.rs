@@ -1,12 +1,13 @@
 //! A tree of files that no path leads out of: neither `..` nor a link, whoever changes it meanwhile.
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
+use nix::fcntl::{OFlag, ResolveFlag, readlinkat};
 use nix::sys::stat::{FileStat, SFlag, fstat};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use task::below::open_below;
 
 /// How many links one may lead through, as the kernel has it (path_resolution(7)).
 const LINKS: usize = 40;
@@ -116,16 +117,7 @@ pub fn open_in(
     flags: OFlag,
     rules: ResolveFlag,
 ) -> io::Result<OwnedFd> {
-    let how = OpenHow::new()
-        .flags(flags | OFlag::O_CLOEXEC)
-        .resolve(rules | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    loop {
-        // Somebody renames meanwhile, says EAGAIN: then it is looked up again.
-        match openat2(dir, path, how) {
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
-            opened => return Ok(opened?),
-        }
-    }
+    Ok(open_below(dir, path, flags, rules)?)
 }
 
 /// Where an open link leads.

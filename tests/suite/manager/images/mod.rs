@@ -1,5 +1,6 @@
 //! Images: what comes out of files, and what containers of them are.
 
+mod guarded;
 mod hostile;
 mod layers;
 mod pulled;
@@ -197,6 +198,66 @@ fn a_container_is_as_its_image_says() {
             .prints("0\n");
         manager.dunnage(&["stop", "c"]).ok();
         manager.dunnage(&["wait", "c"]).ok().prints("9\n");
+    });
+}
+
+/// `HEALTHCHECK` of a Dockerfile; the command line's is stronger.
+#[test]
+fn a_containers_health_is_checked_as_its_image_says() {
+    manager::on(|manager| {
+        let check =
+            json!({"Test": ["CMD-SHELL", "test -e /well"], "Interval": 50_000_000, "Retries": 1});
+        let config = json!({"Cmd": ["sleep", "1000"], "Healthcheck": check});
+        load(manager, "box", &[], config);
+        let becomes = |manager: &Manager, id: &str, health: &str| {
+            manager.until(health, |it| {
+                let rows = it.json(&["ls"]);
+                rows.iter()
+                    .any(|row| row["id"] == id && row["health"] == health)
+                    .then_some(())
+            });
+        };
+        manager.dunnage(&["run", "-d", "--name", "a", "box"]).ok();
+        becomes(manager, "a", "unhealthy");
+        manager.dunnage(&["exec", "a", "touch", "/well"]).ok();
+        becomes(manager, "a", "healthy");
+        let options = ["--health-cmd", "true", "--health-interval", "50ms"];
+        let run = [&["run", "-d", "--name", "b"], &options[..], &["box"]].concat();
+        manager.dunnage(&run).ok();
+        becomes(manager, "b", "healthy");
+        manager
+            .dunnage(&["run", "-d", "--name", "c", "--no-healthcheck", "box"])
+            .ok();
+        let of = manager.json(&["inspect", "c"]);
+        assert_eq!(of[0]["health"], serde_json::Value::Null);
+    });
+}
+
+/// With what it has written, and its root goes with it at last.
+#[test]
+fn a_container_of_an_image_can_have_another_name() {
+    manager::on(|manager| {
+        load(manager, "box", &[], json!({"Cmd": ["sleep", "1000"]}));
+        manager.dunnage(&["run", "-d", "--name", "old", "box"]).ok();
+        manager
+            .dunnage(&["exec", "old", "sh", "-c", "echo mine >/who"])
+            .ok();
+        manager.dunnage(&["stop", "-t", "0s", "old"]).ok();
+        manager.dunnage(&["rename", "old", "new"]).ok();
+        manager.renew();
+        manager.dunnage(&["start", "new"]).ok();
+        manager
+            .dunnage(&["exec", "new", "cat", "/who"])
+            .ok()
+            .prints("mine\n");
+        // The name is free, and has nothing of the other.
+        manager.dunnage(&["run", "-d", "--name", "old", "box"]).ok();
+        manager
+            .dunnage(&["exec", "old", "test", "!", "-e", "/who"])
+            .ok();
+        assert_eq!(roots(manager), 2);
+        manager.dunnage(&["rm", "-f", "new"]).ok();
+        assert_eq!(roots(manager), 1);
     });
 }
 

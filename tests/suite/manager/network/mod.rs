@@ -1,13 +1,17 @@
 //! Networks by CNI, with the plugins that Debian has.
 
+mod faults;
+
 use harness::containerd::ctr::{Output, ends_within};
+use harness::image::{Image, Layer};
 use harness::manager::net::Net;
 use harness::manager::{self, Manager};
 use harness::{peers, proc, wait};
+use nix::sched::{CloneFlags, setns};
 use serde_json::json;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -57,6 +61,29 @@ fn address(manager: &Manager, id: &str) -> String {
     exec(manager, id, script).trim().to_owned()
 }
 
+/// What a datagram to a port of the host's becomes, when who has `pid`'s network answers at `inside`.
+fn echo(pid: i32, inside: u16, outside: u16) -> String {
+    let netns = fs::File::open(format!("/proc/{pid}/ns/net")).expect("a namespace");
+    let server = std::thread::spawn(move || {
+        setns(netns, CloneFlags::CLONE_NEWNET).expect("setns");
+        UdpSocket::bind(("0.0.0.0", inside)).expect("a socket")
+    });
+    let server = server.join().expect("a server");
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    for socket in [&server, &client] {
+        let patience = Some(Duration::from_secs(20));
+        socket.set_read_timeout(patience).expect("a timeout");
+    }
+    client.connect(("127.0.0.1", outside)).expect("an address");
+    client.send(b"over").expect("a datagram");
+    let mut bytes = [0; 64];
+    let (n, from) = server.recv_from(&mut bytes).expect("a datagram");
+    let answer = [&bytes[..n], b" there"].concat();
+    server.send_to(&answer, from).expect("a datagram");
+    let n = client.recv(&mut bytes).expect("an answer");
+    String::from_utf8_lossy(&bytes[..n]).into_owned()
+}
+
 #[test]
 fn a_published_port_leads_to_the_container() {
     on(|manager, net| {
@@ -76,6 +103,7 @@ fn a_published_port_leads_to_the_container() {
             left.contains(&format!("-p udp -m udp --dport {}", net.port(2))),
             "{left}"
         );
+        assert_eq!(echo(manager.pid_of("x"), 53, net.port(2)), "over there");
         // Another container reaches it by its address, and the host's ports from inside.
         let asked = format!(
             "wget -qO- http://{}/hostname http://{gateway}:{}/hostname",
@@ -91,6 +119,46 @@ fn a_published_port_leads_to_the_container() {
         manager.dunnage(&["rm", "-f", "x"]).ok();
         net.is_clean(manager);
         assert_eq!(get("127.0.0.1", net.port(0)), None);
+    });
+}
+
+/// A container of an image, and one that gets another name: each keeps its address and its ports.
+#[test]
+fn a_network_is_the_containers_whatever_it_is_of_and_called() {
+    on(|manager, net| {
+        let layout = manager.dir().join("layout");
+        let layers = [
+            Layer::of_rootfs(),
+            Layer::default().file("etc/hostname", ""),
+        ];
+        Image::new(&layers, json!({"Cmd": SERVER})).layout(&layout, "web");
+        let load = ["image", "load", &layout.display().to_string()];
+        manager.dunnage(&load).ok();
+        let (name, port) = (net.name(), format!("{}:80", net.port(0)));
+        let words = [
+            "run",
+            "-d",
+            "--net",
+            &name,
+            "-p",
+            &port,
+            "--hostname",
+            "web",
+            "--name",
+            "old",
+            "web",
+        ];
+        manager.dunnage(&words).ok();
+        manager.until("it answers", |_| get("127.0.0.1", net.port(0)));
+        assert_eq!(get("127.0.0.1", net.port(0)).as_deref(), Some("web"));
+        let leases = net.leases();
+        manager.dunnage(&["stop", "-t", "0s", "old"]).ok();
+        manager.dunnage(&["rename", "old", "new"]).ok();
+        manager.dunnage(&["start", "new"]).ok();
+        manager.until("it answers", |_| get("127.0.0.1", net.port(0)));
+        assert_eq!(net.leases().len(), leases.len());
+        manager.dunnage(&["rm", "-f", "new"]).ok();
+        net.is_clean(manager);
     });
 }
 
@@ -284,92 +352,6 @@ fn what_cannot_be_is_refused_by_name_and_leaves_nothing() {
         let refused = serve(manager, net, &["-p", &again], "y").exits(125);
         assert!(refused.stderr.contains(&again), "{refused}");
         assert_eq!(net.leases().len(), 1);
-    });
-}
-
-/// Plugins end with a program that waits until it is let go, and passes on what those before it made.
-/// What the plugin is asked ends with its type, and has what was made before that.
-fn gated(manager: &Manager, net: &Net) {
-    let (bin, gate) = (net.dir.join("bin"), net.dir.join("gate"));
-    fs::create_dir_all(&bin).expect("a directory");
-    let script = format!(
-        "#!/bin/sh\n[ \"$CNI_COMMAND\" = ADD ] || exit 0\necho $$ >{0}.up\nread x <{0}\n\
-         sed 's/.*\"prevResult\"://; s/,\"type\":\"gate\".*//'\n",
-        gate.display()
-    );
-    fs::write(bin.join("gate"), script).expect("a program");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(bin.join("gate"), mode).expect("its mode");
-    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
-    net.write("gated", &[json!({"type": "gate"})]);
-    assert!(net.leases().is_empty(), "{}", manager.log());
-}
-
-/// The plugin that waits, and the helper that waits for it.
-fn waiting(manager: &Manager, net: &Net) -> (i32, i32) {
-    manager.until("the plugin waits", |_| {
-        let pid = fs::read_to_string(net.dir.join("gate.up")).ok()?;
-        let pid = pid.trim().parse().ok()?;
-        Some((pid, proc::stat(pid)?.ppid))
-    })
-}
-
-#[test]
-fn nothing_is_left_when_the_daemon_or_the_helper_is_killed_in_the_middle() {
-    on(|manager, net| {
-        gated(manager, net);
-        // The helper: its plugin ends with it, and the client hears of it.
-        let client = manager.spawn_run(&["-d", "--net", "gated"], "x", &["true"]);
-        let (plugin, helper) = waiting(manager, net);
-        assert_eq!(manager.status("x"), "-", "others are served meanwhile");
-        assert_eq!(net.leases().len(), 1);
-        wait::signal(helper, libc::SIGKILL).expect("kill");
-        client.finish().exits(125);
-        assert!(ends_within(plugin, Duration::from_secs(20)));
-        assert_eq!(manager.status("x"), "none");
-        net.is_clean(manager);
-        // The daemon: the helper goes on, and whoever removes the container waits for it.
-        fs::remove_file(net.dir.join("gate.up")).expect("a file");
-        let client = manager.spawn_run(&["-d", "--net", "gated"], "x", &["true"]);
-        let (_, helper) = waiting(manager, net);
-        manager.kill();
-        client.finish().exits(125);
-        manager.restart();
-        assert_eq!(manager.status("x"), "-");
-        let removing = manager.spawn_dunnage(&["rm", "x"]);
-        fs::write(net.dir.join("gate"), "go\n").expect("the gate");
-        removing.finish().ok();
-        assert!(ends_within(helper, Duration::from_secs(20)));
-        net.is_clean(manager);
-    });
-}
-
-#[test]
-fn the_doctor_takes_away_what_is_no_containers_and_nothing_else() {
-    on(|manager, net| {
-        let name = net.name();
-        // One without a task, and one that runs.
-        manager.run(&["--net", &name], "x", &["true"]).ok();
-        let shim = manager.shims()[0];
-        wait::signal(shim, libc::SIGKILL).expect("its shim");
-        manager.until("it has no task", |it| (it.status("x") == "-").then_some(()));
-        serve(manager, net, &[], "y").ok();
-        let own = address(manager, "y");
-        manager.kill();
-        let records = manager.dir().join("r/containers").join(manager.namespace());
-        fs::remove_dir_all(records).expect("the records");
-        manager.restart();
-        let found = manager.dunnage(&["--json", "doctor"]).exits(1).stdout;
-        let kinds = |kind: &str| found.matches(kind).count();
-        let both = (kinds("orphan network"), kinds("task without a record"));
-        assert_eq!(both, (1, 1), "{found}");
-        assert!(found.contains(&name), "{found}");
-        manager.dunnage(&["doctor", "--fix"]).ok();
-        assert_eq!(net.leases(), [own]);
-        manager
-            .dunnage(&["doctor"])
-            .ok()
-            .prints("nothing is wrong\n");
     });
 }
 

@@ -1,0 +1,111 @@
+//! The `Inspect` service: what this daemon does and waits for. It is answered at once, whatever hangs.
+
+use crate::daemon::Daemon;
+use crate::flags::Flags;
+use protos::operator::{InspectRequest, InspectResponse};
+use protos::ttrpc::{Answer, Call, Context, Handle, Ongoing, Request, Service};
+use protos::{Code, Message, Status};
+use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
+use std::future::{Future, ready};
+use std::pin::Pin;
+use std::rc::Rc;
+use task::look::Look;
+
+/// The methods whose second field is the id of an exec.
+const OF_PROCESSES: [&str; 8] = [
+    "CloseIO",
+    "Delete",
+    "Exec",
+    "Kill",
+    "ResizePty",
+    "Start",
+    "State",
+    "Wait",
+];
+
+/// What a daemon tells. Fields may be added; who reads it must not need them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Report {
+    pub namespace: String,
+    pub id: String,
+    pub pid: u32,
+    /// Version and revision.
+    pub version: String,
+    /// But for this one.
+    pub calls: Vec<OfCall>,
+    #[serde(flatten)]
+    pub engine: Look,
+}
+
+/// A call that goes on.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OfCall {
+    pub method: String,
+    pub container: String,
+    /// Empty for init, and for a call that is about no process.
+    pub exec: String,
+    pub seconds: f64,
+    /// How long its caller waits yet, if that ends.
+    pub patience_seconds: Option<f64>,
+    /// It waits for an exit, and for nothing that could hang.
+    pub only_waits: bool,
+    /// Its caller has the answer, or gave up; what it began is being undone.
+    pub answered: bool,
+}
+
+impl From<Ongoing> for OfCall {
+    fn from(call: Ongoing) -> Self {
+        let (container, second) = call.ids();
+        let is_of_process = OF_PROCESSES.contains(&call.method.as_str());
+        Self {
+            exec: if is_of_process { second } else { String::new() },
+            container,
+            method: call.method,
+            seconds: call.since.as_secs_f64(),
+            patience_seconds: call.left.map(|left| left.as_secs_f64()),
+            only_waits: call.only_waits,
+            answered: call.is_answered,
+        }
+    }
+}
+
+pub struct Inspector {
+    pub flags: Flags,
+    pub handle: Handle,
+    pub daemon: Rc<dyn Daemon>,
+}
+
+impl Inspector {
+    /// What goes on now.
+    pub fn report(&self) -> Report {
+        let mut calls = self.handle.calls();
+        calls.retain(|call| call.service != InspectRequest::SERVICE);
+        calls.sort_by_key(|call| Reverse(call.since));
+        Report {
+            namespace: self.flags.namespace.clone(),
+            id: self.flags.id.clone(),
+            pid: std::process::id(),
+            version: crate::version_and_revision(),
+            calls: calls.into_iter().map(OfCall::from).collect(),
+            engine: self.daemon.look(),
+        }
+    }
+
+    fn answer(&self, method: &str) -> Answer {
+        if method != InspectRequest::METHOD {
+            return Err(Context::no_such_method(method));
+        }
+        let report = serde_json::to_vec(&self.report());
+        let report = report.map_err(|e| Status::new(Code::Internal, e.to_string()))?;
+        Ok(InspectResponse { report }.encode_to_vec())
+    }
+}
+
+impl Service for Inspector {
+    fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
+        Box::pin(ready(self.answer(&request.method)))
+    }
+}
