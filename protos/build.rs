@@ -8,6 +8,7 @@
 const FILES: &[&str] = &[
     "cgroups/v1/metrics.proto",
     "cgroups/v2/metrics.proto",
+    "dunnage/cri/v1/pod.proto",
     "dunnage/guest/v1/guest.proto",
     "dunnage/shim/v1/inspect.proto",
     "dunnage/shim/v1/upgrade.proto",
@@ -18,6 +19,7 @@ const FILES: &[&str] = &[
     "events/task.proto",
     "grpc/health/v1/health.proto",
     "runtime/bootstrap/v1/bootstrap.proto",
+    "runtime/sandbox/v1/sandbox.proto",
     "runtime/task/v3/shim.proto",
     "services/containers/v1/containers.proto",
     "services/events/v1/events.proto",

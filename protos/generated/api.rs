@@ -14,6 +14,11 @@ pub mod containerd {
                 include!("containerd.runtime.bootstrap.v1.rs");
             }
         }
+        pub mod sandbox {
+            pub mod v1 {
+                include!("containerd.runtime.sandbox.v1.rs");
+            }
+        }
     }
     pub mod services {
         pub mod containers {
@@ -113,6 +118,11 @@ pub mod io {
                 include!("io.containerd.cgroups.v2.rs");
             }
         }
+    }
+}
+pub mod runtime {
+    pub mod v1 {
+        include!("runtime.v1.rs");
     }
 }
 pub mod runtimeoptions {

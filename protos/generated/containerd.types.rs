@@ -90,6 +90,48 @@ impl ::prost::Name for ActivationInfo {
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Metric {
+    #[prost(message, optional, tag = "1")]
+    pub timestamp: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub data: ::core::option::Option<::prost_types::Any>,
+}
+impl ::prost::Name for Metric {
+    const NAME: &'static str = "Metric";
+    const PACKAGE: &'static str = "containerd.types";
+    fn full_name() -> ::prost::alloc::string::String {
+        "containerd.types.Metric".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/containerd.types.Metric".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Platform {
+    #[prost(string, tag = "1")]
+    pub os: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub architecture: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub variant: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub os_version: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "5")]
+    pub os_features: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for Platform {
+    const NAME: &'static str = "Platform";
+    const PACKAGE: &'static str = "containerd.types";
+    fn full_name() -> ::prost::alloc::string::String {
+        "containerd.types.Platform".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/containerd.types.Platform".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RuntimeRequest {
     #[prost(string, tag = "1")]
     pub runtime_path: ::prost::alloc::string::String,
@@ -149,29 +191,6 @@ impl ::prost::Name for RuntimeInfo {
         "/containerd.types.RuntimeInfo".into()
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Platform {
-    #[prost(string, tag = "1")]
-    pub os: ::prost::alloc::string::String,
-    #[prost(string, tag = "2")]
-    pub architecture: ::prost::alloc::string::String,
-    #[prost(string, tag = "3")]
-    pub variant: ::prost::alloc::string::String,
-    #[prost(string, tag = "4")]
-    pub os_version: ::prost::alloc::string::String,
-    #[prost(string, repeated, tag = "5")]
-    pub os_features: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-}
-impl ::prost::Name for Platform {
-    const NAME: &'static str = "Platform";
-    const PACKAGE: &'static str = "containerd.types";
-    fn full_name() -> ::prost::alloc::string::String {
-        "containerd.types.Platform".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/containerd.types.Platform".into()
-    }
-}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Descriptor {
     #[prost(string, tag = "1")]
@@ -194,24 +213,5 @@ impl ::prost::Name for Descriptor {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/containerd.types.Descriptor".into()
-    }
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Metric {
-    #[prost(message, optional, tag = "1")]
-    pub timestamp: ::core::option::Option<::prost_types::Timestamp>,
-    #[prost(string, tag = "2")]
-    pub id: ::prost::alloc::string::String,
-    #[prost(message, optional, tag = "3")]
-    pub data: ::core::option::Option<::prost_types::Any>,
-}
-impl ::prost::Name for Metric {
-    const NAME: &'static str = "Metric";
-    const PACKAGE: &'static str = "containerd.types";
-    fn full_name() -> ::prost::alloc::string::String {
-        "containerd.types.Metric".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/containerd.types.Metric".into()
     }
 }

@@ -122,6 +122,8 @@ pub struct ConfigureRequest {
     pub open_files: ::core::option::Option<Limit>,
     #[prost(message, optional, tag = "12")]
     pub locked_memory: ::core::option::Option<Limit>,
+    #[prost(bool, tag = "13")]
+    pub shared_pids: bool,
 }
 impl ::prost::Name for ConfigureRequest {
     const NAME: &'static str = "ConfigureRequest";
@@ -131,6 +133,21 @@ impl ::prost::Name for ConfigureRequest {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/dunnage.guest.v1.ConfigureRequest".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConfigureResponse {
+    #[prost(uint32, tag = "1")]
+    pub shared_pids: u32,
+}
+impl ::prost::Name for ConfigureResponse {
+    const NAME: &'static str = "ConfigureResponse";
+    const PACKAGE: &'static str = "dunnage.guest.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "dunnage.guest.v1.ConfigureResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/dunnage.guest.v1.ConfigureResponse".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -37,6 +37,31 @@ pub mod task {
     }
 }
 
+/// What containerd asks of a shim whose sandbox is there without a container (contract S).
+pub mod sandbox {
+    use super::prelude::*;
+    use crate::sandbox::*;
+
+    api! {
+        /// The Sandbox API.
+        pub trait Sandbox of service::SANDBOX;
+        "CreateSandbox" create(CreateSandboxRequest, sandbox_id) -> CreateSandboxResponse;
+        "StartSandbox" start(StartSandboxRequest, sandbox_id) -> StartSandboxResponse;
+        "Platform" platform(PlatformRequest, sandbox_id) -> PlatformResponse;
+        "StopSandbox" stop(StopSandboxRequest, sandbox_id) -> StopSandboxResponse;
+        "WaitSandbox" wait(WaitSandboxRequest, sandbox_id) -> WaitSandboxResponse;
+        "SandboxStatus" status(SandboxStatusRequest, sandbox_id) -> SandboxStatusResponse;
+        "PingSandbox" ping(PingRequest, sandbox_id) -> PingResponse;
+        "ShutdownSandbox" shutdown(ShutdownSandboxRequest, sandbox_id) -> ShutdownSandboxResponse;
+        "SandboxMetrics" metrics(SandboxMetricsRequest, sandbox_id) -> SandboxMetricsResponse;
+    }
+
+    /// True if the method only waits: see [`Service::only_waits`](crate::ttrpc::Service::only_waits).
+    pub fn only_waits(method: &str) -> bool {
+        method == WaitSandboxRequest::METHOD
+    }
+}
+
 /// What the VM shim asks of the agent in its VM, beside the Task API.
 pub mod guest {
     use super::prelude::*;
@@ -45,7 +70,7 @@ pub mod guest {
     api! {
         /// The machine that containers are in.
         pub trait Guest of service::GUEST;
-        "Configure" configure(ConfigureRequest) -> Empty;
+        "Configure" configure(ConfigureRequest) -> ConfigureResponse;
         "PutBundle" put_bundle(PutBundleRequest, id) -> PutBundleResponse;
         "Forget" forget(ForgetRequest) -> Empty;
         "GetTime" get_time(GetTimeRequest) -> TimeResponse;

@@ -21,6 +21,7 @@ mod generated {
 pub use generated::containerd::events;
 pub use generated::containerd::runc::v1 as runc;
 pub use generated::containerd::runtime::bootstrap::v1 as bootstrap;
+pub use generated::containerd::runtime::sandbox::v1 as sandbox;
 pub use generated::containerd::services::events::ttrpc::v1 as events_service;
 pub use generated::containerd::task::v3 as task;
 pub use generated::containerd::types;
@@ -29,6 +30,7 @@ pub use generated::dunnage::guest::v1 as guest;
 pub use generated::dunnage::shim::v1 as operator;
 pub use generated::dunnage::vm::v1 as vm;
 pub use generated::io::containerd::cgroups;
+pub use generated::runtime::v1 as cri;
 pub use generated::runtimeoptions::v1 as runtimeoptions;
 /// The messages of containerd's gRPC services.
 pub mod services {
@@ -46,6 +48,7 @@ pub use status::{Code, Status};
 pub mod service {
     pub const TASK_V2: &str = "containerd.task.v2.Task";
     pub const TASK_V3: &str = "containerd.task.v3.Task";
+    pub const SANDBOX: &str = "containerd.runtime.sandbox.v1.Sandbox";
     pub const GUEST: &str = "dunnage.guest.v1.Guest";
     pub const INSPECT: &str = "dunnage.shim.v1.Inspect";
     pub const UPGRADE: &str = "dunnage.shim.v1.Upgrade";

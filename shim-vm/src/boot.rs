@@ -12,11 +12,12 @@ use crate::notices::Notices;
 use crate::place::{self, Holds};
 use crate::pod::Pod;
 use crate::qemu::Qemu;
+use crate::shape::Shape;
 use crate::share::Share;
 use crate::word::{self, Doom};
 use crate::{clock, files, link, patience, program, users};
 use nix::sys::resource::{Resource, getrlimit};
-use protos::guest::{ConfigureRequest, Hello, Limit};
+use protos::guest::{ConfigureRequest, ConfigureResponse, Hello, Limit};
 use protos::mux::{Link, MARK};
 use protos::ttrpc::{CallError, Client, Context};
 use std::cell::Cell;
@@ -42,6 +43,7 @@ pub struct Purpose<'a> {
     pub config: Config,
     pub image: Image,
     pub accel: Accel,
+    pub shape: Shape,
     pub network: Where,
     /// The host's cgroup.
     pub place: Place,
@@ -71,6 +73,7 @@ pub struct Ready {
     /// What another session with the guest begins with, if there may be one.
     pub mark: Option<[u8; MARK]>,
     pub hello: Hello,
+    pub configured: ConfigureResponse,
     /// How long after QEMU's start its hello came.
     pub heard_after: Duration,
 }
@@ -246,7 +249,7 @@ async fn ready(
     let refused =
         |what: &'static str| move |e: CallError| format!("{what}: {}", word::text(&e.to_string()));
     let configured = client.call(&request, None);
-    configured.await.map_err(refused("set up the guest"))?;
+    let configured = configured.await.map_err(refused("set up the guest"))?;
     let set = clock::set(&client).await;
     set.map_err(refused("set the guest's clock"))?;
     Ok(Ready {
@@ -257,6 +260,7 @@ async fn ready(
         client,
         mark,
         hello,
+        configured,
         heard_after,
     })
 }

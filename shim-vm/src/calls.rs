@@ -1,15 +1,17 @@
 //! The calls that are the guest's to do: asked of it, and answered without what is only its own.
 
+use crate::config::Wanted;
 use crate::container::{GuestContainer, GuestProcess};
 use crate::limits::Limits;
 use crate::overhead;
 use crate::promises::owes_exit;
 use crate::runtime::unknown;
 use crate::spec::take_what_is_the_hosts;
+use crate::wants;
 use protos::task::*;
 use protos::ttrpc::{Call, Context};
 use protos::{Any, Code, Status, any, cgroups};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::pin::pin;
 use std::rc::Rc;
 use task::{Error, Result};
@@ -97,6 +99,12 @@ pub async fn update(
 ) -> Result<()> {
     let (pod, id) = (&container.vm.pod, &container.id);
     let limits = Limits::of(&resources).and_then(|update| pod.updated(id, &update));
+    // A quota beyond the processors that are there is none: so it is on any machine.
+    let wanted = Wanted {
+        vcpus: None,
+        ..wants::of(&json!({"linux": {"resources": &resources}}))
+    };
+    let limits = limits.and_then(|limits| container.vm.shape.admits(&wanted).map(|()| limits));
     let limits = limits.map_err(|why| Status::new(Code::InvalidArgument, why))?;
     take_what_is_the_hosts(&mut resources);
     let value = resources.to_string().into_bytes();

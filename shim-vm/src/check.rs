@@ -129,7 +129,7 @@ async fn steps(
     let asked = service.create(create, &context);
     asked.await.map_err(failed("Create"))?;
     let created = begin.elapsed();
-    let vm = service.runtime().vm.borrow().clone();
+    let vm = service.engine().runtime.vm.borrow().clone();
     let vm = vm.ok_or("the VM is gone")?;
     let start = api::StartRequest {
         id: ID.into(),

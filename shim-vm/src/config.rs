@@ -13,7 +13,7 @@ use task::record::{ADOPT, ON_SHIM_DEATH};
 
 /// Where the file is, unless `DUNNAGE_VM_CONFIG` says otherwise.
 const FILE: &str = "/etc/dunnage/shim-vm.toml";
-const PREFIX: &str = "io.dunnage.vm.";
+pub const PREFIX: &str = "io.dunnage.vm.";
 /// Annotations that are allowed unless the file has a list: none of them gives a container's owner
 /// anything of the host's.
 const ALLOWED: [&str; 4] = ["memory", "vcpus", "accel", "debug_console"];
@@ -201,7 +201,7 @@ impl Config {
     }
 
     /// The most that a VM may have, in MiB.
-    fn most_memory(&self) -> u64 {
+    pub fn most_memory(&self) -> u64 {
         match self.max_memory {
             0 => this_machines_memory().max(MEMORY),
             most => most,
@@ -209,7 +209,7 @@ impl Config {
         .min(MOST_MEMORY)
     }
 
-    fn most_vcpus(&self) -> u32 {
+    pub fn most_vcpus(&self) -> u32 {
         let own = std::thread::available_parallelism().map_or(1, NonZero::get);
         match self.max_vcpus {
             0 => u32::try_from(own).unwrap_or(MOST_VCPUS),

@@ -28,11 +28,13 @@ mod forget;
 mod fsd;
 mod hooks;
 mod image;
+mod info;
 mod jail;
 mod limits;
 mod link;
 mod machine;
 mod make;
+mod namespaces;
 mod network;
 mod notices;
 mod overhead;
@@ -45,7 +47,10 @@ mod promises;
 mod qemu;
 mod remembered;
 mod runtime;
+mod sandbox;
+mod shape;
 mod share;
+mod shared_vm;
 mod skeleton;
 mod source;
 mod spec;
@@ -54,12 +59,13 @@ mod sys;
 mod unmake;
 mod users;
 mod vm;
+mod wants;
 mod word;
 
 use config::Config;
 use protos::Any;
 use protos::task::DeleteResponse;
-use protos::types::{RuntimeInfo, RuntimeVersion};
+use protos::types::RuntimeInfo;
 use std::future::Future;
 use std::io::{self, Write};
 use std::pin::Pin;
@@ -88,19 +94,15 @@ impl shim::Shim for Vm {
     }
 
     fn info(&self, options: Option<Any>) -> shim::Result<RuntimeInfo> {
-        Ok(RuntimeInfo {
-            name: self.name().into(),
-            version: Some(RuntimeVersion {
-                version: env!("CARGO_PKG_VERSION").into(),
-                revision: shim::revision().into(),
-            }),
-            options,
-            ..Default::default()
-        })
+        Ok(info::info(self.name(), options))
     }
 
     fn set_up(&self) -> shim::Result<()> {
         share::own_mounts().map_err(|e| shim::Error::new(format!("mount namespace: {e}")))
+    }
+
+    fn makes_sandboxes(&self) -> bool {
+        true
     }
 
     fn outlives(&self) -> Option<Duration> {

@@ -1,20 +1,16 @@
 //! Making a container: its VM if it is the first in it, its files in the share,
 //! its streams, and then the guest's part.
 
-use crate::accel;
-use crate::boot::Purpose;
 use crate::calls::alive;
-use crate::config::Config;
 use crate::container::{GuestContainer, GuestProcess};
-use crate::events;
-use crate::image::Image;
-use crate::place;
+use crate::namespaces::{Anchor, Common};
 use crate::runtime::{Container, Engine, unimplemented, unknown};
-use crate::spec::{Anchor, Refusal, Translated, translate};
+use crate::shared_vm::vm_for;
+use crate::spec::{Refusal, Translated, translate};
 use crate::start::{connect, run_hooks};
 use crate::unmake;
 use crate::vm::Vm;
-use protos::guest::{ConfigureRequest, PutBundleRequest};
+use protos::guest::PutBundleRequest;
 use protos::task::{CreateTaskRequest, CreateTaskResponse};
 use protos::ttrpc::Context;
 use protos::{Code, Status, any, runc};
@@ -141,7 +137,13 @@ async fn read(
     });
     let (options, config) = read.await;
     let (options, config) = (options?, config.map_err(failed)?);
-    let translated = translate(&request.id, &config, engine.runtime.anchor.get());
+    let guest = &engine.runtime;
+    let sandbox = guest.sandbox.borrow().clone();
+    let common = Common {
+        anchor: guest.anchor.get(),
+        mounts: sandbox.map(|sandbox| sandbox.mounts()).unwrap_or_default(),
+    };
+    let translated = translate(&request.id, &config, &common);
     let translated = translated.map_err(|refusal| match refusal {
         refusal @ Refusal::Broken(_) => failed(refusal.to_string()),
         refusal @ Refusal::Unimplemented(_) => {
@@ -221,6 +223,7 @@ async fn make_in(
         let anchor = Anchor {
             host,
             guest: inside,
+            pids: None,
         };
         guest.anchor.set(Some(anchor));
     }
@@ -251,97 +254,4 @@ async fn create_in(
     let what = format!("the answer of Create of {}", container.id);
     vm.in_time(&what, vm.patience, made).await;
     Err(Error::GivenUp(why))
-}
-
-/// The VM; booted, if this is its first container.
-async fn vm_for(
-    engine: &Rc<Engine>,
-    id: &str,
-    spec: &Translated,
-    context: &Context,
-) -> std::result::Result<Rc<Vm>, String> {
-    let guest = &engine.runtime;
-    let _turn = guest.turn.lock().await;
-    if let Some(vm) = &*guest.vm.borrow() {
-        if vm.is_gone() {
-            return Err("the VM that this container shares is gone".into());
-        }
-        return Ok(Rc::clone(vm));
-    }
-    let wanted = spec.wanted.clone();
-    let found = aside::run(move || {
-        let config = Config::load()?.wanted(&wanted)?;
-        Image::find(&config).map(|image| (config, image))
-    });
-    let (config, image) = found.await?;
-    let accel = accel::choose(&config, &image, &guest.reaper).await.accel;
-    let purpose = Purpose {
-        context,
-        name: format!("{}/{id}", engine.namespace),
-        dir: place::of(&engine.namespace, id),
-        image,
-        accel,
-        network: spec.network.clone(),
-        place: spec.place.clone(),
-        guest: ConfigureRequest {
-            hostname: id.chars().take(63).collect(),
-            sysctls: spec.sysctls.clone(),
-            debug: config.debug_console,
-            ..Default::default()
-        },
-        config,
-    };
-    let vm = Vm::boot(purpose, &guest.reaper, events::hearer(engine)).await?;
-    has_vm(engine, &vm);
-    Ok(vm)
-}
-
-/// From now on there is a VM, which is watched.
-pub fn has_vm(engine: &Rc<Engine>, vm: &Rc<Vm>) {
-    engine.runtime.vm.replace(Some(Rc::clone(vm)));
-    let watching = Rc::downgrade(engine);
-    tokio::task::spawn_local(watch(watching, Rc::clone(vm)));
-}
-
-/// Tells of a VM's OOM kills, and of its end.
-async fn watch(engine: Weak<Engine>, vm: Rc<Vm>) {
-    let had_oom = || {
-        if let Some(engine) = engine.upgrade() {
-            vm_had_oom(&engine);
-        }
-    };
-    let why = loop {
-        tokio::select! {
-            () = vm.pod.oom() => had_oom(),
-            why = vm.gone() => break why,
-        }
-    };
-    // TaskOOM comes before TaskExit (V10).
-    if vm.pod.had_oom() {
-        had_oom();
-    }
-    if let Some(engine) = engine.upgrade() {
-        vm_is_gone(&engine, &vm, &why);
-    }
-}
-
-/// The kernel has killed one of the VM's processes: that is every container's loss.
-fn vm_had_oom(engine: &Engine) {
-    for container in engine.runtime.all() {
-        if container.created.get() && container.init.exit().is_none() {
-            engine.publish_oom(&container.id);
-        }
-    }
-}
-
-fn vm_is_gone(engine: &Rc<Engine>, vm: &Vm, why: &str) {
-    let containers = engine.runtime.all();
-    // With containers that have ended, it was to end.
-    if vm.doom.is_sealed() || containers.iter().any(|of| of.init.exit().is_none()) {
-        let ids: Vec<&str> = containers.iter().map(|of| of.id.as_str()).collect();
-        log::error!("VM of {}: {why}", ids.join(", "));
-    }
-    for container in containers {
-        events::lost(engine, &container);
-    }
 }

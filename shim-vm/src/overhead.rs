@@ -8,9 +8,14 @@ use protos::vm::{Host, Metrics, Process};
 use std::io;
 use task::aside;
 
-/// The encoded [`Metrics`] of the VM, to be appended to a container's; a process that is gone by
-/// now is left out.
+/// The encoded [`Metrics`] of the VM, to be appended to a container's.
 pub async fn of(vm: &Vm) -> Vec<u8> {
+    let host = Some(host(vm).await);
+    Metrics { host }.encode_to_vec()
+}
+
+/// What its processes use; one that is gone by now is left out.
+pub async fn host(vm: &Vm) -> Host {
     let pids = [vm.pid(), vm.files_pid(), std::process::id()];
     // The kernel looks at every page: not in the loop.
     let told = aside::run(move || {
@@ -23,8 +28,7 @@ pub async fn of(vm: &Vm) -> Vec<u8> {
         });
         Host { vmm, files, shim }
     });
-    let host = Some(told.await);
-    Metrics { host }.encode_to_vec()
+    told.await
 }
 
 /// # Errors

@@ -7,10 +7,11 @@
 
 use crate::container::{self, GuestContainer};
 use crate::events::UNASKED;
-use crate::spec::Anchor;
+use crate::namespaces::Anchor;
+use crate::sandbox::{self, Sandbox, Sandboxes};
 use crate::vm::{self, Vm};
 use crate::word::Allowance;
-use crate::{adopt, calls, events, make, promises, start, unmake};
+use crate::{adopt, calls, events, make, promises, shared_vm, start, unmake};
 use protos::mux::Link;
 use protos::runc::CheckpointOptions;
 use protos::task::CreateTaskRequest;
@@ -40,7 +41,8 @@ pub type Engine = task::service::Engine<Guest>;
 pub type Container = task::container::Container<Guest>;
 pub type Service = task::Service<Guest>;
 
-/// One VM, booted for its first container and ended with its last, and who is in it.
+/// One VM, booted for its first container and ended with its last, or as its sandbox says, and who is
+/// in it.
 pub struct Guest {
     pub reaper: Rc<Reaper>,
     /// `None` until the guest may tell of the container.
@@ -49,6 +51,8 @@ pub struct Guest {
     /// What the guest may tell unasked.
     pub unasked: RefCell<Allowance>,
     pub anchor: Cell<Option<Anchor>>,
+    /// The pod's, if it is there without a container.
+    pub sandbox: RefCell<Option<Rc<Sandbox>>>,
     /// Held while the VM is booted or ended.
     pub turn: Mutex<()>,
     /// Containers that a shim was making that has died, as long as something is left of them.
@@ -60,6 +64,8 @@ pub struct Guest {
 pub struct Moved {
     vm: Option<vm::Moved>,
     anchor: Option<Anchor>,
+    #[serde(default)]
+    sandbox: Option<sandbox::Moved>,
     /// Containers that are made.
     #[serde(default)]
     containers: Vec<String>,
@@ -76,6 +82,7 @@ pub fn service(namespace: String, reaper: Rc<Reaper>, outbox: Rc<Outbox>) -> Rc<
         vm: RefCell::default(),
         unasked: RefCell::new(Allowance::new(UNASKED.0, UNASKED.1)),
         anchor: Cell::new(None),
+        sandbox: RefCell::default(),
         turn: Mutex::new(()),
         unmaking: watch::Sender::default(),
     };
@@ -139,15 +146,28 @@ impl Runtime for Guest {
         self.vm.borrow().as_ref().is_none_or(|vm| vm.is_idle())
     }
 
+    fn services(service: &Rc<Service>) -> Vec<(&'static str, Rc<dyn protos::ttrpc::Service>)> {
+        let sandboxes = Rc::new(Sandboxes::new(Rc::clone(service)));
+        vec![(protos::service::SANDBOX, sandboxes)]
+    }
+
+    fn is_held(&self) -> bool {
+        self.sandbox.borrow().is_some()
+    }
+
     fn hand_over(engine: &Engine, kept: &mut Kept) -> io::Result<Moved> {
         let guest = &engine.runtime;
-        let vm = guest.vm.borrow();
+        let vm = guest.vm.borrow().clone();
+        // Of a sandbox that has ended nothing goes on, once nobody is in it.
+        let is_over = guest.is_held() && guest.containers.borrow().is_empty();
+        let vm = vm.filter(|vm| !(is_over && vm.is_gone()));
         if kept.is_record() && vm.is_none() {
             return Err(io::Error::other("there is no VM"));
         }
         Ok(Moved {
             vm: vm.as_ref().map(|vm| vm.hand_over(kept)).transpose()?,
             anchor: guest.anchor.get(),
+            sandbox: guest.sandbox.borrow().as_ref().map(|it| it.hand_over()),
             containers: adopt::made(guest),
             making: adopt::being_made(guest),
         })
@@ -160,10 +180,12 @@ impl Runtime for Guest {
     fn take_over(engine: &Rc<Engine>, moved: Moved) -> Result<()> {
         let guest = &engine.runtime;
         guest.anchor.set(moved.anchor);
+        let sandbox = moved.sandbox.map(Sandbox::take_over).transpose()?;
+        guest.sandbox.replace(sandbox);
         let Some(vm) = moved.vm else { return Ok(()) };
         let vm = Vm::take_over(vm, &guest.reaper, events::hearer(engine));
         let vm = vm.map_err(|e| unknown(&format!("take over the VM: {e}")))?;
-        make::has_vm(engine, &vm);
+        shared_vm::has_vm(engine, &vm);
         if vm.is_adopted {
             let cleared = vm.share.clear_others(&moved.containers);
             cleared.map_err(|e| unknown(&format!("the share of the VM: {e}")))?;

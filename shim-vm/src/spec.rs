@@ -8,9 +8,10 @@ use crate::config::Wanted;
 use crate::devices;
 use crate::hooks::Hooks;
 use crate::limits::Place;
+use crate::namespaces::{self, Common};
 use crate::network::Where;
 use crate::points::{self, Point};
-use serde::{Deserialize, Serialize};
+use crate::wants;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -73,19 +74,11 @@ pub enum Refusal {
     Unimplemented(String),
 }
 
-/// The process whose namespaces others may join: that of the VM's first container.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Anchor {
-    /// As the host knows it: the VM.
-    pub host: u32,
-    pub guest: u32,
-}
-
-/// Translates the config.json of container `id`, for a VM with `anchor` in it.
+/// Translates the config.json of container `id`, for a VM whose containers have `common`.
 ///
 /// # Errors
 /// If it is none, or asks for what a VM can't give.
-pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Translated, Refusal> {
+pub fn translate(id: &str, config: &[u8], common: &Common) -> Result<Translated, Refusal> {
     let mut spec: Value = json::read_first(config).map_err(|e| Refusal::Broken(e.to_string()))?;
     are_objects(&spec)?;
     let hooks = Hooks::take(&mut spec)?;
@@ -101,13 +94,14 @@ pub fn translate(id: &str, config: &[u8], anchor: Option<Anchor>) -> Result<Tran
     {
         spec["ociVersion"] = OCI_VERSION.into();
     }
+    add_mounts(&mut spec, &common.mounts);
     let readonly = spec["root"]["readonly"] == true;
     devices::check(&mut spec)?;
     let points = readonly.then(|| points::of(&spec));
     let volumes = volumes(&spec);
-    let network = namespaces(&mut spec, anchor)?;
+    let network = namespaces::take(&mut spec, common.anchor)?;
     let sysctls = network_sysctls(&mut spec);
-    let wanted = wanted(&spec);
+    let wanted = wants::of(&spec);
     let place = Place::of(&spec, id).map_err(Refusal::Broken)?;
     take_what_is_the_hosts(&mut spec["linux"]["resources"]);
     for (part, label) in [
@@ -157,6 +151,27 @@ fn are_objects(spec: &Value) -> Result<(), Refusal> {
     }
 }
 
+/// What a container mounts itself it has, but for memory of its own in place of the pod's.
+fn add_mounts(spec: &mut Value, common: &[Value]) {
+    if spec["mounts"].is_null() && !common.is_empty() {
+        spec["mounts"] = Value::Array(Vec::new());
+    }
+    let Some(mounts) = spec["mounts"].as_array_mut() else {
+        return;
+    };
+    for mount in common {
+        let destination = &mount["destination"];
+        match mounts
+            .iter_mut()
+            .find(|own| own["destination"] == *destination)
+        {
+            Some(own) if own["type"] == "tmpfs" => *own = mount.clone(),
+            Some(_) => {}
+            None => mounts.push(mount.clone()),
+        }
+    }
+}
+
 /// Without a source of the host's, a mount has nothing of it.
 fn volumes(spec: &Value) -> Vec<Volume> {
     let mut volumes = Vec::new();
@@ -191,39 +206,6 @@ fn volumes(spec: &Value) -> Vec<Volume> {
     volumes
 }
 
-/// The network is the guest's, made like that of the namespace that comes back.
-fn namespaces(spec: &mut Value, anchor: Option<Anchor>) -> Result<Where, Refusal> {
-    let mut network = Where::Host;
-    let Some(list) = spec["linux"]["namespaces"].as_array_mut() else {
-        return Ok(network);
-    };
-    for namespace in list.iter_mut() {
-        let path = namespace["path"].as_str().unwrap_or_default();
-        let kind = namespace["type"].as_str().unwrap_or_default();
-        match (kind, path) {
-            ("network", "") => network = Where::Own,
-            ("network", path) => network = Where::At(PathBuf::from(path)),
-            (_, "") => {}
-            (kind, path) => match in_guest(path, anchor) {
-                Some(path) => namespace["path"] = path.into(),
-                None => {
-                    let text = format!("joining the {kind} namespace {path}");
-                    return Err(Refusal::Unimplemented(text));
-                }
-            },
-        }
-    }
-    list.retain(|namespace| namespace["type"] != "network");
-    Ok(network)
-}
-
-/// A namespace of the VM's first container, as the guest knows it.
-fn in_guest(path: &str, anchor: Option<Anchor>) -> Option<String> {
-    let Anchor { host, guest } = anchor?;
-    let (pid, name) = path.strip_prefix("/proc/")?.split_once("/ns/")?;
-    (pid.parse() == Ok(host)).then(|| format!("/proc/{guest}/ns/{name}"))
-}
-
 /// The guest's network is set up once, not by the OCI runtime.
 fn network_sysctls(spec: &mut Value) -> HashMap<String, String> {
     let mut taken = HashMap::new();
@@ -237,27 +219,6 @@ fn network_sysctls(spec: &mut Value) -> HashMap<String, String> {
         });
     }
     taken
-}
-
-fn wanted(spec: &Value) -> Wanted {
-    let resources = &spec["linux"]["resources"];
-    let cpu = &resources["cpu"];
-    let quota = cpu["quota"].as_i64().filter(|&quota| quota > 0);
-    let period = cpu["period"]
-        .as_u64()
-        .filter(|&period| period > 0)
-        .unwrap_or(100_000);
-    let vcpus = quota.map(|quota| quota.unsigned_abs().div_ceil(period));
-    let annotations = spec["annotations"].as_object();
-    let text = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
-    Wanted {
-        memory: resources["memory"]["limit"]
-            .as_i64()
-            .filter(|&limit| limit > 0)
-            .map(i64::unsigned_abs),
-        vcpus: vcpus.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
-        annotations: annotations.into_iter().flatten().filter_map(text).collect(),
-    }
 }
 
 /// `slice:prefix:name`, as systemd's driver has it, is a path in the guest, which has no systemd.
@@ -275,7 +236,7 @@ mod tests {
     use serde_json::json;
 
     fn translated(spec: &Value) -> (Translated, Value) {
-        let translated = translate("c1", spec.to_string().as_bytes(), None).unwrap();
+        let translated = translate("c1", spec.to_string().as_bytes(), &Common::default()).unwrap();
         let sources: Vec<String> = (0..9).map(|n| format!("/guest/{n}")).collect();
         let config = serde_json::from_slice(&translated.config(&sources)).unwrap();
         (translated, config)
@@ -351,27 +312,29 @@ mod tests {
     }
 
     #[test]
-    fn the_namespaces_of_the_vms_first_container_can_be_joined() {
-        let anchor = Some(Anchor {
-            host: 400,
-            guest: 70,
-        });
-        let joins = |path: &str| {
-            let namespaces = json!([{"type": "ipc", "path": path}, {"type": "mount"}]);
-            let spec = json!({"root": {}, "linux": {"namespaces": namespaces}});
-            translate("c", spec.to_string().as_bytes(), anchor)
+    fn what_all_have_is_added_to_what_a_container_mounts_itself() {
+        let mount = |destination: &str, kind: &str| json!({"destination": destination, "type": kind, "source": kind});
+        let own = ["/dev/shm", "/etc/hosts"]
+            .map(|at| mount(at, if at == "/dev/shm" { "tmpfs" } else { "bind" }));
+        let spec = json!({"root": {}, "mounts": own});
+        let common = Common {
+            mounts: ["/dev/shm", "/etc/hosts", "/etc/resolv.conf"]
+                .map(|at| json!({"destination": at, "type": "bind", "source": "/pods"}))
+                .into(),
+            ..Common::default()
         };
-        let joined = joins("/proc/400/ns/ipc").unwrap();
-        let config: Value = serde_json::from_slice(&joined.config(&[])).unwrap();
-        assert_eq!(config["linux"]["namespaces"][0]["path"], "/proc/70/ns/ipc");
-        assert!(joins("/proc/401/ns/ipc").is_err());
-        assert!(joins("/var/run/ipcns/x").is_err());
+        let translated = translate("c", spec.to_string().as_bytes(), &common).unwrap();
+        let sources: Vec<&Path> = translated.volumes.iter().map(|it| &*it.source).collect();
+        assert_eq!(sources, ["/pods", "bind", "/pods"].map(Path::new));
+        assert!(translated.volumes[0].memory);
+        let none = translate("c", br#"{"root": {}}"#, &common).unwrap();
+        assert_eq!(none.volumes.len(), 3);
     }
 
     #[test]
     fn what_a_vm_cannot_give_is_refused_by_name() {
         let refused = |spec: Value| {
-            translate("c", spec.to_string().as_bytes(), None)
+            translate("c", spec.to_string().as_bytes(), &Common::default())
                 .unwrap_err()
                 .to_string()
         };
@@ -387,7 +350,7 @@ mod tests {
         let why = "config.json: hooks.poststop: 0.env: env \"B\": must be NAME=value";
         assert_eq!(refused(hooks), why);
         assert_eq!(refused(json!({})), "config.json: no root");
-        assert!(translate("c", b"{", None).is_err());
+        assert!(translate("c", b"{", &Common::default()).is_err());
         let (_, config) = translated(&json!({"root": {}, "linux": {"cgroupsPath": "/default/c1"}}));
         assert_eq!(config["linux"]["cgroupsPath"], "/default/c1");
     }

@@ -1,4 +1,4 @@
-//! Taking a container away, and with the last one its VM.
+//! Taking a container away, and with the last one its VM, unless that is a sandbox's.
 
 use crate::container::{CLOSE, GuestContainer};
 use crate::forget;
@@ -7,6 +7,7 @@ use protos::task::DeleteRequest;
 use protos::ttrpc::Context;
 use protos::{Code, Status};
 use std::rc::Rc;
+use task::runtime::Runtime;
 
 /// Takes away what there is of a container that is not made.
 pub async fn undo(engine: &Rc<Engine>, id: &str) {
@@ -26,14 +27,16 @@ pub async fn unmake(engine: &Rc<Engine>, id: &str, undo: bool) {
     if let Some(vm) = &vm {
         let _turn = guest.turn.lock().await;
         let others = guest.containers.borrow().len() > 1;
-        if others {
+        if others || guest.is_held() {
             // Of one that a dead shim was making it is not known whether the guest has it.
             let may_be_there =
                 |of: &Rc<GuestContainer>| of.created.get() || of.init.may_be_gone.get();
             if let Some(container) = container.filter(|of| undo && may_be_there(of)) {
                 undo_create(&container).await;
             }
-            if let Err(why) = vm.pod.remove(id).await {
+            if let Err(why) = vm.pod.remove(id).await
+                && !vm.is_gone()
+            {
                 log::warn!("{id}: limits of the VM: {why}");
             }
         } else {

@@ -22,10 +22,11 @@ use crate::network::{self, Where};
 use crate::notices::{self, Notices};
 use crate::pod::Pod;
 use crate::qemu::Qemu;
+use crate::shape::Shape;
 use crate::share::Share;
 use crate::word::{self, Doom};
 use crate::{boot, clock, forget, place};
-use protos::guest::{ConfigureRequest, Event, Hello, PowerOffRequest};
+use protos::guest::{ConfigureRequest, ConfigureResponse, Event, Hello, PowerOffRequest};
 use protos::mux::{Link, MARK};
 use protos::ttrpc::{Call, CallError, Client, Context};
 use protos::{Code, Message, Status};
@@ -61,7 +62,10 @@ pub struct Vm {
     pub patience: Duration,
     pub share: Share,
     pub pod: Pod,
+    pub shape: Shape,
     pub hello: Hello,
+    /// What it answered when it was told what to be, to who has booted it.
+    pub configured: ConfigureResponse,
     /// How long after QEMU's start its hello came.
     pub heard_after: Duration,
     dir: PathBuf,
@@ -85,6 +89,7 @@ impl Vm {
     ) -> Result<Rc<Self>, String> {
         let (dir, network) = (purpose.dir.clone(), purpose.network.clone());
         let patience = purpose.config.patience();
+        let shape = purpose.shape.clone();
         place::make(&dir).map_err(|e| format!("mkdir {}: {e}", dir.display()))?;
         let (parts, ready) = match boot::boot(purpose, reaper).await {
             Ok(booted) => booted,
@@ -111,7 +116,9 @@ impl Vm {
             patience,
             share: parts.share,
             pod: parts.pod,
+            shape,
             hello: ready.hello,
+            configured: ready.configured,
             heard_after: ready.heard_after,
             dir,
             network,

@@ -6,7 +6,7 @@ use crate::flags::Flags;
 use crate::lifeline::Lifeline;
 use crate::params::{Caller, Versions};
 use crate::socket::{self, Bound};
-use crate::{print, runtime, sys};
+use crate::{Shim, print, runtime, sys};
 use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
@@ -39,12 +39,19 @@ const MAX_STDIN: u64 = 10 << 20;
 ///
 /// # Errors
 /// Whatever kept the shim from being started; it is not running then.
-pub fn start(flags: &Flags) -> Result<()> {
+pub fn start(shim: &dyn Shim, flags: &Flags) -> Result<()> {
     if flags.id.is_empty() {
         return Err(Error::new("shim id cannot be empty"));
     }
     let caller = read_caller(flags)?;
-    let spec = Bundle::new("").read_spec()?;
+    let bundle = Bundle::new("");
+    let is_sandbox = !bundle.has_spec();
+    let spec = match is_sandbox && shim.makes_sandboxes() {
+        true => Spec::default(),
+        false => bundle
+            .read_spec()
+            .map_err(|e| no_sandbox(e.into(), is_sandbox))?,
+    };
     let dir = Path::new(caller.socket_dir().unwrap_or(socket::DEFAULT_DIR));
     let mut lifeline = None;
     if caller.socket_dir().is_some() {
@@ -62,12 +69,25 @@ pub fn start(flags: &Flags) -> Result<()> {
             lifeline = Some(launched.inspect_err(|_| {
                 let _ = fs::remove_file(&path);
             })?);
-            Versions::OURS
+            match is_sandbox {
+                true => Versions::OF_SANDBOX,
+                false => Versions::OURS,
+            }
         }
     };
     print(&caller.answer(&address, versions))?;
     let released = lifeline.map_or(Ok(()), Lifeline::release);
     released.map_err(|e| Error::new(format!("the daemon has ended: {e}")))
+}
+
+/// What is wrong without a config.json, and what to do where a sandbox was meant.
+fn no_sandbox(error: Error, is_sandbox: bool) -> Error {
+    match is_sandbox {
+        true => Error::new(format!(
+            "{error}: this shim makes no sandboxes without a container: sandboxer = \"podsandbox\" does"
+        )),
+        false => error,
+    }
 }
 
 fn read_caller(flags: &Flags) -> Result<Caller> {

@@ -1,8 +1,10 @@
 //! What a shim's daemon serves: the Task API, and what surrounds it in the process.
 
+use protos::ttrpc::Service;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use task::handover::{Engine, Kept};
 use task::look::Look;
 use task::runtime::Runtime;
@@ -10,7 +12,10 @@ use task::runtime::Runtime;
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// The Task service of one kind of shim; its events go to the outbox it was made with.
-pub trait Daemon: protos::ttrpc::Service {
+pub trait Daemon: Service {
+    /// What it serves beside the Task API, by full names.
+    fn services(self: Rc<Self>) -> Vec<(&'static str, Rc<dyn Service>)>;
+
     /// Reaps children and does what no call asks for, for ever.
     fn run(&self) -> Boxed<'_, io::Error>;
 
@@ -47,6 +52,10 @@ pub trait Daemon: protos::ttrpc::Service {
 }
 
 impl<R: Runtime> Daemon for task::Service<R> {
+    fn services(self: Rc<Self>) -> Vec<(&'static str, Rc<dyn Service>)> {
+        R::services(&self)
+    }
+
     fn run(&self) -> Boxed<'_, io::Error> {
         Box::pin(self.run())
     }
@@ -72,7 +81,7 @@ impl<R: Runtime> Daemon for task::Service<R> {
     }
 
     fn record(&self, kept: &mut Kept) -> io::Result<Option<Engine>> {
-        match self.has_containers() {
+        match self.is_needed() {
             true => self.hand_over(kept).map(Some),
             false => Ok(None),
         }

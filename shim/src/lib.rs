@@ -73,6 +73,11 @@ pub trait Shim {
         Ok(())
     }
 
+    /// Whether it makes sandboxes without a container: then there may be no config.json (contract S4).
+    fn makes_sandboxes(&self) -> bool {
+        false
+    }
+
     /// How long the daemon's keeper waits for it to serve again after it was killed; `None`: nothing
     /// of it is kept, and all that it has started ends with it.
     fn outlives(&self) -> Option<Duration> {
@@ -164,7 +169,7 @@ fn command(shim: &dyn Shim, program: &str, flags: &Flags) -> Result<()> {
         return Err(Error::new("shim namespace cannot be empty"));
     }
     match flags.action.as_str() {
-        "start" => bootstrap::start(flags),
+        "start" => bootstrap::start(shim, flags),
         "delete" => delete::delete(shim, flags),
         keeper::KEEP => keeper::run(flags),
         _ => serve::serve(shim, flags),

@@ -27,6 +27,12 @@ pub struct Versions {
 
 impl Versions {
     pub const OURS: Self = Self { v2: true, v3: true };
+    /// Who asks for a sandbox speaks version 3, and joins containers to it himself only if it says
+    /// so, too.
+    pub const OF_SANDBOX: Self = Self {
+        v2: false,
+        v3: true,
+    };
 }
 
 const DEBUG: i32 = protos::bootstrap::LogLevel::Debug as i32;

@@ -181,8 +181,8 @@ fn run(
         };
         let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
         let upgrader = Upgrader::new(outcome);
-        let tasks = Rc::new(Recorded(Rc::clone(&service)));
-        let server = Server::new()
+        let tasks = Rc::new(Recorded(Rc::clone(&service) as _));
+        let mut server = Server::new()
             .add(service::TASK_V2, Rc::clone(&tasks) as _)
             .add(service::TASK_V3, tasks)
             .add(service::UPGRADE, Rc::clone(&upgrader) as _);
@@ -191,7 +191,10 @@ fn run(
             handle: server.handle(),
             daemon: Rc::clone(&service),
         });
-        let server = server.add(service::INSPECT, Rc::clone(&inspector) as _);
+        server = server.add(service::INSPECT, Rc::clone(&inspector) as _);
+        for (name, beside) in Rc::clone(&service).services() {
+            server = server.add(name, Rc::new(Recorded(beside)));
+        }
         let upgrade = Upgrade {
             handle: server.handle(),
             service: Rc::clone(&service),
@@ -274,8 +277,8 @@ struct Upgrade {
     held: Option<Rc<Held>>,
 }
 
-/// The Task API, which answers once what it says is where it outlives this process.
-struct Recorded(Rc<dyn Daemon>);
+/// A service of the daemon's, which answers once what it says is where it outlives this process.
+struct Recorded(Rc<dyn Service>);
 
 impl Service for Recorded {
     fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {

@@ -196,6 +196,11 @@ impl Bundle {
         json::read_first(&json).map_err(|e| Error::io("parse", &path)(io::Error::from(e)))
     }
 
+    /// That of a sandbox without a container has none.
+    pub fn has_spec(&self) -> bool {
+        self.path.join("config.json").exists()
+    }
+
     fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.path.join(name);
         replace(&path, content).map_err(Error::io("write", &path))

@@ -13,7 +13,7 @@ use crate::handover::Kept;
 use crate::process::Process;
 use crate::process::exec::Exec;
 use crate::reaper::Reaper;
-use crate::service::Engine;
+use crate::service::{Engine, Service};
 use crate::stdio::Io;
 use protos::mux::Link;
 use protos::runc::CheckpointOptions;
@@ -55,6 +55,17 @@ pub trait Runtime: Sized + 'static {
 
     fn is_settled(&self) -> bool {
         true
+    }
+
+    /// What is served beside the Task API, by full names.
+    fn services(_: &Rc<Service<Self>>) -> Vec<(&'static str, Rc<dyn protos::ttrpc::Service>)> {
+        Vec::new()
+    }
+
+    /// Something is there that containers may come into yet: while it is, a Shutdown of the Task API
+    /// ends nothing.
+    fn is_held(&self) -> bool {
+        false
     }
 
     /// Describes what it has beside its containers for another process image.

@@ -55,6 +55,8 @@ pub struct Service<R: Runtime = Oci> {
     pub(crate) engine: Rc<Engine<R>>,
     pub(crate) containers: Containers<R>,
     shutdown: Cell<bool>,
+    /// It ends, whatever containers there are.
+    is_over: Cell<bool>,
     shutdown_asked: Notify,
 }
 
@@ -95,13 +97,13 @@ impl<R: Runtime> Service<R> {
             engine: Rc::new(engine),
             containers: Containers::default(),
             shutdown: Cell::new(false),
+            is_over: Cell::new(false),
             shutdown_asked: Notify::new(),
         })
     }
 
-    /// What makes the containers.
-    pub fn runtime(&self) -> &R {
-        &self.engine.runtime
+    pub fn engine(&self) -> &Rc<Engine<R>> {
+        &self.engine
     }
 
     /// Leaves nothing that would outlive this process and is not meant to.
@@ -117,12 +119,18 @@ impl<R: Runtime> Service<R> {
     /// Waits for a Shutdown that finds no container left (T80); one that is still being created
     /// may yet fail.
     pub async fn shut_down(&self) {
-        while !(self.shutdown.get() && self.containers.is_empty()) {
+        while !(self.is_over.get() || self.shutdown.get() && self.containers.is_empty()) {
             tokio::select! {
                 () = self.shutdown_asked.notified() => {}
                 () = self.containers.changed() => {}
             }
         }
+    }
+
+    /// What its containers were in is gone: it is to end, and they with it.
+    pub fn is_over(&self) {
+        self.is_over.set(true);
+        self.shutdown_asked.notify_waiters();
     }
 
     /// [`Service::create`], with `make` as what makes the container.
@@ -357,7 +365,7 @@ impl<R: Runtime> Task for Service<R> {
     }
 
     async fn shutdown(self: &Rc<Self>, _: ShutdownRequest, _: &Context) -> Result<()> {
-        if self.containers.all().is_empty() {
+        if self.containers.all().is_empty() && !self.engine.runtime.is_held() {
             self.shutdown.set(true);
             self.shutdown_asked.notify_waiters();
         }

@@ -16,7 +16,7 @@ pub struct Mount {
     #[prost(message, optional, tag = "9")]
     pub image: ::core::option::Option<ImageSpec>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NamespaceOption {
     #[prost(enumeration = "NamespaceMode", tag = "1")]
     pub network: i32,
@@ -26,13 +26,42 @@ pub struct NamespaceOption {
     pub ipc: i32,
     #[prost(string, tag = "4")]
     pub target_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "5")]
+    pub userns_options: ::core::option::Option<UserNamespace>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IdMapping {
+    #[prost(uint32, tag = "1")]
+    pub host_id: u32,
+    #[prost(uint32, tag = "2")]
+    pub container_id: u32,
+    #[prost(uint32, tag = "3")]
+    pub length: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UserNamespace {
+    #[prost(enumeration = "NamespaceMode", tag = "1")]
+    pub mode: i32,
+    #[prost(message, repeated, tag = "2")]
+    pub uids: ::prost::alloc::vec::Vec<IdMapping>,
+    #[prost(message, repeated, tag = "3")]
+    pub gids: ::prost::alloc::vec::Vec<IdMapping>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DnsConfig {
+    #[prost(string, repeated, tag = "1")]
+    pub servers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "2")]
+    pub searches: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "3")]
+    pub options: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Int64Value {
     #[prost(int64, tag = "1")]
     pub value: i64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LinuxSandboxSecurityContext {
     #[prost(message, optional, tag = "1")]
     pub namespace_options: ::core::option::Option<NamespaceOption>,
@@ -82,6 +111,8 @@ pub struct PodSandboxConfig {
     pub hostname: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub log_directory: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub dns_config: ::core::option::Option<DnsConfig>,
     #[prost(map = "string, string", tag = "6")]
     pub labels: ::std::collections::HashMap<
         ::prost::alloc::string::String,
@@ -140,12 +171,12 @@ pub struct PodSandboxNetworkStatus {
     #[prost(message, repeated, tag = "2")]
     pub additional_ips: ::prost::alloc::vec::Vec<PodIp>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Namespace {
     #[prost(message, optional, tag = "2")]
     pub options: ::core::option::Option<NamespaceOption>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LinuxPodSandboxStatus {
     #[prost(message, optional, tag = "1")]
     pub namespaces: ::core::option::Option<Namespace>,
@@ -266,7 +297,7 @@ pub struct LinuxContainerResources {
     #[prost(int64, tag = "10")]
     pub memory_swap_limit_in_bytes: i64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LinuxContainerSecurityContext {
     #[prost(bool, tag = "2")]
     pub privileged: bool,

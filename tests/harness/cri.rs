@@ -43,7 +43,7 @@ use tonic::transport::{Channel, Endpoint};
 const PAUSE: &str = "dunnage.test/pause:1";
 
 /// For every 1.x and 2.x alike: 2.x reads the sections of 1.x. `vm` is for tests that bring its
-/// shim; `other` is a runtime whose type is
+/// shim, and so is `sandboxes`, whose pods have no first container; `other` is a runtime whose type is
 /// not the one name that CRI knows, so that its options travel as TOML.
 const CONFIG: &str = r#"
 [plugins."io.containerd.nri.v1.nri"]
@@ -72,6 +72,11 @@ Root = "DIR/runc/other"
 BinaryName = "DIR/bin/other-runc"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.vm]
 runtime_type = "io.containerd.vm.v2"
+pod_annotations = ["io.dunnage.vm.*"]
+container_annotations = ["io.dunnage.vm.*"]
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.sandboxes]
+runtime_type = "io.containerd.vm.v2"
+sandboxer = "shim"
 "#;
 
 /// Runs `test` with a containerd of release `name` that serves the CRI, then proves that nothing

@@ -72,6 +72,14 @@ impl Context {
         }
     }
 
+    /// A context that gives up once `given_up` says so.
+    pub fn until(given_up: watch::Receiver<bool>) -> Self {
+        Self {
+            deadline: None,
+            closed: given_up,
+        }
+    }
+
     /// A context that gives up after `time`: for work that must not go on for ever. A time that the
     /// clock does not reach is none.
     pub fn within(time: Duration) -> Self {

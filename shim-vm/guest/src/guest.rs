@@ -2,12 +2,12 @@
 
 use crate::boot::{self, BUNDLES};
 use crate::roots::{self, Leaving};
-use crate::{entropy, forget, network};
+use crate::{entropy, forget, network, pids};
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use protos::guest::{
-    ConfigureRequest, Empty, ForgetRequest, GetTimeRequest, PowerOffRequest, PutBundleRequest,
-    PutBundleResponse, StepTimeRequest, TimeResponse,
+    ConfigureRequest, ConfigureResponse, Empty, ForgetRequest, GetTimeRequest, PowerOffRequest,
+    PutBundleRequest, PutBundleResponse, StepTimeRequest, TimeResponse,
 };
 use protos::mux::Link;
 use protos::ttrpc::{Answer, Context, Request, Service};
@@ -49,14 +49,24 @@ impl protos::api::guest::Guest for Guest {
     type Error = Status;
 
     // Mounting and looking into volumes wait for the host, and it for its disks.
-    async fn configure(self: &Rc<Self>, request: ConfigureRequest, _: &Context) -> Done<Empty> {
+    async fn configure(
+        self: &Rc<Self>,
+        request: ConfigureRequest,
+        _: &Context,
+    ) -> Done<ConfigureResponse> {
         if !request.mark.is_empty() {
             let mark = request.mark.as_slice().try_into();
             self.link
                 .set_mark(mark.map_err(|_| failed("a mark of another length".into()))?);
         }
-        let set = aside::beside(move || set_up(&request));
-        set.await.map(|()| Empty {})
+        let shares_pids = request.shared_pids;
+        aside::beside(move || set_up(&request)).await?;
+        let shared_pids = match shares_pids {
+            true => aside::alone(pids::make).await,
+            false => Ok(0),
+        };
+        let shared_pids = shared_pids.map_err(|e| failed(format!("a pid namespace: {e}")))?;
+        Ok(ConfigureResponse { shared_pids })
     }
 
     async fn put_bundle(

@@ -6,7 +6,7 @@
 //!                                └─ further: each one stdin, stdout or stderr of a process
 //! ```
 //!
-//! The kernel runs it as `modprobe`, too.
+//! The kernel runs it as `modprobe`, too, and the agent as the first process of a pid namespace.
 //!
 //! If the host has given a mark, it may die, and another goes on: `agent.rs` says how.
 //!
@@ -20,6 +20,7 @@ mod forget;
 mod guest;
 mod network;
 mod news;
+mod pids;
 mod port;
 mod roots;
 mod tasks;
@@ -37,8 +38,13 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mut args = std::env::args();
-    if args.next().is_some_and(|name| name.ends_with("/modprobe")) {
+    let name = args.next().unwrap_or_default();
+    if name.ends_with("/modprobe") {
         return modprobe(args.next_back().as_deref());
+    }
+    if name == pids::NAME {
+        let _ = pids::reap();
+        return ExitCode::FAILURE;
     }
     if std::process::id() != 1 {
         say("dunnage-guest is the first process of a VM, and nothing else");

@@ -10,10 +10,11 @@ use crate::network::Where;
 use crate::notices::Notices;
 use crate::pod::{self, Pod};
 use crate::qemu::{self, AGENT_SOCKET, Qemu};
+use crate::shape::Shape;
 use crate::share::{self, Share};
 use crate::word::Doom;
 use protos::Message;
-use protos::guest::{Event, Hello};
+use protos::guest::{ConfigureResponse, Event, Hello};
 use protos::mux::{self, Link, MARK};
 use protos::ttrpc::Client;
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,8 @@ pub struct Moved {
     patience: Duration,
     share: share::Moved,
     pod: pod::Moved,
+    #[serde(default)]
+    shape: Shape,
     hello: Vec<u8>,
     heard_after: Duration,
     dir: PathBuf,
@@ -156,6 +159,7 @@ impl Vm {
             patience: self.patience,
             share: self.share.hand_over(),
             pod: self.pod.hand_over(),
+            shape: self.shape.clone(),
             hello: self.hello.encode_to_vec(),
             heard_after: self.heard_after,
             dir: self.dir.clone(),
@@ -217,6 +221,8 @@ impl Vm {
             patience: moved.patience,
             share: Share::take_over(&moved.dir, moved.share, Rc::clone(reaper))?,
             pod,
+            shape: moved.shape,
+            configured: ConfigureResponse::default(),
             hello: Hello::decode(moved.hello.as_slice()).map_err(io::Error::other)?,
             heard_after: moved.heard_after,
             dir: moved.dir,

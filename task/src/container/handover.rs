@@ -30,9 +30,9 @@ impl<R: Runtime> Service<R> {
         }
     }
 
-    /// True if there is a container that is made.
-    pub fn has_containers(&self) -> bool {
-        !self.containers.all().is_empty()
+    /// True if there is a container that is made, or may come.
+    pub fn is_needed(&self) -> bool {
+        !self.containers.all().is_empty() || self.engine.runtime.is_held()
     }
 
     /// Describes the engine for another process image. What was described while calls other than Wait

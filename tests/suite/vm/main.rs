@@ -32,6 +32,7 @@ mod pods;
 mod refusals;
 mod removal;
 mod rules;
+mod sandbox;
 mod share;
 mod streams;
 mod upgrade;

@@ -95,6 +95,12 @@ fn a_vm_is_in_the_cgroup_that_its_container_names() {
         let quota = limit(&cpu, ["cpu.cfs_quota_us", "cpu.max"]);
         assert_eq!(quota.split(' ').next(), Some("75000"));
 
+        let status = refused(shim.update("c", r#"{"memory":{"limit":1073741824}}"#).await);
+        assert_eq!(status.code, Code::InvalidArgument);
+        let why = "memory limit of 1024 MiB: the VM was booted with";
+        assert!(status.message.contains(why), "{}", status.message);
+        assert_eq!(memory(test, "c"), (128 + OVERHEAD) << 20);
+
         // Another container's limits are added; what the VM may have had is not taken away.
         let other = test
             .bundle("d")

@@ -1,0 +1,149 @@
+//! The namespaces of a container: those of the guest's that it joins, and its network, which is the
+//! host's to make.
+
+use crate::network::Where;
+use crate::spec::Refusal;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// How CRI marks a pod's first container.
+const KIND: &str = "io.kubernetes.cri.container-type";
+/// The namespaces that a pod has for itself, unless it wants the host's, and how Kubernetes calls that.
+pub const HOSTS: [(&str, &str); 3] = [
+    ("network", "hostNetwork"),
+    ("pid", "hostPID"),
+    ("ipc", "hostIPC"),
+];
+
+/// What the containers of a VM have in common.
+#[derive(Debug, Default)]
+pub struct Common {
+    pub anchor: Option<Anchor>,
+    /// Mounts of config.json.
+    pub mounts: Vec<Value>,
+}
+
+/// The process whose namespaces others may join: that of the VM's first container, or, in a pod's
+/// sandbox, the guest's own first.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Anchor {
+    /// As the host knows it: the VM.
+    pub host: u32,
+    pub guest: u32,
+    /// Another that has the pid namespace to be joined; 0: nobody has.
+    #[serde(default)]
+    pub pids: Option<u32>,
+}
+
+/// Takes the network out, which is the guest's, made like that of the namespace that comes back, and
+/// names the others as the guest knows them.
+///
+/// # Errors
+/// If it wants the host's, or joins one that is not in the VM.
+pub fn take(spec: &mut Value, anchor: Option<Anchor>) -> Result<Where, Refusal> {
+    refuse_hosts(spec)?;
+    let mut network = Where::Host;
+    let Some(list) = spec["linux"]["namespaces"].as_array_mut() else {
+        return Ok(network);
+    };
+    for namespace in list.iter_mut() {
+        let path = namespace["path"].as_str().unwrap_or_default();
+        let kind = namespace["type"].as_str().unwrap_or_default();
+        match (kind, path) {
+            ("network", "") => network = Where::Own,
+            ("network", path) => network = Where::At(PathBuf::from(path)),
+            (_, "") => {}
+            (kind, path) => match in_guest(path, anchor) {
+                Some(path) => namespace["path"] = path.into(),
+                None => {
+                    let text = format!("joining the {kind} namespace {path}");
+                    return Err(Refusal::Unimplemented(text));
+                }
+            },
+        }
+    }
+    list.retain(|namespace| namespace["type"] != "network");
+    Ok(network)
+}
+
+/// A pod's first container without a namespace wants the host's, of which a VM has no part.
+fn refuse_hosts(spec: &Value) -> Result<(), Refusal> {
+    if spec["annotations"][KIND] != "sandbox" {
+        return Ok(());
+    }
+    let list = spec["linux"]["namespaces"].as_array();
+    let has = |kind: &str| list.is_some_and(|list| list.iter().any(|it| it["type"] == kind));
+    match HOSTS.iter().find(|(kind, _)| !has(kind)) {
+        Some((_, name)) => Err(Refusal::Unimplemented((*name).to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// A namespace of the anchor's, as the guest knows it.
+fn in_guest(path: &str, anchor: Option<Anchor>) -> Option<String> {
+    let Anchor { host, guest, pids } = anchor?;
+    let (pid, name) = path.strip_prefix("/proc/")?.split_once("/ns/")?;
+    let guest = pids.filter(|_| name == "pid").unwrap_or(guest);
+    (pid.parse() == Ok(host) && guest != 0).then(|| format!("/proc/{guest}/ns/{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn joins(path: &str, pids: Option<u32>) -> Result<String, Refusal> {
+        let anchor = Some(Anchor {
+            host: 400,
+            guest: 70,
+            pids,
+        });
+        let kind = path.rsplit('/').next().unwrap_or_default();
+        let namespaces = json!([{"type": kind, "path": path}, {"type": "mount"}]);
+        let mut spec = json!({"linux": {"namespaces": namespaces}});
+        take(&mut spec, anchor)?;
+        let path = spec["linux"]["namespaces"][0]["path"].as_str();
+        Ok(path.unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn the_namespaces_of_the_anchor_can_be_joined() {
+        assert_eq!(joins("/proc/400/ns/ipc", None).unwrap(), "/proc/70/ns/ipc");
+        assert_eq!(joins("/proc/400/ns/pid", None).unwrap(), "/proc/70/ns/pid");
+        assert_eq!(
+            joins("/proc/400/ns/pid", Some(80)).unwrap(),
+            "/proc/80/ns/pid"
+        );
+        assert_eq!(
+            joins("/proc/400/ns/uts", Some(0)).unwrap(),
+            "/proc/70/ns/uts"
+        );
+        assert!(joins("/proc/400/ns/pid", Some(0)).is_err(), "nobody has it");
+        assert!(joins("/proc/401/ns/ipc", None).is_err());
+        assert!(joins("/var/run/ipcns/x", None).is_err());
+    }
+
+    #[test]
+    fn a_pod_that_wants_the_hosts_is_refused_by_name() {
+        let refused = |left: &[&str]| {
+            let list: Vec<Value> = left.iter().map(|kind| json!({"type": kind})).collect();
+            let mut spec = json!({"annotations": {KIND: "sandbox"}, "linux": {"namespaces": list}});
+            take(&mut spec, None).err().map(|why| why.to_string())
+        };
+        assert_eq!(refused(&["network", "pid", "ipc"]), None);
+        for (left, name) in [
+            (["pid", "ipc"], "hostNetwork"),
+            (["network", "ipc"], "hostPID"),
+            (["network", "pid"], "hostIPC"),
+        ] {
+            let why = refused(&left).unwrap();
+            assert!(
+                why.starts_with(&format!("{name}: not implemented")),
+                "{why}"
+            );
+        }
+        let mut plain = json!({"linux": {"namespaces": []}});
+        assert_eq!(take(&mut plain, None), Ok(Where::Host));
+    }
+}
