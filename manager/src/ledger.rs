@@ -313,7 +313,8 @@ impl Ledger {
         }
         let facts = self.containers.entry(key).or_default();
         let process = facts.processes.entry(id).or_default();
-        if process.pid != pid {
+        // Another of the same name: its pid may be the same, as it is in a VM.
+        if process.pid != pid || process.deleted {
             *process = Process::default();
         }
         process.pid = pid;

@@ -167,6 +167,21 @@ fn an_exec_of_the_same_name_starts_anew() {
     assert_eq!(story.tell(exit("e", 9, 1)), Verdict::Take);
 }
 
+/// All processes in a VM have one pid.
+#[test]
+fn an_exec_of_the_same_name_and_pid_starts_anew_once_the_first_is_deleted() {
+    let mut story = Story::new();
+    story.tell(create(5));
+    story.tell(start(5));
+    for status in [1, 0, 2] {
+        story.tell(exec_started("e", 5));
+        assert_eq!(story.tell(exit("e", 5, status)), Verdict::Take);
+        let exec = ProcessId::Exec("e".into());
+        assert_eq!(story.facts().exit(&exec).unwrap().status, status);
+        story.delete_exec("e");
+    }
+}
+
 #[test]
 fn only_undeleted_containers_are_needed() {
     let mut story = Story::new();

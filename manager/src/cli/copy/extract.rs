@@ -65,6 +65,8 @@ impl Target {
                 Put::LeftOut => left_out = Some(path),
             }
         }
+        // Who writes it fills its last block up, and is to come to its end.
+        io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(|e| format!("tar: {e}"))?;
         // Last: what is put in them changes their time.
         for (path, look) in directories.iter().rev() {
             self.finish(path, look)

@@ -100,10 +100,12 @@ pub async fn copy(client: &Client, args: &Copy) -> Result<(), String> {
                 None => {
                     let (read, write) = io::pipe().map_err(|e| e.to_string())?;
                     let extracting = std::thread::spawn(move || target.extract(read, Some(&name)));
-                    inside::archive(client, &id, &source, write).await?;
-                    extracting
+                    let archived = inside::archive(client, &id, &source, write).await;
+                    let extracted = extracting
                         .join()
-                        .unwrap_or_else(|_| Err("its copy ended".into()))
+                        .unwrap_or_else(|_| Err("its copy ended".into()));
+                    // What could not be written is why the rest could not be read.
+                    extracted.and(archived)
                 }
             }
         }
