@@ -56,6 +56,31 @@ fn a_further_task_costs_little() {
     });
 }
 
+/// The shim and the logger of each of ten, with their parts of what they share: conmon, which has a
+/// container's log in itself, takes 610 KiB.
+#[test]
+fn a_detached_container_costs_less_than_under_conmon() {
+    manager::on(|manager| {
+        let ids: Vec<String> = (0..10).map(|n| format!("c{n}")).collect();
+        for id in &ids {
+            manager.run(&["-d"], id, &["sleep", "1000"]).ok();
+        }
+        let cost = |id: &str| {
+            let shim = manager.shim_of(id);
+            let is_logger = |&pid: &i32| proc::words(pid, "cmdline").iter().any(|it| it == "log");
+            let logger = { proc::children(shim) }.into_iter().find(is_logger);
+            proc::pss(shim) + proc::pss(logger.expect("a logger"))
+        };
+        let most = manager.until("ten small ones", |_| {
+            let most = ids.iter().map(|id| cost(id)).max().expect("ten");
+            (most < 610).then_some(most)
+        });
+        report(&format!(
+            "a shim and its logger, of ten: {most} KiB at most"
+        ));
+    });
+}
+
 /// What it has, and what of it beside the program, which it shares with the daemon and all other loggers.
 #[test]
 fn a_logger_costs_little() {
