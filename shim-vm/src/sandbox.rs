@@ -180,12 +180,9 @@ impl Sandbox {
             _ = context.cancelled() => {}
         }
         // It ends by itself, and leaves nothing.
-        let given_up = self
-            .stop
-            .send_if_modified(|stop| !std::mem::replace(stop, true));
-        let booted = booted.await;
-        log::debug!("{}: its start was given up: {given_up}", self.id());
-        booted
+        log::debug!("{}: its start is given up", self.id());
+        self.stop.send_replace(true);
+        booted.await
     }
 
     /// Ends its VM, whatever state that is in, and with it what is in there.

@@ -57,10 +57,9 @@ pub fn lists(results: &Value) -> [Value; 2] {
 fn parted(name: &'static str) -> (&'static str, &'static str) {
     let (plain, _) = name.split_once(" (").unwrap_or((name, ""));
     match plain.rsplit_once(", ") {
-        Some((_, unit)) if UNITS.contains(&unit) && plain == name => {
-            (plain.trim_end_matches(unit).trim_end_matches(", "), unit)
+        Some((short, unit)) if UNITS.contains(&unit) => {
+            (if plain == name { short } else { name }, unit)
         }
-        Some((_, unit)) if UNITS.contains(&unit) => (name, unit),
         _ => (name, ""),
     }
 }

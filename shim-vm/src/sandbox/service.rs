@@ -48,6 +48,23 @@ impl Sandboxes {
         let none = || Status::new(Code::NotFound, format!("sandbox {id}: not found"));
         found.ok_or_else(none)
     }
+
+    /// One whose VM is there.
+    ///
+    /// # Errors
+    /// NotFound, or FailedPrecondition.
+    fn ready(&self, id: &str) -> Done<Rc<Sandbox>> {
+        let sandbox = self.find(id)?;
+        let ready = sandbox.is_ready();
+        ready.map_err(|why| Status::new(Code::FailedPrecondition, why))?;
+        Ok(sandbox)
+    }
+
+    /// Whether there is a sandbox, or a container.
+    fn is_used(&self) -> bool {
+        let guest = &self.engine().runtime;
+        guest.is_held() || !guest.containers.borrow().is_empty()
+    }
 }
 
 impl api::sandbox::Sandbox for Sandboxes {
@@ -60,7 +77,7 @@ impl api::sandbox::Sandbox for Sandboxes {
     ) -> Done<CreateSandboxResponse> {
         let sandbox = Rc::new(Sandbox::new(request).map_err(refused)?);
         let guest = &self.engine().runtime;
-        if guest.is_held() || !guest.containers.borrow().is_empty() {
+        if self.is_used() {
             let text = format!("sandbox {}: the shim has one, or a container", sandbox.id());
             return Err(Status::new(Code::AlreadyExists, text));
         }
@@ -158,9 +175,7 @@ impl api::sandbox::Sandbox for Sandboxes {
 
     /// The guest is not asked: what hangs in it is none of the sandbox's.
     async fn ping(self: &Rc<Self>, request: PingRequest, _: &Context) -> Done<PingResponse> {
-        let sandbox = self.find(&request.sandbox_id)?;
-        let ready = sandbox.is_ready();
-        ready.map_err(|why| Status::new(Code::FailedPrecondition, why))?;
+        self.ready(&request.sandbox_id)?;
         Ok(PingResponse {})
     }
 
@@ -170,8 +185,7 @@ impl api::sandbox::Sandbox for Sandboxes {
         request: ShutdownSandboxRequest,
         context: &Context,
     ) -> Done<ShutdownSandboxResponse> {
-        let guest = &self.engine().runtime;
-        if guest.is_held() || !guest.containers.borrow().is_empty() {
+        if self.is_used() {
             let sandbox = self.find(&request.sandbox_id)?;
             sandbox.stop(self.engine()).await;
         }
@@ -188,9 +202,7 @@ impl api::sandbox::Sandbox for Sandboxes {
         request: SandboxMetricsRequest,
         _: &Context,
     ) -> Done<SandboxMetricsResponse> {
-        let sandbox = self.find(&request.sandbox_id)?;
-        let ready = sandbox.is_ready();
-        ready.map_err(|why| Status::new(Code::FailedPrecondition, why))?;
+        self.ready(&request.sandbox_id)?;
         let vm = self.engine().runtime.vm.borrow().clone();
         let gone = || Status::new(Code::FailedPrecondition, "the VM is gone");
         let vm = vm.ok_or_else(gone)?;

@@ -237,7 +237,7 @@ impl Told {
 
 fn why(status: Status) -> String {
     match status.code {
-        Code::Unimplemented => "it is none that can (before version 0.2, or not ours)".into(),
+        Code::Unimplemented => "it is older than this command, or not ours".into(),
         Code::DeadlineExceeded => "it has not answered within a second".into(),
         _ => status.message,
     }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use std::collections::HashMap;
 use std::fs;
-use task::proc;
+use task::proc::{self, Stat};
 
 /// A command line is told up to so many characters. The id of a container is the last of a runtime's.
 const LINE: usize = 4096;
@@ -73,7 +73,7 @@ impl Kin {
             (number != pid).then_some(number)
         });
         Process {
-            seconds: self.seconds(&format!("/proc/{pid}")).unwrap_or(0.0),
+            seconds: proc::stat(pid).map_or(0.0, |stat| self.seconds(stat)),
             memory_bytes: memory(pid).unwrap_or(0),
             threads: tasks
                 .filter_map(|task| self.sleeper(task, format!("/proc/{pid}/task/{task}")))
@@ -89,15 +89,14 @@ impl Kin {
             pid,
             state: stat.state.into(),
             wchan: if wchan == "0" { String::new() } else { wchan },
-            seconds: self.seconds(&dir)?,
+            seconds: self.seconds(stat),
             command: String::new(),
         })
     }
 
-    fn seconds(&self, dir: &str) -> Option<f64> {
-        let stat = proc::stat_of(format!("{dir}/stat"))?;
+    fn seconds(&self, stat: Stat) -> f64 {
         // A hundred ticks make a second, whatever the kernel counts in (proc(5), USER_HZ).
-        Some((self.uptime - stat.started as f64 / 100.0).max(0.0))
+        (self.uptime - stat.started as f64 / 100.0).max(0.0)
     }
 }
 

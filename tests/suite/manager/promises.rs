@@ -56,6 +56,13 @@ fn a_further_task_costs_little() {
     });
 }
 
+/// The process that writes a container's log.
+fn logger_of(manager: &Manager, id: &str) -> i32 {
+    let is_logger = |&pid: &i32| proc::words(pid, "cmdline").iter().any(|it| it == "log");
+    let children = proc::children(manager.shim_of(id));
+    children.into_iter().find(is_logger).expect("a logger")
+}
+
 /// The shim and the logger of each of ten, with their parts of what they share: conmon, which has a
 /// container's log in itself, takes 610 KiB.
 #[test]
@@ -65,12 +72,7 @@ fn a_detached_container_costs_less_than_under_conmon() {
         for id in &ids {
             manager.run(&["-d"], id, &["sleep", "1000"]).ok();
         }
-        let cost = |id: &str| {
-            let shim = manager.shim_of(id);
-            let is_logger = |&pid: &i32| proc::words(pid, "cmdline").iter().any(|it| it == "log");
-            let logger = { proc::children(shim) }.into_iter().find(is_logger);
-            proc::pss(shim) + proc::pss(logger.expect("a logger"))
-        };
+        let cost = |id: &str| proc::pss(manager.shim_of(id)) + proc::pss(logger_of(manager, id));
         let most = manager.until("ten small ones", |_| {
             let most = ids.iter().map(|id| cost(id)).max().expect("ten");
             (most < 610).then_some(most)
@@ -93,9 +95,7 @@ fn a_logger_costs_little() {
             let logs = it.dunnage(&["logs", "c"]).ok().stdout;
             logs.ends_with("\n1000\n").then_some(())
         });
-        let children = proc::children(manager.shim_of("c"));
-        let is_logger = |&pid: &i32| proc::words(pid, "cmdline").iter().any(|it| it == "log");
-        let logger = children.into_iter().find(is_logger).expect("a logger");
+        let logger = logger_of(manager, "c");
         // Once the container is quiet.
         let all = manager.until("a small logger", |_| {
             let all = proc::pss(logger);
