@@ -4,14 +4,17 @@
 use crate::bundle::Bundle;
 use crate::peers;
 use crate::program;
+use crate::shim::Shim;
 use crate::stdio::Fifo;
 use crate::test::Test;
 use crate::wait;
 use protos::runc::Options;
-use protos::task::CreateTaskRequest;
+use protos::task::{CreateTaskRequest, StartResponse};
+use protos::ttrpc::CallError;
 use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
+use tokio::task::{JoinHandle, spawn_local};
 
 /// A runtime of the test's own.
 pub struct Runtime {
@@ -140,5 +143,45 @@ impl Gate {
     /// Lets one runtime pass, now or when it comes.
     pub async fn open(&mut self) {
         self.gate.0.write_all(b"go\n").await.expect("gate");
+    }
+}
+
+/// Exec `e` of container `c`, whose Start hangs in the runtime.
+pub struct HangingExec {
+    pub bundle: Bundle,
+    pub shim: Shim,
+    /// The runtime's.
+    pub pid: i32,
+    pub starting: JoinHandle<Result<StartResponse, CallError>>,
+    gate: Gate,
+}
+
+impl HangingExec {
+    pub async fn new(test: &Test) -> Self {
+        let bundle = test.bundle("c").build();
+        let (runtime, mut gate) = Runtime::gated(test, "exec");
+        let shim = bundle.start().shim().await;
+        shim.create(runtime.create(&bundle)).await.unwrap();
+        shim.start("c", "").await.unwrap();
+        shim.exec(bundle.exec_sh("e", "exit 3")).await.unwrap();
+        let starting = spawn_local({
+            let shim = shim.clone();
+            async move { shim.start("c", "e").await }
+        });
+        let pid = gate.arrival().await;
+        Self {
+            bundle,
+            shim,
+            pid,
+            starting,
+            gate,
+        }
+    }
+
+    /// Lets the runtime go on: the exec starts, and ends as it should.
+    pub async fn go_on(mut self) {
+        self.gate.open().await;
+        self.starting.await.unwrap().unwrap();
+        assert_eq!(self.shim.wait("c", "e").await.unwrap().exit_status, 3);
     }
 }

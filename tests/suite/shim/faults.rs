@@ -1,7 +1,7 @@
 //! A slow runtime, a long life, and a sudden death.
 
 use harness::events::Event;
-use harness::runtime::Runtime;
+use harness::runtime::{HangingExec, Runtime};
 use harness::stdio::{Fifos, Stdio};
 use harness::{Bundle, Shim, Stdin, Test, differs, proc, vm_differs, wait};
 use protos::task_types::Status as State;
@@ -18,17 +18,8 @@ fn state_answers_at_once_while_an_exec_hangs() {
         return;
     }
     harness::run_alone(async |test| {
-        let bundle = test.bundle("c").build();
-        let (runtime, mut gate) = Runtime::gated(test, "exec");
-        let shim = bundle.start().shim().await;
-        shim.create(runtime.create(&bundle)).await.unwrap();
-        shim.start("c", "").await.unwrap();
-        shim.exec(bundle.exec_sh("e", "exit 3")).await.unwrap();
-        let starting = tokio::task::spawn_local({
-            let shim = shim.clone();
-            async move { shim.start("c", "e").await }
-        });
-        gate.arrival().await;
+        let exec = HangingExec::new(test).await;
+        let shim = exec.shim.clone();
         let hangs = Instant::now();
         let (mut times, mut others) = (Vec::new(), Vec::new());
         while hangs.elapsed() < HANGS || times.len() < 200 {
@@ -41,7 +32,7 @@ fn state_answers_at_once_while_an_exec_hangs() {
             others.push(begin.elapsed());
         }
         // Each was answered before the exec went on.
-        assert!(!starting.is_finished());
+        assert!(!exec.starting.is_finished());
         times.sort();
         others.sort();
         let limit = Duration::from_millis(20);
@@ -64,9 +55,7 @@ fn state_answers_at_once_while_an_exec_hangs() {
             assert_eq!(test.events().exit("other", "other").await.exit_status, 4);
             shim.delete("other", "").await.unwrap();
         }
-        gate.open().await;
-        starting.await.unwrap().unwrap();
-        assert_eq!(shim.wait("c", "e").await.unwrap().exit_status, 3);
+        exec.go_on().await;
     });
 }
 

@@ -3,7 +3,7 @@
 
 use harness::disk::{self, Disk};
 use harness::inspect::{Stopped, asked, cause, inspected};
-use harness::runtime::Runtime;
+use harness::runtime::HangingExec;
 use harness::stdio::Stdio;
 use harness::{Shim, differs, vm_differs, wait};
 use serde_json::Value;
@@ -82,31 +82,20 @@ fn a_runtime_that_hangs_is_the_cause() {
         return;
     }
     harness::run(async |test| {
-        let bundle = test.bundle("c").build();
-        let (runtime, mut gate) = Runtime::gated(test, "exec");
-        let shim = bundle.start().shim().await;
-        shim.create(runtime.create(&bundle)).await.unwrap();
-        shim.start("c", "").await.unwrap();
-        shim.exec(bundle.exec_sh("e", "exit 3")).await.unwrap();
-        let starting = spawn_local({
-            let shim = shim.clone();
-            async move { shim.start("c", "e").await }
-        });
-        let pid = gate.arrival().await;
+        let exec = HangingExec::new(test).await;
         let (cause, told) = cause(test).await;
         assert!(
             cause.starts_with("Start of c/e has gone on for "),
             "{cause}"
         );
-        assert!(cause.contains(&format!(" {pid}, in state S")), "{cause}");
+        let runtime = format!(" {}, in state S", exec.pid);
+        assert!(cause.contains(&runtime), "{cause}");
         let call = &told["calls"][0];
         assert_eq!(
             (&call["method"], &call["exec"]),
             (&"Start".into(), &"e".into())
         );
-        gate.open().await;
-        starting.await.unwrap().unwrap();
-        assert_eq!(shim.wait("c", "e").await.unwrap().exit_status, 3);
+        exec.go_on().await;
     });
 }
 
