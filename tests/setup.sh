@@ -329,6 +329,8 @@ needs=(
     'test   iproute2                   ip'
     'test   jq                         jq'
     'test   e2fsprogs                  mkfs.ext4'
+    'test   erofs-utils                mkfs.erofs'
+    'test   cryptsetup-bin             veritysetup'
     'test   fuse3                      fusermount3'
     'test   fuse-overlayfs             fuse-overlayfs'
     'test   iptables                   iptables'

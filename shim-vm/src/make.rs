@@ -4,6 +4,7 @@
 use crate::calls::alive;
 use crate::container::{GuestContainer, GuestProcess};
 use crate::namespaces::{Anchor, Common};
+use crate::root::{self, Files};
 use crate::runtime::{Container, Engine, unimplemented, unknown};
 use crate::shared_vm::vm_for;
 use crate::spec::{Refusal, Translated, translate};
@@ -79,8 +80,9 @@ async fn make(
     let vm = vm_for(engine, id, &spec, context).await;
     let vm = vm.map_err(failed)?;
     vm.pod.set(&spec.place).await.map_err(failed)?;
-    let put = share(&vm, request, &bundle, &mut spec, context).await?;
-    let put = vm.ask(&put, context).await?;
+    let (put, files) = share(engine, &vm, request, &mut spec, context).await?;
+    let put = vm.ask(&put, context).await;
+    let put = put.map_err(|status| files.name_in(status))?;
 
     let own = Rc::new(GuestContainer {
         id: id.clone(),
@@ -153,23 +155,23 @@ async fn read(
     Ok((options, translated))
 }
 
-/// Mounts the root filesystem and the volumes where the guest sees them; the bundle that it is given.
+/// Mounts the root filesystem and the volumes where the guest sees them; the bundle that it is given,
+/// and the files that its root filesystem is made of.
 ///
 /// # Errors
 /// What can't be mounted.
 async fn share(
+    engine: &Engine,
     vm: &Vm,
     request: &CreateTaskRequest,
-    bundle: &Bundle,
     spec: &mut Translated,
     context: &Context,
-) -> Result<PutBundleRequest> {
+) -> Result<(PutBundleRequest, Files)> {
     let (id, share) = (&request.id, &vm.share);
-    let (root, points) = (bundle.path().join(&spec.root), spec.points.take());
-    let shared = share
-        .add_rootfs(id, request.rootfs.clone(), &root, points, context)
-        .await;
-    shared.map_err(|e| unknown(&format!("failed to mount rootfs component: {e}")))?;
+    let reaper = &engine.runtime.reaper;
+    let shared = root::share(vm, request, spec, reaper, context).await;
+    let (root, files) =
+        shared.map_err(|e| unknown(&format!("failed to mount rootfs component: {e}")))?;
     let (mut sources, mut shared_memory, mut volumes) = (Vec::new(), Vec::new(), Vec::new());
     for volume in &spec.volumes {
         let source = &volume.source;
@@ -186,12 +188,14 @@ async fn share(
         log::debug!("{id}: {} is {path}", source.display());
         sources.push(path);
     }
-    Ok(PutBundleRequest {
+    let put = PutBundleRequest {
         id: id.clone(),
         config: spec.config(&sources),
         shared_memory,
         volumes,
-    })
+        root,
+    };
+    Ok((put, files))
 }
 
 /// The host's hooks, and then the guest's part.

@@ -18,10 +18,12 @@
 //! shows the host nothing: when the shim and its file server are gone, so are they.
 
 mod handover;
+mod terms;
 
 pub use handover::Moved;
 
-use crate::points::{self, Point};
+use crate::points::Point;
+use crate::rootfs::{Mounts, TOP};
 use crate::skeleton::{Skeleton, clear, say};
 use crate::source::{Identity, Source};
 use crate::spec::Volume;
@@ -37,13 +39,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use task::aside;
 use task::reaper::Reaper;
-use task::rootfs::{self, Hidden};
+use task::rootfs::{self, Layer};
+use terms::Terms;
 use tokio::sync::OnceCell;
 
 /// Bytes of it, if the host's is no tmpfs (Docker's and CRI's own default).
@@ -98,17 +100,6 @@ struct Shared {
     mounted: Rc<OnceCell<()>>,
 }
 
-/// What the guest may do with a tree of mounts, and what the host still does.
-struct Terms {
-    /// Flags of all of them, beside [`HARMLESS`], and of the topmost alone.
-    all: MsFlags,
-    top: MsFlags,
-    /// What the host mounts in it later appears.
-    follows: bool,
-    /// Made in it before it can't be written to any more.
-    points: Vec<Point>,
-}
-
 /// Gives this process, which has one thread, a mount namespace of its own.
 ///
 /// # Errors
@@ -144,24 +135,17 @@ impl Share {
         &self.dir
     }
 
-    /// Makes the root filesystem of container `id`: what `mounts` make, or else the directory
-    /// `root`. With `points` it can't be written to, but these are in it.
+    /// Makes the root filesystem of container `id`, what `mounts` make. With `points` it can't be written to, but these are in it.
     ///
     /// # Errors
     /// Which mount failed, and why.
     pub async fn add_rootfs(
         &self,
         id: &str,
-        mounts: Vec<Mount>,
-        root: &Path,
+        mounts: Mounts,
         points: Option<Vec<Point>>,
         context: &Context,
     ) -> Result<(), String> {
-        let mounts = if mounts.is_empty() {
-            vec![bind(root, false)]
-        } else {
-            mounts
-        };
         let terms = Terms {
             all: MsFlags::empty(),
             top: readonly(points.is_some()),
@@ -209,7 +193,7 @@ impl Share {
             };
             let volumes = self.skeleton.make_dir(VOLUMES).map_err(|e| failed(&e))?;
             let place = volumes.make_dir(&name).map_err(|e| failed(&e))?;
-            let mounts = vec![bind(&source.path(), volume.alone)];
+            let mounts = Mounts::Plain(vec![bind(&source.path(), volume.alone)]);
             let shown = self.show(place, VOLUME, source.is_dir, mounts, terms, context);
             shown.await.map_err(|e| failed(&e))
         };
@@ -268,7 +252,7 @@ impl Share {
         dir: Skeleton,
         name: &'static str,
         is_dir: bool,
-        mounts: Vec<Mount>,
+        mounts: Mounts,
         terms: Terms,
         context: &Context,
     ) -> Result<(), String> {
@@ -284,9 +268,10 @@ impl Share {
         let shown = async {
             let target = make(&dir, name).map_err(|e| format!("make {name}: {e}"))?;
             make(place, &stage).map_err(|e| format!("make {stage}: {e}"))?;
-            let mounted = rootfs::mount_all(&self.reaper, context, path.clone(), mounts).await;
+            let (layers, top) = layers(mounts, &path).await?;
+            let mounted = rootfs::mount_layers(&self.reaper, context, path, layers).await;
             mounted.map_err(|e| e.to_string())?;
-            let shown = aside::run(move || terms.show(&path, &target)).await;
+            let shown = aside::run(move || terms.show(&top, &target)).await;
             shown.map_err(|e| e.to_string())
         };
         let shown = shown.await;
@@ -353,24 +338,18 @@ fn make(place: &Path) -> io::Result<(Skeleton, Skeleton)> {
     Ok((inside, Skeleton::open(&dir)?))
 }
 
-impl Terms {
-    /// Moves what is mounted at `stage` to `target`, on these terms.
-    fn show(self, stage: &Path, target: &Skeleton) -> io::Result<()> {
-        let tree = Hidden::at(stage)?;
-        if !self.follows {
-            tree.cut_off()?;
+/// How `mounts` are made in the directory `stage`, and where in it is what comes of them.
+async fn layers(mounts: Mounts, stage: &Path) -> Result<(Vec<Layer>, PathBuf), String> {
+    match mounts {
+        Mounts::Plain(mounts) => {
+            let layers = mounts.into_iter().map(Layer::from);
+            Ok((layers.collect(), stage.to_owned()))
         }
-        for point in &self.points {
-            if let Err(e) = points::make(tree.as_fd(), point) {
-                // The guest's runtime will say so, too, if it matters.
-                log::debug!("mount point {}: {e}", point.path.display());
-            }
+        Mounts::Stack(stack) => {
+            let base = stage.to_string_lossy().into_owned();
+            let layers = aside::run(move || stack.layers(&base, str::to_owned, None)).await?;
+            Ok((layers, stage.join(TOP)))
         }
-        tree.restrict(HARMLESS | self.all, true)?;
-        if !self.top.is_empty() {
-            tree.restrict(self.top, false)?;
-        }
-        Ok(tree.show(target.as_fd())?)
     }
 }
 
@@ -389,7 +368,8 @@ fn size_of_tmpfs(path: &Path) -> Option<u64> {
     (found.filesystem_type() == TMPFS_MAGIC && size > 0).then_some(size)
 }
 
-fn bind(source: &Path, alone: bool) -> Mount {
+/// A mount of the directory or file `source`, with or without what is mounted in it.
+pub fn bind(source: &Path, alone: bool) -> Mount {
     let kind = if alone { "bind" } else { "rbind" };
     Mount {
         r#type: "bind".into(),

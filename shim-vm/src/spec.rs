@@ -63,6 +63,25 @@ impl Translated {
         }
         spec.to_string().into_bytes()
     }
+
+    /// The guest's path of the root filesystem.
+    pub fn has_root(&mut self, path: &str) {
+        self.spec["root"]["path"] = path.into();
+    }
+}
+
+impl Volume {
+    /// A file that is no mount of the container's.
+    pub fn file(source: PathBuf, readonly: bool) -> Self {
+        Self {
+            source,
+            readonly,
+            follows: false,
+            alone: true,
+            memory: false,
+            mount: usize::MAX,
+        }
+    }
 }
 
 /// Why a config.json can't be followed in a VM.

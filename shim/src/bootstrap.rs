@@ -75,7 +75,7 @@ pub fn start(shim: &dyn Shim, flags: &Flags) -> Result<()> {
             }
         }
     };
-    print(&caller.answer(&address, versions))?;
+    print(&caller.answer(&address, versions, shim.mounts()))?;
     let released = lifeline.map_or(Ok(()), Lifeline::release);
     released.map_err(|e| Error::new(format!("the daemon has ended: {e}")))
 }

@@ -1,6 +1,7 @@
 //! The agent's event loop: the link to the host, and what is served over it.
 
 use crate::guest::Guest;
+use crate::layers::Layers;
 use crate::news::{News, next, say};
 use crate::port::Port;
 use crate::roots::Leaving;
@@ -72,6 +73,7 @@ async fn answer(link: &Rc<Link>, notices: Stream, started_ms: u64) -> Result<(),
     let failed = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
     crate::boot::finish()?;
     let reaper = Reaper::new().map_err(failed("reaper"))?;
+    let layers = Layers::new(Rc::clone(&reaper));
     let outbox = Rc::new(Outbox::default());
     let parked = Rc::new(Parked::new(Rc::clone(link)));
     let clients = Rc::clone(&parked);
@@ -80,8 +82,8 @@ async fn answer(link: &Rc<Link>, notices: Stream, started_ms: u64) -> Result<(),
     let sessions = Sessions {
         started_ms,
         link: Rc::clone(link),
-        tasks: Tasks::new(Rc::clone(&engine), Rc::clone(&leaving)),
-        guest: Guest::new(leaving, Rc::clone(link)),
+        tasks: Tasks::new(Rc::clone(&engine), Rc::clone(&leaving), Rc::clone(&layers)),
+        guest: Guest::new(leaving, layers, Rc::clone(link)),
         news: News::new(outbox),
         parked,
     };

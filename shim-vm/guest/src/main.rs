@@ -18,6 +18,7 @@ mod boot;
 mod entropy;
 mod forget;
 mod guest;
+mod layers;
 mod network;
 mod news;
 mod pids;

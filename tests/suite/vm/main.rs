@@ -19,6 +19,7 @@ mod guest;
 mod hooks;
 mod hostile;
 mod image;
+mod images;
 mod inspect;
 mod jail;
 mod known;
