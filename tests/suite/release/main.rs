@@ -5,6 +5,7 @@ mod chart;
 mod machine;
 mod node;
 mod packages;
+mod schema;
 mod version;
 
 use harness::{manager, peers, program};
