@@ -171,7 +171,7 @@ lint-crates:
 
 .PHONY: lint-shell
 lint-shell:
-	shellcheck .ci/run $$(git ls-files '*.sh' 'release/debian/*/p*' '*/dunnage-select')
+	shellcheck .ci/run $$(git ls-files '*.sh' 'release/debian/*/p*' 'release/*/dunnage-select')
 
 .PHONY: protos
 protos: ## generate the code that speaks the interfaces anew, after a change of a .proto file
@@ -227,9 +227,10 @@ install: $(DIST) $(VM_DIST) $(MANAGER) $(IMAGE) $(GUEST)/distro/guest.toml ## in
 		install -m644 manager/etc/dunnage.conflist $(DESTDIR)/etc/dunnage/net.d
 
 .PHONY: uninstall
-uninstall: ## take it away from there; the configuration stays
+uninstall: ## take it away from there, unless containers in VMs run; the configuration stays
+	$(if $(DESTDIR),rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(NAME) $(VM_NAME)),release/uninstall.sh $(PREFIX)/bin)
 	rm -rf $(DESTDIR)$(PREFIX)/lib/dunnage
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/$(NAME) bin/$(VM_NAME) bin/dunnage bin/dunnage-image share/man/man1/dunnage.1 \
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/dunnage bin/dunnage-image share/man/man1/dunnage.1 \
 		share/bash-completion/completions/dunnage share/zsh/site-functions/_dunnage \
 		share/fish/vendor_completions.d/dunnage.fish share/dunnage/grafana.json)
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/dunnage-*.1
@@ -243,6 +244,10 @@ dist: setup build guest ## make a release in target/release: archive, checksums,
 .PHONY: deb
 deb: setup build guest ## make Debian packages in target/release
 	release/deb.sh
+
+.PHONY: rpm
+rpm: setup build guest ## make RPM packages in target/release
+	release/rpm.sh
 
 .PHONY: deploy
 deploy: setup build guest ## make the image that puts the shims on nodes of Kubernetes, in target/release
