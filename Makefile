@@ -58,7 +58,7 @@ setup: ## get what building and testing need (Debian 12 or 13, as root)
 
 .PHONY: build
 build: ## make the shims and dunnage in target/dist, static release builds
-	$(call BUILD,shim-runc shim-vm guest manager deploy)
+	$(call BUILD,$(TOGETHER))
 	$(call BUILD,image)
 	$(call PUT,$(NAME))
 	$(call PUT,$(VM_NAME))
@@ -71,10 +71,11 @@ CARGO_DIR = $(or $(CARGO_HOME),$(HOME)/.cargo)
 REMAP = $(foreach dir,$(CARGO_DIR)=/cargo $(CURDIR)=/dunnage $(abspath $(or $(CARGO_TARGET_DIR),target))=/dunnage/target,\
 	--remap-path-prefix=$(dir))
 
-# BUILD <packages>; PUT <program>: into target/dist, if it is another. Packages that are built together
-# have the features of their crates that any of them needs: what gets images is built alone.
+# BUILD <packages> [flags]; PUT <program>: into target/dist, if it is another. Packages that are built
+# together have the features of their crates that any of them needs: what gets images is built alone.
+TOGETHER := shim-runc shim-vm guest manager deploy
 BUILD = DUNNAGE_REVISION=$(REVISION) RUSTFLAGS='$(strip $(RUSTFLAGS) $(STATIC) $(REMAP))' \
-	$(CARGO) build --release --locked --target $(HOST) $(addprefix -p ,$(1))
+	$(CARGO) build --release --locked --target $(HOST) $(addprefix -p ,$(1)) $(2)
 PUT = @mkdir -p target/dist && { cmp -s $(BUILT)/$(1) target/dist/$(1) || install -m755 $(BUILT)/$(1) target/dist/$(1); }
 
 # What of the suite is tried with the other OCI runtimes in `make test`.
@@ -254,12 +255,13 @@ deploy: setup build guest ## make the image that puts the shims on nodes of Kube
 	release/image.sh
 
 .PHONY: reproducible
-reproducible: ## build a release in two directories and compare them; ONLY=shim-runc for its program alone
+reproducible: ## build a release in two directories and compare them; ONLY="NAMES" for those programs and target/dist
 	ONLY='$(ONLY)' tests/reproducible.sh
 
+# Programs of the suite, with the features that they have when all are built.
 .PHONY: build-only
 build-only:
-	$(call BUILD,$(ONLY))
+	$(call BUILD,$(TOGETHER),$(addprefix --bin ,$(ONLY)))
 
 .PHONY: clean
 clean: ## remove all that was built and unpacked
