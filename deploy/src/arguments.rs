@@ -10,7 +10,8 @@ usage: dunnage-node install|uninstall [flags]
   --from DIR     what is installed: bin, lib (the directory above this program's)
   --to DIR       where, on the node (/opt/dunnage)
   --config FILE  containerd's configuration, on the node (/etc/containerd/config.toml)
-  --crio DIR     CRI-O's drop-ins, on the node: it is told of the runtimes, and not containerd
+  --crio DIR     CRI-O's configuration, on the node, as /etc/crio: it is told of the runtimes, and
+                 not containerd
   --features DIR where node-feature-discovery reads of the node's features, on the node: it makes
                  a label dunnage.io/vm=kvm or =tcg of what is written there
   --vm WORD      containers in VMs: kvm, tcg, no, or what is found on the node (auto)

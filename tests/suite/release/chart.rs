@@ -156,7 +156,7 @@ fn the_installer_sees_what_it_needs() {
         (&[][..], &["/opt/dunnage", "/etc/containerd"][..], &[][..]),
         (
             &[("engine", "crio"), ("vm", "kvm")],
-            &["/opt/dunnage", "/etc/crio/crio.conf.d"],
+            &["/opt/dunnage", "/etc/crio"],
             &[],
         ),
         (

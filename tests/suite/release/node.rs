@@ -157,11 +157,11 @@ fn crio_is_told_in_a_file_and_by_a_signal() {
         let mut command = Command::new(installer());
         command.args(words).arg("--root").arg(&root);
         command.arg("--from").arg(&from);
-        script(command.args(["--crio", "/etc/crio/crio.conf.d", "--vm", "kvm"]))
+        script(command.args(["--crio", "/etc/crio", "--vm", "kvm"]))
     };
     let said = run(&["install", "--restart"]);
     assert!(
-        said.contains("crio.conf.d: is changed: CRI-O reads it"),
+        said.contains("/etc/crio: is changed: CRI-O reads it"),
         "{said}"
     );
     let ended = crio.wait().expect("an end");
