@@ -33,6 +33,8 @@ for package in dunnage containerd-shim-dunnage containerd-shim-vm; do
     install -D -m644 -t "$tree/usr/share/licenses/$package" LICENSE "$work/THIRD-PARTY.gz"
 done
 
+find "$tree" -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
+
 case $arch in
     amd64) machine=x86_64 ;;
     arm64) machine=aarch64 ;;
@@ -44,7 +46,7 @@ HOME=$work rpmbuild -bb --quiet --nodeps --target "$machine-linux" \
     --define "_topdir $work/build" --define "_rpmdir $work/rpms" --define "_tmppath $work/tmp" \
     --define "_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm" \
     --define "_buildhost dunnage" --define "use_source_date_epoch_as_buildtime 1" \
-    --define "clamp_mtime_to_source_date_epoch 1" --define "_build_id_links none" \
+    --define "_build_id_links none" \
     --define "__os_install_post %{nil}" --define "debug_package %{nil}" --define "__arch_install_post %{nil}" \
     --define "_binary_payload ${RPM_PAYLOAD:-w6.xzdio}" --define "_smp_ncpus_max 1" \
     --define "tree $tree" --define "suite_version $rpm_version" release/rpm/dunnage.spec

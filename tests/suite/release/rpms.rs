@@ -52,7 +52,7 @@ fn package(of: &Path, name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("no {name}")).path()
 }
 
-/// rpm on this machine, whose own packages it does not know: nothing of theirs is asked for.
+/// rpm on this machine, whose own packages it does not know.
 fn rpm(args: &[&str], packages: &[PathBuf]) -> String {
     script(&mut command(args, packages))
 }
@@ -70,16 +70,26 @@ fn command(args: &[&str], packages: &[PathBuf]) -> Command {
     command
 }
 
-fn install(packages: &[PathBuf]) -> String {
-    let words = ["--upgrade", "--oldpackage", "--nodeps", "--force-debian"];
-    rpm(&words, packages)
+/// Nothing of others is asked for. Debian 12's has to be told that this is meant, and Debian 13's does
+/// not know the word.
+fn change(what: &[&str], packages: &[PathBuf]) -> Command {
+    let words = ["--force-debian", "--version"];
+    let asked = Command::new("rpm").args(words).output().expect("rpm");
+    let meant: &[&str] = if asked.status.success() {
+        &words[..1]
+    } else {
+        &[]
+    };
+    command(&[what, &["--nodeps"], meant].concat(), packages)
 }
 
-const ERASE: [&str; 3] = ["--erase", "--nodeps", "--force-debian"];
+fn install(packages: &[PathBuf]) -> String {
+    script(&mut change(&["--upgrade", "--oldpackage"], packages))
+}
 
 fn erase(names: &[&str]) -> String {
     let names: Vec<PathBuf> = names.iter().map(PathBuf::from).collect();
-    rpm(&ERASE, &names)
+    script(&mut change(&["--erase"], &names))
 }
 
 #[test]
@@ -222,8 +232,7 @@ fn switched(again: &[PathBuf]) {
 }
 
 fn install_again(packages: &[PathBuf]) {
-    let words = ["--upgrade", "--replacepkgs", "--nodeps", "--force-debian"];
-    rpm(&words, packages);
+    script(&mut change(&["--upgrade", "--replacepkgs"], packages));
 }
 
 /// All three packages work when they are there, and leave nothing when they have gone.
@@ -240,7 +249,7 @@ fn all_come_and_go(layer: &Layer, old: &Path) {
     let verified = rpm(&["--verify", "--nodeps"], &PACKAGES.map(PathBuf::from));
     assert_eq!(verified, "", "files are not those of the packages");
     fleet::while_a_vm_runs(Path::new("/usr/bin/containerd-shim-vm-v2"), || {
-        let mut command = command(&ERASE, &["containerd-shim-vm".into()]);
+        let mut command = change(&["--erase"], &["containerd-shim-vm".into()]);
         command.output().expect("rpm")
     });
     erase(&PACKAGES);
