@@ -11,6 +11,7 @@
 #
 #   DIST, GUEST, OUT, SOURCE_DATE_EPOCH  as for dist.sh
 #   RPM_VERSION                          the version of the packages (that of the suite)
+#   MAINTAINER                           who answers for them
 #   RPM_PAYLOAD                          how they are packed (w6.xzdio, which every rpm can unpack)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -49,7 +50,8 @@ HOME=$work rpmbuild -bb --quiet --nodeps --target "$machine-linux" \
     --define "_build_id_links none" \
     --define "__os_install_post %{nil}" --define "debug_package %{nil}" --define "__arch_install_post %{nil}" \
     --define "_binary_payload ${RPM_PAYLOAD:-w6.xzdio}" --define "_smp_ncpus_max 1" \
-    --define "tree $tree" --define "suite_version $rpm_version" release/rpm/dunnage.spec
+    --define "packager ${MAINTAINER:-The dunnage maintainers <maintainers@dunnage.invalid>}" \
+    --define "tree $tree" --define "suite_version $rpm_version" release/rpm/dunnage.spec >/dev/null
 for package in "$work"/rpms/*.rpm; do
     printf 'rpm: %s\n' "$out/${package##*/}"
 done
