@@ -340,6 +340,7 @@ needs=(
     'test   g++                        g++'
     'test   debian-archive-keyring     keyring'
     'test   lintian                    lintian'
+    'test   rpm                        rpmbuild rpm'
 )
 
 # works <program>: whether it is there and can be used.

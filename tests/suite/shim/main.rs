@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod checkpoint;
+mod crio;
 mod delete;
 mod exits;
 mod failures;
