@@ -72,6 +72,8 @@ pub mod guest {
         pub trait Guest of service::GUEST;
         "Configure" configure(ConfigureRequest) -> ConfigureResponse;
         "PutBundle" put_bundle(PutBundleRequest, id) -> PutBundleResponse;
+        "Dial" dial(DialRequest) -> Empty;
+        "Listen" listen(ListenRequest) -> Empty;
         "Forget" forget(ForgetRequest) -> Empty;
         "GetTime" get_time(GetTimeRequest) -> TimeResponse;
         "StepTime" step_time(StepTimeRequest) -> Empty;

@@ -13,3 +13,5 @@ pub fn rootfs(id: &str) -> String {
 }
 /// A file in the share with something in it: who has read it has an answer.
 pub const ANSWERED: &str = ".answered";
+/// Sockets at which the agent listens for the host's.
+pub const SOCKETS: &str = "/run/sockets";

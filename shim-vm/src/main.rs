@@ -32,6 +32,7 @@ mod info;
 mod jail;
 mod limits;
 mod link;
+mod localhost;
 mod machine;
 mod make;
 mod namespaces;

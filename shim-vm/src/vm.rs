@@ -17,6 +17,7 @@ pub use handover::Moved;
 use crate::boot::DYING;
 use crate::child::Child;
 use crate::console::Console;
+use crate::localhost::{self, Localhost};
 use crate::machine::Machine;
 use crate::network::{self, Where};
 use crate::notices::{self, Notices};
@@ -39,10 +40,13 @@ use std::time::Duration;
 use task::aside;
 use task::reaper::{ExitStatus, Reaper};
 use task::record;
+use task::relay::Relays;
 use tokio::sync::watch;
 
 /// How long the guest may take to write back and end.
 const POWER_OFF: Duration = Duration::from_secs(5);
+/// The most connections between the host and the guest: each may keep 128 KiB of what the guest says.
+pub const CONNECTIONS: usize = 64;
 
 pub struct Vm {
     machine: Rc<Qemu>,
@@ -68,6 +72,8 @@ pub struct Vm {
     pub configured: ConfigureResponse,
     /// How long after QEMU's start its hello came.
     pub heard_after: Duration,
+    pub localhost: Localhost,
+    pub relays: Relays,
     dir: PathBuf,
     network: Where,
     /// It has the network that was made for it after its boot.
@@ -120,6 +126,8 @@ impl Vm {
             hello: ready.hello,
             configured: ready.configured,
             heard_after: ready.heard_after,
+            localhost: Localhost::new(parts.localhost),
+            relays: Relays::new(CONNECTIONS),
             dir,
             network,
             joined: Cell::new(false),
@@ -127,6 +135,7 @@ impl Vm {
             gone,
         });
         vm.watch_over(told, tell);
+        localhost::serve(&vm);
         Ok(vm)
     }
 
@@ -172,6 +181,7 @@ impl Vm {
             "kernel": word::line(&self.hello.kernel),
             "booted_seconds": self.heard_after.as_secs_f64(),
             "adopted": self.is_adopted,
+            "connections": self.relays.count(),
             "gone": self.gone.borrow().clone(),
             "console": self.machine.last_words(),
         })

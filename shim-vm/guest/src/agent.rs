@@ -81,7 +81,7 @@ async fn answer(link: &Rc<Link>, notices: Stream, started_ms: u64) -> Result<(),
         started_ms,
         link: Rc::clone(link),
         tasks: Tasks::new(Rc::clone(&engine), Rc::clone(&leaving)),
-        guest: Guest::new(leaving, Rc::clone(link)),
+        guest: Guest::new(leaving, Rc::clone(link), Rc::clone(&parked)),
         news: News::new(outbox),
         parked,
     };

@@ -1,13 +1,15 @@
 //! The Guest service: what the host asks of the machine itself.
 
 use crate::boot::{self, BUNDLES};
+use crate::connections::Listeners;
 use crate::roots::{self, Leaving};
-use crate::{entropy, forget, network, pids};
+use crate::{connections, entropy, forget, network, pids};
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use protos::guest::{
-    ConfigureRequest, ConfigureResponse, Empty, ForgetRequest, GetTimeRequest, PowerOffRequest,
-    PutBundleRequest, PutBundleResponse, StepTimeRequest, TimeResponse,
+    ConfigureRequest, ConfigureResponse, DialRequest, Empty, ForgetRequest, GetTimeRequest,
+    ListenRequest, PowerOffRequest, PutBundleRequest, PutBundleResponse, StepTimeRequest,
+    TimeResponse,
 };
 use protos::mux::Link;
 use protos::ttrpc::{Answer, Context, Request, Service};
@@ -18,6 +20,7 @@ use std::path::{Component, Path};
 use std::pin::Pin;
 use std::rc::Rc;
 use task::aside;
+use task::stdio::Parked;
 use tokio::sync::Notify;
 
 type Done<T> = Result<T, Status>;
@@ -28,14 +31,18 @@ pub struct Guest {
     power_off: Notify,
     leaving: Rc<Leaving>,
     link: Rc<Link>,
+    parked: Rc<Parked>,
+    listeners: Listeners,
 }
 
 impl Guest {
-    pub fn new(leaving: Rc<Leaving>, link: Rc<Link>) -> Rc<Self> {
+    pub fn new(leaving: Rc<Leaving>, link: Rc<Link>, parked: Rc<Parked>) -> Rc<Self> {
         Rc::new(Self {
             power_off: Notify::new(),
             leaving,
             link,
+            parked,
+            listeners: Listeners::default(),
         })
     }
 
@@ -76,6 +83,16 @@ impl protos::api::guest::Guest for Guest {
     ) -> Done<PutBundleResponse> {
         self.leaving.stays(&request.id).await;
         aside::beside(move || write_bundle(&request)).await
+    }
+
+    async fn dial(self: &Rc<Self>, request: DialRequest, _: &Context) -> Done<Empty> {
+        connections::dial(&self.parked, &request).await?;
+        Ok(Empty {})
+    }
+
+    async fn listen(self: &Rc<Self>, request: ListenRequest, _: &Context) -> Done<Empty> {
+        self.listeners.listen(&self.parked, &request)?;
+        Ok(Empty {})
     }
 
     // It waits for the host.

@@ -15,6 +15,7 @@
 
 mod agent;
 mod boot;
+mod connections;
 mod entropy;
 mod forget;
 mod guest;

@@ -1,10 +1,11 @@
 //! A VM that runs, for another process image: its processes stay children of this process, and all that
 //! the two images share of it goes on where it was.
 
-use super::Vm;
+use super::{CONNECTIONS, Vm};
 use crate::child::Child;
 use crate::console::{self, Console};
 use crate::link;
+use crate::localhost::{self, Localhost};
 use crate::machine::Machine;
 use crate::network::Where;
 use crate::notices::Notices;
@@ -26,6 +27,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use task::handover::Kept;
 use task::reaper::Reaper;
+use task::relay::{self, Relays};
 use tokio::sync::watch;
 
 /// The link's stream that is there for as long as it is.
@@ -50,6 +52,10 @@ pub struct Moved {
     pod: pod::Moved,
     #[serde(default)]
     shape: Shape,
+    #[serde(default)]
+    localhost: Option<localhost::Moved>,
+    #[serde(default)]
+    relays: Vec<relay::Moved>,
     hello: Vec<u8>,
     heard_after: Duration,
     dir: PathBuf,
@@ -160,6 +166,8 @@ impl Vm {
             share: self.share.hand_over(),
             pod: self.pod.hand_over(),
             shape: self.shape.clone(),
+            localhost: self.localhost.hand_over(kept)?,
+            relays: self.relays.hand_over(kept)?,
             hello: self.hello.encode_to_vec(),
             heard_after: self.heard_after,
             dir: self.dir.clone(),
@@ -204,6 +212,8 @@ impl Vm {
             calls,
             client,
         } = spoken;
+        let relays = Relays::new(CONNECTIONS);
+        relays.take_over(moved.relays, &link)?;
         let machine = Qemu::take_over(moved.machine, reaper)?;
         let pod = Pod::take_over(moved.pod, machine.pid());
         let (told, gone) = watch::channel(None);
@@ -222,6 +232,8 @@ impl Vm {
             share: Share::take_over(&moved.dir, moved.share, Rc::clone(reaper))?,
             pod,
             shape: moved.shape,
+            localhost: Localhost::take_over(moved.localhost)?,
+            relays,
             configured: ConfigureResponse::default(),
             hello: Hello::decode(moved.hello.as_slice()).map_err(io::Error::other)?,
             heard_after: moved.heard_after,
@@ -234,8 +246,14 @@ impl Vm {
         vm.watch_over(told, tell);
         if is_anew {
             let greeted = Rc::clone(&vm);
-            tokio::task::spawn_local(async move { greeted.greeted().await });
+            tokio::task::spawn_local(async move {
+                greeted.greeted().await;
+                if greeted.network.path().is_some() {
+                    localhost::serve_anew(&greeted).await;
+                }
+            });
         }
+        localhost::serve(&vm);
         Ok(vm)
     }
 

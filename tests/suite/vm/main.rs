@@ -24,6 +24,7 @@ mod jail;
 mod known;
 mod late;
 mod life;
+mod localhost;
 mod manager;
 mod memory;
 mod network;
