@@ -74,6 +74,8 @@ pub struct Config {
     pub adopt_timeout: u64,
     /// The guest's console goes to the shim's log.
     pub debug_console: bool,
+    /// Whether an operator may run programs in guests.
+    pub debug_exec: bool,
     /// The annotations that count.
     pub annotations: Vec<String>,
     /// The most that a VM may have, whatever its container says, in MiB and in processors; 0: as
@@ -106,6 +108,7 @@ impl Default for Config {
             on_shim_death: OnDeath::Auto,
             adopt_timeout: 30,
             debug_console: false,
+            debug_exec: false,
             annotations: ALLOWED.map(str::to_owned).into(),
             max_memory: 0,
             max_vcpus: 0,

@@ -187,6 +187,16 @@ impl Vm {
         })
     }
 
+    /// What its console says.
+    pub fn console(&self) -> &Console {
+        &self.machine.console
+    }
+
+    /// Why it is gone, if it is.
+    pub fn end(&self) -> Option<String> {
+        self.gone.borrow().clone()
+    }
+
     /// The link, to open streams on.
     pub fn link(&self) -> &Rc<Link> {
         &self.link

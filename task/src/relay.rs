@@ -75,16 +75,15 @@ impl Relays {
         (self.taken.get(), self.begun.get())
     }
 
-    /// Begins one; the socket does not block.
+    /// Begins one; the socket does not block. What comes back can end it: then both are reset.
     ///
     /// # Errors
     /// From epoll_ctl(2).
-    pub fn start(&self, slot: Slot, socket: OwnedFd, stream: Stream) -> io::Result<()> {
-        self.go_on(slot, Relay::new(socket, stream)?);
-        Ok(())
+    pub fn start(&self, slot: Slot, socket: OwnedFd, stream: Stream) -> io::Result<AbortHandle> {
+        Ok(self.go_on(slot, Relay::new(socket, stream)?))
     }
 
-    fn go_on(&self, slot: Slot, relay: Relay) {
+    fn go_on(&self, slot: Slot, relay: Relay) -> AbortHandle {
         let relay = Rc::new(relay);
         let mut running = self.running.borrow_mut();
         running.retain(|(relay, _)| relay.strong_count() > 0);
@@ -94,6 +93,7 @@ impl Relays {
             relay.run().await;
         });
         running.push((known, task.abort_handle()));
+        task.abort_handle()
     }
 
     /// Describes those that run, for another process image. One that takes the place of this process
@@ -195,9 +195,31 @@ impl Relay {
     /// Moves bytes until both ways have ended; who is at the other end of the socket hears of anything
     /// else as of a reset.
     pub async fn run(&self) {
-        if let Err(e) = tokio::try_join!(self.send(), self.receive()) {
+        let both = async {
+            self.until_said().await?;
+            // It goes on where it was.
+            self.receive().await
+        };
+        if let Err(e) = both.await {
             log::debug!("stream {}: {e}", self.stream.number());
             reset(self.socket.get_ref().as_fd());
+        }
+    }
+
+    /// Moves bytes until the socket has ended, and no longer: for one whose end is all that counts.
+    ///
+    /// # Errors
+    /// If the other end of the link is gone.
+    pub async fn until_said(&self) -> io::Result<()> {
+        let received = async {
+            self.receive().await?;
+            self.stream.gone().await;
+            Err(io::ErrorKind::ConnectionReset.into())
+        };
+        tokio::select! {
+            biased;
+            gone = received => gone,
+            said = self.send() => said,
         }
     }
 

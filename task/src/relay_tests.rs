@@ -117,6 +117,20 @@ fn what_is_no_end_is_a_reset() {
     });
 }
 
+/// So it is when the client has said that it is at its end, and the server has not: who is left hears of it.
+#[test]
+fn a_relay_that_goes_ends_the_other_whatever_was_said_before() {
+    block_on(async {
+        let mut echo = Echo::new(false).await;
+        echo.client.shutdown().await.unwrap();
+        drop(echo.relays);
+        let mut rest = Vec::new();
+        let _ = echo.client.read_to_end(&mut rest).await;
+        // The server reads its end, and nobody hears what it says.
+        echo.server.await.unwrap();
+    });
+}
+
 /// Another process image goes on with it again and again, wherever its bytes are.
 #[test]
 fn nothing_is_lost_where_another_image_goes_on() {

@@ -75,13 +75,20 @@ async fn answer(link: &Rc<Link>, notices: Stream, started_ms: u64) -> Result<(),
     let outbox = Rc::new(Outbox::default());
     let parked = Rc::new(Parked::new(Rc::clone(link)));
     let clients = Rc::clone(&parked);
+    let tools = Rc::clone(&reaper);
     let engine = task::Service::over(clients, NAMESPACE.into(), reaper, Rc::clone(&outbox));
     let leaving = Rc::<Leaving>::default();
+    let guest = Guest::new(
+        Rc::clone(&leaving),
+        Rc::clone(link),
+        Rc::clone(&parked),
+        tools,
+    );
     let sessions = Sessions {
         started_ms,
         link: Rc::clone(link),
-        tasks: Tasks::new(Rc::clone(&engine), Rc::clone(&leaving)),
-        guest: Guest::new(leaving, Rc::clone(link), Rc::clone(&parked)),
+        tasks: Tasks::new(Rc::clone(&engine), leaving),
+        guest,
         news: News::new(outbox),
         parked,
     };

@@ -3,13 +3,14 @@
 use crate::boot::{self, BUNDLES};
 use crate::connections::Listeners;
 use crate::roots::{self, Leaving};
+use crate::tool::Tools;
 use crate::{connections, entropy, forget, network, pids};
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use protos::guest::{
     ConfigureRequest, ConfigureResponse, DialRequest, Empty, ForgetRequest, GetTimeRequest,
-    ListenRequest, PowerOffRequest, PutBundleRequest, PutBundleResponse, StepTimeRequest,
-    TimeResponse,
+    ListenRequest, PowerOffRequest, PutBundleRequest, PutBundleResponse, RunRequest, RunResponse,
+    StepTimeRequest, TimeResponse,
 };
 use protos::mux::Link;
 use protos::ttrpc::{Answer, Context, Request, Service};
@@ -20,6 +21,7 @@ use std::path::{Component, Path};
 use std::pin::Pin;
 use std::rc::Rc;
 use task::aside;
+use task::reaper::Reaper;
 use task::stdio::Parked;
 use tokio::sync::Notify;
 
@@ -33,16 +35,24 @@ pub struct Guest {
     link: Rc<Link>,
     parked: Rc<Parked>,
     listeners: Listeners,
+    tools: Tools,
 }
 
 impl Guest {
-    pub fn new(leaving: Rc<Leaving>, link: Rc<Link>, parked: Rc<Parked>) -> Rc<Self> {
+    pub fn new(
+        leaving: Rc<Leaving>,
+        link: Rc<Link>,
+        parked: Rc<Parked>,
+        reaper: Rc<Reaper>,
+    ) -> Rc<Self> {
+        let tools = Tools::new(reaper, Rc::clone(&parked));
         Rc::new(Self {
             power_off: Notify::new(),
             leaving,
             link,
             parked,
             listeners: Listeners::default(),
+            tools,
         })
     }
 
@@ -93,6 +103,11 @@ impl protos::api::guest::Guest for Guest {
     async fn listen(self: &Rc<Self>, request: ListenRequest, _: &Context) -> Done<Empty> {
         self.listeners.listen(&self.parked, &request)?;
         Ok(Empty {})
+    }
+
+    async fn run(self: &Rc<Self>, request: RunRequest, _: &Context) -> Done<RunResponse> {
+        let status = self.tools.run(&request).await?;
+        Ok(RunResponse { status })
     }
 
     // It waits for the host.

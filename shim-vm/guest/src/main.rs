@@ -25,6 +25,7 @@ mod pids;
 mod port;
 mod roots;
 mod tasks;
+mod tool;
 
 use std::io::Write;
 use std::process::ExitCode;

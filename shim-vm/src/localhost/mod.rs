@@ -210,7 +210,7 @@ async fn connect(vm: &Vm, slot: Slot, socket: TcpStream) -> Result<(), String> {
     let stream = dial(vm, &socket).await.map_err(refused)?;
     let socket = socket.into_std().map_err(|e| e.to_string())?;
     let begun = vm.relays.start(slot, socket.into(), stream);
-    begun.map_err(|e| e.to_string())
+    begun.map(drop).map_err(|e| e.to_string())
 }
 
 async fn dial(vm: &Vm, socket: &TcpStream) -> Result<Stream, String> {

@@ -10,6 +10,7 @@ mod check;
 mod containerd;
 mod cycles;
 mod death;
+mod debug;
 mod docker;
 mod files;
 mod frozen;
