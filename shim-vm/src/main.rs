@@ -54,6 +54,7 @@ mod shape;
 mod share;
 mod shared_vm;
 mod skeleton;
+mod sockets;
 mod source;
 mod spec;
 mod start;

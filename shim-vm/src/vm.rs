@@ -25,6 +25,7 @@ use crate::pod::Pod;
 use crate::qemu::Qemu;
 use crate::shape::Shape;
 use crate::share::Share;
+use crate::sockets::Sockets;
 use crate::word::{self, Doom};
 use crate::{boot, clock, forget, place};
 use protos::guest::{ConfigureRequest, ConfigureResponse, Event, Hello, PowerOffRequest};
@@ -74,6 +75,7 @@ pub struct Vm {
     pub heard_after: Duration,
     pub localhost: Localhost,
     pub relays: Relays,
+    pub sockets: Sockets,
     dir: PathBuf,
     network: Where,
     /// It has the network that was made for it after its boot.
@@ -95,7 +97,7 @@ impl Vm {
     ) -> Result<Rc<Self>, String> {
         let (dir, network) = (purpose.dir.clone(), purpose.network.clone());
         let patience = purpose.config.patience();
-        let shape = purpose.shape.clone();
+        let (shape, sockets) = (purpose.shape.clone(), purpose.config.sockets.clone());
         place::make(&dir).map_err(|e| format!("mkdir {}: {e}", dir.display()))?;
         let (parts, ready) = match boot::boot(purpose, reaper).await {
             Ok(booted) => booted,
@@ -128,6 +130,7 @@ impl Vm {
             heard_after: ready.heard_after,
             localhost: Localhost::new(parts.localhost),
             relays: Relays::new(CONNECTIONS),
+            sockets: Sockets::new(sockets),
             dir,
             network,
             joined: Cell::new(false),

@@ -13,6 +13,7 @@ use crate::pod::{self, Pod};
 use crate::qemu::{self, AGENT_SOCKET, Qemu};
 use crate::shape::Shape;
 use crate::share::{self, Share};
+use crate::sockets::{self, Sockets};
 use crate::word::Doom;
 use protos::Message;
 use protos::guest::{ConfigureResponse, Event, Hello};
@@ -56,6 +57,8 @@ pub struct Moved {
     localhost: Option<localhost::Moved>,
     #[serde(default)]
     relays: Vec<relay::Moved>,
+    #[serde(default)]
+    sockets: (Vec<PathBuf>, Vec<sockets::Moved>),
     hello: Vec<u8>,
     heard_after: Duration,
     dir: PathBuf,
@@ -168,6 +171,7 @@ impl Vm {
             shape: self.shape.clone(),
             localhost: self.localhost.hand_over(kept)?,
             relays: self.relays.hand_over(kept)?,
+            sockets: self.sockets.hand_over(),
             hello: self.hello.encode_to_vec(),
             heard_after: self.heard_after,
             dir: self.dir.clone(),
@@ -234,6 +238,7 @@ impl Vm {
             shape: moved.shape,
             localhost: Localhost::take_over(moved.localhost)?,
             relays,
+            sockets: Sockets::take_over(moved.sockets),
             configured: ConfigureResponse::default(),
             hello: Hello::decode(moved.hello.as_slice()).map_err(io::Error::other)?,
             heard_after: moved.heard_after,
@@ -248,12 +253,19 @@ impl Vm {
             let greeted = Rc::clone(&vm);
             tokio::task::spawn_local(async move {
                 greeted.greeted().await;
+                Sockets::go_on(&greeted, None).await;
                 if greeted.network.path().is_some() {
                     localhost::serve_anew(&greeted).await;
                 }
             });
         }
         localhost::serve(&vm);
+        if !is_anew {
+            let again = Rc::clone(&vm);
+            tokio::task::spawn_local(async move {
+                Sockets::go_on(&again, Some(&again.link)).await;
+            });
+        }
         Ok(vm)
     }
 

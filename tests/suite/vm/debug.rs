@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 /// A configuration of the test's own, with these settings beside those of all.
-fn configuration(test: &Test, settings: &str) -> PathBuf {
+pub fn configuration(test: &Test, settings: &str) -> PathBuf {
     let common = std::env::var_os("DUNNAGE_VM_CONFIG").expect("set");
     let dir = std::path::Path::new(&common).parent().expect("a file");
     let text = fs::read_to_string(&common).expect("the configuration");

@@ -36,6 +36,7 @@ mod removal;
 mod rules;
 mod sandbox;
 mod share;
+mod sockets;
 mod streams;
 mod upgrade;
 
