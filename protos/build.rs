@@ -14,6 +14,7 @@ const FILES: &[&str] = &[
     "dunnage/shim/v1/inspect.proto",
     "dunnage/shim/v1/upgrade.proto",
     "dunnage/v1/journal.proto",
+    "dunnage/vm/v1/debug.proto",
     "dunnage/vm/v1/metrics.proto",
     "events/container.proto",
     "events/namespace.proto",

@@ -342,6 +342,82 @@ impl ::prost::Name for PutBundleResponse {
         "/dunnage.guest.v1.PutBundleResponse".into()
     }
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DialRequest {
+    #[prost(uint32, tag = "1")]
+    pub stream: u32,
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    #[prost(bool, tag = "3")]
+    pub v6: bool,
+}
+impl ::prost::Name for DialRequest {
+    const NAME: &'static str = "DialRequest";
+    const PACKAGE: &'static str = "dunnage.guest.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "dunnage.guest.v1.DialRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/dunnage.guest.v1.DialRequest".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListenRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub stream: u32,
+    #[prost(uint32, tag = "3")]
+    pub mode: u32,
+    #[prost(uint32, tag = "4")]
+    pub uid: u32,
+    #[prost(uint32, tag = "5")]
+    pub gid: u32,
+}
+impl ::prost::Name for ListenRequest {
+    const NAME: &'static str = "ListenRequest";
+    const PACKAGE: &'static str = "dunnage.guest.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "dunnage.guest.v1.ListenRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/dunnage.guest.v1.ListenRequest".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunRequest {
+    #[prost(uint32, tag = "1")]
+    pub program: u32,
+    #[prost(uint32, tag = "2")]
+    pub stream: u32,
+    #[prost(string, repeated, tag = "3")]
+    pub arguments: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for RunRequest {
+    const NAME: &'static str = "RunRequest";
+    const PACKAGE: &'static str = "dunnage.guest.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "dunnage.guest.v1.RunRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/dunnage.guest.v1.RunRequest".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunResponse {
+    #[prost(uint32, tag = "1")]
+    pub status: u32,
+}
+impl ::prost::Name for RunResponse {
+    const NAME: &'static str = "RunResponse";
+    const PACKAGE: &'static str = "dunnage.guest.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "dunnage.guest.v1.RunResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/dunnage.guest.v1.RunResponse".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ForgetRequest {
     #[prost(string, repeated, tag = "1")]

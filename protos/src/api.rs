@@ -72,10 +72,31 @@ pub mod guest {
         pub trait Guest of service::GUEST;
         "Configure" configure(ConfigureRequest) -> ConfigureResponse;
         "PutBundle" put_bundle(PutBundleRequest, id) -> PutBundleResponse;
+        "Dial" dial(DialRequest) -> Empty;
+        "Listen" listen(ListenRequest) -> Empty;
+        "Run" run(RunRequest) -> RunResponse;
         "Forget" forget(ForgetRequest) -> Empty;
         "GetTime" get_time(GetTimeRequest) -> TimeResponse;
         "StepTime" step_time(StepTimeRequest) -> Empty;
         "PowerOff" power_off(PowerOffRequest) -> Empty;
+    }
+}
+
+/// What an operator asks of a VM's shim.
+pub mod debug {
+    use super::prelude::*;
+    use crate::vm::*;
+
+    api! {
+        /// A VM, from the host's side.
+        pub trait Debug of service::DEBUG;
+        "Console" console(ConsoleRequest) -> ConsoleResponse;
+        "Exec" exec(ExecRequest, program) -> ExecResponse;
+    }
+
+    /// True if the method only waits: see [`Service::only_waits`](crate::ttrpc::Service::only_waits).
+    pub fn only_waits(method: &str) -> bool {
+        method == ConsoleRequest::METHOD
     }
 }
 

@@ -50,6 +50,7 @@ pub mod service {
     pub const TASK_V3: &str = "containerd.task.v3.Task";
     pub const SANDBOX: &str = "containerd.runtime.sandbox.v1.Sandbox";
     pub const GUEST: &str = "dunnage.guest.v1.Guest";
+    pub const DEBUG: &str = "dunnage.vm.v1.Debug";
     pub const INSPECT: &str = "dunnage.shim.v1.Inspect";
     pub const UPGRADE: &str = "dunnage.shim.v1.Upgrade";
     pub const EVENTS: &str = "containerd.services.events.ttrpc.v1.Events";

@@ -18,3 +18,5 @@ pub const TOP: &str = "top";
 
 /// A file in the share with something in it: who has read it has an answer.
 pub const ANSWERED: &str = ".answered";
+/// Sockets at which the agent listens for the host's.
+pub const SOCKETS: &str = "/run/sockets";

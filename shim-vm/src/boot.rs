@@ -15,7 +15,7 @@ use crate::qemu::Qemu;
 use crate::shape::Shape;
 use crate::share::Share;
 use crate::word::{self, Doom};
-use crate::{clock, files, link, patience, program, users};
+use crate::{clock, files, link, localhost, patience, program, users};
 use nix::sys::resource::{Resource, getrlimit};
 use protos::guest::{ConfigureRequest, ConfigureResponse, Hello, Limit};
 use protos::mux::{Link, MARK};
@@ -58,6 +58,8 @@ pub struct Parts {
     pub files_said: Console,
     pub share: Share,
     pub pod: Pod,
+    /// What listens in the pod's network namespace.
+    pub localhost: Option<localhost::Sockets>,
     pub doom: Doom,
 }
 
@@ -96,6 +98,7 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
     let wanted = purpose.network.clone();
     let network = aside::alone(move || network::prepare(&wanted)).await;
     let network = network.map_err(|e| e.to_string())?;
+    let localhost = localhost::begin(&network.namespace, &purpose.network);
     let share = Share::new(dir, Rc::clone(reaper)).await?;
     let files_said = Console::default();
     let (files, socket) =
@@ -119,6 +122,7 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
         files_said,
         share,
         pod,
+        localhost: None,
         doom: Doom::default(),
     };
     let request = ConfigureRequest {
@@ -138,7 +142,10 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
         parts.come_up(request, record, given_up, reaper).await
     };
     match up {
-        Ok(ready) => Ok((parts, ready)),
+        Ok(ready) => {
+            parts.localhost = localhost.await;
+            Ok((parts, ready))
+        }
         Err(why) => Err(parts.end(&why).await),
     }
 }

@@ -4,6 +4,7 @@
 
 use crate::limits::PERIOD;
 use crate::pod::Overhead;
+use crate::sockets;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::num::NonZero;
@@ -28,6 +29,8 @@ const MOST_VCPUS: u32 = 64;
 const MOST_MEMORY: u64 = 1 << 24;
 /// What a small container's files, and some that are open, take.
 const LEAST_FILES: u64 = 4096;
+/// A file and a stream for each.
+const MOST_SOCKETS: u64 = 16;
 /// What a guest needs for itself, beside a container's limit, in MiB.
 const GUEST_SHARE: u64 = 128;
 
@@ -88,6 +91,10 @@ pub struct Config {
     pub adopt_timeout: u64,
     /// The guest's console goes to the shim's log.
     pub debug_console: bool,
+    /// Whether an operator may run programs in guests.
+    pub debug_exec: bool,
+    /// The host's sockets that containers may connect to, where they have them.
+    pub sockets: Vec<PathBuf>,
     /// The annotations that count.
     pub annotations: Vec<String>,
     /// The most that a VM may have, whatever its container says, in MiB and in processors; 0: as
@@ -123,6 +130,8 @@ impl Default for Config {
             on_shim_death: OnDeath::Auto,
             adopt_timeout: 30,
             debug_console: false,
+            debug_exec: false,
+            sockets: Vec::new(),
             annotations: ALLOWED.map(str::to_owned).into(),
             max_memory: 0,
             max_vcpus: 0,
@@ -225,6 +234,11 @@ impl Config {
         let files = self.max_open_files;
         within("max_open_files", files, LEAST_FILES, 1 << 30, "")?;
         within("writable_size", self.writable_size, 1, MOST_MEMORY, " MiB")?;
+        let sockets = self.sockets.len() as u64;
+        within("sockets", sockets, 0, MOST_SOCKETS, "")?;
+        if let Some(path) = self.sockets.iter().find(|path| path.is_relative()) {
+            return Err(format!("sockets: {path:?} is not an absolute path"));
+        }
         // Neither root, nor what stands for nobody at all (chown(2)).
         let users = u64::from(u32::MAX - self.first_user);
         within("first_user", self.first_user.into(), 1, u32::MAX.into(), "")?;
@@ -293,6 +307,7 @@ impl Config {
             "start_timeout" => self.start_timeout = number(value)?,
             "kernel" => self.kernel = absolute(value)?,
             "initrd" => self.initrd = absolute(value)?,
+            "sockets" => self.sockets = sockets::list(value)?,
             "accel" => {
                 self.accel = match value {
                     "auto" => Accel::Auto,

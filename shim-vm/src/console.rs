@@ -44,6 +44,7 @@ pub struct Console {
     open: Rc<watch::Sender<usize>>,
     /// The file server has said [`FULL`].
     full: Rc<Notify>,
+    said: Rc<Notify>,
 }
 
 #[derive(Default)]
@@ -51,10 +52,13 @@ struct Lines {
     last: VecDeque<String>,
     /// From the first that tells of a failure on, but for those.
     failure: Vec<String>,
+    /// How many there have been.
+    count: u64,
 }
 
 impl Lines {
     fn add(&mut self, line: String) {
+        self.count += 1;
         self.last.push_back(line);
         if self.last.len() <= LINES {
             return;
@@ -67,6 +71,17 @@ impl Lines {
         if goes_on || self.failure.is_empty() && begins(&line) {
             self.failure.push(line);
         }
+    }
+
+    /// Those after number `after`, or all that are kept; the number of the last.
+    fn since(&self, after: u64) -> (Vec<String>, u64) {
+        let owned = |lines: Vec<&str>| lines.into_iter().map(str::to_owned).collect();
+        let new = usize::try_from(self.count.saturating_sub(after)).unwrap_or(usize::MAX);
+        let lines = match (after, self.last.len().checked_sub(new)) {
+            (1.., Some(known)) => self.last.iter().skip(known).cloned().collect(),
+            _ => owned(self.kept()),
+        };
+        (lines, self.count)
     }
 
     /// Those that are kept, in their order.
@@ -90,6 +105,8 @@ pub struct Moved {
     lines: VecDeque<String>,
     #[serde(default)]
     failure: Vec<String>,
+    #[serde(default)]
+    count: u64,
     sources: Vec<(i32, bool)>,
 }
 
@@ -139,6 +156,7 @@ impl Console {
         Ok(Moved {
             lines: self.lines.borrow().last.clone(),
             failure: self.lines.borrow().failure.clone(),
+            count: self.lines.borrow().count,
             sources: sources.collect::<io::Result<_>>()?,
         })
     }
@@ -152,6 +170,7 @@ impl Console {
         console.lines.replace(Lines {
             last: moved.lines,
             failure: moved.failure,
+            count: moved.count,
         });
         for (fd, to_log) in moved.sources {
             console.read(task::sys::adopt(fd)?, to_log)?;
@@ -190,6 +209,23 @@ impl Console {
             log.line(&line);
         }
         self.lines.borrow_mut().add(line);
+        self.said.notify_waiters();
+    }
+
+    /// The lines after number `after`, and the number of the last.
+    pub fn since(&self, after: u64) -> (Vec<String>, u64) {
+        self.lines.borrow().since(after)
+    }
+
+    /// Waits until there is a line after number `after`.
+    pub async fn said_after(&self, after: u64) {
+        loop {
+            let said = self.said.notified();
+            if self.lines.borrow().count > after {
+                return;
+            }
+            said.await;
+        }
     }
 
     /// What is kept, on one line.

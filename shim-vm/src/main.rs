@@ -20,6 +20,7 @@ mod clock;
 mod config;
 mod console;
 mod container;
+mod debug;
 mod devices;
 mod events;
 mod files;
@@ -32,6 +33,7 @@ mod info;
 mod jail;
 mod limits;
 mod link;
+mod localhost;
 mod machine;
 mod make;
 mod namespaces;
@@ -54,6 +56,7 @@ mod shape;
 mod share;
 mod shared_vm;
 mod skeleton;
+mod sockets;
 mod source;
 mod spec;
 mod start;
@@ -89,10 +92,20 @@ impl shim::Shim for Vm {
     }
 
     fn commands(&self) -> &'static [(&'static str, &'static str)] {
-        &[(
-            "check",
-            "run a container in a VM, tell what with and how fast, and exit",
-        )]
+        &[
+            (
+                "check",
+                "run a container in a VM, tell what with and how fast, and exit",
+            ),
+            (
+                "console -id ID",
+                "print the last lines of a VM's console, and with -follow those that come",
+            ),
+            (
+                "exec -id ID PROGRAM",
+                "run a program of the host's in the guest of a VM",
+            ),
+        ]
     }
 
     fn info(&self, options: Option<Any>) -> shim::Result<RuntimeInfo> {
@@ -143,16 +156,19 @@ impl shim::Shim for Vm {
 fn main() -> ExitCode {
     let args = std::env::args_os().skip(1);
     let args: Vec<String> = args.map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let told = |text: String| {
+        let _ = io::stdout().write_all(text.as_bytes());
+        ExitCode::SUCCESS
+    };
     let done = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["fsd", dir, most] => fsd::serve(dir, most).map(|()| String::new()),
-        ["check"] => check::check(),
+        ["fsd", dir, most] => fsd::serve(dir, most).map(|()| ExitCode::SUCCESS),
+        ["check"] => check::check().map(told),
+        ["console", ref words @ ..] => debug::console(words),
+        ["exec", ref words @ ..] => debug::exec(words),
         _ => return shim::run(&Vm),
     };
     match done {
-        Ok(text) => {
-            let _ = io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
+        Ok(code) => code,
         Err(why) => {
             let _ = io::stderr().write_all(format!("{why}\n").as_bytes());
             ExitCode::FAILURE

@@ -7,6 +7,7 @@ use crate::namespaces::{Anchor, Common};
 use crate::root::{self, Files};
 use crate::runtime::{Container, Engine, unimplemented, unknown};
 use crate::shared_vm::vm_for;
+use crate::sockets::{Inside, Sockets};
 use crate::spec::{Refusal, Translated, translate};
 use crate::start::{connect, run_hooks};
 use crate::unmake;
@@ -162,7 +163,7 @@ async fn read(
 /// What can't be mounted.
 async fn share(
     engine: &Engine,
-    vm: &Vm,
+    vm: &Rc<Vm>,
     request: &CreateTaskRequest,
     spec: &mut Translated,
     context: &Context,
@@ -173,9 +174,16 @@ async fn share(
     let (root, files) =
         shared.map_err(|e| unknown(&format!("failed to mount rootfs component: {e}")))?;
     let (mut sources, mut shared_memory, mut volumes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut sockets = Vec::new();
     for volume in &spec.volumes {
         let source = &volume.source;
-        let path = if volume.memory {
+        let mut inside = Sockets::within(vm, volume, context).await;
+        let is_socket = |socket: &mut Inside| socket.below.as_os_str().is_empty();
+        let itself = inside.as_mut().ok();
+        let itself = itself.and_then(|inside| inside.extract_if(.., is_socket).next());
+        let path = if let Some(socket) = itself {
+            socket.source
+        } else if volume.memory {
             let (memory, path) = share.add_memory(source).await;
             shared_memory.push(memory);
             path
@@ -185,12 +193,13 @@ async fn share(
             volumes.extend(is_dir.then(|| path.clone()));
             path
         };
+        sockets.push(inside.map_err(failed)?);
         log::debug!("{id}: {} is {path}", source.display());
         sources.push(path);
     }
     let put = PutBundleRequest {
         id: id.clone(),
-        config: spec.config(&sources),
+        config: spec.config(&sources, &sockets),
         shared_memory,
         volumes,
         root,

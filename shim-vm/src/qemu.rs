@@ -57,7 +57,7 @@ pub const AGENT_SOCKET: &str = "agent.sock";
 pub struct Qemu {
     /// Who its process is, or will be.
     user: User,
-    console: Console,
+    pub console: Console,
     debug: bool,
     /// What its process will be made of, until there is one.
     prepared: Option<Prepared>,

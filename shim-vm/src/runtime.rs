@@ -6,6 +6,7 @@
 //! without the guest.
 
 use crate::container::{self, GuestContainer};
+use crate::debug::Debug;
 use crate::events::UNASKED;
 use crate::namespaces::Anchor;
 use crate::sandbox::{self, Sandbox, Sandboxes};
@@ -148,7 +149,11 @@ impl Runtime for Guest {
 
     fn services(service: &Rc<Service>) -> Vec<(&'static str, Rc<dyn protos::ttrpc::Service>)> {
         let sandboxes = Rc::new(Sandboxes::new(Rc::clone(service)));
-        vec![(protos::service::SANDBOX, sandboxes)]
+        let debug = Rc::new(Debug::new(Rc::clone(service)));
+        vec![
+            (protos::service::SANDBOX, sandboxes),
+            (protos::service::DEBUG, debug),
+        ]
     }
 
     fn is_held(&self) -> bool {

@@ -203,7 +203,7 @@ impl Share {
     }
 
     /// The volumes in which the guest may change names.
-    fn writable(&self) -> Vec<Identity> {
+    pub fn writable(&self) -> Vec<Identity> {
         let volumes = self.volumes.borrow();
         let writable = volumes.values().filter(|volume| !volume.key.readonly);
         writable.map(|volume| volume.key.file).collect()

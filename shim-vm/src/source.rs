@@ -1,10 +1,11 @@
 //! Where a volume comes from: what is found at its path is what is checked, known again and mounted.
 
+use crate::config::Config;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use task::below::open_below;
 use task::rootfs::followed;
@@ -28,7 +29,33 @@ impl Source {
     /// # Errors
     /// If it is neither, or from open(2).
     pub fn open(path: &Path, writable: &[Identity]) -> io::Result<Self> {
-        let fd = match outermost(path, writable)? {
+        let fd = Self::open_any(path, writable)?;
+        let found = fstat(&fd)?;
+        let kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
+        match kind {
+            SFlag::S_IFDIR | SFlag::S_IFREG => Ok(Self {
+                fd,
+                identity: (found.st_dev, found.st_ino),
+                is_dir: kind == SFlag::S_IFDIR,
+            }),
+            SFlag::S_IFSOCK => {
+                let file = Config::file();
+                let why = format!("a socket, which `sockets` of {} must allow", file.display());
+                Err(io::Error::other(why))
+            }
+            _ => {
+                let why = "neither a directory nor a file: a VM can't share it";
+                Err(io::Error::other(why))
+            }
+        }
+    }
+
+    /// The same of whatever is there.
+    ///
+    /// # Errors
+    /// From open(2).
+    pub fn open_any(path: &Path, writable: &[Identity]) -> io::Result<OwnedFd> {
+        Ok(match outermost(path, writable)? {
             Some((volume, below)) => {
                 match open_below(volume, below, PATH, ResolveFlag::RESOLVE_BENEATH) {
                     Err(Errno::EXDEV) => {
@@ -39,18 +66,11 @@ impl Source {
                 }
             }
             None => open(path, PATH, Mode::empty())?,
-        };
-        let found = fstat(&fd)?;
-        let kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
-        if kind != SFlag::S_IFDIR && kind != SFlag::S_IFREG {
-            let why = "neither a directory nor a file: a VM can't share it";
-            return Err(io::Error::other(why));
-        }
-        Ok(Self {
-            fd,
-            identity: (found.st_dev, found.st_ino),
-            is_dir: kind == SFlag::S_IFDIR,
         })
+    }
+
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// A path that leads to it as long as this is, and nowhere else.
@@ -61,7 +81,10 @@ impl Source {
 
 /// The first of `writable` on the way of `path`, and the rest of it: until there nobody but the host
 /// changes names.
-fn outermost<'a>(path: &'a Path, writable: &[Identity]) -> io::Result<Option<(OwnedFd, &'a Path)>> {
+pub fn outermost<'a>(
+    path: &'a Path,
+    writable: &[Identity],
+) -> io::Result<Option<(OwnedFd, &'a Path)>> {
     if writable.is_empty() {
         return Ok(None);
     }

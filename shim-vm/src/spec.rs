@@ -11,8 +11,9 @@ use crate::limits::Place;
 use crate::namespaces::{self, Common};
 use crate::network::Where;
 use crate::points::{self, Point};
+use crate::sockets::Inside;
 use crate::wants;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use task::json;
@@ -55,11 +56,29 @@ pub struct Translated {
 }
 
 impl Translated {
-    /// The guest's config.json; `sources` are the guest's paths of the volumes, in their order.
-    pub fn config(&self, sources: &[String]) -> Vec<u8> {
+    /// The guest's config.json; `sources` are the guest's paths of the volumes, in their order, and
+    /// `sockets` what is mounted in each.
+    pub fn config(&self, sources: &[String], sockets: &[Vec<Inside>]) -> Vec<u8> {
         let mut spec = self.spec.clone();
         for (volume, source) in self.volumes.iter().zip(sources) {
             spec["mounts"][volume.mount]["source"] = source.as_str().into();
+        }
+        // From the last on, so that places stay what they are.
+        for (volume, inside) in self.volumes.iter().zip(sockets).rev() {
+            let Some(mounts) = spec["mounts"].as_array_mut() else {
+                break;
+            };
+            let at = mounts[volume.mount]["destination"].as_str().map(Path::new);
+            let at = at.unwrap_or(Path::new("/")).to_owned();
+            for socket in inside {
+                let mount = json!({
+                    "destination": at.join(&socket.below),
+                    "type": "bind",
+                    "source": socket.source,
+                    "options": ["bind", "nosuid", "nodev", "noexec"],
+                });
+                mounts.insert(volume.mount + 1, mount);
+            }
         }
         spec.to_string().into_bytes()
     }
@@ -252,12 +271,11 @@ fn cgroup(path: &str, id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn translated(spec: &Value) -> (Translated, Value) {
         let translated = translate("c1", spec.to_string().as_bytes(), &Common::default()).unwrap();
         let sources: Vec<String> = (0..9).map(|n| format!("/guest/{n}")).collect();
-        let config = serde_json::from_slice(&translated.config(&sources)).unwrap();
+        let config = serde_json::from_slice(&translated.config(&sources, &[])).unwrap();
         (translated, config)
     }
 

@@ -17,6 +17,7 @@ pub use handover::Moved;
 use crate::boot::DYING;
 use crate::child::Child;
 use crate::console::Console;
+use crate::localhost::{self, Localhost};
 use crate::machine::Machine;
 use crate::network::{self, Where};
 use crate::notices::{self, Notices};
@@ -24,6 +25,7 @@ use crate::pod::Pod;
 use crate::qemu::Qemu;
 use crate::shape::Shape;
 use crate::share::Share;
+use crate::sockets::Sockets;
 use crate::word::{self, Doom};
 use crate::{boot, clock, forget, place};
 use protos::guest::{ConfigureRequest, ConfigureResponse, Event, Hello, PowerOffRequest};
@@ -39,10 +41,13 @@ use std::time::Duration;
 use task::aside;
 use task::reaper::{ExitStatus, Reaper};
 use task::record;
+use task::relay::Relays;
 use tokio::sync::watch;
 
 /// How long the guest may take to write back and end.
 const POWER_OFF: Duration = Duration::from_secs(5);
+/// The most connections between the host and the guest: each may keep 128 KiB of what the guest says.
+pub const CONNECTIONS: usize = 64;
 
 pub struct Vm {
     machine: Rc<Qemu>,
@@ -68,6 +73,9 @@ pub struct Vm {
     pub configured: ConfigureResponse,
     /// How long after QEMU's start its hello came.
     pub heard_after: Duration,
+    pub localhost: Localhost,
+    pub relays: Relays,
+    pub sockets: Sockets,
     dir: PathBuf,
     network: Where,
     /// It has the network that was made for it after its boot.
@@ -89,7 +97,7 @@ impl Vm {
     ) -> Result<Rc<Self>, String> {
         let (dir, network) = (purpose.dir.clone(), purpose.network.clone());
         let patience = purpose.config.patience();
-        let shape = purpose.shape.clone();
+        let (shape, sockets) = (purpose.shape.clone(), purpose.config.sockets.clone());
         place::make(&dir).map_err(|e| format!("mkdir {}: {e}", dir.display()))?;
         let (parts, ready) = match boot::boot(purpose, reaper).await {
             Ok(booted) => booted,
@@ -120,6 +128,9 @@ impl Vm {
             hello: ready.hello,
             configured: ready.configured,
             heard_after: ready.heard_after,
+            localhost: Localhost::new(parts.localhost),
+            relays: Relays::new(CONNECTIONS),
+            sockets: Sockets::new(sockets),
             dir,
             network,
             joined: Cell::new(false),
@@ -127,6 +138,7 @@ impl Vm {
             gone,
         });
         vm.watch_over(told, tell);
+        localhost::serve(&vm);
         Ok(vm)
     }
 
@@ -172,9 +184,20 @@ impl Vm {
             "kernel": word::line(&self.hello.kernel),
             "booted_seconds": self.heard_after.as_secs_f64(),
             "adopted": self.is_adopted,
+            "connections": self.relays.count(),
             "gone": self.gone.borrow().clone(),
             "console": self.machine.last_words(),
         })
+    }
+
+    /// What its console says.
+    pub fn console(&self) -> &Console {
+        &self.machine.console
+    }
+
+    /// Why it is gone, if it is.
+    pub fn end(&self) -> Option<String> {
+        self.gone.borrow().clone()
     }
 
     /// The link, to open streams on.

@@ -73,6 +73,29 @@ fn daemons(program: &str, filter: &Flags) -> Result<Vec<Daemon>> {
     Ok(daemons)
 }
 
+/// The socket of the one shim called `program` that has this id, in whatever namespace if that is empty.
+///
+/// # Errors
+/// If there is none, or are several.
+pub fn socket_of(program: &str, namespace: &str, id: &str) -> Result<PathBuf> {
+    let wanted = Flags {
+        namespace: namespace.to_owned(),
+        id: id.to_owned(),
+        ..Flags::default()
+    };
+    let found = daemons(program, &wanted)?;
+    match &found[..] {
+        [one] => {
+            let none = || Error::new(format!("the socket of the shim of {id:?} was not found"));
+            socket(one.pid).ok_or_else(none)
+        }
+        [] => Err(Error::new(format!("no shim of {id:?} runs"))),
+        _ => Err(Error::new(format!(
+            "-namespace is missing: several shims are of {id:?}"
+        ))),
+    }
+}
+
 /// The shim that process `pid` is, if it is one that serves.
 fn daemon(pid: u32, program: &str) -> Option<Daemon> {
     let line = proc::command_line(pid);

@@ -32,6 +32,7 @@ mod upgrade;
 
 pub use daemon::Daemon;
 pub use error::{Error, Result};
+pub use fleet::socket_of;
 pub use params::Mounts;
 
 use flags::{Flags, Stop};

@@ -46,6 +46,7 @@ pub mod process;
 pub mod quota;
 pub mod reaper;
 pub mod record;
+pub mod relay;
 pub mod rootfs;
 pub mod runtime;
 pub mod service;

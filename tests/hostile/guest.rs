@@ -3,7 +3,7 @@
 use crate::wire::{Call, END, Wire};
 use crate::{exit, machine};
 use protos::guest::{
-    Empty, Event, Notice, PutBundleRequest, PutBundleResponse, TimeResponse, notice,
+    DialRequest, Empty, Event, Notice, PutBundleRequest, PutBundleResponse, TimeResponse, notice,
 };
 use protos::task::*;
 use protos::task_types::Status;
@@ -73,6 +73,10 @@ pub fn start_of(call: &Call) -> StartRequest {
 }
 
 pub fn kill_of(call: &Call) -> KillRequest {
+    asked(call)
+}
+
+pub fn dial_of(call: &Call) -> DialRequest {
     asked(call)
 }
 

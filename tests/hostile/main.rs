@@ -87,7 +87,13 @@ fn attack(mode: &str, wire: &mut Wire, guest: &mut Guest, call: &Call) -> bool {
         // Calls without an answer.
         ("no-configure", "Configure") | ("no-time", "GetTime") | ("no-create", "Create") => {}
         ("no-start", "Start") | ("no-delete", "Delete") | ("no-update", "Update") => {}
-        ("no-kill", "Kill") => {}
+        ("no-kill", "Kill") | ("no-dial", "Dial") => {}
+        ("dial-floods", "Dial") => {
+            wire.answer(call, &protos::guest::Empty {});
+            // As much as it has credit for, of which nobody reads a byte.
+            let stream = guest::dial_of(call).stream;
+            (0..8).for_each(|_| wire.frame(stream, DATA, &[b'x'; 16 << 10]));
+        }
         ("deaf", "Kill" | "Update" | "Delete" | "Stats" | "PowerOff") => {}
         // And calls with a false one.
         ("kill-lies", "Kill") => wire.answer(call, &protos::guest::Empty {}),

@@ -1,7 +1,7 @@
 //! One stream of a multiplexed pipe, in an event loop.
 
 use super::link::Link;
-use super::streams::Gone;
+use super::streams::{Gone, One};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -78,6 +78,22 @@ impl Stream {
     /// Waits until [`Stream::try_write`] need not; by one at a time.
     pub async fn writable(&self) {
         poll_fn(|context| self.poll_writable(context)).await;
+    }
+
+    /// Waits until it is gone, which its end does not make it; in place of [`Stream::readable`].
+    pub async fn gone(&self) {
+        poll_fn(|context| {
+            let link = &self.link;
+            let is_there = |one: &One| !one.reset;
+            let one = link.streams.borrow().all.get(&self.number).map(is_there);
+            if link.closed.get() || one != Some(true) {
+                return Poll::Ready(());
+            }
+            let mut waiting = link.waiting.borrow_mut();
+            waiting.entry(self.number).or_default().reader = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {

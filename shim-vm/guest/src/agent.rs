@@ -77,13 +77,21 @@ async fn answer(link: &Rc<Link>, notices: Stream, started_ms: u64) -> Result<(),
     let outbox = Rc::new(Outbox::default());
     let parked = Rc::new(Parked::new(Rc::clone(link)));
     let clients = Rc::clone(&parked);
+    let tools = Rc::clone(&reaper);
     let engine = task::Service::over(clients, NAMESPACE.into(), reaper, Rc::clone(&outbox));
     let leaving = Rc::<Leaving>::default();
+    let guest = Guest::new(
+        Rc::clone(&leaving),
+        Rc::clone(&layers),
+        Rc::clone(link),
+        Rc::clone(&parked),
+        tools,
+    );
     let sessions = Sessions {
         started_ms,
         link: Rc::clone(link),
-        tasks: Tasks::new(Rc::clone(&engine), Rc::clone(&leaving), Rc::clone(&layers)),
-        guest: Guest::new(leaving, layers, Rc::clone(link)),
+        tasks: Tasks::new(Rc::clone(&engine), leaving, layers),
+        guest,
         news: News::new(outbox),
         parked,
     };

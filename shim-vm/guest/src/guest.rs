@@ -1,14 +1,17 @@
 //! The Guest service: what the host asks of the machine itself.
 
 use crate::boot::{self, BUNDLES};
+use crate::connections::Listeners;
 use crate::layers::Layers;
 use crate::roots::{self, Leaving};
-use crate::{entropy, forget, network, pids};
+use crate::tool::Tools;
+use crate::{connections, entropy, forget, network, pids};
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use protos::guest::{
-    ConfigureRequest, ConfigureResponse, Empty, ForgetRequest, GetTimeRequest, PowerOffRequest,
-    PutBundleRequest, PutBundleResponse, StepTimeRequest, TimeResponse,
+    ConfigureRequest, ConfigureResponse, DialRequest, Empty, ForgetRequest, GetTimeRequest,
+    ListenRequest, PowerOffRequest, PutBundleRequest, PutBundleResponse, RunRequest, RunResponse,
+    StepTimeRequest, TimeResponse,
 };
 use protos::mux::Link;
 use protos::ttrpc::{Answer, Context, Request, Service};
@@ -20,6 +23,8 @@ use std::path::{Component, Path};
 use std::pin::Pin;
 use std::rc::Rc;
 use task::aside;
+use task::reaper::Reaper;
+use task::stdio::Parked;
 use tokio::sync::Notify;
 
 type Done<T> = Result<T, Status>;
@@ -31,15 +36,28 @@ pub struct Guest {
     leaving: Rc<Leaving>,
     layers: Rc<Layers>,
     link: Rc<Link>,
+    parked: Rc<Parked>,
+    listeners: Listeners,
+    tools: Tools,
 }
 
 impl Guest {
-    pub fn new(leaving: Rc<Leaving>, layers: Rc<Layers>, link: Rc<Link>) -> Rc<Self> {
+    pub fn new(
+        leaving: Rc<Leaving>,
+        layers: Rc<Layers>,
+        link: Rc<Link>,
+        parked: Rc<Parked>,
+        reaper: Rc<Reaper>,
+    ) -> Rc<Self> {
+        let tools = Tools::new(reaper, Rc::clone(&parked));
         Rc::new(Self {
             power_off: Notify::new(),
             leaving,
             layers,
             link,
+            parked,
+            listeners: Listeners::default(),
+            tools,
         })
     }
 
@@ -90,6 +108,21 @@ impl protos::api::guest::Guest for Guest {
             mounted.map_err(|e| failed(format!("failed to mount rootfs component: {e}")))?;
         }
         aside::beside(move || write_bundle(&request)).await
+    }
+
+    async fn dial(self: &Rc<Self>, request: DialRequest, _: &Context) -> Done<Empty> {
+        connections::dial(&self.parked, &request).await?;
+        Ok(Empty {})
+    }
+
+    async fn listen(self: &Rc<Self>, request: ListenRequest, _: &Context) -> Done<Empty> {
+        self.listeners.listen(&self.parked, &request)?;
+        Ok(Empty {})
+    }
+
+    async fn run(self: &Rc<Self>, request: RunRequest, _: &Context) -> Done<RunResponse> {
+        let status = self.tools.run(&request).await?;
+        Ok(RunResponse { status })
     }
 
     // It waits for the host.

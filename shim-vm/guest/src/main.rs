@@ -15,6 +15,7 @@
 
 mod agent;
 mod boot;
+mod connections;
 mod entropy;
 mod forget;
 mod guest;
@@ -25,6 +26,7 @@ mod pids;
 mod port;
 mod roots;
 mod tasks;
+mod tool;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -1,10 +1,11 @@
 //! A VM that runs, for another process image: its processes stay children of this process, and all that
 //! the two images share of it goes on where it was.
 
-use super::Vm;
+use super::{CONNECTIONS, Vm};
 use crate::child::Child;
 use crate::console::{self, Console};
 use crate::link;
+use crate::localhost::{self, Localhost};
 use crate::machine::Machine;
 use crate::network::Where;
 use crate::notices::Notices;
@@ -12,6 +13,7 @@ use crate::pod::{self, Pod};
 use crate::qemu::{self, AGENT_SOCKET, Qemu};
 use crate::shape::Shape;
 use crate::share::{self, Share};
+use crate::sockets::{self, Sockets};
 use crate::word::Doom;
 use protos::Message;
 use protos::guest::{ConfigureResponse, Event, Hello};
@@ -26,6 +28,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use task::handover::Kept;
 use task::reaper::Reaper;
+use task::relay::{self, Relays};
 use tokio::sync::watch;
 
 /// The link's stream that is there for as long as it is.
@@ -50,6 +53,12 @@ pub struct Moved {
     pod: pod::Moved,
     #[serde(default)]
     shape: Shape,
+    #[serde(default)]
+    localhost: Option<localhost::Moved>,
+    #[serde(default)]
+    relays: Vec<relay::Moved>,
+    #[serde(default)]
+    sockets: (Vec<PathBuf>, Vec<sockets::Moved>),
     hello: Vec<u8>,
     heard_after: Duration,
     dir: PathBuf,
@@ -160,6 +169,9 @@ impl Vm {
             share: self.share.hand_over(),
             pod: self.pod.hand_over(),
             shape: self.shape.clone(),
+            localhost: self.localhost.hand_over(kept)?,
+            relays: self.relays.hand_over(kept)?,
+            sockets: self.sockets.hand_over(),
             hello: self.hello.encode_to_vec(),
             heard_after: self.heard_after,
             dir: self.dir.clone(),
@@ -204,6 +216,8 @@ impl Vm {
             calls,
             client,
         } = spoken;
+        let relays = Relays::new(CONNECTIONS);
+        relays.take_over(moved.relays, &link)?;
         let machine = Qemu::take_over(moved.machine, reaper)?;
         let pod = Pod::take_over(moved.pod, machine.pid());
         let (told, gone) = watch::channel(None);
@@ -222,6 +236,9 @@ impl Vm {
             share: Share::take_over(&moved.dir, moved.share, Rc::clone(reaper))?,
             pod,
             shape: moved.shape,
+            localhost: Localhost::take_over(moved.localhost)?,
+            relays,
+            sockets: Sockets::take_over(moved.sockets),
             configured: ConfigureResponse::default(),
             hello: Hello::decode(moved.hello.as_slice()).map_err(io::Error::other)?,
             heard_after: moved.heard_after,
@@ -234,7 +251,20 @@ impl Vm {
         vm.watch_over(told, tell);
         if is_anew {
             let greeted = Rc::clone(&vm);
-            tokio::task::spawn_local(async move { greeted.greeted().await });
+            tokio::task::spawn_local(async move {
+                greeted.greeted().await;
+                Sockets::go_on(&greeted, None).await;
+                if greeted.network.path().is_some() {
+                    localhost::serve_anew(&greeted).await;
+                }
+            });
+        }
+        localhost::serve(&vm);
+        if !is_anew {
+            let again = Rc::clone(&vm);
+            tokio::task::spawn_local(async move {
+                Sockets::go_on(&again, Some(&again.link)).await;
+            });
         }
         Ok(vm)
     }

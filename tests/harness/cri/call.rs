@@ -226,6 +226,14 @@ impl Cri {
         answer.unwrap_or_else(|e| panic!("Attach: {e}")).url
     }
 
+    /// Where to connect to for `request`.
+    #[track_caller]
+    pub(super) fn port_forward_url(&self, request: PortForwardRequest) -> String {
+        let mut client = self.runtime.clone();
+        let answer = self.ask("PortForward", client.port_forward(request));
+        answer.unwrap_or_else(|e| panic!("PortForward: {e}")).url
+    }
+
     #[track_caller]
     pub fn stats(&self, id: &str) -> ContainerStats {
         let mut client = self.runtime.clone();

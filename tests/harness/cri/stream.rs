@@ -1,7 +1,7 @@
-//! Exec and attach: a kubelet's client at the streaming server, over a WebSocket.
+//! Exec, attach and port-forward: a kubelet's client at the streaming server, over a WebSocket.
 
-use super::Cri;
-use super::api::{AttachRequest, ExecRequest};
+use super::api::{AttachRequest, ExecRequest, PortForwardRequest};
+use super::{Cri, Pod};
 use crate::containerd::DEADLINE;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -13,6 +13,9 @@ use tungstenite::{Message, WebSocket};
 /// Every message begins with the number of its channel.
 const PROTOCOL: &str = "v4.channel.k8s.io";
 const STDIN: u8 = 0;
+/// Of a port that is forwarded, both ways; its errors come on the next channel.
+pub const DATA: u8 = 0;
+pub const ERROR: u8 = 1;
 pub const STDOUT: u8 = 1;
 pub const STDERR: u8 = 2;
 /// How it ended, as JSON.
@@ -57,6 +60,16 @@ impl Cri {
             stderr: !with.tty,
         });
         self.stream(&url)
+    }
+
+    /// A connection to a port of the pod.
+    #[track_caller]
+    pub fn port_forward(&self, pod: &Pod, port: u16) -> Stream {
+        let url = self.port_forward_url(PortForwardRequest {
+            pod_sandbox_id: pod.id.clone(),
+            port: vec![port.into()],
+        });
+        self.stream(&format!("{url}?port={port}"))
     }
 
     #[track_caller]

@@ -43,7 +43,7 @@ impl Namespace {
         })
     }
 
-    fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+    pub fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         self.spawn(work).join().expect("a thread in the namespace")
     }
 

@@ -5,6 +5,7 @@ use harness::containerd::ctr::ends_within;
 use harness::cri::api::{
     LinuxContainerResources, NamespaceMode, PodSandboxConfig, PodSandboxState,
 };
+use harness::cri::stream::{DATA, ERROR};
 use harness::cri::{self, Cri};
 use harness::{peers, proc, program, wait};
 use std::fs;
@@ -104,6 +105,17 @@ fn share_a_vm(cri: &Cri, handler: &str, tasks: usize) {
          until grep -o 'by socket' /share/messages; do usleep 10000; done; kill $!"
     );
     assert!(told(&ids[0], &receive).ends_with("by socket\n"));
+
+    // kubectl port-forward, to an application that listens on all addresses, and one that there is not.
+    told(&ids[0], "nc -ll -p 8081 -e cat >/dev/null 2>&1 &");
+    let listens = "until nc 127.0.0.1 8081 </dev/null; do usleep 10000; done";
+    told(&ids[1], listens);
+    let mut forwarded = cri.port_forward(&pod, 8081);
+    forwarded.write("through the port");
+    forwarded.expect(DATA, "through the port");
+    drop(forwarded);
+    let mut refused = cri.port_forward(&pod, 8082);
+    refused.expect(ERROR, "reset by peer");
 
     cri.stop(&ids[0], 60);
     assert_eq!(cri.exited(&ids[0]).exit_code, 6);
