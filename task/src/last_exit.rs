@@ -16,6 +16,9 @@ use protos::events::{TaskExit, TaskOom};
 use std::cell::Cell;
 use std::rc::Rc;
 
+/// How a process ends that SIGKILL has ended.
+const KILLED: u32 = 128 + 9;
+
 /// What stands between a dead init and the telling of its exit.
 #[derive(Default)]
 pub struct LastExit {
@@ -66,6 +69,9 @@ impl<R: Runtime> Engine<R> {
         process: &Rc<Process>,
         exit: Exit,
     ) {
+        if exit.status == KILLED {
+            container.ooms.ended(&container.id, process);
+        }
         if Rc::ptr_eq(process, &container.init) {
             container.last_exit.init_exited.set(true);
             container.last_exit.hold();
@@ -133,7 +139,7 @@ impl<R: Runtime> Engine<R> {
             R::thaw(container);
         }
         init.exited(exit);
-        if R::stop_oom_watch(container) {
+        if R::stop_oom_watch(self, container) {
             self.publish_oom(&container.id);
         }
         self.publish_exit(container, init, exit);

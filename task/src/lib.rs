@@ -38,6 +38,7 @@ mod last_exit;
 pub mod leftovers;
 pub mod look;
 pub mod oci;
+pub mod oom;
 pub mod outbox;
 pub mod peak;
 mod printable;

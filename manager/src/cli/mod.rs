@@ -28,6 +28,7 @@ mod rename;
 mod run;
 mod seccomp;
 mod security;
+mod shims;
 mod show;
 pub mod signal;
 mod spec;
@@ -132,7 +133,7 @@ enum Command {
     Info,
     /// Tell the versions
     Version,
-    /// Look for leaked shims, orphan bundles, stale sockets and mounts
+    /// Look for what hangs and why, leaked shims, orphan bundles, stale sockets and mounts
     Doctor {
         /// Clean up
         #[arg(long)]
@@ -307,7 +308,10 @@ impl Args {
             Command::Update { limits, id } => control::update(client, id, limits).await,
             Command::Ls { quiet, filter } => show::ls(client, *quiet, self.json, filter).await,
             Command::Ps { id } => show::ps(client, id, self.json).await,
-            Command::Inspect { id } => show::inspect(client, config, id, self.json).await,
+            Command::Inspect { id } => {
+                let key = crate::names::Key::new(namespace, id);
+                show::inspect(client, config, &key, self.json).await
+            }
             Command::Events(args) => while_read(journal::events(client, args, self.json)).await,
             Command::Exits { id } => {
                 journal::exits(client, namespace, id.as_deref(), self.json).await

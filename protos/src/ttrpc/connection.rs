@@ -318,6 +318,7 @@ fn start_call(
     let context = Context {
         deadline: call.deadline,
         closed: connection.closed.subscribe(),
+        waits: Some(Rc::clone(&call.waits)),
     };
     let service = Rc::clone(service);
     let busy = (!call.only_waits).then(|| Busy::new(shared));

@@ -100,7 +100,7 @@ impl Container<Oci> {
     /// # Errors
     /// Code Unknown with the runtime's words (T11); the runtime's half-made container is removed.
     pub(super) async fn make_init(
-        &self,
+        self: &Rc<Self>,
         engine: &Rc<Engine<Oci>>,
         context: &Context,
     ) -> Result<()> {
@@ -179,7 +179,7 @@ impl Container<Oci> {
     }
 
     /// Finds the cgroup and watches it for OOM kills (O3, T79); failures are only logged.
-    pub(super) fn find_cgroup(&self, engine: &Rc<Engine<Oci>>) {
+    pub(super) fn find_cgroup(self: &Rc<Self>, engine: &Rc<Engine<Oci>>) {
         let pid = self.init.pid.get();
         let cgroup = match Cgroup::of_pid(pid) {
             // Of a child: one that was reaped has left its pid to anybody.
@@ -195,15 +195,25 @@ impl Container<Oci> {
     }
 
     /// Tells of OOM kills from now on; `told` were told of before.
-    pub(super) fn watch_oom(&self, engine: &Rc<Engine<Oci>>, cgroup: &Cgroup, published: u64) {
+    pub(super) fn watch_oom(
+        self: &Rc<Self>,
+        engine: &Rc<Engine<Oci>>,
+        cgroup: &Cgroup,
+        published: u64,
+    ) {
         match OomWatch::new(cgroup) {
             Ok(watch) => {
                 watch.set_published(published);
                 let watch = Rc::new(watch);
-                let (engine, id, ours) = (Rc::clone(engine), self.id.clone(), Rc::clone(&watch));
+                let (engine, ours) = (Rc::clone(engine), Rc::clone(&watch));
+                // The container has the task, and not the task the container.
+                let container = Rc::downgrade(self);
                 let task = tokio::task::spawn_local(async move {
-                    while ours.next().await.is_some() {
-                        engine.publish_oom(&id);
+                    while ours.next().await.is_some()
+                        && let Some(container) = container.upgrade()
+                    {
+                        engine.publish_oom(&container.id);
+                        container.name_killed(&engine, &ours);
                     }
                 });
                 self.own.oom.replace(Some((watch, task)));

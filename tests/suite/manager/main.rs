@@ -6,6 +6,7 @@ mod checkpoint;
 mod client;
 mod copy;
 mod docker;
+mod doctor;
 mod exec;
 mod flags;
 mod frozen;

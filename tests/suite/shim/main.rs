@@ -20,6 +20,7 @@ mod logger;
 mod mounts;
 mod mounts_more;
 mod oom;
+mod oom_named;
 mod options;
 mod output;
 mod placement;
