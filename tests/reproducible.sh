@@ -15,6 +15,8 @@ export LC_ALL=C
 say() { printf 'reproducible: %s\n' "$*"; }
 
 checkout=$PWD
+# Of both builds, whatever is committed meanwhile.
+commit=$(git rev-parse HEAD)
 work=${WORK:-target/reproducible}
 rm -rf "$work"
 mkdir -p "$work"
@@ -27,7 +29,8 @@ if [ -n "$(git status --porcelain)" ]; then say "the checkout has changes, which
 # clone <name>: this commit, with what can be had only from elsewhere.
 clone() {
     tree=$work/$1
-    git clone -q "$checkout" "$tree"
+    git clone -q --no-checkout "$checkout" "$tree"
+    git -C "$tree" checkout -q "$commit"
     mkdir -p "$tree/target/guest"
     ln -s "$(realpath -m "${DUNNAGE_PEERS:-target/peers}")" "$tree/target/peers"
     for package in target/guest/*/VERSION; do
@@ -45,9 +48,20 @@ release() {
     rm -rf "$tree"
 }
 
-# same <file> <file>
+# same <file> <file>; of an archive, the files in it that differ are said.
 same() {
-    cmp "$1" "$2" || { say "${1##*/} differs"; exit 1; }
+    if ! cmp "$1" "$2"; then
+        case $1 in
+            *.tar.gz)
+                mkdir "$work/one" "$work/two"
+                tar -C "$work/one" -xzf "$1"
+                tar -C "$work/two" -xzf "$2"
+                diff -rq "$work/one" "$work/two" || :
+                ;;
+        esac
+        say "${1##*/} differs"
+        exit 1
+    fi
     say "the same: $(sha256sum <"$1" | cut -c -16) ${1##*/}"
 }
 
@@ -66,4 +80,5 @@ release a
 say "the second build"
 (umask 077 && release directory-of-another-name)
 [ -n "$(ls "$work/made-a")" ] || { say "nothing was built"; exit 1; }
-for file in "$work"/made-a/*; do same "$file" "$work/made-directory-of-another-name/${file##*/}"; done
+for file in "$work"/made-a/dunnage*; do same "$file" "$work/made-directory-of-another-name/${file##*/}"; done
+same "$work/made-a/SHA256SUMS" "$work/made-directory-of-another-name/SHA256SUMS"
