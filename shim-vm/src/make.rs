@@ -175,7 +175,8 @@ async fn share(
         shared.map_err(|e| unknown(&format!("failed to mount rootfs component: {e}")))?;
     let (mut sources, mut shared_memory, mut volumes) = (Vec::new(), Vec::new(), Vec::new());
     let mut sockets = Vec::new();
-    for volume in &spec.volumes {
+    let mut left_to_the_host = Vec::new();
+    for (n, volume) in spec.volumes.iter().enumerate() {
         let source = &volume.source;
         let mut inside = Sockets::within(vm, volume, context).await;
         let is_socket = |socket: &mut Inside| socket.below.as_os_str().is_empty();
@@ -191,12 +192,19 @@ async fn share(
             let added = share.add_volume(id, volume, context).await;
             let (path, is_dir) = added.map_err(failed)?;
             volumes.extend(is_dir.then(|| path.clone()));
+            let narrow = volume.readonly && !volume.recursively;
+            if narrow && share.has_mounts_in(&path).await.map_err(failed)? {
+                left_to_the_host.push(n);
+            }
             path
         };
         sockets.push(inside.map_err(failed)?);
         log::debug!("{id}: {} is {path}", source.display());
         sources.push(path);
     }
+    left_to_the_host
+        .into_iter()
+        .for_each(|n| spec.is_writable(n));
     let put = PutBundleRequest {
         id: id.clone(),
         config: spec.config(&sources, &sockets),

@@ -88,6 +88,8 @@ struct Key {
     /// There may be another file of this name by now.
     file: Identity,
     readonly: bool,
+    #[serde(default)]
+    recursively: bool,
     follows: bool,
     #[serde(default)]
     alone: bool,
@@ -179,6 +181,7 @@ impl Share {
             source: path.clone(),
             file: source.identity,
             readonly: volume.readonly,
+            recursively: volume.recursively,
             follows: volume.follows,
             alone: volume.alone,
         };
@@ -186,8 +189,8 @@ impl Share {
         let name = number.to_string();
         let mount = async || {
             let terms = Terms {
-                all: readonly(volume.readonly),
-                top: MsFlags::empty(),
+                all: readonly(volume.recursively),
+                top: readonly(volume.readonly),
                 follows: volume.follows,
                 points: Vec::new(),
             };
@@ -202,10 +205,21 @@ impl Share {
         Ok((path, source.is_dir))
     }
 
-    /// The volumes in which the guest may change names.
+    /// Whether something is mounted in the volume that the guest has at `path`.
+    ///
+    /// # Errors
+    /// If it can't be looked up.
+    pub async fn has_mounts_in(&self, path: &str) -> Result<bool, String> {
+        let below = path.strip_prefix(places::SHARE).unwrap_or_default();
+        let points = rootfs::mounted_below(self.dir.join(below.trim_start_matches('/')));
+        let points = points.await.map_err(|e| e.to_string());
+        points.map(|points| !points.is_empty())
+    }
+
+    /// The volumes in which the guest may change names, or in what is mounted in them.
     pub fn writable(&self) -> Vec<Identity> {
         let volumes = self.volumes.borrow();
-        let writable = volumes.values().filter(|volume| !volume.key.readonly);
+        let writable = volumes.values().filter(|volume| !volume.key.recursively);
         writable.map(|volume| volume.key.file).collect()
     }
 

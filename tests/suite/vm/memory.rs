@@ -24,14 +24,15 @@ fn held(qemu: i32) -> u64 {
 fn limits_grow_and_shrink_as_far_as_the_vm_was_booted_for() {
     crate::run(async |test| {
         let memory = json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"});
+        let namespaces = ["pid", "ipc", "uts", "mount", "cgroup"].map(|n| json!({ "type": n }));
         let sysfs = json!({"destination": "/sys", "type": "sysfs", "source": "sysfs"});
         let cgroups = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
                              "options": ["ro"]});
         let bundle = test
             .bundle("c")
             .annotation("io.dunnage.vm.memory", "768")
-            .annotation("io.dunnage.vm.vcpus", "2")
             .memory_limit(64 << 20)
+            .set("/linux/namespaces", json!(namespaces))
             .set(
                 "/linux/resources/cpu",
                 json!({"quota": 50_000, "period": 100_000}),
@@ -46,18 +47,18 @@ fn limits_grow_and_shrink_as_far_as_the_vm_was_booted_for() {
         let exec = |id, script| bundle.exec_sh(id, script);
         let small = said(&shim, &bundle, exec("e", "cat /sys/fs/cgroup/memory.max")).await;
         assert_eq!(small, "67108864\n");
-        let update = r#"{"memory":{"limit":536870912},"cpu":{"quota":200000,"period":100000}}"#;
+        let update = r#"{"memory":{"limit":536870912},"cpu":{"quota":100000,"period":100000}}"#;
         shim.update("c", update).await.unwrap();
         let grown = said(&shim, &bundle, exec("f", used)).await;
-        assert_eq!(grown, "used\n536870912\n200000 100000\n2\n");
+        assert_eq!(grown, "used\n536870912\n100000 100000\n1\n");
         for (update, why) in [
             (
                 r#"{"memory":{"limit":1073741824}}"#,
                 "memory limit of 1024 MiB: the VM was booted with 768 MiB",
             ),
             (
-                r#"{"cpu":{"quota":250000,"period":100000}}"#,
-                "cpu quota of 3 processors: the VM was booted with 2",
+                r#"{"cpu":{"quota":150000,"period":100000}}"#,
+                "cpu quota of 2 processors: the VM was booted with 1",
             ),
         ] {
             let status = refused(shim.update("c", update).await);
