@@ -37,6 +37,7 @@ mod stdio;
 mod stop;
 mod tail;
 mod top;
+mod traced;
 mod users;
 mod verbs;
 mod watch;
@@ -278,10 +279,14 @@ impl Args {
             Ok(client) => client,
             Err(e) => return Ok(run::exit_code(Err(e.into()))),
         };
-        match self.start(&client, config).await {
+        let (span, trace) = traced::command();
+        let client = client.traced(trace);
+        let code = match self.start(&client, config).await {
             Some(ran) => Ok(run::exit_code(ran)),
             None => self.manage(&client, config).await,
-        }
+        };
+        traced::ended(span, &code).await;
+        code
     }
 
     /// Does what a command says that starts a process, or watches one.

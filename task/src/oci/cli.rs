@@ -8,6 +8,7 @@ use crate::aside;
 use crate::bundle::Bundle;
 use crate::process::ProcessId;
 use crate::reaper::Reaper;
+use crate::trace::{self, Kind, Span};
 use protos::runc;
 use protos::ttrpc::Context;
 use std::ffi::OsStr;
@@ -292,7 +293,13 @@ impl Cli {
         streams: Streams,
         context: &Context,
     ) -> Result<Vec<u8>, Failure> {
+        let action = args.first().map(|arg| arg.to_string_lossy());
+        let action = action.unwrap_or_default();
+        let span = Span::of(context, &format!("runtime {action}"), Kind::Client);
+        span.set("process.executable.name", self.binary.as_str());
+        let context = &span.context(context);
         let mut command = Command::new(&self.binary);
+        trace::tell(&mut command, context);
         command
             .arg("--root")
             .arg(&self.root)
@@ -311,11 +318,13 @@ impl Cli {
         let log = log.to_owned();
         let mark = aside::run(move || LogMark::new(log)).await;
         let done = command::run(&self.reaper, command, streams, context).await;
-        aside::run(move || {
+        let done = aside::run(move || {
             let done = done.map_err(|failure| failure.with_log(&mark));
             mark.keep_small();
             done
         })
-        .await
+        .await;
+        span.done(&done);
+        done
     }
 }

@@ -35,5 +35,6 @@ mod security;
 mod shim_death;
 mod storm;
 mod sweep;
+mod trace;
 mod units;
 mod verbs;
