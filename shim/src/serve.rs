@@ -19,7 +19,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use task::aside;
 use task::handover::Kept;
 use task::outbox::Outbox;
@@ -27,6 +27,7 @@ use task::reaper::Reaper;
 use task::record;
 use task::signals::Signals;
 use task::sys;
+use task::tally;
 use task::trace::{self, Kind, Span};
 use tokio::net::UnixStream;
 
@@ -290,10 +291,13 @@ impl Service for Recorded {
     fn call(self: Rc<Self>, mut request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
         let only_waits = self.0.only_waits(&request.method);
         let span = traced(&mut request, only_waits);
+        let (began, method) = (Instant::now(), request.method.clone());
         let answer = Rc::clone(&self.0).call(request);
         Box::pin(async move {
             let answer = answer.await;
             record::now();
+            let took = (!only_waits).then(|| began.elapsed());
+            tally::call(&method, took, answer.is_err());
             span.done(&answer);
             answer
         })

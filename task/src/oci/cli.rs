@@ -8,6 +8,7 @@ use crate::aside;
 use crate::bundle::Bundle;
 use crate::process::ProcessId;
 use crate::reaper::Reaper;
+use crate::tally;
 use crate::trace::{self, Kind, Span};
 use protos::runc;
 use protos::ttrpc::Context;
@@ -15,6 +16,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
+use std::time::Instant;
 
 /// runc, or what `binary_name` says, with the flags that every command of a container has.
 #[derive(Clone)]
@@ -317,7 +319,9 @@ impl Cli {
             .env_remove("NOTIFY_SOCKET");
         let log = log.to_owned();
         let mark = aside::run(move || LogMark::new(log)).await;
+        let began = Instant::now();
         let done = command::run(&self.reaper, command, streams, context).await;
+        tally::runtime(&action, began.elapsed(), done.is_err());
         let done = aside::run(move || {
             let done = done.map_err(|failure| failure.with_log(&mark));
             mark.keep_small();

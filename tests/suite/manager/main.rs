@@ -33,6 +33,7 @@ mod recovery;
 mod restart;
 mod security;
 mod shim_death;
+mod shims;
 mod storm;
 mod sweep;
 mod trace;
