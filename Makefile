@@ -219,7 +219,7 @@ install: $(DIST) $(VM_DIST) $(MANAGER) $(IMAGE) $(GUEST)/distro/guest.toml ## in
 	$(MANAGER) completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/dunnage
 	$(MANAGER) completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_dunnage
 	$(MANAGER) completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/dunnage.fish
-	install -m644 manager/etc/grafana.json $(DESTDIR)$(PREFIX)/share/dunnage
+	install -m644 manager/etc/grafana.json manager/etc/grafana-shims.json $(DESTDIR)$(PREFIX)/share/dunnage
 	sed 's|/usr/local|$(PREFIX)|' manager/etc/dunnage.service >$(DESTDIR)$(UNITS)/dunnage.service
 	install -m644 manager/etc/dunnage.socket $(DESTDIR)$(UNITS)
 	for file in manager/etc/config.toml shim-vm/etc/shim-vm.toml; do \
@@ -233,7 +233,7 @@ uninstall: ## take it away from there, unless containers in VMs run; the configu
 	rm -rf $(DESTDIR)$(PREFIX)/lib/dunnage
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/dunnage bin/dunnage-image share/man/man1/dunnage.1 \
 		share/bash-completion/completions/dunnage share/zsh/site-functions/_dunnage \
-		share/fish/vendor_completions.d/dunnage.fish share/dunnage/grafana.json)
+		share/fish/vendor_completions.d/dunnage.fish share/dunnage/grafana.json share/dunnage/grafana-shims.json)
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/dunnage-*.1
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/man/man8/,$(NAME).8 $(VM_NAME).8)
 	rm -f $(addprefix $(DESTDIR)$(UNITS)/,dunnage.service dunnage.socket)

@@ -258,7 +258,8 @@ async fn create_in(
     request: &CreateTaskRequest,
     context: &Context,
 ) -> Result<CreateTaskResponse> {
-    let (vm, whole) = (&container.vm, Context::background());
+    let vm = &container.vm;
+    let whole = Context::background().traced(context.trace.clone());
     let made = async {
         let made = vm.ask(request, &whole).await?;
         // It is told before the answer.

@@ -11,6 +11,7 @@ use std::future::{Future, ready};
 use std::pin::Pin;
 use std::rc::Rc;
 use task::look::Look;
+use task::tally::Tally;
 
 /// The methods whose second field is the id of an exec.
 const OF_PROCESSES: [&str; 8] = [
@@ -37,6 +38,8 @@ pub struct Report {
     pub calls: Vec<OfCall>,
     #[serde(flatten)]
     pub engine: Look,
+    /// What it has done since it, or the image before it, was replaced.
+    pub tally: Tally,
 }
 
 /// A call that goes on.
@@ -104,6 +107,7 @@ impl Inspector {
             version: crate::version_and_revision(),
             calls: calls.into_iter().map(OfCall::from).collect(),
             engine: self.daemon.look(),
+            tally: Tally::now(),
         }
     }
 

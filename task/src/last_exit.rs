@@ -12,6 +12,7 @@ use crate::process::{Exit, Process};
 use crate::runtime::Runtime;
 use crate::service::Engine;
 use crate::state::State;
+use crate::tally;
 use protos::events::{TaskExit, TaskOom};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -69,6 +70,7 @@ impl<R: Runtime> Engine<R> {
         process: &Rc<Process>,
         exit: Exit,
     ) {
+        tally::exit();
         if exit.status == KILLED {
             container.ooms.ended(&container.id, process);
         }
@@ -179,6 +181,7 @@ impl<R: Runtime> Engine<R> {
 
     /// The kernel has killed a process of the container for want of memory (O1, O2).
     pub fn publish_oom(&self, container: &str) {
+        tally::oom();
         self.outbox.push(Event::Oom(TaskOom {
             container_id: container.to_owned(),
         }));

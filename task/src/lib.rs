@@ -55,6 +55,8 @@ pub mod signals;
 mod state;
 pub mod stdio;
 pub mod sys;
+pub mod tally;
+pub mod trace;
 
 pub use error::{Error, Result};
 pub use printable::printable;

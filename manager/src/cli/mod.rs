@@ -28,6 +28,7 @@ mod rename;
 mod run;
 mod seccomp;
 mod security;
+mod shim_metrics;
 mod shims;
 mod show;
 pub mod signal;
@@ -37,6 +38,7 @@ mod stdio;
 mod stop;
 mod tail;
 mod top;
+mod traced;
 mod users;
 mod verbs;
 mod watch;
@@ -133,6 +135,8 @@ enum Command {
     Info,
     /// Tell the versions
     Version,
+    /// List the shims of this machine, containerd's too, or tell their metrics
+    Shims(shims::Shims),
     /// Look for what hangs and why, leaked shims, orphan bundles, stale sockets and mounts
     Doctor {
         /// Clean up
@@ -257,7 +261,11 @@ impl Args {
                     .enable_all()
                     .build_local(Default::default());
                 let runtime = runtime.map_err(|e| e.to_string())?;
-                let code = runtime.block_on(self.ask(&config));
+                let code = match &self.command {
+                    // It needs no daemon.
+                    Command::Shims(shims) => runtime.block_on(shims.obey(self.json)),
+                    _ => runtime.block_on(self.ask(&config)),
+                };
                 // A thread may still wait for our stdin; nobody waits for it.
                 runtime.shutdown_background();
                 code
@@ -278,10 +286,14 @@ impl Args {
             Ok(client) => client,
             Err(e) => return Ok(run::exit_code(Err(e.into()))),
         };
-        match self.start(&client, config).await {
+        let (span, trace) = traced::command();
+        let client = client.traced(trace);
+        let code = match self.start(&client, config).await {
             Some(ran) => Ok(run::exit_code(ran)),
             None => self.manage(&client, config).await,
-        }
+        };
+        traced::ended(span, &code).await;
+        code
     }
 
     /// Does what a command says that starts a process, or watches one.
@@ -325,6 +337,7 @@ impl Args {
             | Command::Attach(_)
             | Command::Exec(_)
             | Command::Version
+            | Command::Shims(_)
             | Command::Check
             | Command::Daemon
             | Command::Image(_)

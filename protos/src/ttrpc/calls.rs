@@ -1,6 +1,8 @@
 //! The calls of a server that go on: what must be known of them to move them, or to tell of them.
 
 use super::service::{Waited, Waits};
+use super::trace::Trace;
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -19,6 +21,8 @@ pub(super) struct Call {
     /// Its caller has the answer, or gave up.
     pub is_answered: bool,
     pub waits: Waits,
+    /// On whose behalf it is made, if somebody traces that.
+    pub trace: Option<Rc<Trace>>,
 }
 
 impl Call {
@@ -35,6 +39,7 @@ impl Call {
             only_waits: false,
             is_answered: false,
             waits: Waits::default(),
+            trace: None,
         }
     }
 

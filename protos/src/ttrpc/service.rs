@@ -1,5 +1,6 @@
 //! What a server runs: services, the calls they see, and how long a caller waits.
 
+use super::trace::Trace;
 use crate::status::{Code, Status};
 use std::cell::RefCell;
 use std::future::Future;
@@ -37,6 +38,8 @@ pub trait Service {
 pub struct Context {
     pub(super) deadline: Option<Instant>,
     pub(super) closed: watch::Receiver<bool>,
+    /// On whose behalf it is made, if somebody traces that.
+    pub trace: Option<Rc<Trace>>,
     /// What the call waits for, the last last; `None`: it is nobody's call.
     pub(super) waits: Option<Waits>,
 }
@@ -104,6 +107,7 @@ impl Context {
         Self {
             deadline: None,
             closed: watch::channel(false).1,
+            trace: None,
             waits: None,
         }
     }
@@ -122,6 +126,14 @@ impl Context {
         Self {
             deadline: Instant::now().checked_add(time),
             ..Self::background()
+        }
+    }
+
+    /// This one, made on behalf of `trace`.
+    pub fn traced(&self, trace: Option<Rc<Trace>>) -> Self {
+        Self {
+            trace,
+            ..self.clone()
         }
     }
 

@@ -19,6 +19,7 @@ use crate::service::Engine;
 use crate::state::State;
 use crate::stdio::{self, Paths, check_lengths};
 use crate::sys;
+use crate::trace::{Kind, Span};
 use protos::task::CreateTaskRequest;
 use protos::ttrpc::Context;
 use std::rc::Rc;
@@ -76,7 +77,11 @@ impl Container<Oci> {
         let container = Rc::new(Self::new(request.id.clone(), bundle, init, own));
         let bundle = &container.bundle;
         if mounted {
+            let span = Span::of(context, "mount rootfs", Kind::Internal);
+            let context = &span.context(context);
             let mounted = rootfs::mount_all(reaper, context, bundle.rootfs(), mounts).await;
+            span.done(&mounted);
+            drop(span);
             mounted
                 .map_err(|e| Error::Refused(format!("failed to mount rootfs component: {e}")))?;
         }

@@ -34,5 +34,6 @@ mod stdio;
 mod sweep;
 mod task;
 mod terminal;
+mod trace;
 mod upgrade;
 mod wire;

@@ -39,6 +39,7 @@ mod sandbox;
 mod share;
 mod sockets;
 mod streams;
+mod trace;
 mod upgrade;
 
 use harness::bundle::Bundle;
