@@ -64,13 +64,15 @@ fn main() -> ExitCode {
     boot::power_off()
 }
 
-/// What the kernel runs as `modprobe -q -- fs-<type>` when somebody mounts a filesystem that it has
-/// no driver of.
+/// What the kernel runs as `modprobe -q -- NAME` when somebody mounts a filesystem, or makes a network
+/// device, that it has no driver of. What the image does not have is not there.
 fn modprobe(name: Option<&str>) -> ExitCode {
-    match name
-        .and_then(|name| name.strip_prefix("fs-"))
-        .map(boot::load)
-    {
+    let prefixes = ["fs-", "rtnl-link-"];
+    let driver = |name: &'_ str| {
+        let stripped = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
+        stripped.unwrap_or(name).to_owned()
+    };
+    match name.map(|name| boot::load(&driver(name))) {
         Some(Ok(())) => ExitCode::SUCCESS,
         Some(Err(why)) => {
             say(&format!("agent: {why}"));

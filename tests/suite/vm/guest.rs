@@ -1,6 +1,7 @@
 //! What a container finds in its guest, beside its files: time, limits, and an end.
 
 use crate::said;
+use harness::stdio::{Fifos, Stdio};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use serde_json::json;
 
@@ -60,5 +61,32 @@ fn the_first_words_of_a_panic_are_told() {
         let log = shim.log();
         let why = "Kernel panic - not syncing: sysrq triggered crash";
         assert_eq!(log.matches(why).count(), 1, "{log}");
+    });
+}
+
+/// Who may make network devices gets the drivers of those that containers make.
+#[test]
+fn bridges_and_pairs_are_there_for_who_may_make_them() {
+    crate::run(async |test| {
+        let may = json!(["CAP_NET_ADMIN"]);
+        let capabilities = json!({"bounding": may, "effective": may, "permitted": may});
+        let script = "exec 2>&1; brctl addbr one && ip link add two type bridge && ip link add three type dummy && \
+                      ip link add four type veth && \
+                      ip -o link | cut -d: -f2 | cut -d@ -f1 | tr -d '\\n'; \
+                      ip link add six type nonesuch 2>&1 | grep -c .";
+        let bundle = test.bundle("c").set("/process/capabilities", capabilities);
+        let sysfs = json!({"destination": "/sys", "type": "sysfs", "source": "sysfs"});
+        let bundle = bundle.mount(sysfs).sh(script).build();
+        let fifos = Fifos::new(test.dir().join("io"));
+        let (mut out, _err) = fifos.readers();
+        let shim = bundle.start().shim().await;
+        shim.create(bundle.create().output(&fifos)).await.unwrap();
+        shim.start("c", "").await.unwrap();
+        let told = out.text().await;
+        for name in ["one", "two", "three", "four"] {
+            assert!(told.contains(&format!(" {name}")), "{told}");
+        }
+        assert!(told.ends_with("1\n"), "{told}");
+        shim.stop().await;
     });
 }
