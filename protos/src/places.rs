@@ -15,3 +15,5 @@ pub fn rootfs(id: &str) -> String {
 pub const ANSWERED: &str = ".answered";
 /// Sockets at which the agent listens for the host's.
 pub const SOCKETS: &str = "/run/sockets";
+/// Copies of volumes that the host swaps: a directory for each.
+pub const MIRRORS: &str = "/run/mirrors";

@@ -3,6 +3,7 @@
 
 use crate::calls::alive;
 use crate::container::{GuestContainer, GuestProcess};
+use crate::mirrors::Mirrors;
 use crate::namespaces::{Anchor, Common};
 use crate::runtime::{Container, Engine, unimplemented, unknown};
 use crate::shared_vm::vm_for;
@@ -189,7 +190,8 @@ async fn share(
             let added = share.add_volume(id, volume, context).await;
             let (path, is_dir) = added.map_err(failed)?;
             volumes.extend(is_dir.then(|| path.clone()));
-            path
+            let mirror = Mirrors::of(vm, volume, &path, context).await;
+            mirror.unwrap_or(path)
         };
         sockets.push(inside.map_err(failed)?);
         log::debug!("{id}: {} is {path}", source.display());

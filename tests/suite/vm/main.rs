@@ -38,6 +38,7 @@ mod sandbox;
 mod share;
 mod sockets;
 mod streams;
+mod swaps;
 mod upgrade;
 
 use harness::bundle::Bundle;
