@@ -58,7 +58,7 @@ setup: ## get what building and testing need (Debian 12 or 13, as root)
 
 .PHONY: build
 build: ## make the shims and dunnage in target/dist, static release builds
-	$(call BUILD,shim-runc shim-vm guest manager deploy)
+	$(call BUILD,$(TOGETHER))
 	$(call BUILD,image)
 	$(call PUT,$(NAME))
 	$(call PUT,$(VM_NAME))
@@ -71,10 +71,11 @@ CARGO_DIR = $(or $(CARGO_HOME),$(HOME)/.cargo)
 REMAP = $(foreach dir,$(CARGO_DIR)=/cargo $(CURDIR)=/dunnage $(abspath $(or $(CARGO_TARGET_DIR),target))=/dunnage/target,\
 	--remap-path-prefix=$(dir))
 
-# BUILD <packages>; PUT <program>: into target/dist, if it is another. Packages that are built together
-# have the features of their crates that any of them needs: what gets images is built alone.
+# BUILD <packages> [flags]; PUT <program>: into target/dist, if it is another. Packages that are built
+# together have the features of their crates that any of them needs: what gets images is built alone.
+TOGETHER := shim-runc shim-vm guest manager deploy
 BUILD = DUNNAGE_REVISION=$(REVISION) RUSTFLAGS='$(strip $(RUSTFLAGS) $(STATIC) $(REMAP))' \
-	$(CARGO) build --release --locked --target $(HOST) $(addprefix -p ,$(1))
+	$(CARGO) build --release --locked --target $(HOST) $(addprefix -p ,$(1)) $(2)
 PUT = @mkdir -p target/dist && { cmp -s $(BUILT)/$(1) target/dist/$(1) || install -m755 $(BUILT)/$(1) target/dist/$(1); }
 
 # What of the suite is tried with the other OCI runtimes in `make test`.
@@ -171,7 +172,7 @@ lint-crates:
 
 .PHONY: lint-shell
 lint-shell:
-	shellcheck .ci/run $$(git ls-files '*.sh' 'release/debian/*/p*' '*/dunnage-select')
+	shellcheck .ci/run $$(git ls-files '*.sh' 'release/debian/*/p*' 'release/*/dunnage-select')
 
 .PHONY: protos
 protos: ## generate the code that speaks the interfaces anew, after a change of a .proto file
@@ -218,7 +219,7 @@ install: $(DIST) $(VM_DIST) $(MANAGER) $(IMAGE) $(GUEST)/distro/guest.toml ## in
 	$(MANAGER) completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/dunnage
 	$(MANAGER) completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_dunnage
 	$(MANAGER) completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/dunnage.fish
-	install -m644 manager/etc/grafana.json $(DESTDIR)$(PREFIX)/share/dunnage
+	install -m644 manager/etc/grafana.json manager/etc/grafana-shims.json $(DESTDIR)$(PREFIX)/share/dunnage
 	sed 's|/usr/local|$(PREFIX)|' manager/etc/dunnage.service >$(DESTDIR)$(UNITS)/dunnage.service
 	install -m644 manager/etc/dunnage.socket $(DESTDIR)$(UNITS)
 	for file in manager/etc/config.toml shim-vm/etc/shim-vm.toml; do \
@@ -227,11 +228,12 @@ install: $(DIST) $(VM_DIST) $(MANAGER) $(IMAGE) $(GUEST)/distro/guest.toml ## in
 		install -m644 manager/etc/dunnage.conflist $(DESTDIR)/etc/dunnage/net.d
 
 .PHONY: uninstall
-uninstall: ## take it away from there; the configuration stays
+uninstall: ## take it away from there, unless containers in VMs run; the configuration stays
+	$(if $(DESTDIR),rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(NAME) $(VM_NAME)),release/uninstall.sh $(PREFIX)/bin)
 	rm -rf $(DESTDIR)$(PREFIX)/lib/dunnage
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/$(NAME) bin/$(VM_NAME) bin/dunnage bin/dunnage-image share/man/man1/dunnage.1 \
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/dunnage bin/dunnage-image share/man/man1/dunnage.1 \
 		share/bash-completion/completions/dunnage share/zsh/site-functions/_dunnage \
-		share/fish/vendor_completions.d/dunnage.fish share/dunnage/grafana.json)
+		share/fish/vendor_completions.d/dunnage.fish share/dunnage/grafana.json share/dunnage/grafana-shims.json)
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/dunnage-*.1
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/man/man8/,$(NAME).8 $(VM_NAME).8)
 	rm -f $(addprefix $(DESTDIR)$(UNITS)/,dunnage.service dunnage.socket)
@@ -244,17 +246,22 @@ dist: setup build guest ## make a release in target/release: archive, checksums,
 deb: setup build guest ## make Debian packages in target/release
 	release/deb.sh
 
+.PHONY: rpm
+rpm: setup build guest ## make RPM packages in target/release
+	release/rpm.sh
+
 .PHONY: deploy
 deploy: setup build guest ## make the image that puts the shims on nodes of Kubernetes, in target/release
 	release/image.sh
 
 .PHONY: reproducible
-reproducible: ## build a release in two directories and compare them; ONLY=shim-runc for its program alone
+reproducible: ## build a release in two directories and compare them; ONLY="NAMES" for those programs and target/dist
 	ONLY='$(ONLY)' tests/reproducible.sh
 
+# Programs of the suite, with the features that they have when all are built.
 .PHONY: build-only
 build-only:
-	$(call BUILD,$(ONLY))
+	$(call BUILD,$(TOGETHER),$(addprefix --bin ,$(ONLY)))
 
 .PHONY: clean
 clean: ## remove all that was built and unpacked

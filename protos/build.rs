@@ -10,6 +10,7 @@ const FILES: &[&str] = &[
     "cgroups/v2/metrics.proto",
     "dunnage/cri/v1/pod.proto",
     "dunnage/guest/v1/guest.proto",
+    "dunnage/shim/v1/bootstrap.proto",
     "dunnage/shim/v1/inspect.proto",
     "dunnage/shim/v1/upgrade.proto",
     "dunnage/v1/journal.proto",

@@ -329,6 +329,8 @@ needs=(
     'test   iproute2                   ip'
     'test   jq                         jq'
     'test   e2fsprogs                  mkfs.ext4'
+    'test   erofs-utils                mkfs.erofs'
+    'test   cryptsetup-bin             veritysetup'
     'test   fuse3                      fusermount3'
     'test   fuse-overlayfs             fuse-overlayfs'
     'test   iptables                   iptables'
@@ -338,6 +340,7 @@ needs=(
     'test   g++                        g++'
     'test   debian-archive-keyring     keyring'
     'test   lintian                    lintian'
+    'test   rpm                        rpmbuild rpm'
 )
 
 # works <program>: whether it is there and can be used.

@@ -10,9 +10,13 @@ usage: dunnage-node install|uninstall [flags]
   --from DIR     what is installed: bin, lib (the directory above this program's)
   --to DIR       where, on the node (/opt/dunnage)
   --config FILE  containerd's configuration, on the node (/etc/containerd/config.toml)
+  --crio DIR     CRI-O's configuration, on the node, as /etc/crio: it is told of the runtimes, and
+                 not containerd
+  --features DIR where node-feature-discovery reads of the node's features, on the node: it makes
+                 a label dunnage.io/vm=kvm or =tcg of what is written there
   --vm WORD      containers in VMs: kvm, tcg, no, or what is found on the node (auto)
-  --restart      have containerd read a configuration that was changed: end it, and wait
-                 until the node has started it again
+  --restart      have a configuration read that was changed: end containerd, and wait until the
+                 node has started it again; CRI-O reads it without an end
   --stay         do not end, until SIGTERM
   --version";
 
@@ -49,6 +53,9 @@ pub struct Arguments {
     pub from: PathBuf,
     pub to: PathBuf,
     pub config: PathBuf,
+    /// Instead of containerd's configuration.
+    pub crio: Option<PathBuf>,
+    pub features: Option<PathBuf>,
     vm: Option<Vm>,
     pub restart: bool,
     pub stay: bool,
@@ -66,6 +73,8 @@ impl Arguments {
             from: above.unwrap_or(Path::new("/")).to_owned(),
             to: "/opt/dunnage".into(),
             config: "/etc/containerd/config.toml".into(),
+            crio: None,
+            features: None,
             vm: None,
             restart: false,
             stay: false,
@@ -94,6 +103,8 @@ impl Arguments {
                 "--from" => it.from = value()?.into(),
                 "--to" => it.to = absolute(&flag, value()?)?,
                 "--config" => it.config = absolute(&flag, value()?)?,
+                "--crio" => it.crio = Some(absolute(&flag, value()?)?),
+                "--features" => it.features = Some(absolute(&flag, value()?)?),
                 "--vm" => it.vm = vm(&value()?)?,
                 "--restart" => it.restart = true,
                 "--stay" => it.stay = true,
@@ -106,6 +117,11 @@ impl Arguments {
     /// Where a path of the node is for this program.
     pub fn seen(&self, path: &Path) -> PathBuf {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// What is told of the runtimes.
+    pub fn configured(&self) -> &Path {
+        self.crio.as_deref().unwrap_or(&self.config)
     }
 
     /// Where the programs go.
@@ -165,6 +181,7 @@ mod tests {
             ("install --to", "--to needs a value"),
             ("install --to opt", "\"opt\""),
             ("install --to /opt/a\"b", "absolute path of"),
+            ("install --crio etc", "\"etc\""),
             ("install --vm yes", "\"yes\""),
         ] {
             let error = parse(line).unwrap_err().to_string();

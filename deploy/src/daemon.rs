@@ -1,5 +1,6 @@
 //! Processes of the node, as /proc of its pid namespace has them: containerd, which is ended so that
-//! the node starts it again, and whoever runs what was installed.
+//! the node starts it again, CRI-O, which reads its configuration when it is told to, and whoever
+//! runs what was installed.
 
 use crate::failure::{Failure, Result, io};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -9,6 +10,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+/// How the kernel calls them.
+const CONTAINERD: &str = "containerd";
+const CRIO: &str = "crio";
 /// How long the node may take to start it again: systemd waits five seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -18,18 +22,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// # Errors
 /// If there is none, or if no other one comes.
 pub fn restart() -> Result<()> {
-    let old = daemons()?;
-    if old.is_empty() {
-        let why = "it is not in this pid namespace: the pod needs hostPID";
-        return Err(Failure::Daemon(why.into()));
-    }
-    for pid in &old {
-        kill(Pid::from_raw(*pid), Signal::SIGTERM)
-            .map_err(|e| Failure::Daemon(format!("SIGTERM to {pid}: {e}")))?;
-    }
+    let old = told(CONTAINERD, Signal::SIGTERM)?;
     let mut waited = Duration::ZERO;
     while waited < PATIENCE {
-        let now = daemons()?;
+        let now = daemons(CONTAINERD)?;
         if !now.is_empty() && now.is_disjoint(&old) {
             return Ok(());
         }
@@ -37,7 +33,29 @@ pub fn restart() -> Result<()> {
         waited += LOOK_EVERY;
     }
     let why = format!("nobody started it again within {} s", PATIENCE.as_secs());
-    Err(Failure::Daemon(why))
+    Err(Failure::Daemon(CONTAINERD, why))
+}
+
+/// Has CRI-O read its configuration; nothing ends.
+///
+/// # Errors
+/// If there is none.
+pub fn reload_crio() -> Result<()> {
+    told(CRIO, Signal::SIGHUP).map(|_| ())
+}
+
+/// The processes of that name, which were sent `signal`.
+fn told(name: &'static str, signal: Signal) -> Result<BTreeSet<i32>> {
+    let pids = daemons(name)?;
+    if pids.is_empty() {
+        let why = "it is not in this pid namespace: the pod needs hostPID";
+        return Err(Failure::Daemon(name, why.into()));
+    }
+    for pid in &pids {
+        kill(Pid::from_raw(*pid), signal)
+            .map_err(|e| Failure::Daemon(name, format!("{signal} to {pid}: {e}")))?;
+    }
+    Ok(pids)
 }
 
 /// Until somebody ends this program.
@@ -45,7 +63,7 @@ pub fn stay() -> Result<()> {
     let mut ends = SigSet::empty();
     ends.add(Signal::SIGTERM);
     ends.add(Signal::SIGINT);
-    let failed = |e| Failure::Daemon(format!("waiting for a signal: {e}"));
+    let failed = |e| Failure::Daemon("signals", format!("they cannot be waited for: {e}"));
     ends.thread_block().map_err(failed)?;
     ends.wait().map_err(failed)?;
     Ok(())
@@ -57,10 +75,11 @@ pub fn users_of(bin: &Path) -> Result<usize> {
     Ok(all()?.iter().filter(|pid| runs(pid)).count())
 }
 
-fn daemons() -> Result<BTreeSet<i32>> {
-    let name = |pid: i32| fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+fn daemons(name: &str) -> Result<BTreeSet<i32>> {
+    let line = format!("{name}\n").into_bytes();
+    let comm = |pid: i32| fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     let pids = all()?.into_iter();
-    Ok(pids.filter(|pid| name(*pid) == b"containerd\n").collect())
+    Ok(pids.filter(|pid| comm(*pid) == line).collect())
 }
 
 /// The first word of its command line, which needs no privilege to be read.

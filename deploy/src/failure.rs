@@ -16,8 +16,8 @@ pub enum Failure {
     Config { path: String, why: String },
     #[error("{0}: they have to end first")]
     InUse(String),
-    #[error("containerd: {0}")]
-    Daemon(String),
+    #[error("{0}: {1}")]
+    Daemon(&'static str, String),
 }
 
 /// For `map_err`: what an operation on `path` ended with.

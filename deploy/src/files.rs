@@ -38,7 +38,7 @@ pub fn remove(to: &Path) -> Result<()> {
         gone(fs::remove_file(to.join("bin").join(name)), to)?;
     }
     gone(fs::remove_dir_all(to.join(GUEST)), to)?;
-    for dir in ["lib/dunnage", "lib", "bin", ""] {
+    for dir in ["lib/dunnage", "lib", "bin", "etc", ""] {
         match fs::remove_dir(to.join(dir)) {
             Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => {}
             // It may be what is mounted, in a directory that nobody can write to.

@@ -1,18 +1,24 @@
-//! `dunnage-node install|uninstall`: puts the shims on a node, where containerd serves Kubernetes,
-//! and takes them off again, with no pod touched.
+//! `dunnage-node install|uninstall`: puts the shims on a node, where containerd or CRI-O serves
+//! Kubernetes, and takes them off again, with no pod touched.
 //!
 //! ```text
-//! main    what was asked for, and the two orders of doing it
-//! files   the programs and the guest image: whole or not at all
-//! config  containerd's configuration: a block of text, or a file that it imports
-//! daemon  the processes that matter: containerd, and shims of ours
+//! main        what was asked for, and the two orders of doing it
+//! files       the programs and the guest image: whole or not at all
+//! containerd  its configuration: a block of text, or a file that it imports
+//! crio        CRI-O's: a file among its drop-ins
+//! features    what the node can do, for node-feature-discovery
+//! config      a configuration file, replaced in one step
+//! daemon      the processes that matter: containerd, CRI-O, and shims of ours
 //! ```
 //! It runs as a container that sees a few of the node's directories below `--root`, and needs no shell.
 
 mod arguments;
 mod config;
+mod containerd;
+mod crio;
 mod daemon;
 mod failure;
+mod features;
 mod files;
 
 use arguments::{Action, Arguments};
@@ -61,15 +67,25 @@ fn install(arguments: &Arguments) -> Result<()> {
     ));
     let vm = arguments.vm();
     say(&format!("containers in VMs: {vm}"));
-    let changed = config::register(arguments)?;
-    told_and_restarted(arguments, changed)
+    let changed = match &arguments.crio {
+        Some(dir) => crio::register(arguments, dir)?,
+        None => containerd::register(arguments)?,
+    };
+    told_and_restarted(arguments, changed)?;
+    // Pods that want a VM may come from now on.
+    features::tell(arguments)?;
+    Ok(())
 }
 
 /// Nothing, as long as somebody uses it: containerd runs no exec in a pod whose runtime it does not
 /// know. Then the configuration: nothing new may begin with what is removed.
 fn uninstall(arguments: &Arguments) -> Result<()> {
+    features::forget(arguments)?;
     nobody_uses(&arguments.to)?;
-    let changed = config::forget(arguments)?;
+    let changed = match &arguments.crio {
+        Some(dir) => crio::forget(arguments, dir)?,
+        None => containerd::forget(arguments)?,
+    };
     told_and_restarted(arguments, changed)?;
     // Who was faster.
     nobody_uses(&arguments.to)?;
@@ -89,16 +105,20 @@ fn nobody_uses(place: &Path) -> Result<()> {
 }
 
 fn told_and_restarted(arguments: &Arguments, changed: bool) -> Result<()> {
-    let what = match (changed, arguments.restart) {
-        (false, _) => "is as it was",
-        (true, false) => "is changed: restart containerd",
-        (true, true) => "is changed: containerd is restarted",
+    let crio = arguments.crio.is_some();
+    let what = match (changed, arguments.restart, crio) {
+        (false, ..) => "is as it was",
+        (true, false, false) => "is changed: restart containerd",
+        (true, true, false) => "is changed: containerd is restarted",
+        (true, false, true) => "is changed: have CRI-O read it, by SIGHUP",
+        (true, true, true) => "is changed: CRI-O reads it",
     };
-    say(&format!("{}: {what}", arguments.config.display()));
-    if changed && arguments.restart {
-        daemon::restart()?;
+    say(&format!("{}: {what}", arguments.configured().display()));
+    match (changed && arguments.restart, crio) {
+        (false, _) => Ok(()),
+        (true, false) => daemon::restart(),
+        (true, true) => daemon::reload_crio(),
     }
-    Ok(())
 }
 
 /// A line for the pod's log.

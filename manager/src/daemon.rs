@@ -41,6 +41,7 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), String> {
     // The sockets first: their numbers are known only until something else is opened.
     let sockets = Sockets::inherited();
     logger::start(&config);
+    task::trace::start("dunnage", crate::VERSION, &[]);
     task::sys::limits::raise_open_files();
     let runtime = Builder::new_current_thread()
         .enable_all()

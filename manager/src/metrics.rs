@@ -7,6 +7,7 @@ use protos::task::{StatsRequest, StatsResponse};
 use protos::{Any, Message, any, vm};
 use std::fmt::Write;
 use std::path::Path;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,29 +41,44 @@ pub async fn serve(manager: &Rc<Manager>) -> Result<(), String> {
     if address.is_empty() {
         return Ok(());
     }
-    let manager = Rc::clone(manager);
     if address.starts_with('/') {
         let made = crate::sockets::make_way(Path::new(&address));
         made.map_err(|e| format!("metrics.address: {e}"))?;
-        if let Some(listener) = listens(UnixListener::bind(&address), &address) {
-            let accepted = async move || Ok(listener.accept().await?.0);
-            spawn_local(answer_all(manager, accepted));
-        }
-    } else if let Some(listener) = listens(TcpListener::bind(&address).await, &address) {
-        let accepted = async move || Ok(listener.accept().await?.0);
-        spawn_local(answer_all(manager, accepted));
+    }
+    let manager = Rc::clone(manager);
+    let page: Page = Rc::new(move || {
+        let manager = Rc::clone(&manager);
+        Box::pin(async move { text(&manager).await })
+    });
+    // Containers matter more than their numbers: the daemon goes on without an address for them.
+    if let Err(e) = listen(&address, page).await {
+        log::warn!("metrics.address {address:?}: {e}: there are no metrics");
     }
     Ok(())
 }
 
-/// Containers matter more than their numbers: the daemon goes on without an address for them.
-fn listens<L>(bound: std::io::Result<L>, address: &str) -> Option<L> {
-    let refused = |e| log::warn!("metrics.address {address:?}: {e}: there are no metrics");
-    bound.map_err(refused).ok()
+/// Makes the text that is told whenever somebody asks.
+pub type Page = Rc<dyn Fn() -> Pin<Box<dyn Future<Output = String>>>>;
+
+/// Answers with `page` from now on whoever asks at `address`, `HOST:PORT` or a path.
+///
+/// # Errors
+/// If it can't be listened at.
+pub async fn listen(address: &str, page: Page) -> std::io::Result<()> {
+    if address.starts_with('/') {
+        let listener = UnixListener::bind(address)?;
+        let accepted = async move || Ok(listener.accept().await?.0);
+        spawn_local(answer_all(page, accepted));
+    } else {
+        let listener = TcpListener::bind(address).await?;
+        let accepted = async move || Ok(listener.accept().await?.0);
+        spawn_local(answer_all(page, accepted));
+    }
+    Ok(())
 }
 
 /// Answers whoever is accepted, for ever.
-async fn answer_all<S>(manager: Rc<Manager>, accepted: impl AsyncFn() -> std::io::Result<S>)
+async fn answer_all<S>(page: Page, accepted: impl AsyncFn() -> std::io::Result<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -70,7 +86,7 @@ where
     loop {
         let turn = Arc::clone(&turns).acquire_owned().await;
         match accepted().await {
-            Ok(stream) => drop(spawn_local(answer(Rc::clone(&manager), stream, turn))),
+            Ok(stream) => drop(spawn_local(answer(Rc::clone(&page), stream, turn))),
             // Out of files, most likely: that passes.
             Err(e) => {
                 log::warn!("metrics: accept: {e}");
@@ -81,7 +97,7 @@ where
 }
 
 /// `turn` ends with it.
-async fn answer<T>(manager: Rc<Manager>, mut stream: impl AsyncRead + AsyncWrite + Unpin, turn: T) {
+async fn answer<T>(page: Page, mut stream: impl AsyncRead + AsyncWrite + Unpin, turn: T) {
     let exchange = async {
         let mut request = Vec::new();
         let mut part = [0; 512];
@@ -91,7 +107,7 @@ async fn answer<T>(manager: Rc<Manager>, mut stream: impl AsyncRead + AsyncWrite
                 _ => break,
             }
         }
-        let text = text(&manager).await;
+        let text = page().await;
         let head =
             "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close\r\n";
         let answer = format!("{head}Content-Length: {}\r\n\r\n{text}", text.len());
@@ -103,14 +119,25 @@ async fn answer<T>(manager: Rc<Manager>, mut stream: impl AsyncRead + AsyncWrite
 }
 
 /// A family: its name, what it is, and what its numbers mean.
-type Family = (&'static str, &'static str, &'static str);
+pub type Family = (&'static str, &'static str, &'static str);
 
 /// Families in the order they are first told of, and their lines.
 #[derive(Default)]
-struct Families(Vec<(Family, String)>);
+pub struct Families(Vec<(Family, String)>);
 
 impl Families {
-    fn add(&mut self, family: Family, labels: &str, value: impl std::fmt::Display) {
+    pub fn add(&mut self, family: Family, labels: &str, value: impl std::fmt::Display) {
+        self.add_as(family, "", labels, value);
+    }
+
+    /// A line of a family whose name has this ending there, as those of histograms have.
+    pub fn add_as(
+        &mut self,
+        family: Family,
+        ending: &str,
+        labels: &str,
+        value: impl std::fmt::Display,
+    ) {
         let known = self.0.iter().position(|(of, _)| *of == family);
         let at = known.unwrap_or_else(|| {
             self.0.push((family, String::new()));
@@ -120,10 +147,10 @@ impl Families {
             "" => String::new(),
             labels => format!("{{{labels}}}"),
         };
-        let _ = writeln!(self.0[at].1, "{}{labels} {value}", family.0);
+        let _ = writeln!(self.0[at].1, "{}{ending}{labels} {value}", family.0);
     }
 
-    fn text(self) -> String {
+    pub fn text(self) -> String {
         let text = |((name, kind, help), lines): (Family, String)| {
             format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{lines}")
         };

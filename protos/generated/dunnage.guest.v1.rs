@@ -244,6 +244,8 @@ pub struct PutBundleRequest {
     pub shared_memory: ::prost::alloc::vec::Vec<SharedMemory>,
     #[prost(string, repeated, tag = "4")]
     pub volumes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "6")]
+    pub root: ::prost::alloc::vec::Vec<RootLayer>,
 }
 impl ::prost::Name for PutBundleRequest {
     const NAME: &'static str = "PutBundleRequest";
@@ -253,6 +255,59 @@ impl ::prost::Name for PutBundleRequest {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/dunnage.guest.v1.PutBundleRequest".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RootLayer {
+    #[prost(message, optional, tag = "1")]
+    pub mount: ::core::option::Option<super::super::super::containerd::types::Mount>,
+    #[prost(message, repeated, tag = "2")]
+    pub dirs: ::prost::alloc::vec::Vec<Directory>,
+    #[prost(message, optional, tag = "3")]
+    pub verity: ::core::option::Option<Verity>,
+}
+impl ::prost::Name for RootLayer {
+    const NAME: &'static str = "RootLayer";
+    const PACKAGE: &'static str = "dunnage.guest.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "dunnage.guest.v1.RootLayer".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/dunnage.guest.v1.RootLayer".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Directory {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub mode: u32,
+}
+impl ::prost::Name for Directory {
+    const NAME: &'static str = "Directory";
+    const PACKAGE: &'static str = "dunnage.guest.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "dunnage.guest.v1.Directory".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/dunnage.guest.v1.Directory".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Verity {
+    #[prost(string, tag = "1")]
+    pub root_hash: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub hash_offset: u64,
+}
+impl ::prost::Name for Verity {
+    const NAME: &'static str = "Verity";
+    const PACKAGE: &'static str = "dunnage.guest.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "dunnage.guest.v1.Verity".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/dunnage.guest.v1.Verity".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

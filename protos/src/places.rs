@@ -11,6 +11,11 @@ pub const ROOTFS: &str = "rootfs";
 pub fn rootfs(id: &str) -> String {
     format!("{SHARE}/{id}/{ROOTFS}")
 }
+/// Root filesystems that the guest mounts itself.
+pub const ROOTS: &str = "/run/roots";
+/// In the directory of one: what comes of its mounts.
+pub const TOP: &str = "top";
+
 /// A file in the share with something in it: who has read it has an answer.
 pub const ANSWERED: &str = ".answered";
 /// Sockets at which the agent listens for the host's.

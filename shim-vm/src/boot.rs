@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use task::aside;
 use task::reaper::Reaper;
 use task::record;
+use task::trace::{Kind, Span};
 
 /// How long QEMU may take to end by itself, after a boot that failed or the end of the link, the file
 /// server to end after it, and what they said to arrive.
@@ -92,6 +93,9 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
     };
     let program = program::find(&config.qemu, reaper).await?;
     let user = users::take(config.first_user, config.users)?;
+    let span = Span::of(purpose.context, "vm boot", Kind::Internal);
+    span.set("vm.accelerator", format!("{:?}", purpose.accel));
+    let context = span.context(purpose.context);
     // Before there is any of it.
     place::record(dir, &[], &holds).map_err(|e| e.to_string())?;
     let pod = Pod::make(&purpose.place, config.overhead()).await?;
@@ -139,8 +143,12 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
             qemu.set(pids[0]);
             place::record(dir, &pids, &holds).map_err(|e| e.to_string())
         };
-        parts.come_up(request, record, given_up, reaper).await
+        parts
+            .come_up(request, record, given_up, (reaper, &context))
+            .await
     };
+    span.done(&up);
+    drop(span);
     match up {
         Ok(ready) => {
             parts.localhost = localhost.await;
@@ -157,9 +165,10 @@ impl Parts {
         request: ConfigureRequest,
         record: impl Fn([u32; 2]) -> Result<(), String>,
         mut given_up: impl Future<Output = String> + Unpin,
-        reaper: &Reaper,
+        (reaper, context): (&Reaper, &Context),
     ) -> Result<Ready, String> {
         let started = Instant::now();
+        let span = Span::of(context, "vm processes", Kind::Internal);
         let runs = async {
             self.files.runs().await?;
             let socket = self.machine.boot(reaper).await?;
@@ -172,10 +181,12 @@ impl Parts {
             runs = runs => Ok(runs?),
             why = &mut given_up => Err(why),
         };
+        span.done(&runs);
+        drop(span);
         let (socket, pids) = runs.inspect_err(|_| self.machine.kill())?;
         let ready = async {
             tokio::try_join!(
-                ready(socket, &self.doom, request, started),
+                ready(socket, &self.doom, request, started, context),
                 self.pod.join(pids)
             )
         };
@@ -234,12 +245,16 @@ async fn ready(
     doom: &Doom,
     request: ConfigureRequest,
     started: Instant,
+    context: &Context,
 ) -> Result<Ready, String> {
+    let span = Span::of(context, "vm kernel", Kind::Internal);
     let link = Link::host();
     link::run(&link, &socket, doom).map_err(|e| format!("link: {e}"))?;
     let notices = Rc::new(Notices::new(link.first(), Vec::new(), 0));
     let hello = notices.hello().await?;
     let heard_after = started.elapsed();
+    drop(span);
+    let _span = Span::of(context, "vm configure", Kind::Internal);
     let stream = link.open();
     let calls = stream.number();
     let client = link::client(&link, stream, 0, doom);

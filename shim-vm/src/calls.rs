@@ -1,6 +1,5 @@
 //! The calls that are the guest's to do: asked of it, and answered without what is only its own.
 
-use crate::config::Wanted;
 use crate::container::{GuestContainer, GuestProcess};
 use crate::limits::Limits;
 use crate::overhead;
@@ -99,11 +98,7 @@ pub async fn update(
 ) -> Result<()> {
     let (pod, id) = (&container.vm.pod, &container.id);
     let limits = Limits::of(&resources).and_then(|update| pod.updated(id, &update));
-    // A quota beyond the processors that are there is none: so it is on any machine.
-    let wanted = Wanted {
-        vcpus: None,
-        ..wants::of(&json!({"linux": {"resources": &resources}}))
-    };
+    let wanted = wants::of(&json!({"linux": {"resources": &resources}}));
     let limits = limits.and_then(|limits| container.vm.shape.admits(&wanted).map(|()| limits));
     let limits = limits.map_err(|why| Status::new(Code::InvalidArgument, why))?;
     take_what_is_the_hosts(&mut resources);

@@ -14,10 +14,12 @@ use task::record::{ADOPT, ON_SHIM_DEATH};
 
 /// Where the file is, unless `DUNNAGE_VM_CONFIG` says otherwise.
 const FILE: &str = "/etc/dunnage/shim-vm.toml";
-pub const PREFIX: &str = "io.dunnage.vm.";
+const PREFIX: &str = "io.dunnage.vm.";
 /// Annotations that are allowed unless the file has a list: none of them gives a container's owner
 /// anything of the host's.
-const ALLOWED: [&str; 4] = ["memory", "vcpus", "accel", "debug_console"];
+const ALLOWED: [&str; 5] = ["memory", "vcpus", "accel", "debug_console", WRITABLE];
+/// The annotation that is about a container, and not about its VM.
+const WRITABLE: &str = "writable";
 /// What a VM has, and the least a guest boots with, in MiB.
 const MEMORY: u64 = 512;
 const LEAST_MEMORY: u64 = 96;
@@ -40,6 +42,18 @@ pub enum Accel {
     Auto,
     Kvm,
     Tcg,
+}
+
+/// Where what a container writes to its root filesystem goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Writable {
+    /// Where containerd's mounts say.
+    Host,
+    /// Into the guest's memory.
+    Memory,
+    /// Into a filesystem of its own, a file beside the directory that containerd's mounts name.
+    File,
 }
 
 /// What becomes of a VM whose shim was killed.
@@ -93,6 +107,9 @@ pub struct Config {
     pub overhead_cpu: u64,
     /// The most files that the server of a VM's files has open: one for each that the guest knows.
     pub max_open_files: u64,
+    pub writable: Writable,
+    /// How large such a file may become, in MiB.
+    pub writable_size: u64,
     /// The users that VMs run as, each another: this one and those after it, so many.
     pub first_user: u32,
     pub users: u32,
@@ -121,6 +138,8 @@ impl Default for Config {
             overhead_memory: 384,
             overhead_cpu: 25,
             max_open_files: 1 << 20,
+            writable: Writable::Host,
+            writable_size: 10 << 10,
             first_user: 0x7000_0000,
             users: 1 << 16,
         }
@@ -135,6 +154,17 @@ pub struct Wanted {
     /// Processors, rounded up.
     pub vcpus: Option<u32>,
     pub annotations: HashMap<String, String>,
+}
+
+impl Wanted {
+    /// The annotations of ours that a VM is booted with.
+    pub fn of_the_machine(&self) -> impl Iterator<Item = (&String, &String)> {
+        let ours = |key: &str| {
+            key.strip_prefix(PREFIX)
+                .is_some_and(|name| name != WRITABLE)
+        };
+        self.annotations.iter().filter(move |(key, _)| ours(key))
+    }
 }
 
 impl Config {
@@ -203,6 +233,7 @@ impl Config {
         within("overhead_cpu", self.overhead_cpu, 0, 100_000, "")?;
         let files = self.max_open_files;
         within("max_open_files", files, LEAST_FILES, 1 << 30, "")?;
+        within("writable_size", self.writable_size, 1, MOST_MEMORY, " MiB")?;
         let sockets = self.sockets.len() as u64;
         within("sockets", sockets, 0, MOST_SOCKETS, "")?;
         if let Some(path) = self.sockets.iter().find(|path| path.is_relative()) {
@@ -285,6 +316,14 @@ impl Config {
                     _ => return Err("not auto, kvm or tcg".into()),
                 }
             }
+            WRITABLE => {
+                self.writable = match value {
+                    "host" => Writable::Host,
+                    "memory" => Writable::Memory,
+                    "file" => Writable::File,
+                    _ => return Err("not host, memory or file".into()),
+                }
+            }
             "debug_console" => {
                 let switch = value.parse();
                 self.debug_console = switch.map_err(|_| "not true or false".to_owned())?;
@@ -321,80 +360,4 @@ fn absolute(value: &str) -> Result<PathBuf, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wrong_settings_are_named() {
-        for (text, named) in [
-            ("memory = 1", "memory = 1: not within 96"),
-            ("vcpus = 0", "vcpus = 0: not within 1"),
-            ("accel = \"xen\"", "accel"),
-            ("memroy = 512", "memroy"),
-            (
-                "max_memory = 600\nmemory = 601",
-                "memory = 601: not within 96 to 600 MiB",
-            ),
-            ("max_vcpus = 2\nvcpus = 3", "vcpus = 3: not within 1 to 2"),
-            ("first_user = 0", "first_user = 0"),
-            (
-                "max_open_files = 100",
-                "max_open_files = 100: not within 4096 to",
-            ),
-            (
-                "first_user = 4294967290\nusers = 6",
-                "users = 6: not within 1 to 5",
-            ),
-        ] {
-            let why = Config::parse(text).unwrap_err();
-            assert!(why.contains(named), "{text}: {why}");
-        }
-        assert_eq!(Config::parse("accel = \"tcg\"").unwrap().accel, Accel::Tcg);
-    }
-
-    #[test]
-    fn limits_make_defaults_and_annotations_win() {
-        let annotated = |list: &[(&str, &str)], memory| Wanted {
-            memory,
-            vcpus: Some(3),
-            annotations: list
-                .iter()
-                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-                .collect(),
-        };
-        let config = Config {
-            max_memory: 2048,
-            max_vcpus: 4,
-            ..Config::default()
-        };
-        let plain = config.wanted(&annotated(&[("other", "x")], Some(1 << 30)));
-        let plain = plain.unwrap();
-        assert_eq!((plain.memory, plain.vcpus), (1024 + GUEST_SHARE, 3));
-        let small = config.wanted(&annotated(&[], Some(1 << 20))).unwrap();
-        assert_eq!(small.memory, 512);
-        let set = [
-            ("io.dunnage.vm.memory", "256"),
-            ("io.dunnage.vm.accel", "tcg"),
-        ];
-        let set = config.wanted(&annotated(&set, Some(1 << 30))).unwrap();
-        assert_eq!((set.memory, set.accel), (256, Accel::Tcg));
-        let refused = |key: &str, value: &str| {
-            let wanted = annotated(&[(key, value)], None);
-            config.wanted(&wanted).unwrap_err()
-        };
-        assert!(
-            refused("io.dunnage.vm.kernel", "/x").contains("io.dunnage.vm.kernel: not allowed")
-        );
-        let why = refused("io.dunnage.vm.memory", "lots");
-        assert_eq!(
-            why,
-            "annotation io.dunnage.vm.memory=\"lots\": not a number"
-        );
-        for (key, value) in [("memory", "2049"), ("vcpus", "5"), ("vcpus", "99999999999")] {
-            let why = refused(&format!("io.dunnage.vm.{key}"), value);
-            assert!(why.contains("not within"), "{why}");
-        }
-        let most = config.wanted(&annotated(&[], Some(1 << 40))).unwrap();
-        assert_eq!(most.memory, 2048, "a limit is no wish");
-    }
-}
+mod tests;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use task::json;
 use task::oci::command::{self, Streams};
 use task::reaper::Reaper;
+use task::trace;
 
 /// How long the hooks of a container that is gone may take.
 const POSTSTOP: Duration = Duration::from_secs(10);
@@ -154,6 +155,7 @@ pub async fn run(
             command.arg0(name);
         }
         command.args(words).current_dir(about.bundle);
+        trace::tell(&mut command, context);
         if let Some(env) = &hook.env {
             command.env_clear().envs(env.iter().cloned());
         }

@@ -1,9 +1,11 @@
 //! What `-info` tells: who we are, and what a container in a VM can have (contract B24), as the OCI's
 //! features. What is not announced does not work, or only by chance.
 
+use crate::rootfs;
 use protos::Any;
 use protos::types::{RuntimeInfo, RuntimeVersion};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 
 const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
@@ -20,7 +22,10 @@ pub fn info(name: &str, options: Option<Any>) -> RuntimeInfo {
             type_url: FEATURES.into(),
             value: features().to_string().into_bytes(),
         }),
-        ..Default::default()
+        annotations: HashMap::from([(
+            shim::Mounts::ANNOTATION.to_owned(),
+            rootfs::MOUNTS.annotation(),
+        )]),
     }
 }
 

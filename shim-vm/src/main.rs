@@ -49,6 +49,8 @@ mod program;
 mod promises;
 mod qemu;
 mod remembered;
+mod root;
+mod rootfs;
 mod runtime;
 mod sandbox;
 mod shape;
@@ -113,6 +115,10 @@ impl shim::Shim for Vm {
 
     fn set_up(&self) -> shim::Result<()> {
         share::own_mounts().map_err(|e| shim::Error::new(format!("mount namespace: {e}")))
+    }
+
+    fn mounts(&self) -> Option<&'static shim::Mounts> {
+        Some(&rootfs::MOUNTS)
     }
 
     fn makes_sandboxes(&self) -> bool {

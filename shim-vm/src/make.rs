@@ -5,6 +5,7 @@ use crate::calls::alive;
 use crate::container::{GuestContainer, GuestProcess};
 use crate::mirrors::Mirrors;
 use crate::namespaces::{Anchor, Common};
+use crate::root::{self, Files};
 use crate::runtime::{Container, Engine, unimplemented, unknown};
 use crate::shared_vm::vm_for;
 use crate::sockets::{Inside, Sockets};
@@ -81,8 +82,9 @@ async fn make(
     let vm = vm_for(engine, id, &spec, context).await;
     let vm = vm.map_err(failed)?;
     vm.pod.set(&spec.place).await.map_err(failed)?;
-    let put = share(&vm, request, &bundle, &mut spec, context).await?;
-    let put = vm.ask(&put, context).await?;
+    let (put, files) = share(engine, &vm, request, &mut spec, context).await?;
+    let put = vm.ask(&put, context).await;
+    let put = put.map_err(|status| files.name_in(status))?;
 
     let own = Rc::new(GuestContainer {
         id: id.clone(),
@@ -155,26 +157,27 @@ async fn read(
     Ok((options, translated))
 }
 
-/// Mounts the root filesystem and the volumes where the guest sees them; the bundle that it is given.
+/// Mounts the root filesystem and the volumes where the guest sees them; the bundle that it is given,
+/// and the files that its root filesystem is made of.
 ///
 /// # Errors
 /// What can't be mounted.
 async fn share(
+    engine: &Engine,
     vm: &Rc<Vm>,
     request: &CreateTaskRequest,
-    bundle: &Bundle,
     spec: &mut Translated,
     context: &Context,
-) -> Result<PutBundleRequest> {
+) -> Result<(PutBundleRequest, Files)> {
     let (id, share) = (&request.id, &vm.share);
-    let (root, points) = (bundle.path().join(&spec.root), spec.points.take());
-    let shared = share
-        .add_rootfs(id, request.rootfs.clone(), &root, points, context)
-        .await;
-    shared.map_err(|e| unknown(&format!("failed to mount rootfs component: {e}")))?;
+    let reaper = &engine.runtime.reaper;
+    let shared = root::share(vm, request, spec, reaper, context).await;
+    let (root, files) =
+        shared.map_err(|e| unknown(&format!("failed to mount rootfs component: {e}")))?;
     let (mut sources, mut shared_memory, mut volumes) = (Vec::new(), Vec::new(), Vec::new());
     let mut sockets = Vec::new();
-    for volume in &spec.volumes {
+    let mut left_to_the_host = Vec::new();
+    for (n, volume) in spec.volumes.iter().enumerate() {
         let source = &volume.source;
         let mut inside = Sockets::within(vm, volume, context).await;
         let is_socket = |socket: &mut Inside| socket.below.as_os_str().is_empty();
@@ -190,6 +193,10 @@ async fn share(
             let added = share.add_volume(id, volume, context).await;
             let (path, is_dir) = added.map_err(failed)?;
             volumes.extend(is_dir.then(|| path.clone()));
+            let narrow = volume.readonly && !volume.recursively;
+            if narrow && share.has_mounts_in(&path).await.map_err(failed)? {
+                left_to_the_host.push(n);
+            }
             let mirror = Mirrors::of(vm, volume, &path, context).await;
             mirror.unwrap_or(path)
         };
@@ -197,12 +204,17 @@ async fn share(
         log::debug!("{id}: {} is {path}", source.display());
         sources.push(path);
     }
-    Ok(PutBundleRequest {
+    left_to_the_host
+        .into_iter()
+        .for_each(|n| spec.is_writable(n));
+    let put = PutBundleRequest {
         id: id.clone(),
         config: spec.config(&sources, &sockets),
         shared_memory,
         volumes,
-    })
+        root,
+    };
+    Ok((put, files))
 }
 
 /// The host's hooks, and then the guest's part.
@@ -248,7 +260,8 @@ async fn create_in(
     request: &CreateTaskRequest,
     context: &Context,
 ) -> Result<CreateTaskResponse> {
-    let (vm, whole) = (&container.vm, Context::background());
+    let vm = &container.vm;
+    let whole = Context::background().traced(context.trace.clone());
     let made = async {
         let made = vm.ask(request, &whole).await?;
         // It is told before the answer.

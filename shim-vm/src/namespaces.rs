@@ -7,8 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// How CRI marks a pod's first container.
+/// How containerd's CRI marks a pod's containers, of which the first is a `sandbox`.
 const KIND: &str = "io.kubernetes.cri.container-type";
+/// And how CRI-O does. It pins namespaces of the host to files, which all containers are to join, the
+/// first one, too: these are the VM's own instead.
+const CRIO_KIND: &str = "io.kubernetes.cri-o.ContainerType";
+const PINNED: [&str; 2] = ["ipc", "uts"];
 /// The namespaces that a pod has for itself, unless it wants the host's, and how Kubernetes calls that.
 pub const HOSTS: [(&str, &str); 3] = [
     ("network", "hostNetwork"),
@@ -43,6 +47,7 @@ pub struct Anchor {
 /// If it wants the host's, or joins one that is not in the VM.
 pub fn take(spec: &mut Value, anchor: Option<Anchor>) -> Result<Where, Refusal> {
     refuse_hosts(spec)?;
+    let crio = spec["annotations"][CRIO_KIND].as_str().map(str::to_owned);
     let mut network = Where::Host;
     let Some(list) = spec["linux"]["namespaces"].as_array_mut() else {
         return Ok(network);
@@ -54,6 +59,10 @@ pub fn take(spec: &mut Value, anchor: Option<Anchor>) -> Result<Where, Refusal> 
             ("network", "") => network = Where::Own,
             ("network", path) => network = Where::At(PathBuf::from(path)),
             (_, "") => {}
+            (kind, path) if crio.is_some() && is_pinned(kind, path) => {
+                let own = anchor.filter(|it| crio.as_deref() != Some("sandbox") && it.guest != 0);
+                namespace["path"] = own.map_or(Value::Null, |it| in_own(it, kind).into());
+            }
             (kind, path) => match in_guest(path, anchor) {
                 Some(path) => namespace["path"] = path.into(),
                 None => {
@@ -64,12 +73,16 @@ pub fn take(spec: &mut Value, anchor: Option<Anchor>) -> Result<Where, Refusal> 
         }
     }
     list.retain(|namespace| namespace["type"] != "network");
+    for namespace in list.iter_mut().filter_map(Value::as_object_mut) {
+        namespace.retain(|_, value| !value.is_null());
+    }
     Ok(network)
 }
 
 /// A pod's first container without a namespace wants the host's, of which a VM has no part.
 fn refuse_hosts(spec: &Value) -> Result<(), Refusal> {
-    if spec["annotations"][KIND] != "sandbox" {
+    let annotations = &spec["annotations"];
+    if annotations[KIND] != "sandbox" && annotations[CRIO_KIND] != "sandbox" {
         return Ok(());
     }
     let list = spec["linux"]["namespaces"].as_array();
@@ -80,7 +93,16 @@ fn refuse_hosts(spec: &Value) -> Result<(), Refusal> {
     }
 }
 
+fn is_pinned(kind: &str, path: &str) -> bool {
+    PINNED.contains(&kind) && !path.starts_with("/proc/")
+}
+
 /// A namespace of the anchor's, as the guest knows it.
+fn in_own(anchor: Anchor, kind: &str) -> String {
+    format!("/proc/{}/ns/{kind}", anchor.guest)
+}
+
+/// The same, by its path on the host.
 fn in_guest(path: &str, anchor: Option<Anchor>) -> Option<String> {
     let Anchor { host, guest, pids } = anchor?;
     let (pid, name) = path.strip_prefix("/proc/")?.split_once("/ns/")?;
@@ -122,6 +144,35 @@ mod tests {
         assert!(joins("/proc/400/ns/pid", Some(0)).is_err(), "nobody has it");
         assert!(joins("/proc/401/ns/ipc", None).is_err());
         assert!(joins("/var/run/ipcns/x", None).is_err());
+    }
+
+    /// CRI-O's pins are the host's: a pod's first container has namespaces of its own in the VM, and the
+    /// others have those.
+    #[test]
+    fn what_crio_has_pinned_is_the_vms_own() {
+        let taken = |kind: &str, anchor| {
+            let pin = |name: &str| json!({"type": name, "path": format!("/var/run/{name}ns/1")});
+            let list = json!([pin("network"), pin("ipc"), pin("uts"), {"type": "pid"}]);
+            let mut spec = json!({"annotations": {CRIO_KIND: kind}, "linux": {"namespaces": list}});
+            let network = take(&mut spec, anchor).unwrap();
+            assert_eq!(network, Where::At("/var/run/networkns/1".into()));
+            spec["linux"]["namespaces"].clone()
+        };
+        let own = json!([{"type": "ipc"}, {"type": "uts"}, {"type": "pid"}]);
+        assert_eq!(taken("sandbox", None), own);
+        let anchor = Some(Anchor {
+            host: 400,
+            guest: 70,
+            pids: None,
+        });
+        let joined = json!([
+            {"type": "ipc", "path": "/proc/70/ns/ipc"},
+            {"type": "uts", "path": "/proc/70/ns/uts"},
+            {"type": "pid"},
+        ]);
+        assert_eq!(taken("container", anchor), joined);
+        let wants = json!({"annotations": {CRIO_KIND: "sandbox"}, "linux": {"namespaces": []}});
+        assert!(take(&mut wants.clone(), None).is_err(), "hostNetwork");
     }
 
     #[test]

@@ -365,7 +365,7 @@ impl Runtime for Guest {
     fn thaw(_: &Container) {}
 
     /// OOM is told by the guest, and of the VM by who watches it, before it is gone.
-    fn stop_oom_watch(_: &Container) -> bool {
+    fn stop_oom_watch(_: &Engine, _: &Container) -> bool {
         false
     }
 }

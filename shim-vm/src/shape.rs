@@ -1,7 +1,7 @@
 //! What a VM was booted with, and whether a container that comes later finds in it what it asks for:
 //! a machine does not grow.
 
-use crate::config::{Config, PREFIX, Wanted};
+use crate::config::{Config, Wanted};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -20,8 +20,7 @@ pub struct Shape {
 
 impl Shape {
     pub fn new(config: &Config, wanted: &Wanted) -> Self {
-        let ours = wanted.annotations.iter();
-        let ours = ours.filter(|(key, _)| key.starts_with(PREFIX));
+        let ours = wanted.of_the_machine();
         let (memory, vcpus) = (config.memory, config.vcpus);
         Self {
             memory: if memory < config.most_memory() {
@@ -63,10 +62,9 @@ impl Shape {
                 "cpu quota of {vcpus} processors: the VM was booted with {has}"
             ));
         }
-        let differs = |(key, value): &(&String, &String)| {
-            key.starts_with(PREFIX) && self.annotations.get(*key) != Some(*value)
-        };
-        match wanted.annotations.iter().find(differs) {
+        let differs =
+            |(key, value): &(&String, &String)| self.annotations.get(*key) != Some(*value);
+        match wanted.of_the_machine().find(differs) {
             Some((key, value)) => Err(format!(
                 "annotation {key}={value:?}: the VM runs already, for a container without it"
             )),

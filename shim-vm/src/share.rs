@@ -18,10 +18,12 @@
 //! shows the host nothing: when the shim and its file server are gone, so are they.
 
 mod handover;
+mod terms;
 
 pub use handover::Moved;
 
-use crate::points::{self, Point};
+use crate::points::Point;
+use crate::rootfs::{Mounts, TOP};
 use crate::skeleton::{Skeleton, clear, say};
 use crate::source::{Identity, Source};
 use crate::spec::Volume;
@@ -37,13 +39,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use task::aside;
 use task::reaper::Reaper;
-use task::rootfs::{self, Hidden};
+use task::rootfs::{self, Layer};
+use terms::Terms;
 use tokio::sync::OnceCell;
 
 /// Bytes of it, if the host's is no tmpfs (Docker's and CRI's own default).
@@ -86,6 +88,8 @@ struct Key {
     /// There may be another file of this name by now.
     file: Identity,
     readonly: bool,
+    #[serde(default)]
+    recursively: bool,
     follows: bool,
     #[serde(default)]
     alone: bool,
@@ -96,17 +100,6 @@ struct Shared {
     /// Ids of containers.
     users: Vec<String>,
     mounted: Rc<OnceCell<()>>,
-}
-
-/// What the guest may do with a tree of mounts, and what the host still does.
-struct Terms {
-    /// Flags of all of them, beside [`HARMLESS`], and of the topmost alone.
-    all: MsFlags,
-    top: MsFlags,
-    /// What the host mounts in it later appears.
-    follows: bool,
-    /// Made in it before it can't be written to any more.
-    points: Vec<Point>,
 }
 
 /// Gives this process, which has one thread, a mount namespace of its own.
@@ -144,24 +137,17 @@ impl Share {
         &self.dir
     }
 
-    /// Makes the root filesystem of container `id`: what `mounts` make, or else the directory
-    /// `root`. With `points` it can't be written to, but these are in it.
+    /// Makes the root filesystem of container `id`, what `mounts` make. With `points` it can't be written to, but these are in it.
     ///
     /// # Errors
     /// Which mount failed, and why.
     pub async fn add_rootfs(
         &self,
         id: &str,
-        mounts: Vec<Mount>,
-        root: &Path,
+        mounts: Mounts,
         points: Option<Vec<Point>>,
         context: &Context,
     ) -> Result<(), String> {
-        let mounts = if mounts.is_empty() {
-            vec![bind(root, false)]
-        } else {
-            mounts
-        };
         let terms = Terms {
             all: MsFlags::empty(),
             top: readonly(points.is_some()),
@@ -195,6 +181,7 @@ impl Share {
             source: path.clone(),
             file: source.identity,
             readonly: volume.readonly,
+            recursively: volume.recursively,
             follows: volume.follows,
             alone: volume.alone,
         };
@@ -202,14 +189,14 @@ impl Share {
         let name = number.to_string();
         let mount = async || {
             let terms = Terms {
-                all: readonly(volume.readonly),
-                top: MsFlags::empty(),
+                all: readonly(volume.recursively),
+                top: readonly(volume.readonly),
                 follows: volume.follows,
                 points: Vec::new(),
             };
             let volumes = self.skeleton.make_dir(VOLUMES).map_err(|e| failed(&e))?;
             let place = volumes.make_dir(&name).map_err(|e| failed(&e))?;
-            let mounts = vec![bind(&source.path(), volume.alone)];
+            let mounts = Mounts::Plain(vec![bind(&source.path(), volume.alone)]);
             let shown = self.show(place, VOLUME, source.is_dir, mounts, terms, context);
             shown.await.map_err(|e| failed(&e))
         };
@@ -218,10 +205,21 @@ impl Share {
         Ok((path, source.is_dir))
     }
 
-    /// The volumes in which the guest may change names.
+    /// Whether something is mounted in the volume that the guest has at `path`.
+    ///
+    /// # Errors
+    /// If it can't be looked up.
+    pub async fn has_mounts_in(&self, path: &str) -> Result<bool, String> {
+        let below = path.strip_prefix(places::SHARE).unwrap_or_default();
+        let points = rootfs::mounted_below(self.dir.join(below.trim_start_matches('/')));
+        let points = points.await.map_err(|e| e.to_string());
+        points.map(|points| !points.is_empty())
+    }
+
+    /// The volumes in which the guest may change names, or in what is mounted in them.
     pub fn writable(&self) -> Vec<Identity> {
         let volumes = self.volumes.borrow();
-        let writable = volumes.values().filter(|volume| !volume.key.readonly);
+        let writable = volumes.values().filter(|volume| !volume.key.recursively);
         writable.map(|volume| volume.key.file).collect()
     }
 
@@ -268,7 +266,7 @@ impl Share {
         dir: Skeleton,
         name: &'static str,
         is_dir: bool,
-        mounts: Vec<Mount>,
+        mounts: Mounts,
         terms: Terms,
         context: &Context,
     ) -> Result<(), String> {
@@ -284,9 +282,10 @@ impl Share {
         let shown = async {
             let target = make(&dir, name).map_err(|e| format!("make {name}: {e}"))?;
             make(place, &stage).map_err(|e| format!("make {stage}: {e}"))?;
-            let mounted = rootfs::mount_all(&self.reaper, context, path.clone(), mounts).await;
+            let (layers, top) = layers(mounts, &path).await?;
+            let mounted = rootfs::mount_layers(&self.reaper, context, path, layers).await;
             mounted.map_err(|e| e.to_string())?;
-            let shown = aside::run(move || terms.show(&path, &target)).await;
+            let shown = aside::run(move || terms.show(&top, &target)).await;
             shown.map_err(|e| e.to_string())
         };
         let shown = shown.await;
@@ -353,24 +352,18 @@ fn make(place: &Path) -> io::Result<(Skeleton, Skeleton)> {
     Ok((inside, Skeleton::open(&dir)?))
 }
 
-impl Terms {
-    /// Moves what is mounted at `stage` to `target`, on these terms.
-    fn show(self, stage: &Path, target: &Skeleton) -> io::Result<()> {
-        let tree = Hidden::at(stage)?;
-        if !self.follows {
-            tree.cut_off()?;
+/// How `mounts` are made in the directory `stage`, and where in it is what comes of them.
+async fn layers(mounts: Mounts, stage: &Path) -> Result<(Vec<Layer>, PathBuf), String> {
+    match mounts {
+        Mounts::Plain(mounts) => {
+            let layers = mounts.into_iter().map(Layer::from);
+            Ok((layers.collect(), stage.to_owned()))
         }
-        for point in &self.points {
-            if let Err(e) = points::make(tree.as_fd(), point) {
-                // The guest's runtime will say so, too, if it matters.
-                log::debug!("mount point {}: {e}", point.path.display());
-            }
+        Mounts::Stack(stack) => {
+            let base = stage.to_string_lossy().into_owned();
+            let layers = aside::run(move || stack.layers(&base, str::to_owned, None)).await?;
+            Ok((layers, stage.join(TOP)))
         }
-        tree.restrict(HARMLESS | self.all, true)?;
-        if !self.top.is_empty() {
-            tree.restrict(self.top, false)?;
-        }
-        Ok(tree.show(target.as_fd())?)
     }
 }
 
@@ -389,7 +382,8 @@ fn size_of_tmpfs(path: &Path) -> Option<u64> {
     (found.filesystem_type() == TMPFS_MAGIC && size > 0).then_some(size)
 }
 
-fn bind(source: &Path, alone: bool) -> Mount {
+/// A mount of the directory or file `source`, with or without what is mounted in it.
+pub fn bind(source: &Path, alone: bool) -> Mount {
     let kind = if alone { "bind" } else { "rbind" };
     Mount {
         r#type: "bind".into(),

@@ -26,6 +26,8 @@ const OCI_VERSION: &str = "1.0.2";
 pub struct Volume {
     pub source: PathBuf,
     pub readonly: bool,
+    /// So is all that is mounted in it.
+    pub recursively: bool,
     /// What the host mounts in it later appears in it.
     pub follows: bool,
     /// Without what else is mounted in it.
@@ -81,6 +83,35 @@ impl Translated {
             }
         }
         spec.to_string().into_bytes()
+    }
+
+    /// The guest's mount of the volume is not read-only, as a mount of the host's is in it which is not: for the guest's
+    /// kernel all that is one filesystem, and what of it can't be written to the host says.
+    pub fn is_writable(&mut self, volume: usize) {
+        let mount = &mut self.spec["mounts"][self.volumes[volume].mount];
+        if let Some(options) = mount["options"].as_array_mut() {
+            options.retain(|option| option != "ro");
+        }
+    }
+
+    /// The guest's path of the root filesystem.
+    pub fn has_root(&mut self, path: &str) {
+        self.spec["root"]["path"] = path.into();
+    }
+}
+
+impl Volume {
+    /// A file that is no mount of the container's.
+    pub fn file(source: PathBuf, readonly: bool) -> Self {
+        Self {
+            source,
+            readonly,
+            recursively: readonly,
+            follows: false,
+            alone: true,
+            memory: false,
+            mount: usize::MAX,
+        }
     }
 }
 
@@ -214,6 +245,7 @@ fn volumes(spec: &Value) -> Vec<Volume> {
         volumes.push(Volume {
             source: source.into(),
             readonly: has("ro") || has("rro"),
+            recursively: has("rro"),
             follows: ["slave", "rslave", "shared", "rshared"]
                 .into_iter()
                 .any(has),
@@ -313,6 +345,7 @@ mod tests {
         let volume = |source: &str, readonly, mount| Volume {
             source: source.into(),
             readonly,
+            recursively: false,
             follows: false,
             alone: source != "/host/d",
             memory: source == "/run/shm",

@@ -43,6 +43,7 @@ use task::aside;
 use task::reaper::{ExitStatus, Reaper};
 use task::record;
 use task::relay::Relays;
+use task::trace::{Kind, Span};
 use tokio::sync::watch;
 
 /// How long the guest may take to write back and end.
@@ -241,14 +242,20 @@ impl Vm {
         let (service, method) = (C::SERVICE, C::METHOD);
         let request = request.encode_to_vec();
         record::now();
+        let span = Span::of(context, &format!("guest {method}"), Kind::Client);
+        let trace = span.context(context).trace;
+        let trace = trace.map(|trace| trace.pairs()).unwrap_or_default();
+        let trace: Vec<_> = trace.iter().map(|(key, value)| (*key, &**value)).collect();
         let call = self
             .client
-            .call_raw(service, method, request, &[], context.remaining());
+            .call_raw(service, method, request, &trace, context.remaining());
         let answer = tokio::select! {
             biased;
             answer = call => answer,
             why = context.cancelled() => return Err(why),
         };
+        span.done(&answer);
+        drop(span);
         match answer {
             Ok(answer) => match C::Answer::decode(answer.as_slice()) {
                 Ok(answer) => return Ok(answer),

@@ -26,9 +26,10 @@ use task::oci::Options;
 /// The fd at which the daemon finds its listener (B36).
 pub const LISTENER_FD: i32 = 3;
 /// Annotations that put containers into one shim, the first one wins (B30).
-const GROUPS: [&str; 2] = [
+const GROUPS: [&str; 3] = [
     "io.containerd.runc.v2.group",
     "io.kubernetes.cri.sandbox-id",
+    "io.kubernetes.cri-o.SandboxID",
 ];
 /// How long a running shim may take to say what it speaks.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -75,7 +76,7 @@ pub fn start(shim: &dyn Shim, flags: &Flags) -> Result<()> {
             }
         }
     };
-    print(&caller.answer(&address, versions))?;
+    print(&caller.answer(&address, versions, shim.mounts()))?;
     let released = lifeline.map_or(Ok(()), Lifeline::release);
     released.map_err(|e| Error::new(format!("the daemon has ended: {e}")))
 }
@@ -270,6 +271,8 @@ mod tests {
             r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod","io.containerd.runc.v2.group":"g"}}"#,
         );
         assert_eq!(group(&both, "id"), "g");
+        let crio = spec(r#"{"annotations":{"io.kubernetes.cri-o.SandboxID":"pod"}}"#);
+        assert_eq!(group(&crio, "c"), "pod");
         let pod = spec(r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}"#);
         assert_eq!(group(&pod, "id"), "pod");
         assert_eq!(group(&spec("{}"), "id"), "id");

@@ -13,13 +13,11 @@ use crate::bootstrap::LISTENER_FD;
 use crate::error::{Error, Result};
 use crate::flags::Flags;
 use crate::keeper;
-use nix::unistd::geteuid;
 use protos::ttrpc::{Call, CallError, Client};
 use protos::{Code, Status};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -102,24 +100,7 @@ fn daemon(pid: u32, program: &str) -> Option<Daemon> {
     let flags = Flags::parse(line.into_iter().skip(1)).ok()?;
     let serves = matches!(flags.action.as_str(), "" | "resume" | keeper::ADOPT)
         && !flags.namespace.is_empty();
-    (serves && is_ours(pid, program)).then_some(Daemon { pid, flags })
-}
-
-/// True for a process of our own user's that runs a shim's file of our own root directory: anybody
-/// may call a process of theirs what they like, and so may a container.
-fn is_ours(pid: u32, program: &str) -> bool {
-    // A file that was put aside for a new one has another ending.
-    let named = proc::program(pid).is_some_and(|path| {
-        let name = path.file_name().map(OsStrExt::as_bytes);
-        name.is_some_and(|name| name.starts_with(program.as_bytes()))
-    });
-    let root = |pid: &str| {
-        let root = fs::metadata(format!("/proc/{pid}/root/")).ok()?;
-        Some((root.dev(), root.ino()))
-    };
-    named
-        && proc::users(pid) == Some([geteuid().as_raw(); 4])
-        && root("self") == root(&pid.to_string())
+    (serves && proc::is_ours(pid, program)).then_some(Daemon { pid, flags })
 }
 
 /// Asks the shim that process `pid` is.

@@ -14,7 +14,7 @@ pub fn params(input: &[u8]) {
     assert_eq!(matches!(caller, Caller::Bootstrap(_)), named);
     let _ = (caller.debug(), caller.socket_dir(), caller.ttrpc_address());
     let _ = Options::from_any(caller.options());
-    let answer = caller.answer("unix:///s", Versions::OURS);
+    let answer = caller.answer("unix:///s", Versions::OURS, None);
     match caller {
         Caller::Legacy(_) => assert_eq!(answer, b"unix:///s"),
         Caller::Bootstrap(_) => {

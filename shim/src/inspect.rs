@@ -3,7 +3,7 @@
 use crate::daemon::Daemon;
 use crate::flags::Flags;
 use protos::operator::{InspectRequest, InspectResponse};
-use protos::ttrpc::{Answer, Call, Context, Handle, Ongoing, Request, Service};
+use protos::ttrpc::{Answer, Call, Context, Handle, Ongoing, Request, Service, first_two};
 use protos::{Code, Message, Status};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
@@ -11,6 +11,7 @@ use std::future::{Future, ready};
 use std::pin::Pin;
 use std::rc::Rc;
 use task::look::Look;
+use task::tally::Tally;
 
 /// The methods whose second field is the id of an exec.
 const OF_PROCESSES: [&str; 8] = [
@@ -37,6 +38,8 @@ pub struct Report {
     pub calls: Vec<OfCall>,
     #[serde(flatten)]
     pub engine: Look,
+    /// What it has done since it, or the image before it, was replaced.
+    pub tally: Tally,
 }
 
 /// A call that goes on.
@@ -54,20 +57,33 @@ pub struct OfCall {
     pub only_waits: bool,
     /// Its caller has the answer, or gave up; what it began is being undone.
     pub answered: bool,
+    /// What it says that it waits for, and the pid of that, if it is a process; else 0.
+    pub waits_for: String,
+    pub waits_for_pid: u32,
+}
+
+/// The container and the exec that a call is about, if its request begins with them.
+pub fn ids(method: &str, payload: &[u8]) -> (String, String) {
+    let (container, second) = first_two(payload);
+    let is_of_process = OF_PROCESSES.contains(&method);
+    let exec = if is_of_process { second } else { String::new() };
+    (container, exec)
 }
 
 impl From<Ongoing> for OfCall {
     fn from(call: Ongoing) -> Self {
-        let (container, second) = call.ids();
-        let is_of_process = OF_PROCESSES.contains(&call.method.as_str());
+        let (container, exec) = ids(&call.method, &call.payload);
+        let waited = call.waits_for;
         Self {
-            exec: if is_of_process { second } else { String::new() },
+            exec,
             container,
             method: call.method,
             seconds: call.since.as_secs_f64(),
             patience_seconds: call.left.map(|left| left.as_secs_f64()),
             only_waits: call.only_waits,
             answered: call.is_answered,
+            waits_for_pid: waited.as_ref().map_or(0, |waited| waited.pid),
+            waits_for: waited.map(|waited| waited.what).unwrap_or_default(),
         }
     }
 }
@@ -91,6 +107,7 @@ impl Inspector {
             version: crate::version_and_revision(),
             calls: calls.into_iter().map(OfCall::from).collect(),
             engine: self.daemon.look(),
+            tally: Tally::now(),
         }
     }
 

@@ -33,6 +33,7 @@ mod upgrade;
 pub use daemon::Daemon;
 pub use error::{Error, Result};
 pub use fleet::socket_of;
+pub use params::Mounts;
 
 use flags::{Flags, Stop};
 use protos::task::DeleteResponse;
@@ -77,6 +78,11 @@ pub trait Shim {
     /// Whether it makes sandboxes without a container: then there may be no config.json (contract S4).
     fn makes_sandboxes(&self) -> bool {
         false
+    }
+
+    /// What of a root filesystem's mounts it makes itself, which containerd would make else (contract N8).
+    fn mounts(&self) -> Option<&'static Mounts> {
+        None
     }
 
     /// How long the daemon's keeper waits for it to serve again after it was killed; `None`: nothing

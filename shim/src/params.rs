@@ -8,6 +8,7 @@
 //! The plain address works with every containerd: it then speaks version 2 of the Task API.
 
 use protos::bootstrap::{BootstrapParams, BootstrapResult};
+use protos::operator::{BootstrapExtension, BootstrapExtensions, MountCapabilities};
 use protos::{Any, Message, any};
 
 /// Who called `start`, and what for.
@@ -33,6 +34,42 @@ impl Versions {
         v2: false,
         v3: true,
     };
+}
+
+/// What of a root filesystem's mounts a shim makes itself (containerd's docs/mounts.md).
+#[derive(Clone, Copy)]
+pub struct Mounts {
+    pub types: &'static [&'static str],
+    pub transforms: &'static [&'static str],
+}
+
+impl Mounts {
+    /// Where containerd 2.2 and 2.3 look for it, in the info of the runtime.
+    pub const ANNOTATION: &str = "containerd.io/runtime-allow-mounts";
+    const TYPE: &str = "type.googleapis.com/containerd.types.MountCapabilities";
+
+    /// As that annotation has it.
+    pub fn annotation(&self) -> String {
+        let types = self.types.iter().map(|&kind| kind.to_owned());
+        let transforms = self.transforms.iter().map(|name| format!("{name}/*"));
+        types.chain(transforms).collect::<Vec<_>>().join(",")
+    }
+
+    fn extension(&self) -> BootstrapExtensions {
+        let texts = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect();
+        let mounts = MountCapabilities {
+            types: texts(self.types),
+            transforms: texts(self.transforms),
+        };
+        BootstrapExtensions {
+            extensions: vec![BootstrapExtension {
+                value: Some(Any {
+                    type_url: Self::TYPE.into(),
+                    value: mounts.encode_to_vec(),
+                }),
+            }],
+        }
+    }
 }
 
 const DEBUG: i32 = protos::bootstrap::LogLevel::Debug as i32;
@@ -87,21 +124,28 @@ impl Caller {
         .filter(|address| !address.is_empty())
     }
 
-    /// What to print, in the caller's dialect, of a shim that speaks `versions` of the Task API.
-    pub fn answer(&self, address: &str, versions: Versions) -> Vec<u8> {
+    /// What to print, in the caller's dialect, of a shim that speaks `versions` of the Task API, and makes
+    /// what `mounts` says itself (N8).
+    pub fn answer(&self, address: &str, versions: Versions, mounts: Option<&Mounts>) -> Vec<u8> {
         match self {
             Self::Legacy(_) if versions.v2 => address.as_bytes().to_vec(),
             // Only containerd 2.0 and later starts a shim that does not speak version 2.
             Self::Legacy(_) => {
                 format!(r#"{{"version":3,"address":"{address}","protocol":"ttrpc"}}"#).into_bytes()
             }
-            Self::Bootstrap(_) => BootstrapResult {
-                version: if versions.v3 { 3 } else { 2 },
-                address: address.to_owned(),
-                protocol: "ttrpc".into(),
-                ..Default::default()
+            Self::Bootstrap(_) => {
+                let result = BootstrapResult {
+                    version: if versions.v3 { 3 } else { 2 },
+                    address: address.to_owned(),
+                    protocol: "ttrpc".into(),
+                    ..Default::default()
+                };
+                let mut answer = result.encode_to_vec();
+                if let Some(mounts) = mounts {
+                    answer.extend(mounts.extension().encode_to_vec());
+                }
+                answer
             }
-            .encode_to_vec(),
         }
     }
 }
@@ -130,8 +174,25 @@ mod tests {
         assert!(matches!(caller, Caller::Bootstrap(_)));
         assert!(caller.debug() && caller.options().is_some());
         let result =
-            BootstrapResult::decode(caller.answer("unix:///s", Versions::OURS).as_slice()).unwrap();
+            BootstrapResult::decode(caller.answer("unix:///s", Versions::OURS, None).as_slice())
+                .unwrap();
         assert_eq!((result.version, result.protocol.as_str()), (3, "ttrpc"));
+        // One message, of which each reader takes what it knows.
+        let mounts = Mounts {
+            types: &["erofs"],
+            transforms: &["format", "mkdir"],
+        };
+        assert_eq!(mounts.annotation(), "erofs,format/*,mkdir/*");
+        let answer = caller.answer("unix:///s", Versions::OURS, Some(&mounts));
+        assert_eq!(BootstrapResult::decode(answer.as_slice()), Ok(result));
+        let rest = BootstrapExtensions::decode(answer.as_slice()).unwrap();
+        let value = rest.extensions[0].value.as_ref().unwrap();
+        assert!(
+            value
+                .type_url
+                .ends_with("/containerd.types.MountCapabilities")
+        );
+        assert_eq!(value.value, b"\n\x05erofs\x12\x06format\x12\x05mkdir");
     }
 
     #[test]
@@ -144,13 +205,16 @@ mod tests {
         });
         let caller = Caller::parse(&options.encode_to_vec(), "c", "n");
         assert_eq!(caller, Caller::Legacy(Some(options)));
-        assert_eq!(caller.answer("unix:///s", Versions::OURS), b"unix:///s");
+        assert_eq!(
+            caller.answer("unix:///s", Versions::OURS, None),
+            b"unix:///s"
+        );
         let only_v3 = Versions {
             v2: false,
             v3: true,
         };
         let json = br#"{"version":3,"address":"unix:///s","protocol":"ttrpc"}"#;
-        assert_eq!(caller.answer("unix:///s", only_v3), json);
+        assert_eq!(caller.answer("unix:///s", only_v3, None), json);
         assert_eq!(Caller::parse(b"", "c", "n"), Caller::Legacy(None));
         assert_eq!(Caller::parse(b"\xff\xff", "c", "n"), Caller::Legacy(None));
     }

@@ -7,7 +7,7 @@ use crate::inspect::Inspector;
 use crate::keeper::{self, ADOPT, Held, KEEPER_FD};
 use crate::publisher::Publisher;
 use crate::upgrade::{Asked, HANDOVER_FD, Handover, Upgrader, become_image, check};
-use crate::{Daemon, Shim, lifeline, log as shim_log, runtime, socket};
+use crate::{Daemon, Shim, inspect, lifeline, log as shim_log, runtime, socket};
 use nix::sys::signal::Signal;
 use protos::service;
 use protos::ttrpc::{Answer, Handle, MovedConnection, Request, Server, Service};
@@ -19,7 +19,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use task::aside;
 use task::handover::Kept;
 use task::outbox::Outbox;
@@ -27,6 +27,8 @@ use task::reaper::Reaper;
 use task::record;
 use task::signals::Signals;
 use task::sys;
+use task::tally;
+use task::trace::{self, Kind, Span};
 use tokio::net::UnixStream;
 
 /// How long events may take to reach containerd once the shim is to end.
@@ -69,6 +71,11 @@ pub fn serve(shim: &dyn Shim, flags: &Flags) -> Result<()> {
         false => (None, set_up(shim, flags, &listener)?),
     };
     shim_log::start(shim.name(), flags.debug);
+    let of = [
+        ("dunnage.namespace", &*flags.namespace),
+        ("dunnage.shim.id", &*flags.id),
+    ];
+    trace::start(shim.name(), env!("CARGO_PKG_VERSION"), &of);
     if flags.action == ADOPT {
         log::warn!("{}: its shim was killed, this one goes on", flags.id);
     }
@@ -281,11 +288,17 @@ struct Upgrade {
 struct Recorded(Rc<dyn Service>);
 
 impl Service for Recorded {
-    fn call(self: Rc<Self>, request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
+    fn call(self: Rc<Self>, mut request: Request) -> Pin<Box<dyn Future<Output = Answer>>> {
+        let only_waits = self.0.only_waits(&request.method);
+        let span = traced(&mut request, only_waits);
+        let (began, method) = (Instant::now(), request.method.clone());
         let answer = Rc::clone(&self.0).call(request);
         Box::pin(async move {
             let answer = answer.await;
             record::now();
+            let took = (!only_waits).then(|| began.elapsed());
+            tally::call(&method, took, answer.is_err());
+            span.done(&answer);
             answer
         })
     }
@@ -293,6 +306,27 @@ impl Service for Recorded {
     fn only_waits(&self, method: &str) -> bool {
         self.0.only_waits(method)
     }
+}
+
+/// The span of a call, which what it does is a part of. One that only looks or waits begins no trace.
+fn traced(request: &mut Request, only_waits: bool) -> Span {
+    let method = request.method.as_str();
+    let looks = only_waits || matches!(method, "State" | "Stats" | "Pids" | "Connect");
+    let span = match looks {
+        true => Span::of(&request.context, method, Kind::Server),
+        false => Span::first_or_of(&request.context, method, Kind::Server),
+    };
+    span.set("rpc.system", "ttrpc");
+    span.set("rpc.method", method);
+    if span.trace().is_some() {
+        let (container, exec) = inspect::ids(method, &request.payload);
+        span.set("container.id", container);
+        if !exec.is_empty() {
+            span.set("process.exec.id", exec);
+        }
+    }
+    request.context = span.context(&request.context);
+    span
 }
 
 impl Upgrade {

@@ -8,6 +8,7 @@ use crate::aside;
 use crate::bundle::{Bundle, ExitRecord};
 use crate::error::{Error, Result};
 use crate::last_exit::LastExit;
+use crate::oom::Ooms;
 use crate::process::exec::Exec;
 use crate::process::{Exit, Process};
 use crate::runtime::Runtime;
@@ -24,6 +25,7 @@ pub struct Container<R: Runtime> {
     pub init: Rc<Process>,
     pub(crate) execs: RefCell<HashMap<String, Rc<Exec>>>,
     pub(crate) last_exit: LastExit,
+    pub ooms: Rc<Ooms>,
     /// Exits are recorded one after the other: a burst of them is no burst of threads.
     recording: Mutex<()>,
     starting_execs: Cell<usize>,
@@ -42,6 +44,7 @@ impl<R: Runtime> Container<R> {
             init: Rc::new(init),
             execs: RefCell::default(),
             last_exit: LastExit::default(),
+            ooms: Rc::default(),
             recording: Mutex::default(),
             starting_execs: Cell::default(),
             may_have_strays: Cell::default(),

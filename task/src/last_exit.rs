@@ -12,9 +12,13 @@ use crate::process::{Exit, Process};
 use crate::runtime::Runtime;
 use crate::service::Engine;
 use crate::state::State;
+use crate::tally;
 use protos::events::{TaskExit, TaskOom};
 use std::cell::Cell;
 use std::rc::Rc;
+
+/// How a process ends that SIGKILL has ended.
+const KILLED: u32 = 128 + 9;
 
 /// What stands between a dead init and the telling of its exit.
 #[derive(Default)]
@@ -66,6 +70,10 @@ impl<R: Runtime> Engine<R> {
         process: &Rc<Process>,
         exit: Exit,
     ) {
+        tally::exit();
+        if exit.status == KILLED {
+            container.ooms.ended(&container.id, process);
+        }
         if Rc::ptr_eq(process, &container.init) {
             container.last_exit.init_exited.set(true);
             container.last_exit.hold();
@@ -133,7 +141,7 @@ impl<R: Runtime> Engine<R> {
             R::thaw(container);
         }
         init.exited(exit);
-        if R::stop_oom_watch(container) {
+        if R::stop_oom_watch(self, container) {
             self.publish_oom(&container.id);
         }
         self.publish_exit(container, init, exit);
@@ -173,6 +181,7 @@ impl<R: Runtime> Engine<R> {
 
     /// The kernel has killed a process of the container for want of memory (O1, O2).
     pub fn publish_oom(&self, container: &str) {
+        tally::oom();
         self.outbox.push(Event::Oom(TaskOom {
             container_id: container.to_owned(),
         }));

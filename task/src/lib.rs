@@ -38,6 +38,7 @@ mod last_exit;
 pub mod leftovers;
 pub mod look;
 pub mod oci;
+pub mod oom;
 pub mod outbox;
 pub mod peak;
 mod printable;
@@ -54,6 +55,8 @@ pub mod signals;
 mod state;
 pub mod stdio;
 pub mod sys;
+pub mod tally;
+pub mod trace;
 
 pub use error::{Error, Result};
 pub use printable::printable;

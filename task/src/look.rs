@@ -1,7 +1,9 @@
 //! What goes on in the engine, for who wants to look at it: it waits for nothing and changes nothing.
 
 use crate::aside;
+use crate::cgroup::Room;
 use crate::container::Container;
+use crate::oom::Killed;
 use crate::process::Process;
 use crate::runtime::Runtime;
 use crate::service::Service;
@@ -31,6 +33,19 @@ pub struct OfContainer {
     pub bundle: String,
     /// Init first, then the execs by their ids.
     pub processes: Vec<OfProcess>,
+    /// Where its memory is counted, if that is here and not in a VM.
+    pub memory: Option<OfMemory>,
+    /// Who was killed for want of memory, the last ones.
+    pub killed: Vec<Killed>,
+}
+
+/// The memory of a container's cgroup, with those below it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OfMemory {
+    pub cgroup: String,
+    #[serde(flatten)]
+    pub room: Room,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -50,6 +65,22 @@ pub struct OfProcess {
     pub stdin: String,
     pub stdout: String,
     pub stderr: String,
+    /// Output on its way to clients' FIFOs.
+    pub streams: Vec<OfStream>,
+}
+
+/// Output on its way to a client.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OfStream {
+    /// The FIFO.
+    pub path: String,
+    /// What it holds that the client has not read.
+    pub unread_bytes: usize,
+    /// What is on the way to it, as far as that can be seen.
+    pub waiting_bytes: usize,
+    /// How long it has been full, while something waits.
+    pub full_seconds: Option<f64>,
 }
 
 /// Events that containerd has not taken yet.
@@ -89,6 +120,11 @@ impl<R: Runtime> Container<R> {
             id: self.id.clone(),
             bundle: self.bundle.path().to_string_lossy().into_owned(),
             processes: std::iter::once(of(&self.init)).chain(execs).collect(),
+            memory: R::room(self).map(|(cgroup, room)| OfMemory {
+                cgroup: cgroup.to_string_lossy().into_owned(),
+                room,
+            }),
+            killed: self.ooms.killed(),
         }
     }
 }
@@ -105,5 +141,6 @@ fn of(process: &Process) -> OfProcess {
         stdin: paths.stdin,
         stdout: paths.stdout,
         stderr: paths.stderr,
+        streams: process.io().map(|io| io.look()).unwrap_or_default(),
     }
 }

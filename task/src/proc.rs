@@ -4,7 +4,8 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What the kernel puts behind the name of a file that is gone (d_path).
@@ -108,6 +109,22 @@ pub fn program(pid: u32) -> Option<PathBuf> {
         path.truncate(path.len() - DELETED.len());
     }
     Some(PathBuf::from(OsString::from_vec(path)))
+}
+
+/// True for a process of our own user's that runs a file of our own root directory whose name begins
+/// so: anybody may call a process of theirs what they like, and so may a container.
+pub fn is_ours(pid: u32, begin: &str) -> bool {
+    // A file that was put aside for a new one has another ending.
+    let named = program(pid).is_some_and(|path| {
+        let name = path.file_name().map(OsStrExt::as_bytes);
+        name.is_some_and(|name| name.starts_with(begin.as_bytes()))
+    });
+    let root = |pid: &str| {
+        let root = fs::metadata(format!("/proc/{pid}/root/")).ok()?;
+        Some((root.dev(), root.ino()))
+    };
+    let own = nix::unistd::geteuid().as_raw();
+    named && users(pid) == Some([own; 4]) && root("self") == root(&pid.to_string())
 }
 
 #[cfg(test)]

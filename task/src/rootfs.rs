@@ -5,6 +5,7 @@
 //! waits for its answer. A caller that stops waiting does not stop the thread. Only FUSE has
 //! helper programs in place of the thread (contract N6).
 
+mod error;
 mod fuse;
 mod hidden;
 mod idmap;
@@ -16,19 +17,21 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod unmount;
+mod verity;
 
+pub use error::MountError;
 pub use hidden::{Hidden, followed};
 pub use options::Refusal;
+pub use verity::Verity;
 
 use crate::aside;
-use crate::error::{of_call, words};
-use crate::oci::Failure;
+use crate::error::of_call;
 use crate::reaper::Reaper;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{SysconfVar, chdir, sysconf};
-use options::{Arguments, Plan};
+use options::{Arguments, Image, Plan};
 use protos::ttrpc::Context;
 use protos::types::Mount;
 use remount::make_readonly;
@@ -36,58 +39,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use target::Target;
-
-/// Why a root filesystem could not be made or taken down.
-#[derive(Debug, thiserror::Error)]
-pub enum MountError {
-    /// Nothing was mounted.
-    #[error("mount source: {source_path:?}, target: {target:?}, fstype: {kind}: {refusal}")]
-    Refused {
-        kind: String,
-        source_path: String,
-        target: String,
-        refusal: Refusal,
-    },
-    #[error(
-        "mount source: {source_path:?}, target: {target:?}, fstype: {kind}, \
-         options: {options:?}: {}",
-        words(error)
-    )]
-    Mount {
-        kind: String,
-        source_path: String,
-        target: PathBuf,
-        options: String,
-        error: io::Error,
-    },
-    #[error(
-        "mount source: {source_path:?}, target: {target:?}, fstype: {kind}: \
-         {doing} {}: {}", path.display(), words(error)
-    )]
-    Prepare {
-        kind: String,
-        source_path: String,
-        target: PathBuf,
-        doing: &'static str,
-        path: PathBuf,
-        error: io::Error,
-    },
-    /// A helper program mounts, and did not.
-    #[error("mount helper {command} failed: {failure}")]
-    Helper { command: String, failure: Failure },
-    #[error("mount target {target:?} in {rootfs:?}: {}", words(error))]
-    Target {
-        rootfs: PathBuf,
-        target: String,
-        error: io::Error,
-    },
-    #[error("unmount {path:?}: {}", words(error))]
-    Unmount { path: PathBuf, error: io::Error },
-    #[error("what is mounted at {path:?}: {}", words(error))]
-    Lookup { path: PathBuf, error: io::Error },
-    #[error("mount thread: {0}")]
-    Thread(#[from] io::Error),
-}
 
 /// The data and the directory that options make, for the fuzzer.
 #[cfg(any(test, fuzzing))]
@@ -113,23 +64,42 @@ pub async fn mount_all(
     rootfs: PathBuf,
     mounts: Vec<Mount>,
 ) -> Result<(), MountError> {
+    let layers = mounts.into_iter().map(Layer::from).collect();
+    mount_layers(reaper, context, rootfs, layers).await
+}
+
+/// [`mount_all`], of mounts of which some can do more.
+///
+/// # Errors
+/// Which mount failed, and why; nothing is mounted then.
+pub async fn mount_layers(
+    reaper: &Reaper,
+    context: &Context,
+    rootfs: PathBuf,
+    layers: Vec<Layer>,
+) -> Result<(), MountError> {
     let page = sysconf(SysconfVar::PAGE_SIZE)
         .ok()
         .flatten()
         .map_or(4096, |size| size as usize);
-    let jobs = mounts
+    let jobs = layers
         .into_iter()
-        .map(|one| match options::plan(&one.r#type, &one.options, page) {
-            Ok(plan) => Ok((one, plan)),
-            Err(why) => Err(refused(one, why)),
+        .map(|layer| {
+            let one = &layer.mount;
+            match options::plan(&one.r#type, &one.options, page) {
+                Ok(plan) => Ok((layer, plan)),
+                Err(why) => Err(MountError::refused(layer.mount, why)),
+            }
         })
         .collect::<Result<Vec<_>, _>>()?;
     let mut done = Vec::new();
-    for (one, plan) in jobs {
+    for (layer, plan) in jobs {
         let remount = matches!(&plan, Plan::Kernel(how) if how.flags.contains(MsFlags::MS_REMOUNT));
         let job = Job {
             rootfs: rootfs.clone(),
-            one,
+            one: layer.mount,
+            dirs: layer.dirs,
+            verity: layer.verity,
         };
         let mounted = match plan {
             Plan::Kernel(how) => job.mount(reaper, how).await,
@@ -170,6 +140,39 @@ pub async fn unmount_recursive(reaper: &Reaper, path: PathBuf) -> Result<(), Mou
     on_thread(move || unmount::each(unmount::below(&again)?.1)).await
 }
 
+/// Where something is mounted below `path`.
+///
+/// # Errors
+/// If it can't be looked up.
+pub async fn mounted_below(path: PathBuf) -> Result<Vec<PathBuf>, MountError> {
+    aside::run(move || {
+        let mut points = unmount::below(&path)?.1;
+        points.retain(|point| *point != path);
+        Ok(points)
+    })
+    .await
+}
+
+/// A mount, and what it takes.
+#[derive(Clone, Debug, Default)]
+pub struct Layer {
+    pub mount: Mount,
+    /// Directories that are made before, if they are missing: their paths below the root filesystem's
+    /// directory, in what is mounted there by then, and their modes.
+    pub dirs: Vec<(PathBuf, u32)>,
+    /// The source is an image that this stands for.
+    pub verity: Option<Verity>,
+}
+
+impl From<Mount> for Layer {
+    fn from(mount: Mount) -> Self {
+        Self {
+            mount,
+            ..Self::default()
+        }
+    }
+}
+
 /// Mounting changes what belongs to its thread.
 async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, MountError> + Send + 'static,
@@ -177,20 +180,13 @@ async fn on_thread<T: Send + 'static>(
     aside::alone(work).await
 }
 
-fn refused(one: Mount, refusal: Refusal) -> MountError {
-    MountError::Refused {
-        kind: one.r#type,
-        source_path: one.source,
-        target: one.target,
-        refusal,
-    }
-}
-
 /// One mount to make.
 #[derive(Clone)]
 struct Job {
     rootfs: PathBuf,
     one: Mount,
+    dirs: Vec<(PathBuf, u32)>,
+    verity: Option<Verity>,
 }
 
 impl Job {
@@ -198,6 +194,7 @@ impl Job {
     async fn mount(self, reaper: &Reaper, how: Arguments) -> Result<PathBuf, MountError> {
         let Some(ids) = how.ids.clone() else {
             return on_thread(move || {
+                self.make_dirs()?;
                 let target = self.target()?;
                 self.mount_here(&target, &how)?;
                 Ok(target.path)
@@ -214,7 +211,11 @@ impl Job {
             )
         })?;
         let job = self.clone();
-        let mounted = on_thread(move || job.mount_hidden(&how, &ids, &users)).await?;
+        let mounted = on_thread(move || {
+            job.make_dirs()?;
+            job.mount_hidden(&how, &ids, &users)
+        });
+        let mounted = mounted.await?;
         on_thread(move || {
             let target = self.target()?;
             let open = target.open().map_err(|e| self.no_target(e))?;
@@ -317,21 +318,52 @@ impl Job {
         taken.map_err(failed("map the owners of", &target.path))
     }
 
+    /// The source's, and those of the files that it needs beside itself.
+    fn disks(
+        &self,
+        image: Image,
+        how: &Arguments,
+    ) -> Result<Vec<loopdev::Device>, loopdev::Failure> {
+        let readonly = how.flags.contains(MsFlags::MS_RDONLY);
+        let files = [&self.one.source].into_iter().chain(&how.devices);
+        let attach = |file: &String| loopdev::attach(Path::new(file), image, readonly);
+        files.map(attach).collect()
+    }
+
+    fn make_dirs(&self) -> Result<(), MountError> {
+        for (dir, mode) in &self.dirs {
+            let made = target::make_dir(&self.rootfs, dir, *mode);
+            made.map_err(|e| self.prepare("make directory", dir, &self.rootfs, e))?;
+        }
+        Ok(())
+    }
+
     fn mount_here(&self, target: &Target, how: &Arguments) -> Result<(), MountError> {
         let point = target.point();
         let failed = |errno| self.failed(&target.path, errno);
-        let device = match how.image {
-            Some(image) => {
-                let readonly = how.flags.contains(MsFlags::MS_RDONLY);
-                let device = loopdev::attach(Path::new(&self.one.source), image, readonly);
-                Some(device.map_err(|e| self.prepare(e.doing, &e.path, &target.path, e.error))?)
-            }
+        let no_device = |e: loopdev::Failure| self.prepare(e.doing, &e.path, &target.path, e.error);
+        let disks = match how.image {
+            Some(image) => self.disks(image, how).map_err(no_device)?,
+            None => Vec::new(),
+        };
+        let mut source = disks
+            .first()
+            .map_or(Path::new(&self.one.source), |disk| &disk.path);
+        let checked = match &self.verity {
+            Some(verity) => Some(verity::open(source, verity).map_err(no_device)?),
             None => None,
         };
-        let source = match &device {
-            Some(device) => &device.path,
-            None => Path::new(&self.one.source),
-        };
+        if let Some(checked) = &checked {
+            source = &checked.path;
+        }
+        let data = disks.iter().skip(1).fold(how.data.clone(), |data, disk| {
+            let device = format!("device={}", disk.path.display());
+            if data.is_empty() {
+                device
+            } else {
+                format!("{data},{device}")
+            }
+        });
         if let Some(dir) = &how.chdir {
             // The working directory of this thread only, not of the process.
             unshare(CloneFlags::CLONE_FS).map_err(failed)?;
@@ -339,10 +371,10 @@ impl Job {
         }
         let remount = how.flags.contains(MsFlags::MS_REMOUNT);
         let readonly_bind = how.flags.contains(MsFlags::MS_BIND | MsFlags::MS_RDONLY);
-        if !(remount && readonly_bind && how.data.is_empty()) {
+        if !(remount && readonly_bind && data.is_empty()) {
             let kind = self.one.r#type.as_str();
             // Some filesystems take an empty text for a wrong one.
-            let data = Some(how.data.as_str()).filter(|data| !data.is_empty());
+            let data = Some(data.as_str()).filter(|data| !data.is_empty());
             mount(Some(source), &point, Some(kind), how.flags, data).map_err(failed)?;
         }
         if readonly_bind {

@@ -7,6 +7,7 @@
 //! in the shim for VMs a guest does it, which is asked over a link.
 
 use crate::bundle::Bundle;
+use crate::cgroup::Room;
 use crate::container::Container;
 use crate::error::Result;
 use crate::handover::Kept;
@@ -25,7 +26,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::future::Future;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// Each error is what the call's client is told; none of these is called for a container in a state
@@ -256,5 +257,10 @@ pub trait Runtime: Sized + 'static {
     fn thaw(container: &Container<Self>);
 
     /// Ends the watch for OOM kills; true if one was not told yet (X6).
-    fn stop_oom_watch(container: &Container<Self>) -> bool;
+    fn stop_oom_watch(engine: &Engine<Self>, container: &Container<Self>) -> bool;
+
+    /// Where the container's memory is counted, and what it has used of it, if that is here.
+    fn room(_: &Container<Self>) -> Option<(PathBuf, Room)> {
+        None
+    }
 }

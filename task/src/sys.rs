@@ -5,6 +5,7 @@
 )]
 
 pub mod limits;
+pub mod mapper;
 mod mounts;
 pub mod program;
 pub mod wait;

@@ -79,6 +79,22 @@ pub fn with<T>(
     Some(found)
 }
 
+/// [`on`], with more in the environment of the daemon, and with containerd's own tracing.
+pub fn traced(
+    name: &'static str,
+    env: Vec<(&'static str, String)>,
+    test: impl FnOnce(&mut Containerd),
+) {
+    let setup = Setup {
+        env,
+        ..Default::default()
+    };
+    if let Some(mut containerd) = start(name, setup) {
+        test(&mut containerd);
+        containerd.finish();
+    }
+}
+
 /// [`on`], for shims that are not ours: what they leave is only reported. False if that release
 /// is missing.
 pub fn measure(name: &'static str, body: impl FnOnce(&Containerd)) -> bool {
@@ -117,6 +133,7 @@ pub struct Containerd {
     dir: PathBuf,
     namespace: String,
     network: Option<OwnedFd>,
+    env: Vec<(&'static str, String)>,
     process: Option<Child>,
     /// What it and its shims said, once for each time it was started.
     logs: Vec<Capture>,
@@ -151,6 +168,7 @@ impl Containerd {
             dir,
             namespace: setup.namespace.map_or(name, str::to_owned),
             network: setup.network,
+            env: setup.env,
             process: None,
             logs,
             ids,
@@ -253,7 +271,8 @@ impl Containerd {
         command
             .env_clear()
             .env("PATH", path)
-            .env("TMPDIR", self.dir.join("tmp"));
+            .env("TMPDIR", self.dir.join("tmp"))
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
         command
             .env("CONTAINERD_SNAPSHOTTER", release::snapshotter())
             .current_dir(&self.dir);

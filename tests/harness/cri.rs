@@ -114,6 +114,7 @@ impl Cri {
             config: CONFIG,
             network: Some(network.file()),
             prepare: Some(prepare),
+            env: Vec::new(),
         };
         let containerd = containerd::start(name, setup)?;
         containerd.import("pause.tar");

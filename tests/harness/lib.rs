@@ -41,6 +41,7 @@ pub mod leaks;
 pub mod ledger;
 pub mod manager;
 pub mod meddler;
+pub mod otlp;
 pub mod peers;
 pub mod pid_namespace;
 pub mod proc;

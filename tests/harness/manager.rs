@@ -80,6 +80,7 @@ pub struct Manager {
     dir: PathBuf,
     process: Option<Child>,
     logs: Vec<Capture>,
+    pub env: Vec<(&'static str, String)>,
     finished: bool,
 }
 
@@ -92,13 +93,14 @@ impl Manager {
             fs::create_dir_all(dir.join(name)).expect("a new directory");
         }
         program::copy(shim, &dir.join("bin/containerd-shim-runc-v2"));
-        let place = dir.display();
-        let text = format!("root = \"{place}/r\"\nstate = \"{place}/s\"\n{config}");
-        fs::write(dir.join("config.toml"), text).expect("config.toml");
+        let [root, state] = ["r", "s"].map(|name| dir.join(name));
+        let config = format!("root = {root:?}\nstate = {state:?}\n{config}");
+        fs::write(dir.join("config.toml"), config).expect("config.toml");
         let mut it = Self {
             dir,
             process: None,
             logs: Vec::new(),
+            env: Vec::new(),
             finished: false,
         };
         it.up();
@@ -138,6 +140,7 @@ impl Manager {
             .env_clear()
             .env("PATH", path)
             .env("TMPDIR", self.dir.join("tmp"))
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(&self.dir);
         // SAFETY: prctl with these arguments only sets a flag of the new process.
         unsafe {
@@ -160,10 +163,8 @@ impl Manager {
         let mut child = self.process.take().expect("it is up");
         // Behind strace it is a child, which would go on alone.
         for daemon in proc::children(child.id() as i32) {
-            if proc::words(daemon, "cmdline")
-                .iter()
-                .any(|word| word == "daemon")
-            {
+            let words = proc::words(daemon, "cmdline");
+            if words.iter().any(|word| word == "daemon") {
                 let _ = crate::wait::signal(daemon, libc::SIGKILL);
                 ctr::ends_within(daemon, DEADLINE);
             }

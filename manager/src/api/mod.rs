@@ -19,8 +19,10 @@ mod namespaces;
 mod process;
 mod router;
 mod tasks;
+mod traced;
 
 pub use router::Router;
+use traced::{Called, Caller};
 
 use crate::failure::Failure;
 use crate::manager::Manager;
@@ -106,9 +108,11 @@ impl Api {
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default();
         let namespace = namespace.to_owned();
+        let caller = Caller::of(&request);
         let (mut sender, answer) = oneshot::channel();
         let run = move |manager| -> Pin<Box<dyn Future<Output = ()>>> {
             let work = job(manager, namespace, request.into_inner());
+            let work = caller.traced(work);
             Box::pin(async move {
                 if drops {
                     tokio::select! {

@@ -1,6 +1,6 @@
 //! The router: a path's service, or a refusal that says what is missing.
 
-use super::{Api, MAX_MESSAGE};
+use super::{Api, Called, MAX_MESSAGE};
 use crate::services::containerd::services as generated;
 use crate::services::dunnage::v1::journal_server::JournalServer;
 use crate::services::grpc::health::v1::health_server::HealthServer;
@@ -42,8 +42,10 @@ impl Service<Request<Body>> for Router {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Answer {
+    fn call(&mut self, mut request: Request<Body>) -> Answer {
         let path = request.uri().path().to_owned();
+        let called = Called(path.trim_start_matches('/').to_owned());
+        request.extensions_mut().insert(called);
         let mut parts = path.trim_start_matches('/').splitn(2, '/');
         let (service, method) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
         log::debug!("{service}/{method}");

@@ -9,8 +9,10 @@ use generated::namespaces::v1::namespaces_client::NamespacesClient;
 use generated::tasks::v1::tasks_client::TasksClient;
 use generated::version::v1::version_client::VersionClient;
 use hyper_util::rt::TokioIo;
+use protos::ttrpc::Trace;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
@@ -54,6 +56,8 @@ pub fn is_lost(status: &Status) -> bool {
 
 pub struct Client {
     channel: Channel,
+    /// On whose behalf it asks.
+    trace: Option<Rc<Trace>>,
     namespace: MetadataValue<tonic::metadata::Ascii>,
 }
 
@@ -96,7 +100,11 @@ impl Client {
         let namespace = namespace
             .parse()
             .map_err(|_| format!("namespace {namespace:?}: not a name"))?;
-        Ok(Self { channel, namespace })
+        Ok(Self {
+            channel,
+            trace: None,
+            namespace,
+        })
     }
 
     /// The same connection, for another namespace.
@@ -107,13 +115,26 @@ impl Client {
         let bad = |_| format!("namespace {namespace:?}: not a name");
         Ok(Self {
             channel: self.channel.clone(),
+            trace: self.trace.clone(),
             namespace: namespace.parse().map_err(bad)?,
         })
+    }
+
+    /// From now on it asks on behalf of `trace`.
+    #[must_use]
+    pub fn traced(self, trace: Option<Rc<Trace>>) -> Self {
+        Self { trace, ..self }
     }
 
     /// `message`, for our namespace.
     pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
+        let trace = self.trace.iter().flat_map(|trace| trace.pairs());
+        for (key, value) in trace {
+            if let Ok(value) = value.parse() {
+                request.metadata_mut().insert(key, value);
+            }
+        }
         request
             .metadata_mut()
             .insert("containerd-namespace", self.namespace.clone());

@@ -2,7 +2,8 @@
 //!
 //! It looks at the machine, not at the daemon's word: shims of ours without a bundle, bundles
 //! that the daemon does not know, sockets that nobody answers, mounts of bundles that are gone, networks
-//! of no container; and tasks whose container has no record, which get one again.
+//! of no container; and tasks whose container has no record, which get one again. What hangs its shim
+//! says, and the kernel.
 
 use super::client::Client;
 use super::run::{self, said};
@@ -12,7 +13,7 @@ use crate::config::Config;
 use crate::names::Key;
 use crate::network::{self, LABEL, Wish};
 use protos::services::containers::v1::CreateContainerRequest;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -40,6 +41,8 @@ enum Found {
     Task(Key),
     /// One of no container.
     Network(Wish),
+    /// Something takes long, and why: a sentence.
+    Wait(String),
 }
 
 impl Found {
@@ -54,6 +57,7 @@ impl Found {
                 "orphan network",
                 format!("{} in {}", wish.key, wish.network),
             ),
+            Self::Wait(why) => ("wait", why.clone()),
         }
     }
 
@@ -72,6 +76,7 @@ impl Found {
             Self::Mount(path) => unmount(path),
             Self::Task(key) => record(&client.of(&key.namespace)?, config, key).await,
             Self::Network(wish) => super::network::remove(config, wish.clone()).await,
+            Self::Wait(_) => Err("found (it ends with its cause)".to_owned()),
         }
     }
 }
@@ -195,11 +200,30 @@ async fn tasks(client: &Client, config: &Config) -> Result<(HashSet<Key>, Vec<Fo
     Ok((known, found))
 }
 
+/// What our shims wait for, by their own word.
+fn waits(pids: &HashSet<u64>) -> impl Fn(Value) -> Vec<Found> + '_ {
+    |report| {
+        let is_ours = report["pid"]
+            .as_u64()
+            .is_some_and(|pid| pids.contains(&pid));
+        let text = |name: &str| report[name].as_str().unwrap_or_default().to_owned();
+        let key = Key::new(&text("namespace"), &text("id"));
+        let causes = report["causes"].as_array().filter(|_| is_ours);
+        let causes = causes.into_iter().flatten().filter_map(Value::as_str);
+        causes
+            .map(|cause| Found::Wait(format!("{key}: {cause}")))
+            .collect()
+    }
+}
+
 fn look(config: &Config, known: &HashSet<Key>) -> Result<Vec<Found>, String> {
     let tasks = bundles::dir(&config.state);
     let bundle_of = |key: &Key| tasks.join(&key.namespace).join(&key.id);
-    let mut found = Vec::new();
-    for (pid, process, key) in shims(config) {
+    let shims = shims(config);
+    let pids = shims.iter().map(|(pid, ..)| u64::from(*pid)).collect();
+    let reports = super::shims::reports(config).into_iter();
+    let mut found: Vec<Found> = reports.flat_map(waits(&pids)).collect();
+    for (pid, process, key) in shims {
         // A shim of a group serves several; only one without any bundle is lost.
         if !bundle_of(&key).exists() && !serves_another(&tasks, pid) {
             found.push(Found::Shim { pid, process, key });

@@ -28,6 +28,8 @@ mod rename;
 mod run;
 mod seccomp;
 mod security;
+mod shim_metrics;
+mod shims;
 mod show;
 pub mod signal;
 mod spec;
@@ -36,6 +38,7 @@ mod stdio;
 mod stop;
 mod tail;
 mod top;
+mod traced;
 mod users;
 mod verbs;
 mod watch;
@@ -132,7 +135,9 @@ enum Command {
     Info,
     /// Tell the versions
     Version,
-    /// Look for leaked shims, orphan bundles, stale sockets and mounts
+    /// List the shims of this machine, containerd's too, or tell their metrics
+    Shims(shims::Shims),
+    /// Look for what hangs and why, leaked shims, orphan bundles, stale sockets and mounts
     Doctor {
         /// Clean up
         #[arg(long)]
@@ -256,7 +261,11 @@ impl Args {
                     .enable_all()
                     .build_local(Default::default());
                 let runtime = runtime.map_err(|e| e.to_string())?;
-                let code = runtime.block_on(self.ask(&config));
+                let code = match &self.command {
+                    // It needs no daemon.
+                    Command::Shims(shims) => runtime.block_on(shims.obey(self.json)),
+                    _ => runtime.block_on(self.ask(&config)),
+                };
                 // A thread may still wait for our stdin; nobody waits for it.
                 runtime.shutdown_background();
                 code
@@ -277,10 +286,14 @@ impl Args {
             Ok(client) => client,
             Err(e) => return Ok(run::exit_code(Err(e.into()))),
         };
-        match self.start(&client, config).await {
+        let (span, trace) = traced::command();
+        let client = client.traced(trace);
+        let code = match self.start(&client, config).await {
             Some(ran) => Ok(run::exit_code(ran)),
             None => self.manage(&client, config).await,
-        }
+        };
+        traced::ended(span, &code).await;
+        code
     }
 
     /// Does what a command says that starts a process, or watches one.
@@ -307,7 +320,10 @@ impl Args {
             Command::Update { limits, id } => control::update(client, id, limits).await,
             Command::Ls { quiet, filter } => show::ls(client, *quiet, self.json, filter).await,
             Command::Ps { id } => show::ps(client, id, self.json).await,
-            Command::Inspect { id } => show::inspect(client, config, id, self.json).await,
+            Command::Inspect { id } => {
+                let key = crate::names::Key::new(namespace, id);
+                show::inspect(client, config, &key, self.json).await
+            }
             Command::Events(args) => while_read(journal::events(client, args, self.json)).await,
             Command::Exits { id } => {
                 journal::exits(client, namespace, id.as_deref(), self.json).await
@@ -321,6 +337,7 @@ impl Args {
             | Command::Attach(_)
             | Command::Exec(_)
             | Command::Version
+            | Command::Shims(_)
             | Command::Check
             | Command::Daemon
             | Command::Image(_)

@@ -5,10 +5,12 @@ use super::control;
 use super::network;
 use super::output::{self, line, rows, status};
 use super::run::{NotRun, said};
+use super::shims;
 use super::verbs::one_by_one;
 use crate::config::Config;
 use crate::health;
 use crate::images::Made;
+use crate::names::Key;
 use protos::cgroups::{v1, v2};
 use protos::services::containers::v1::{Container, ListContainersRequest};
 use protos::services::tasks::v1::*;
@@ -116,9 +118,10 @@ pub async fn ps(client: &Client, id: &str, as_json: bool) -> Result<(), String> 
 pub async fn inspect(
     client: &Client,
     config: &Config,
-    id: &str,
+    key: &Key,
     as_json: bool,
 ) -> Result<(), String> {
+    let id = &key.id;
     let container = control::container(client, id).await?;
     let task = control::state(client, id).await.ok();
     let spec = container.spec.as_ref().map_or(&[][..], |spec| &spec.value);
@@ -141,6 +144,7 @@ pub async fn inspect(
             "terminal": task.terminal,
         })),
         "network": network::about(config, &container.labels),
+        "shim": shims::of(config, key),
         "spec": task::json::read_first::<Value>(spec).ok(),
     });
     // One line a record, or one that people read.

@@ -1,5 +1,8 @@
 //! The calls of a server that go on: what must be known of them to move them, or to tell of them.
 
+use super::service::{Waited, Waits};
+use super::trace::Trace;
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -17,6 +20,9 @@ pub(super) struct Call {
     pub only_waits: bool,
     /// Its caller has the answer, or gave up.
     pub is_answered: bool,
+    pub waits: Waits,
+    /// On whose behalf it is made, if somebody traces that.
+    pub trace: Option<Rc<Trace>>,
 }
 
 impl Call {
@@ -32,6 +38,8 @@ impl Call {
             deadline: timeout.and_then(deadline),
             only_waits: false,
             is_answered: false,
+            waits: Waits::default(),
+            trace: None,
         }
     }
 
@@ -60,6 +68,7 @@ impl Call {
             left: self.deadline.map(left),
             only_waits: self.only_waits,
             is_answered: self.is_answered,
+            waits_for: self.waits.borrow().last().cloned(),
         }
     }
 }
@@ -76,28 +85,28 @@ pub struct Ongoing {
     pub only_waits: bool,
     /// Its caller has its answer, or gave up; what it began is being undone.
     pub is_answered: bool,
+    /// What it says that it waits for.
+    pub waits_for: Option<Waited>,
 }
 
-impl Ongoing {
-    /// The first two fields of its payload, if they are strings: of most calls of the Task API the ids
-    /// of container and exec.
-    pub fn ids(&self) -> (String, String) {
-        let mut rest = self.payload.as_slice();
-        let mut text = |field: u8| {
-            // A field's number and its kind, which is "with a length", and the length.
-            let [tag, length, more @ ..] = rest else {
-                return String::new();
-            };
-            let length = usize::from(*length);
-            if *tag != field << 3 | 2 || length > 127 || more.len() < length {
-                return String::new();
-            }
-            let (text, after) = more.split_at(length);
-            rest = after;
-            String::from_utf8_lossy(text).into_owned()
+/// The first two fields of a payload, if they are strings: of most calls of the Task API the ids of
+/// container and exec.
+pub fn first_two(payload: &[u8]) -> (String, String) {
+    let mut rest = payload;
+    let mut text = |field: u8| {
+        // A field's number and its kind, which is "with a length", and the length.
+        let [tag, length, more @ ..] = rest else {
+            return String::new();
         };
-        (text(1), text(2))
-    }
+        let length = usize::from(*length);
+        if *tag != field << 3 | 2 || length > 127 || more.len() < length {
+            return String::new();
+        }
+        let (text, after) = more.split_at(length);
+        rest = after;
+        String::from_utf8_lossy(text).into_owned()
+    };
+    (text(1), text(2))
 }
 
 #[cfg(test)]
@@ -108,7 +117,7 @@ mod tests {
 
     fn ids(payload: Vec<u8>) -> (String, String) {
         let call = Call::new("s".into(), "m".into(), payload, None);
-        call.tell().ids()
+        first_two(&call.tell().payload)
     }
 
     #[test]

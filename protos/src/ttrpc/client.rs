@@ -3,6 +3,7 @@
 use super::api::Call;
 use super::frame::{Kind, MAX_PAYLOAD, ReadError, begin_frame, end_frame, write_frame};
 use super::pending::{Forget, Partial, Pending};
+use super::trace::CALLER;
 use super::wire;
 use crate::status::{Code, Status};
 use prost::Message;
@@ -213,6 +214,9 @@ impl Client {
         metadata: &[(&str, &str)],
         timeout: Option<Duration>,
     ) -> Result<wire::Response, CallError> {
+        let caller = CALLER.try_with(Clone::clone).ok().flatten();
+        let traced = caller.map(|trace| trace.pairs()).unwrap_or_default();
+        let traced = traced.iter().map(|(key, value)| (*key, value.as_str()));
         let request = wire::Request {
             service: service.to_owned(),
             method: method.to_owned(),
@@ -220,7 +224,9 @@ impl Client {
             timeout_nano: timeout.map_or(0, |t| i64::try_from(t.as_nanos()).unwrap_or(i64::MAX)),
             metadata: metadata
                 .iter()
-                .map(|&(key, value)| wire::KeyValue {
+                .copied()
+                .chain(traced)
+                .map(|(key, value)| wire::KeyValue {
                     key: key.to_owned(),
                     value: value.to_owned(),
                 })

@@ -6,6 +6,7 @@ use super::frame::{
 };
 use super::server::{Busy, MovedCall, MovedConnection, Services, Shared};
 use super::service::{Answer, Context, Request};
+use super::trace::Trace;
 use super::wire;
 use crate::status::{Code, Status};
 use prost::Message;
@@ -230,7 +231,8 @@ impl Connection {
             .ok()
             .filter(|&nanos| nanos > 0);
         let (service, method) = (envelope.service, envelope.method);
-        let call = Call::new(service, method, envelope.payload, timeout);
+        let mut call = Call::new(service, method, envelope.payload, timeout);
+        call.trace = Trace::of(&envelope.metadata).map(Rc::new);
         start_call(call, frame.stream, false, services, self, shared)
     }
 
@@ -318,6 +320,8 @@ fn start_call(
     let context = Context {
         deadline: call.deadline,
         closed: connection.closed.subscribe(),
+        trace: call.trace.clone(),
+        waits: Some(Rc::clone(&call.waits)),
     };
     let service = Rc::clone(service);
     let busy = (!call.only_waits).then(|| Busy::new(shared));

@@ -13,14 +13,16 @@ pub mod fuzz;
 mod pending;
 mod server;
 mod service;
+mod trace;
 
 pub(crate) use api::api;
 pub use api::{Call, decode};
-pub use calls::Ongoing;
+pub use calls::{Ongoing, first_two};
 pub use client::{CallError, Client};
 pub use frame::{Frame, Kind, MAX_PAYLOAD, ReadError, read_frame, write_frame};
 pub use server::{Handle, MovedConnection, Server};
-pub use service::{Answer, Context, Request, Service};
+pub use service::{Answer, Context, Request, Service, Waited, Waiting};
+pub use trace::{CALLER, Trace, hex};
 
 /// The envelope messages of a call.
 pub mod wire {

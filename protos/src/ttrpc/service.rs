@@ -1,6 +1,8 @@
 //! What a server runs: services, the calls they see, and how long a caller waits.
 
+use super::trace::Trace;
 use crate::status::{Code, Status};
+use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -36,9 +38,45 @@ pub trait Service {
 pub struct Context {
     pub(super) deadline: Option<Instant>,
     pub(super) closed: watch::Receiver<bool>,
+    /// On whose behalf it is made, if somebody traces that.
+    pub trace: Option<Rc<Trace>>,
+    /// What the call waits for, the last last; `None`: it is nobody's call.
+    pub(super) waits: Option<Waits>,
+}
+
+pub(super) type Waits = Rc<RefCell<Vec<Waited>>>;
+
+/// Something that a call waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waited {
+    pub what: String,
+    /// Of the process that it is, if it is one; else 0.
+    pub pid: u32,
+}
+
+/// A call waits for something as long as this lives.
+pub struct Waiting(Option<(Waits, Waited)>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some((waits, waited)) = &self.0 {
+            let mut waits = waits.borrow_mut();
+            let place = waits.iter().rposition(|one| one == waited);
+            place.map(|at| waits.remove(at));
+        }
+    }
 }
 
 impl Context {
+    /// Says what the call waits for from now on, to who looks at it; `pid` is that of a process, or 0.
+    pub fn waits_for(&self, what: impl FnOnce() -> String, pid: u32) -> Waiting {
+        Waiting(self.waits.as_ref().map(|waits| {
+            let waited = Waited { what: what(), pid };
+            waits.borrow_mut().push(waited.clone());
+            (Rc::clone(waits), waited)
+        }))
+    }
+
     /// Waits until the caller gives up, and says why.
     pub async fn cancelled(&self) -> Status {
         let mut closed = self.closed.clone();
@@ -69,14 +107,16 @@ impl Context {
         Self {
             deadline: None,
             closed: watch::channel(false).1,
+            trace: None,
+            waits: None,
         }
     }
 
     /// A context that gives up once `given_up` says so.
     pub fn until(given_up: watch::Receiver<bool>) -> Self {
         Self {
-            deadline: None,
             closed: given_up,
+            ..Self::background()
         }
     }
 
@@ -86,6 +126,14 @@ impl Context {
         Self {
             deadline: Instant::now().checked_add(time),
             ..Self::background()
+        }
+    }
+
+    /// This one, made on behalf of `trace`.
+    pub fn traced(&self, trace: Option<Rc<Trace>>) -> Self {
+        Self {
+            trace,
+            ..self.clone()
         }
     }
 

@@ -1,6 +1,7 @@
 //! The agent's event loop: the link to the host, and what is served over it.
 
 use crate::guest::Guest;
+use crate::layers::Layers;
 use crate::news::{News, next, say};
 use crate::port::Port;
 use crate::roots::Leaving;
@@ -72,6 +73,7 @@ async fn answer(link: &Rc<Link>, notices: Stream, started_ms: u64) -> Result<(),
     let failed = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
     crate::boot::finish()?;
     let reaper = Reaper::new().map_err(failed("reaper"))?;
+    let layers = Layers::new(Rc::clone(&reaper));
     let outbox = Rc::new(Outbox::default());
     let parked = Rc::new(Parked::new(Rc::clone(link)));
     let clients = Rc::clone(&parked);
@@ -80,6 +82,7 @@ async fn answer(link: &Rc<Link>, notices: Stream, started_ms: u64) -> Result<(),
     let leaving = Rc::<Leaving>::default();
     let guest = Guest::new(
         Rc::clone(&leaving),
+        Rc::clone(&layers),
         Rc::clone(link),
         Rc::clone(&parked),
         tools,
@@ -87,7 +90,7 @@ async fn answer(link: &Rc<Link>, notices: Stream, started_ms: u64) -> Result<(),
     let sessions = Sessions {
         started_ms,
         link: Rc::clone(link),
-        tasks: Tasks::new(Rc::clone(&engine), leaving),
+        tasks: Tasks::new(Rc::clone(&engine), leaving, layers),
         guest,
         news: News::new(outbox),
         parked,

@@ -2,6 +2,7 @@
 
 use crate::boot::{self, BUNDLES};
 use crate::connections::Listeners;
+use crate::layers::Layers;
 use crate::roots::{self, Leaving};
 use crate::tool::Tools;
 use crate::{connections, entropy, forget, mirror, network, pids};
@@ -17,6 +18,7 @@ use protos::ttrpc::{Answer, Context, Request, Service};
 use protos::{Code, Status, Timestamp};
 use std::fs;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::path::{Component, Path};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -32,6 +34,7 @@ const CLOCK: ClockId = ClockId::CLOCK_REALTIME;
 pub struct Guest {
     power_off: Notify,
     leaving: Rc<Leaving>,
+    layers: Rc<Layers>,
     link: Rc<Link>,
     parked: Rc<Parked>,
     listeners: Listeners,
@@ -41,6 +44,7 @@ pub struct Guest {
 impl Guest {
     pub fn new(
         leaving: Rc<Leaving>,
+        layers: Rc<Layers>,
         link: Rc<Link>,
         parked: Rc<Parked>,
         reaper: Rc<Reaper>,
@@ -49,6 +53,7 @@ impl Guest {
         Rc::new(Self {
             power_off: Notify::new(),
             leaving,
+            layers,
             link,
             parked,
             listeners: Listeners::default(),
@@ -88,10 +93,20 @@ impl protos::api::guest::Guest for Guest {
 
     async fn put_bundle(
         self: &Rc<Self>,
-        request: PutBundleRequest,
+        mut request: PutBundleRequest,
         _: &Context,
     ) -> Done<PutBundleResponse> {
-        self.leaving.stays(&request.id).await;
+        let id = request.id.clone();
+        if id.is_empty() || id.contains('/') || id.starts_with('.') {
+            return Err(failed(format!("id {id:?} names no directory")));
+        }
+        self.leaving.stays(&id).await;
+        let layers = std::mem::take(&mut request.root);
+        let request = aside::beside(move || show(&request).map(|()| request)).await?;
+        if !layers.is_empty() {
+            let mounted = self.layers.mount(&id, layers).await;
+            mounted.map_err(|e| failed(format!("failed to mount rootfs component: {e}")))?;
+        }
         aside::beside(move || write_bundle(&request)).await
     }
 
@@ -119,6 +134,10 @@ impl protos::api::guest::Guest for Guest {
 
     // It waits for the host.
     async fn forget(self: &Rc<Self>, request: ForgetRequest, _: &Context) -> Done<Empty> {
+        // A container that was not made may have a root filesystem.
+        for name in request.names.iter().filter(|name| !name.contains('/')) {
+            self.layers.unmount(name).await;
+        }
         let forgotten = aside::beside(move || forget::forget(&request)).await;
         forgotten.map_err(|e| failed(format!("forget: {e}")))?;
         Ok(Empty {})
@@ -176,23 +195,27 @@ fn set_up(request: &ConfigureRequest) -> Done<()> {
     Ok(())
 }
 
-/// Writes a bundle, and mounts what it refers to.
-fn write_bundle(request: &PutBundleRequest) -> Done<PutBundleResponse> {
+/// Makes what a bundle refers to, and has the kernel mount it.
+fn show(request: &PutBundleRequest) -> Done<()> {
     let id = &request.id;
-    if id.is_empty() || id.contains('/') || id.starts_with('.') {
-        return Err(failed(format!("id {id:?} names no directory")));
-    }
     for memory in &request.shared_memory {
         boot::share_memory(&memory.name, memory.size)
             .map_err(|e| failed(format!("shared memory {:?}: {e}", memory.name)))?;
     }
     let root = protos::places::rootfs(id);
     for mount in request.volumes.iter().chain([&root]) {
-        if let Err(e) = roots::show(mount) {
-            log::warn!("{id}: {mount}: {e}");
+        match roots::show(mount) {
+            // A root filesystem that is made of images alone.
+            Err(e) if e.kind() == ErrorKind::NotFound && *mount == root => {}
+            Err(e) => log::warn!("{id}: {mount}: {e}"),
+            Ok(()) => {}
         }
     }
-    let dir = Path::new(BUNDLES).join(id);
+    Ok(())
+}
+
+fn write_bundle(request: &PutBundleRequest) -> Done<PutBundleResponse> {
+    let dir = Path::new(BUNDLES).join(&request.id);
     let write = || -> std::io::Result<()> {
         fs::create_dir_all(&dir)?;
         fs::write(dir.join("config.json"), &request.config)

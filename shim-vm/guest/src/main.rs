@@ -19,6 +19,7 @@ mod connections;
 mod entropy;
 mod forget;
 mod guest;
+mod layers;
 mod mirror;
 mod network;
 mod news;

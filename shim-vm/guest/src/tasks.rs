@@ -1,6 +1,7 @@
 //! The Task API over the link: the engine's, and what a VM has to do beside it.
 
 use crate::boot;
+use crate::layers::Layers;
 use crate::roots::Leaving;
 use protos::api::task::Task;
 use protos::mux::MAX_ANSWER;
@@ -31,16 +32,18 @@ macro_rules! passed_on {
 pub struct Tasks {
     engine: Rc<task::Service>,
     leaving: Rc<Leaving>,
+    layers: Rc<Layers>,
     /// The host is told of memory that is freed.
     frees: Cell<bool>,
 }
 
 impl Tasks {
-    pub fn new(engine: Rc<task::Service>, leaving: Rc<Leaving>) -> Rc<Self> {
+    pub fn new(engine: Rc<task::Service>, leaving: Rc<Leaving>, layers: Rc<Layers>) -> Rc<Self> {
         let frees = Cell::new(false);
         Rc::new(Self {
             engine,
             leaving,
+            layers,
             frees,
         })
     }
@@ -58,6 +61,7 @@ impl Task for Tasks {
         let created = self.engine.create(request, context).await;
         if created.is_err() {
             remove_bundle(bundle).await;
+            self.layers.unmount(&id).await;
             self.leaving.hide(&id).await;
         }
         Ok(created?)
@@ -73,6 +77,7 @@ impl Task for Tasks {
         if is_init {
             let bundle = Path::new(boot::BUNDLES).join(&id);
             remove_bundle(bundle.to_string_lossy().into_owned()).await;
+            self.layers.unmount(&id).await;
             self.leaving.hide(&id).await;
         }
         Ok(deleted)

@@ -11,13 +11,15 @@ use protos::{Code, Status};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::time::Duration;
-use task::look::OfProcess;
+use task::look::{OfMemory, OfProcess};
 
 /// How long one shim may take: it answers at once, or is stuck itself.
 const TIMEOUT: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 256;
 /// What takes longer has a cause, in seconds.
 const LONG: f64 = 1.0;
+/// What a call says that waits behind another of its process.
+const TURN: &str = "its turn";
 
 /// What is told of one shim.
 #[derive(Serialize)]
@@ -118,6 +120,10 @@ impl Told {
                 self.what_for(call)
             ));
         }
+        for container in &self.report.engine.containers {
+            let processes = container.processes.iter();
+            causes.extend(processes.flat_map(|process| stuck(&container.id, process)));
+        }
         let events = &self.report.engine.events;
         if events.waiting > 0 && events.oldest_seconds as f64 >= LONG {
             causes.push(format!(
@@ -139,8 +145,13 @@ impl Told {
                 && child.seconds <= call.seconds + LONG
         };
         let helpers = self.helpers();
-        if let Some(child) = helpers.iter().find(is_its) {
+        let is_named = |child: &&&Sleeper| call.waits_for_pid == child.pid;
+        let named_first = helpers.iter().find(is_named);
+        if let Some(child) = named_first.or_else(|| helpers.iter().find(is_its)) {
             return format!("{} {}{}", program(child), child.pid, where_it_is(child));
+        }
+        if !call.waits_for.is_empty() && call.waits_for != TURN {
+            return call.waits_for.clone();
         }
         let is_before = |other: &&OfCall| {
             other.container == call.container && !other.only_waits && other.seconds > call.seconds
@@ -199,7 +210,12 @@ impl Told {
         };
         let made = engine.containers.iter().flat_map(|container| {
             let processes = container.processes.iter();
-            processes.map(|process| of_process(&container.id, process))
+            let processes = processes.map(|process| of_process(&container.id, process));
+            let memory = container.memory.iter().map(of_memory);
+            let killed = container.killed.iter();
+            let killed =
+                killed.map(|killed| format!("  out of memory, {}: {killed}", ago(killed.at)));
+            processes.chain(memory).chain(killed)
         });
         let creating = engine.creating.iter();
         let creating = creating.map(|id| format!("container {id}: is being created"));
@@ -259,6 +275,27 @@ fn about(call: &OfCall) -> String {
     format!("{}, for {}, {patience}", named(call), time(call.seconds))
 }
 
+/// The streams of a process whose client does not read.
+fn stuck(container: &str, process: &OfProcess) -> Vec<String> {
+    let of = match process.exec.as_str() {
+        "" => container.to_owned(),
+        exec => format!("{container}/{exec}"),
+    };
+    let streams = process.streams.iter();
+    let stuck = streams.filter(|stream| stream.full_seconds >= Some(LONG));
+    stuck
+        .map(|stream| {
+            format!(
+                "nobody reads the output of {of}: FIFO {} has been full for {} with {} bytes, and {} more wait",
+                stream.path,
+                time(stream.full_seconds.unwrap_or(0.0)),
+                stream.unread_bytes,
+                stream.waiting_bytes,
+            )
+        })
+        .collect()
+}
+
 fn state(process: &OfProcess) -> String {
     let mut said = process.state.clone();
     if process.pid != 0 {
@@ -271,6 +308,32 @@ fn state(process: &OfProcess) -> String {
         said += ", an operation is under way";
     }
     said
+}
+
+fn of_memory(memory: &OfMemory) -> String {
+    let OfMemory { cgroup, room } = memory;
+    let kib = |bytes: Option<u64>| bytes.map_or("?".into(), |bytes| (bytes / 1024).to_string());
+    let limit = room
+        .limit
+        .map_or("no limit".into(), |_| kib(room.limit) + " KiB");
+    let mut said = format!(
+        "  memory {} KiB, {} at most so far, of {limit}",
+        kib(room.used),
+        kib(room.peak),
+    );
+    if let Some(kills @ 1..) = room.kills {
+        said += &format!(", {kills} killed for want of it");
+    }
+    if room.group {
+        said += ", all at once (memory.oom.group)";
+    }
+    said + &format!(", in {cgroup}")
+}
+
+/// How long ago it was, from a time in seconds since 1970.
+fn ago(at: i64) -> String {
+    let seconds = task::event::now().seconds.saturating_sub(at);
+    format!("{} ago", time(seconds.max(0) as f64))
 }
 
 /// A thread that waits in the kernel for more than its next piece of work.

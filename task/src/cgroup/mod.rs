@@ -5,6 +5,8 @@
 //! a container stays askable from its exit to its deletion (contract T70, T79).
 
 mod find;
+mod kernel_log;
+mod kills;
 mod oom;
 mod oom_v1;
 mod oom_v2;
@@ -15,6 +17,7 @@ mod stats_v2;
 #[cfg(test)]
 mod tests;
 
+pub use kills::{Found, Room};
 pub use oom::OomWatch;
 pub use remains::{Remains, path_of};
 
@@ -104,6 +107,20 @@ impl Cgroup {
     /// The processes in the cgroup itself.
     pub fn members(&self) -> Vec<u32> {
         self.dir().map(members).unwrap_or_default()
+    }
+
+    /// What it may use of memory and has used, and its path; `None` without the controller.
+    pub fn room(&self) -> Option<(PathBuf, Room)> {
+        let dir = self.memory_dir()?;
+        Some((dir.to_owned(), Room::of(dir)))
+    }
+
+    /// The directory of the controller of memory.
+    fn memory_dir(&self) -> Option<&Path> {
+        match &self.0 {
+            Place::V1(dirs) => dirs.get("memory"),
+            Place::V2 { dir, .. } => Some(dir),
+        }
     }
 
     /// The directory that lists the processes.

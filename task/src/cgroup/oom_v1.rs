@@ -13,7 +13,10 @@
 //!
 //! Each cgroup has a counter for itself, those that the container makes below its own too, and one
 //! that is removed takes its kills with it: so each is compared with what itself said before.
+//! Of one that is removed before it was looked at only the kernel's log knows, which is asked when a
+//! kill was expected and no counter has moved.
 
+use super::kills::Kills as Log;
 use super::read;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::cell::{Cell, RefCell};
@@ -35,6 +38,8 @@ pub(super) struct Watch {
     dir: PathBuf,
     signal: Receiver,
     published: RefCell<Published>,
+    /// How many kills were told of, those in cgroups that are gone too.
+    told: Cell<u64>,
     /// While a kill is expected, how long to wait before the next look.
     expecting: Cell<Option<Duration>>,
 }
@@ -78,12 +83,13 @@ impl Watch {
             dir: dir.to_owned(),
             signal,
             published: RefCell::new(Published::Sum(0)),
+            told: Cell::new(0),
             expecting: Cell::new(None),
         })
     }
 
     /// See [`super::OomWatch::next`].
-    pub async fn next(&self) -> Option<()> {
+    pub async fn next(&self, log: &Log) -> Option<()> {
         loop {
             if self.look()?.kills.is_some_and(|kills| self.is_news(kills)) {
                 self.expecting.set(None);
@@ -92,6 +98,9 @@ impl Watch {
             if let Some(wait) = self.expecting.get() {
                 tokio::time::sleep(wait).await;
                 self.expecting.set((wait < LAST_WAIT).then_some(wait * 2));
+                if wait >= LAST_WAIT && self.is_news_of(log).await {
+                    return Some(());
+                }
                 continue;
             }
             self.signalled().await?;
@@ -124,19 +133,32 @@ impl Watch {
 
     /// See [`super::OomWatch::set_published`].
     pub fn set_published(&self, published: u64) {
+        self.told.set(published);
         self.published.replace(Published::Sum(published));
     }
 
     /// True if `kills` are more than were told of; from now on they were.
     fn is_news(&self, kills: Kills) -> bool {
         let news = match &*self.published.borrow() {
-            Published::Sum(published) => sum(&kills) > *published,
-            Published::Each(told) => kills.iter().any(|(cgroup, kills)| {
-                let known = told.iter().find(|(known, _)| known == cgroup);
-                *kills > known.map_or(0, |(_, kills)| *kills)
-            }),
+            Published::Sum(published) => sum(&kills).saturating_sub(*published),
+            Published::Each(told) => kills
+                .iter()
+                .map(|(cgroup, kills)| {
+                    let known = told.iter().find(|(known, _)| known == cgroup);
+                    kills.saturating_sub(known.map_or(0, |(_, kills)| *kills))
+                })
+                .sum(),
         };
         self.published.replace(Published::Each(kills));
+        self.told.set(self.told.get() + news);
+        news > 0
+    }
+
+    /// The same for the kills that the kernel's log has.
+    async fn is_news_of(&self, log: &Log) -> bool {
+        let found = log.count().await.unwrap_or(0);
+        let news = found > self.told.get();
+        self.told.set(self.told.get().max(found));
         news
     }
 

@@ -8,12 +8,15 @@ use crate::aside;
 use crate::bundle::Bundle;
 use crate::process::ProcessId;
 use crate::reaper::Reaper;
+use crate::tally;
+use crate::trace::{self, Kind, Span};
 use protos::runc;
 use protos::ttrpc::Context;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
+use std::time::Instant;
 
 /// runc, or what `binary_name` says, with the flags that every command of a container has.
 #[derive(Clone)]
@@ -292,7 +295,13 @@ impl Cli {
         streams: Streams,
         context: &Context,
     ) -> Result<Vec<u8>, Failure> {
+        let action = args.first().map(|arg| arg.to_string_lossy());
+        let action = action.unwrap_or_default();
+        let span = Span::of(context, &format!("runtime {action}"), Kind::Client);
+        span.set("process.executable.name", self.binary.as_str());
+        let context = &span.context(context);
         let mut command = Command::new(&self.binary);
+        trace::tell(&mut command, context);
         command
             .arg("--root")
             .arg(&self.root)
@@ -310,12 +319,16 @@ impl Cli {
             .env_remove("NOTIFY_SOCKET");
         let log = log.to_owned();
         let mark = aside::run(move || LogMark::new(log)).await;
+        let began = Instant::now();
         let done = command::run(&self.reaper, command, streams, context).await;
-        aside::run(move || {
+        tally::runtime(&action, began.elapsed(), done.is_err());
+        let done = aside::run(move || {
             let done = done.map_err(|failure| failure.with_log(&mark));
             mark.keep_small();
             done
         })
-        .await
+        .await;
+        span.done(&done);
+        done
     }
 }

@@ -101,12 +101,17 @@ pub async fn run(
     let not_spawned = |source: io::Error| Failure::not_spawned(&program, &source);
     sys::die_with_parent(&mut command);
     let mut talk = Talk::with(&mut command, streams).map_err(not_spawned)?;
-    let turn = tokio::select! {
-        biased;
-        turn = reaper.turn() => turn,
-        why = context.cancelled() => return Err(Failure::given_up(why)),
+    let turn = {
+        let _waiting = context.waits_for(|| format!("a turn to run {program}"), 0);
+        tokio::select! {
+            biased;
+            turn = reaper.turn() => turn,
+            why = context.cancelled() => return Err(Failure::given_up(why)),
+        }
     };
     let (mut child, not_executed) = reaper.fork(&mut command).map_err(not_spawned)?;
+    let name = || program.rsplit('/').next().unwrap_or_default().to_owned();
+    let _waiting = context.waits_for(name, child.pid);
     // Closes our copies of what the child inherited, so that ends of file can be seen.
     drop(command);
 

@@ -19,6 +19,7 @@ use crate::service::Engine;
 use crate::state::State;
 use crate::stdio::{self, Paths, check_lengths};
 use crate::sys;
+use crate::trace::{Kind, Span};
 use protos::task::CreateTaskRequest;
 use protos::ttrpc::Context;
 use std::rc::Rc;
@@ -76,7 +77,11 @@ impl Container<Oci> {
         let container = Rc::new(Self::new(request.id.clone(), bundle, init, own));
         let bundle = &container.bundle;
         if mounted {
+            let span = Span::of(context, "mount rootfs", Kind::Internal);
+            let context = &span.context(context);
             let mounted = rootfs::mount_all(reaper, context, bundle.rootfs(), mounts).await;
+            span.done(&mounted);
+            drop(span);
             mounted
                 .map_err(|e| Error::Refused(format!("failed to mount rootfs component: {e}")))?;
         }
@@ -100,7 +105,7 @@ impl Container<Oci> {
     /// # Errors
     /// Code Unknown with the runtime's words (T11); the runtime's half-made container is removed.
     pub(super) async fn make_init(
-        &self,
+        self: &Rc<Self>,
         engine: &Rc<Engine<Oci>>,
         context: &Context,
     ) -> Result<()> {
@@ -179,7 +184,7 @@ impl Container<Oci> {
     }
 
     /// Finds the cgroup and watches it for OOM kills (O3, T79); failures are only logged.
-    pub(super) fn find_cgroup(&self, engine: &Rc<Engine<Oci>>) {
+    pub(super) fn find_cgroup(self: &Rc<Self>, engine: &Rc<Engine<Oci>>) {
         let pid = self.init.pid.get();
         let cgroup = match Cgroup::of_pid(pid) {
             // Of a child: one that was reaped has left its pid to anybody.
@@ -195,15 +200,25 @@ impl Container<Oci> {
     }
 
     /// Tells of OOM kills from now on; `told` were told of before.
-    pub(super) fn watch_oom(&self, engine: &Rc<Engine<Oci>>, cgroup: &Cgroup, published: u64) {
+    pub(super) fn watch_oom(
+        self: &Rc<Self>,
+        engine: &Rc<Engine<Oci>>,
+        cgroup: &Cgroup,
+        published: u64,
+    ) {
         match OomWatch::new(cgroup) {
             Ok(watch) => {
                 watch.set_published(published);
                 let watch = Rc::new(watch);
-                let (engine, id, ours) = (Rc::clone(engine), self.id.clone(), Rc::clone(&watch));
+                let (engine, ours) = (Rc::clone(engine), Rc::clone(&watch));
+                // The container has the task, and not the task the container.
+                let container = Rc::downgrade(self);
                 let task = tokio::task::spawn_local(async move {
-                    while ours.next().await.is_some() {
-                        engine.publish_oom(&id);
+                    while ours.next().await.is_some()
+                        && let Some(container) = container.upgrade()
+                    {
+                        engine.publish_oom(&container.id);
+                        container.name_killed(&engine, &ours);
                     }
                 });
                 self.own.oom.replace(Some((watch, task)));

@@ -19,7 +19,7 @@ pub use failure::Failure;
 pub use options::{DEFAULT_ROOT, Options};
 
 use crate::bundle::Bundle;
-use crate::cgroup::{Cgroup, OomWatch};
+use crate::cgroup::{Cgroup, OomWatch, Room};
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::handover::Kept;
@@ -39,7 +39,7 @@ use protos::{Any, any};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -307,12 +307,20 @@ impl Runtime for Oci {
         container.own.thaw();
     }
 
-    fn stop_oom_watch(container: &Container<Self>) -> bool {
+    fn stop_oom_watch(engine: &Engine<Self>, container: &Container<Self>) -> bool {
         let Some((watch, task)) = container.own.oom.take() else {
             return false;
         };
         task.abort();
-        watch.flush()
+        let is_news = watch.flush();
+        if is_news {
+            container.name_killed(engine, &watch);
+        }
+        is_news
+    }
+
+    fn room(container: &Container<Self>) -> Option<(PathBuf, Room)> {
+        container.own.cgroup.borrow().as_ref()?.room()
     }
 }
 

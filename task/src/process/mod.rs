@@ -65,6 +65,7 @@ impl Process {
     /// # Errors
     /// `GivenUp` if the caller does not wait that long.
     pub async fn turn(&self, context: &Context) -> Result<MutexGuard<'_, ()>> {
+        let _waiting = context.waits_for(|| "its turn".to_owned(), 0);
         tokio::select! {
             biased;
             turn = self.operation.lock() => Ok(turn),

@@ -97,6 +97,8 @@ pub(super) struct Arguments {
     pub chdir: Option<String>,
     /// The source is a file that a loop device makes a disk of.
     pub image: Option<Image>,
+    /// And so are these, on which erofs finds what the source does not have.
+    pub devices: Vec<String>,
     /// Owners are shown as others.
     pub ids: Option<Ids>,
 }
@@ -145,11 +147,22 @@ fn arguments(kind: &str, options: &[String], page: usize) -> Result<Arguments, R
             direct: data.len() < others,
         }
     });
+    let mut devices = Vec::new();
+    if image.is_some() && kind == "erofs" {
+        data.retain(|option| match option.strip_prefix("device=") {
+            Some(device) => {
+                devices.push(device.to_owned());
+                false
+            }
+            None => true,
+        });
+    }
     let mut arguments = Arguments {
         flags,
         data: data.join(","),
         chdir: None,
         image,
+        devices,
         ids: maps.read(kind, flags, &data)?,
     };
     if kind == "overlay"
@@ -230,6 +243,7 @@ mod tests {
             data: data.to_owned(),
             chdir: None,
             image: None,
+            devices: Vec::new(),
             ids: None,
         }
     }

@@ -3,7 +3,7 @@
 use super::hidden::followed;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, mkdirat};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
@@ -64,6 +64,21 @@ fn open_below(root: &Path, below: &Path) -> io::Result<OwnedFd> {
             Mode::empty(),
         )?),
         opened => Ok(opened?),
+    }
+}
+
+/// Makes the directory `below` in `root`, if it is missing; what it is in is there.
+pub(super) fn make_dir(root: &Path, below: &Path, mode: u32) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (below.parent(), below.file_name()) else {
+        return Err(Errno::EINVAL.into());
+    };
+    let dir = match parent.as_os_str().is_empty() {
+        true => open(root, PATH, Mode::empty())?,
+        false => open_below(root, parent)?,
+    };
+    match mkdirat(&dir, name, Mode::from_bits_truncate(mode)) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
 }
 

@@ -12,12 +12,13 @@ use super::unread;
 use crate::aside;
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept};
+use crate::look::OfStream;
 use crate::record;
 use crate::sys;
 use protos::mux::{Link, WINDOW};
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::{Rc, Weak};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -108,6 +109,26 @@ impl Copies {
                     .is_some_and(|copy| copy.sink.is_stream() && copy.is_behind()),
             }
         })
+    }
+
+    /// The copies to clients' FIFOs that run.
+    pub fn look(&self) -> Vec<OfStream> {
+        let list = self.list.borrow();
+        let look = |entry: &Entry| {
+            let (copy, fifo) = (entry.copy.upgrade()?, entry.fifo.as_ref()?);
+            let link = format!("/proc/self/fd/{}", fifo.as_raw_fd());
+            let full = copy.sink.full_since.get();
+            Some(OfStream {
+                path: std::fs::read_link(link)
+                    .ok()?
+                    .to_string_lossy()
+                    .into_owned(),
+                unread_bytes: unread::bytes(fifo),
+                waiting_bytes: copy.pending.borrow().len() + copy.source.unread().unwrap_or(0),
+                full_seconds: full.map(|since| since.elapsed().as_secs_f64()),
+            })
+        };
+        list.iter().filter_map(look).collect()
     }
 
     /// Waits until nothing is unread, or clients read no more (I9).
@@ -262,7 +283,7 @@ impl Copy {
                 && let Source::Pipe(from) = &self.source
                 && let Some(to) = self.sink.splice_to()
             {
-                match splice_flood(from, to, &self.taken).await {
+                match splice_flood(from, to, &self.taken, &self.sink.full_since).await {
                     Ok(Flood::Eof) => return Ok(()),
                     Ok(Flood::Trickle) => {}
                     Err(e) => self.sink.give_up(&e),

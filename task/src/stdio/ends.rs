@@ -15,6 +15,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -97,6 +98,8 @@ impl Source {
 /// tried again with all that comes, for a disk is not full for ever.
 pub struct Sink {
     target: Target,
+    /// Something waits to be written, and has since then.
+    pub full_since: Cell<Option<Instant>>,
     /// The last write failed.
     broken: Cell<bool>,
     /// It was logged: a disk that is full now and then must not fill the log.
@@ -113,6 +116,11 @@ enum Target {
     Stream(Rc<Stream>),
     /// A file opened for appending; whoever writes to it may have to wait for a disk.
     File(Arc<File>),
+}
+
+/// A sink takes nothing: since now, if it did before.
+pub fn note_full(since: &Cell<Option<Instant>>) {
+    since.set(since.get().or_else(|| Some(Instant::now())));
 }
 
 impl Sink {
@@ -141,6 +149,7 @@ impl Sink {
     fn to(target: Target) -> Self {
         Self {
             target,
+            full_since: Cell::new(None),
             broken: Cell::new(false),
             logged: Cell::new(false),
         }
@@ -152,6 +161,7 @@ impl Sink {
     /// # Errors
     /// From epoll_wait(2).
     pub async fn when_writable(&self, step: impl FnOnce() -> usize) -> io::Result<()> {
+        note_full(&self.full_since);
         let mut ready = match &self.target {
             Target::Pipe { writer, .. } => Some(writer.writable().await?),
             Target::Console(master) => Some(master.writable().await?),
@@ -161,8 +171,9 @@ impl Sink {
             }
             Target::File(_) => None,
         };
-        if let (0, Some(ready)) = (step(), &mut ready) {
-            ready.clear_ready();
+        match (step(), &mut ready) {
+            (0, Some(ready)) => ready.clear_ready(),
+            _ => self.full_since.set(None),
         }
         Ok(())
     }

@@ -45,14 +45,18 @@ async fn open_or_make(path: &Path, make: bool, context: &Context) -> Result<Sink
         Named::Fifo(handle) => handle,
         Named::File(file) => return Ok(Sink::file(file)),
     };
+    let nobody = || format!("somebody who opens the FIFO {} to read", path.display());
     let writer = match handle.open_end(OFlag::O_WRONLY) {
-        Err(Errno::ENXIO) => tokio::select! {
-            writer = handle.writer_once_read() => writer.map_err(failed)?,
-            why = context.cancelled() => return Err(Error::GivenUp(why)),
-            () = tokio::time::sleep(READER_DEADLINE) => {
-                return Err(failed(io::Error::other("no reader within 30 s")));
+        Err(Errno::ENXIO) => {
+            let _waiting = context.waits_for(nobody, 0);
+            tokio::select! {
+                writer = handle.writer_once_read() => writer.map_err(failed)?,
+                why = context.cancelled() => return Err(Error::GivenUp(why)),
+                () = tokio::time::sleep(READER_DEADLINE) => {
+                    return Err(failed(io::Error::other("no reader within 30 s")));
+                }
             }
-        },
+        }
         other => other.map_err(|e| failed(e.into()))?,
     };
     let reader = handle

@@ -1,12 +1,13 @@
 //! Moving much from one pipe to another: spliced, so that the bytes never enter our memory.
 
+use super::ends::note_full;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SpliceFFlags, fcntl, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 
 /// Who writes as much at once is worth to be spliced; what is spliced goes by pages.
@@ -26,11 +27,12 @@ pub enum Flood {
 }
 
 /// Splices until the source ends, gives only little at a time, or nothing for a while; `taken`
-/// counts the bytes.
+/// counts the bytes, and `full_since` is when the other pipe became full, while it is.
 pub async fn splice_flood(
     from: &AsyncFd<OwnedFd>,
     to: &AsyncFd<OwnedFd>,
     taken: &Cell<u64>,
+    full_since: &Cell<Option<Instant>>,
 ) -> io::Result<Flood> {
     let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
     let mut moved = 0;
@@ -43,6 +45,7 @@ pub async fn splice_flood(
             Ok(n) if n < PAGE => return Ok(Flood::Trickle),
             Ok(n) => {
                 moved += n;
+                full_since.set(None);
                 if moved >= SPLICE {
                     moved = 0;
                     wide.get_or_insert_with(|| [from, to].map(|pipe| Wide::make(pipe.get_ref())));
@@ -57,6 +60,7 @@ pub async fn splice_flood(
                     let mut room = to.writable().await?;
                     if !is_ready(to, PollFlags::POLLOUT)? {
                         room.clear_ready();
+                        note_full(full_since);
                         to.writable().await?.retain_ready();
                     }
                 } else {

@@ -18,6 +18,7 @@ mod unread;
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
 use crate::handover::{self, Kept, Means};
+use crate::look::OfStream;
 use crate::oci::Streams;
 use crate::reaper::Reaper;
 use crate::sys;
@@ -260,6 +261,11 @@ impl Io {
     /// True if a client has output to read.
     pub fn is_unread(&self) -> bool {
         self.output.is_unread()
+    }
+
+    /// The output that goes to FIFOs.
+    pub fn look(&self) -> Vec<OfStream> {
+        self.output.look()
     }
 
     /// Waits until clients have read the output, as long as they do (I9).

@@ -11,8 +11,8 @@ state = "DIR/s"
 disabled_plugins = [
     CRI
     "io.containerd.internal.v1.opt", "io.containerd.internal.v1.restart",
-    "io.containerd.monitor.container.v1.restart", "io.containerd.internal.v1.tracing",
-    "io.containerd.tracing.processor.v1.otlp", "io.containerd.snapshotter.v1.aufs",
+    "io.containerd.monitor.container.v1.restart", TRACING
+    "io.containerd.snapshotter.v1.aufs",
     "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
     "io.containerd.snapshotter.v1.zfs",
 ]
@@ -21,6 +21,9 @@ address = "DIR/c.sock"
 [debug]
 level = "LEVEL"
 "#;
+
+const TRACING_PLUGINS: &str =
+    r#""io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp","#;
 
 const CRI_PLUGINS: &str = r#""io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images",
     "io.containerd.cri.v1.runtime", "io.containerd.podsandbox.controller.v1.podsandbox",
@@ -37,6 +40,8 @@ pub(crate) struct Setup {
     pub config: &'static str,
     /// The network namespace that it and its clients live in.
     pub network: Option<OwnedFd>,
+    /// More of the environment of the daemon and of its clients; with it, containerd traces.
+    pub env: Vec<(&'static str, String)>,
     /// Fills the directory before the start.
     pub prepare: Option<fn(&Path)>,
 }
@@ -51,6 +56,14 @@ impl Setup {
             PathBuf::new()
         };
         format!("{CONFIG}{}", self.config)
+            .replace(
+                "TRACING\n",
+                if self.env.is_empty() {
+                    TRACING_PLUGINS
+                } else {
+                    "\n"
+                },
+            )
             .replace("CRI\n", if self.cri { "\n" } else { CRI_PLUGINS })
             .replace("DIR", &dir.to_string_lossy())
             .replace("PLUGINS", &plugins.to_string_lossy())

@@ -36,5 +36,6 @@ mod restart;
 mod run;
 mod shim_death;
 mod storm;
+mod trace;
 mod tty;
 mod upgrade;

@@ -1,6 +1,7 @@
 //! The chart for Kubernetes: what it renders to is what the API takes, and asks for no more privilege
 //! than it explains.
 
+use crate::schema::{self, Api};
 use harness::peers;
 use std::collections::BTreeMap;
 use std::fs;
@@ -40,17 +41,21 @@ fn flatten(prefix: &str, value: &Yaml, found: &mut BTreeMap<String, String>) {
     }
 }
 
-/// What of Helm's language the templates use: values, and `if ne VALUE "TEXT"` to `end`, also
-/// within another.
+/// What of Helm's language the templates use: values, and `if eq VALUE "TEXT"` or `if ne` to `end`,
+/// also within another.
 fn render(template: &str, values: &BTreeMap<String, String>) -> String {
     let value = |name: &str| values.get(name).unwrap_or_else(|| panic!("no {name}"));
     let mut lines = Vec::new();
     let mut conditions = Vec::new();
     for line in template.lines() {
-        if let Some(condition) = line.strip_prefix("{{- if ne ") {
+        if let Some(condition) = line.strip_prefix("{{- if ") {
             let condition = condition.strip_suffix(" }}").expect("a condition");
-            let (name, text) = condition.split_once(' ').expect("two operands");
-            conditions.push(value(name) != text.trim_matches('"'));
+            let words: Vec<&str> = condition.split(' ').collect();
+            conditions.push(match words[..] {
+                ["eq", name, text] => value(name) == text.trim_matches('"'),
+                ["ne", name, text] => value(name) != text.trim_matches('"'),
+                _ => panic!("{condition}: another condition"),
+            });
             continue;
         }
         if line == "{{- end }}" {
@@ -123,9 +128,6 @@ fn the_daemon_set_is_one_and_may_do_what_it_says() {
     assert_eq!(pod["automountServiceAccountToken"].as_bool(), Some(false));
     assert_eq!(pod["hostNetwork"], Yaml::BadValue);
     assert_eq!(text(&pod["nodeSelector"]["dunnage.io/install"]), "true");
-    let volumes = pod["volumes"].as_vec().expect("volumes").iter();
-    let paths: Vec<&str> = volumes.map(|it| text(&it["hostPath"]["path"])).collect();
-    assert_eq!(paths, ["/opt/dunnage", "/etc/containerd"]);
     let [installer] = &pod["initContainers"].as_vec().expect("containers")[..] else {
         panic!("{pod:?}");
     };
@@ -144,17 +146,131 @@ fn the_daemon_set_is_one_and_may_do_what_it_says() {
         stay["securityContext"]["runAsNonRoot"].as_bool(),
         Some(true)
     );
-    let mounts = installer["volumeMounts"].as_vec().expect("mounts").iter();
-    let mounts: Vec<&str> = mounts.map(|it| text(&it["mountPath"])).collect();
-    assert_eq!(mounts, ["/host/opt/dunnage", "/host/etc/containerd"]);
+}
+
+/// Nothing of a node but what its parts are for; and what only has to be seen cannot be written.
+#[test]
+fn the_installer_sees_what_it_needs() {
+    let own = "/etc/kubernetes/node-feature-discovery/features.d";
+    for (changes, expected, read) in [
+        (&[][..], &["/opt/dunnage", "/etc/containerd"][..], &[][..]),
+        (
+            &[("engine", "crio"), ("vm", "kvm")],
+            &["/opt/dunnage", "/etc/crio"],
+            &[],
+        ),
+        (
+            &[("features", own)],
+            &["/opt/dunnage", "/etc/containerd", own],
+            &[],
+        ),
+        (
+            &[("vm", "auto")],
+            &["/opt/dunnage", "/etc/containerd", "/dev", "/usr/bin"],
+            &["/host/dev", "/host/usr/bin"],
+        ),
+    ] {
+        let documents = rendered("daemonset", changes);
+        let pod = &documents[0]["spec"]["template"]["spec"];
+        let list = |value: &Yaml| value.as_vec().expect("a list").clone();
+        let volumes = list(&pod["volumes"]);
+        let paths: Vec<&str> = volumes
+            .iter()
+            .map(|it| text(&it["hostPath"]["path"]))
+            .collect();
+        assert_eq!(paths, expected);
+        let mounts = list(&pod["initContainers"][0]["volumeMounts"]);
+        let places: Vec<&str> = mounts.iter().map(|it| text(&it["mountPath"])).collect();
+        let prefixed: Vec<String> = paths.iter().map(|path| format!("/host{path}")).collect();
+        assert_eq!(places, prefixed);
+        let names = |list: &[Yaml]| {
+            list.iter()
+                .map(|it| text(&it["name"]).to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(&volumes), names(&mounts));
+        let cannot = mounts
+            .iter()
+            .filter(|it| it["readOnly"].as_bool() == Some(true));
+        let cannot: Vec<&str> = cannot.map(|it| text(&it["mountPath"])).collect();
+        assert_eq!(cannot, read);
+    }
+}
+
+/// Whatever is asked of the chart, the API has all the fields, and they have its types.
+#[test]
+fn the_api_takes_what_the_chart_renders_to() {
+    let features = (
+        "features",
+        "/etc/kubernetes/node-feature-discovery/features.d",
+    );
+    for release in schema::RELEASES {
+        let api = Api::of(release);
+        for changes in [
+            &[][..],
+            &[("mode", "uninstall")],
+            &[("vm", "kvm"), ("engine", "crio")],
+            &[("vm", "auto"), features],
+            &[("vm", "tcg"), features],
+        ] {
+            let mut objects = rendered("daemonset", changes);
+            objects.extend(rendered("runtimeclasses", changes));
+            for object in objects.iter().filter(|it| !it.is_null()) {
+                let kind = match text(&object["kind"]) {
+                    "DaemonSet" => "io.k8s.api.apps.v1.DaemonSet",
+                    "RuntimeClass" => "io.k8s.api.node.v1.RuntimeClass",
+                    other => panic!("{other}"),
+                };
+                let wrong = api.complaints(kind, object);
+                assert!(wrong.is_empty(), "{release}, {changes:?}: {wrong:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_api_does_not_take_is_named() {
+    let api = Api::of(schema::RELEASES[0]);
+    let kind = "io.k8s.api.apps.v1.DaemonSet";
+    let template = render(&read("templates/daemonset.yaml"), &values(&[]));
+    for (old, new, why) in [
+        ("hostPID: true", "hostPid: true", "no field hostPid"),
+        (
+            "hostPID: true",
+            "hostPID: \"yes\"",
+            ".hostPID: \"yes\" is not of type",
+        ),
+        ("kind: DaemonSet", "kind: DaemonSets", ".kind: "),
+        (
+            "        - name: stay\n",
+            "        - names: stay\n",
+            "no name",
+        ),
+        (
+            "            limits:\n              memory: 16Mi",
+            "            limits:\n              memory: [16Mi]",
+            "none of what",
+        ),
+    ] {
+        let broken = template.replace(old, new);
+        assert_ne!(broken, template, "{old}");
+        let wrong = api.complaints(kind, &load(&broken)[0]);
+        assert!(wrong.iter().any(|it| it.contains(why)), "{new}: {wrong:?}");
+    }
 }
 
 /// The installer takes the arguments that the chart gives it.
 #[test]
 fn the_installer_knows_its_arguments() {
     let known = fs::read_to_string(peers::workspace().join("deploy/src/arguments.rs")).unwrap();
-    for mode in ["install", "uninstall"] {
-        let documents = rendered("daemonset", &[("mode", mode), ("vm", "kvm")]);
+    for (mode, engine) in [("install", "containerd"), ("uninstall", "crio")] {
+        let changes = [
+            ("mode", mode),
+            ("vm", "kvm"),
+            ("engine", engine),
+            ("features", "/f"),
+        ];
+        let documents = rendered("daemonset", &changes);
         let pod = &documents[0]["spec"]["template"]["spec"];
         let args = pod["initContainers"][0]["args"]
             .as_vec()
@@ -190,6 +306,12 @@ fn runtime_classes_have_the_handlers_and_what_a_vm_takes() {
         let selector = &class["scheduling"]["nodeSelector"];
         assert_eq!(text(&selector["dunnage.io/install"]), "true");
     }
+    let where_to = |vm: &str| {
+        let classes = rendered("runtimeclasses", &[("vm", vm), ("features", "/f")]);
+        let selector = &classes[1]["scheduling"]["nodeSelector"];
+        text(&selector["dunnage.io/vm"]).to_owned()
+    };
+    assert_eq!(["kvm", "tcg", "auto"].map(where_to), ["kvm", "tcg", "kvm"]);
     // As the shim itself has it.
     let fixed = &classes[1]["overhead"]["podFixed"];
     let path = peers::workspace().join("shim-vm/etc/shim-vm.toml");

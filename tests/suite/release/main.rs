@@ -2,9 +2,13 @@
 
 mod archive;
 mod chart;
+mod fleet;
 mod machine;
 mod node;
 mod packages;
+mod rpms;
+mod schema;
+mod uninstall;
 mod version;
 
 use harness::{manager, peers, program};

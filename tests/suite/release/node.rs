@@ -7,6 +7,7 @@ use harness::cri::api::PodSandboxState;
 use harness::cri::{Cri, Pod};
 use harness::{containerd, cri, peers, program};
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -144,6 +145,39 @@ fn in_a_vm(cri: &Cri) -> Pod {
     pod
 }
 
+/// CRI-O is not here: a program of its name has what is for it, and ends by SIGHUP instead of reading.
+#[test]
+fn crio_is_told_in_a_file_and_by_a_signal() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (from, root) = (release(dir.path()), dir.path().join("root"));
+    let stand_in = dir.path().join("crio");
+    program::copy(&peers::program("sleep").expect("sleep"), &stand_in);
+    let mut crio = Command::new(stand_in).arg("1000").spawn().expect("sleep");
+    let run = |words: &[&str]| {
+        let mut command = Command::new(installer());
+        command.args(words).arg("--root").arg(&root);
+        command.arg("--from").arg(&from);
+        script(command.args(["--crio", "/etc/crio", "--vm", "kvm"]))
+    };
+    let said = run(&["install", "--restart"]);
+    assert!(
+        said.contains("/etc/crio: is changed: CRI-O reads it"),
+        "{said}"
+    );
+    let ended = crio.wait().expect("an end");
+    assert_eq!(ended.signal(), Some(1), "{ended}");
+    let own = root.join("etc/crio/crio.conf.d/50-dunnage.conf");
+    let told = fs::read_to_string(&own).expect("a drop-in");
+    for name in [containerd::SHIM, "containerd-shim-vm-v2"] {
+        assert!(told.contains(&format!("runtime_path = \"/opt/dunnage/bin/{name}\"\n")));
+        assert!(root.join("opt/dunnage/bin").join(name).exists());
+    }
+    // Nothing has changed, so nobody is asked.
+    assert!(run(&["install", "--restart"]).contains("is as it was"));
+    run(&["uninstall"]);
+    assert!(!own.exists() && !root.join("opt/dunnage").exists());
+}
+
 /// The image, as the DaemonSet runs it: with two directories of the node, and nothing to write to
 /// of its own.
 #[test]
@@ -204,7 +238,12 @@ fn as_a_container(containerd: &Containerd, image: &Path, node: &Path) {
     };
     let said = run("version", &["--version"]).ok();
     assert!(said.stdout.contains(&crate::version::cargo()), "{said}");
-    let said = run("install", &["install", "--root=/host", "--vm=tcg"]).ok();
+    let features = "--features=/etc/containerd/features.d";
+    let said = run(
+        "install",
+        &["install", "--root=/host", "--vm=tcg", features],
+    )
+    .ok();
     assert!(said.stdout.contains("is changed"), "{said}");
     let shim = node.join("opt/dunnage/bin").join(containerd::SHIM);
     assert!(peers::version_text(&shim).contains(&crate::version::cargo()));
@@ -217,8 +256,12 @@ fn as_a_container(containerd: &Containerd, image: &Path, node: &Path) {
         told.contains("/opt/dunnage/bin/containerd-shim-vm-v2"),
         "{told}"
     );
-    run("uninstall", &["uninstall", "--root=/host"]).ok();
+    let told = fs::read_to_string(node.join("etc/containerd/features.d/dunnage"));
+    assert!(told.expect("features").contains("\ndunnage.io/vm=tcg\n"));
+    let features = "--features=/etc/containerd/features.d";
+    run("uninstall", &["uninstall", "--root=/host", features]).ok();
     assert_eq!(fs::read_to_string(&config).expect("config.toml"), text);
+    assert!(!node.join("etc/containerd/features.d/dunnage").exists());
     let left = fs::read_dir(node.join("opt/dunnage")).expect("a directory");
     assert_eq!(left.count(), 0);
 }

@@ -1,12 +1,12 @@
 //! Debian's packages of the suite, installed, upgraded, rolled back and removed with dpkg, beside
 //! containerd's own and under containers that run.
 
+use crate::fleet::{self, Fleet, ROUNDS, digest, program_of};
 use crate::machine::{Layer, with_layer};
 use crate::{dist, guest, script};
-use harness::containerd::{self, Containerd, SHIM, Task};
-use harness::{peers, proc, program};
-use sha2::{Digest, Sha256};
-use std::os::unix::fs::{MetadataExt, symlink};
+use harness::containerd::{self, Containerd, SHIM};
+use harness::{peers, program};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -15,9 +15,6 @@ const PACKAGES: [&str; 3] = ["dunnage", "containerd-shim-dunnage", "containerd-s
 /// Where the package has the shim, and where containerd's package has its own.
 const OWN: &str = "/usr/lib/dunnage/bin/containerd-shim-runc-v2";
 const PLACE: &str = "/usr/bin/containerd-shim-runc-v2";
-const CONTAINERS: usize = 20;
-/// Upgrades and ways back.
-const ROUNDS: usize = 5;
 
 /// The packages, called version `version`.
 fn make(dir: &Path, dist: &Path, version: &str) -> PathBuf {
@@ -42,15 +39,17 @@ fn package(of: &Path, name: &str) -> PathBuf {
 
 /// What runc is, and whether apt knows it, is not asked here: the tests have one.
 fn dpkg(args: &[&str], packages: &[PathBuf]) -> String {
+    script(&mut dpkg_command(args, packages))
+}
+
+fn dpkg_command(args: &[&str], packages: &[PathBuf]) -> Command {
     let sbin = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let mut command = Command::new("dpkg");
     command.env("PATH", sbin).env("LC_ALL", "C");
-    command.args(["--force-depends", "--force-confnew"]);
-    script(command.args(args).args(packages))
-}
-
-fn digest(path: &Path) -> Vec<u8> {
-    Sha256::digest(fs::read(path).expect("a file")).to_vec()
+    // What others do after an installation, such as to index manual pages, takes longer than that.
+    command.args(["--force-depends", "--force-confnew", "--no-triggers"]);
+    command.args(args).args(packages);
+    command
 }
 
 #[test]
@@ -106,20 +105,11 @@ fn come_and_go(containerd: &mut Containerd, old: &Path, new: &Path) {
     let shim = |of: &Path| [package(of, "containerd-shim-dunnage")];
     dpkg(&["--install"], &shim(old));
     assert_eq!(leads_to(), Path::new(OWN));
-    let names: Vec<String> = (0..CONTAINERS).map(|n| format!("c{n}")).collect();
-    let tasks: Vec<Task> = names
-        .iter()
-        .map(|name| containerd.run_service(&[], name))
-        .collect();
-    let shims: Vec<i32> = tasks.iter().map(|task| containerd.shim_of(task)).collect();
-    for round in 0..ROUNDS {
+    let fleet = Fleet::start(containerd);
+    for _ in 0..ROUNDS {
         for version in [new, old] {
-            let said = dpkg(&["--install"], &shim(version));
-            for shim in &shims {
-                let told = said.contains(&format!("pid {shim}: runs "));
-                assert!(told, "round {round}: {shim} is not upgraded: {said}");
-            }
-            all_run(containerd, &tasks, &shims);
+            fleet.is_named_in(&dpkg(&["--install"], &shim(version)));
+            fleet.runs(containerd, Path::new(OWN));
         }
     }
     switched(&theirs, &shim(old));
@@ -128,35 +118,16 @@ fn come_and_go(containerd: &mut Containerd, old: &Path, new: &Path) {
     assert_eq!(digest(Path::new(PLACE)), theirs);
     // Without the program, its containers are as they were, and others have containerd's shim.
     let after = containerd.run_service(&[], "after");
-    let runs = format!("/proc/{}/exe", containerd.shim_of(&after));
-    assert_eq!(digest(Path::new(&runs)), theirs);
+    assert_eq!(program_of(containerd.shim_of(&after)), theirs);
     // It looks for a shim where that was when the container was made.
     containerd.kill();
     containerd.restart();
-    for (task, shim) in tasks.iter().zip(&shims) {
-        assert_eq!(containerd.task(&task.id).as_ref(), Some(task));
-        assert_eq!(containerd.shim_of(task), *shim);
-    }
+    fleet.is_there(containerd);
     containerd
         .exec("c0", "e", &["sh", "-c", "echo here; exit 3"])
         .exits(3)
         .prints("here\n");
-    let events = containerd.events();
-    for task in tasks.iter().chain([&before, &after]) {
-        containerd.kill_task("SIGTERM", &task.id);
-        events.until_seen(&format!("exit {} 6", task.id));
-    }
-}
-
-/// No container was touched, and every shim is the program that is there now.
-fn all_run(containerd: &Containerd, tasks: &[Task], shims: &[i32]) {
-    let own = fs::metadata(OWN).expect("the shim").ino();
-    for (task, shim) in tasks.iter().zip(shims) {
-        assert_eq!(containerd.task(&task.id).as_ref(), Some(task));
-        assert_eq!(proc::stat(task.pid).expect("a container").ppid, *shim);
-        let runs = fs::metadata(format!("/proc/{shim}/exe")).expect("a program");
-        assert_eq!(runs.ino(), own, "{}", proc::describe(*shim));
-    }
+    fleet.ends(containerd, &[&before, &after]);
 }
 
 /// An administrator can have containerd's own shim without removing anything, and an upgrade leaves
@@ -187,6 +158,10 @@ fn all_come_and_go(layer: &Layer, old: &Path) {
     assert!(Path::new("/usr/lib/dunnage/guest/distro/initrd").exists());
     let verified = dpkg(&["--verify"], &PACKAGES.map(PathBuf::from));
     assert_eq!(verified, "", "files are not those of the packages");
+    fleet::while_a_vm_runs(Path::new("/usr/bin/containerd-shim-vm-v2"), || {
+        let mut command = dpkg_command(&["--remove"], &["containerd-shim-vm".into()]);
+        command.output().expect("dpkg")
+    });
     dpkg(&["--purge"], &PACKAGES.map(PathBuf::from));
     let left = layer.named(&["dunnage", "containerd-shim-vm", ".containerd"]);
     assert_eq!(left, Vec::<String>::new());

@@ -4,7 +4,7 @@
 use harness::disk::{self, Disk};
 use harness::inspect::{Stopped, asked, cause, inspected};
 use harness::runtime::HangingExec;
-use harness::stdio::Stdio;
+use harness::stdio::{Fifos, Stdio};
 use harness::{Shim, differs, vm_differs, wait};
 use serde_json::Value;
 use tokio::task::spawn_local;
@@ -126,6 +126,63 @@ fn a_disk_that_stands_still_is_the_cause() {
         drop(frozen);
         creating.await.unwrap().unwrap();
         shim.delete("c", "").await.unwrap();
+    });
+}
+
+/// A client that has not opened its end of a FIFO is named by it, while a Start waits for that.
+#[test]
+fn a_fifo_that_nobody_opens_is_the_cause() {
+    if differs("inspect") {
+        return;
+    }
+    harness::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let fifos = Fifos::new(test.dir().join("io"));
+        let request = bundle.exec_sh("e", "exit 3").output(&fifos);
+        shim.exec(request).await.unwrap();
+        let starting = spawn_local({
+            let shim = shim.clone();
+            async move { shim.start("c", "e").await }
+        });
+        let (cause, _) = cause(test).await;
+        let fifo = fifos.stdout.name();
+        let expected = format!("it waits for somebody who opens the FIFO {fifo} to read");
+        assert!(
+            cause.starts_with("Start of c/e has gone on for ") && cause.ends_with(&expected),
+            "{cause}"
+        );
+        let _readers = fifos.readers();
+        starting.await.unwrap().unwrap();
+        assert_eq!(shim.wait("c", "e").await.unwrap().exit_status, 3);
+    });
+}
+
+/// And one that has opened it, and does not read.
+#[test]
+fn a_fifo_that_nobody_reads_is_the_cause() {
+    if differs("inspect") {
+        return;
+    }
+    harness::run(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        let fifos = Fifos::new(test.dir().join("io"));
+        let (mut out, _err) = fifos.readers();
+        let request = bundle.exec_sh("e", "dd if=/dev/zero bs=1024 count=1024");
+        shim.run(request.output(&fifos)).await;
+        let (cause, told) = cause(test).await;
+        let expected = format!(
+            "nobody reads the output of c/e: FIFO {} has been full for ",
+            fifos.stdout.name()
+        );
+        assert!(cause.starts_with(&expected), "{cause}");
+        let stream = &told["containers"][0]["processes"][1]["streams"][0];
+        assert_eq!(stream["path"], fifos.stdout.name());
+        assert!(stream["unread_bytes"].as_u64() > Some(4096), "{told}");
+        assert_eq!(out.sum().await.bytes, 1 << 20);
+        assert_eq!(shim.wait("c", "e").await.unwrap().exit_status, 0);
+        assert_eq!(inspected(test).await["causes"], serde_json::json!([]));
     });
 }
 

@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod checkpoint;
+mod crio;
 mod delete;
 mod exits;
 mod failures;
@@ -19,6 +20,7 @@ mod logger;
 mod mounts;
 mod mounts_more;
 mod oom;
+mod oom_named;
 mod options;
 mod output;
 mod placement;
@@ -32,5 +34,6 @@ mod stdio;
 mod sweep;
 mod task;
 mod terminal;
+mod trace;
 mod upgrade;
 mod wire;

@@ -20,6 +20,7 @@ mod guest;
 mod hooks;
 mod hostile;
 mod image;
+mod images;
 mod inspect;
 mod jail;
 mod known;
@@ -39,6 +40,7 @@ mod share;
 mod sockets;
 mod streams;
 mod swaps;
+mod trace;
 mod upgrade;
 
 use harness::bundle::Bundle;

@@ -153,8 +153,8 @@ fn nothing_can_be_planted_where_the_next_container_will_be() {
     });
 }
 
-/// A container's `root.readonly`, and a read-only volume with what is mounted in it, are read-only
-/// for the whole VM. What its runtime would have made in its root is there.
+/// A container's `root.readonly`, and a read-only volume, are read-only for the whole VM; with `rro` what is
+/// mounted in it is, too, and with `ro` it is as it was. What its runtime would have made in its root is there.
 #[test]
 fn read_only_is_read_only_on_the_host() {
     crate::run(async |test| {
@@ -181,22 +181,23 @@ fn read_only_is_read_only_on_the_host() {
         let before = names(&upper);
         let script = "pwd; cat /not/there/single; echo; cat /not/in/the/image/inside/file; echo; \
                       echo x >/not/there/null; echo x >/a/tmpfs/x; echo x >/not/there/whole/inside/file; \
+                      echo x >/not/in/the/image/inside/new; \
                       cd /tmp/s; ls -A .volumes; \
-                      for at in c/rootfs .volumes/0/v .volumes/0/v/inside; do \
+                      for at in c/rootfs .volumes/0/v .volumes/1/v .volumes/1/v/inside; do \
                           echo evil >$at/evil; mkdir $at/evil; ln -s / $at/evil; chmod 700 $at; \
-                      done; echo evil >.volumes/0/v/inside/file; rm .volumes/0/v/inside/file; \
-                      echo evil >.volumes/1/v; truncate -s 0 .volumes/1/v; chmod 777 .volumes/1/v";
+                      done; echo evil >.volumes/1/v/inside/file; rm .volumes/1/v/inside/file; \
+                      echo evil >.volumes/2/v; truncate -s 0 .volumes/2/v; chmod 777 .volumes/2/v";
         let told = attack(&shim, &bundle, "write", script).await;
         let begin = "/made/for/work\nof the host\nof the host\n";
         assert!(
-            told.starts_with(begin) && told.contains("\n0\n1\n"),
+            told.starts_with(begin) && told.contains("\n0\n1\n2\n"),
             "{told}"
         );
         let refusals = told.matches("Read-only file system").count();
-        assert_eq!(refusals, 1 + 4 * 3 + 5, "{told}");
+        assert_eq!(refusals, 1 + 4 * 4 + 5, "{told}");
         assert_eq!(names(&upper), before);
         assert_eq!(names(&data), ["inside"]);
-        assert_eq!(names(&inside), ["file"]);
+        assert_eq!(names(&inside), ["file", "new"]);
         for file in [inside.join("file"), single] {
             assert_eq!(fs::read_to_string(file).unwrap(), "of the host");
         }

@@ -1,0 +1,42 @@
+//! On which terms the guest has what it is shown.
+
+use super::HARMLESS;
+use crate::points::{self, Point};
+use crate::skeleton::Skeleton;
+use nix::mount::MsFlags;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use task::rootfs::Hidden;
+
+/// What the guest may do with a tree of mounts, and what the host still does.
+pub(super) struct Terms {
+    /// Flags of all of them, beside [`HARMLESS`], and of the topmost alone.
+    pub all: MsFlags,
+    pub top: MsFlags,
+    /// What the host mounts in it later appears.
+    pub follows: bool,
+    /// Made in it before it can't be written to any more.
+    pub points: Vec<Point>,
+}
+
+impl Terms {
+    /// Moves what is mounted at `stage` to `target`, on these terms.
+    pub fn show(self, stage: &Path, target: &Skeleton) -> io::Result<()> {
+        let tree = Hidden::at(stage)?;
+        if !self.follows {
+            tree.cut_off()?;
+        }
+        for point in &self.points {
+            if let Err(e) = points::make(tree.as_fd(), point) {
+                // The guest's runtime will say so, too, if it matters.
+                log::debug!("mount point {}: {e}", point.path.display());
+            }
+        }
+        tree.restrict(HARMLESS | self.all, true)?;
+        if !self.top.is_empty() {
+            tree.restrict(self.top, false)?;
+        }
+        Ok(tree.show(target.as_fd())?)
+    }
+}
