@@ -419,6 +419,25 @@ impl ::prost::Name for RunResponse {
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MirrorRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub data: ::prost::alloc::string::String,
+}
+impl ::prost::Name for MirrorRequest {
+    const NAME: &'static str = "MirrorRequest";
+    const PACKAGE: &'static str = "dunnage.guest.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "dunnage.guest.v1.MirrorRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/dunnage.guest.v1.MirrorRequest".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ForgetRequest {
     #[prost(string, repeated, tag = "1")]
     pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,

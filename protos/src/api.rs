@@ -75,6 +75,7 @@ pub mod guest {
         "Dial" dial(DialRequest) -> Empty;
         "Listen" listen(ListenRequest) -> Empty;
         "Run" run(RunRequest) -> RunResponse;
+        "Mirror" mirror(MirrorRequest) -> Empty;
         "Forget" forget(ForgetRequest) -> Empty;
         "GetTime" get_time(GetTimeRequest) -> TimeResponse;
         "StepTime" step_time(StepTimeRequest) -> Empty;

@@ -20,3 +20,5 @@ pub const TOP: &str = "top";
 pub const ANSWERED: &str = ".answered";
 /// Sockets at which the agent listens for the host's.
 pub const SOCKETS: &str = "/run/sockets";
+/// Copies of volumes that the host swaps: a directory for each.
+pub const MIRRORS: &str = "/run/mirrors";

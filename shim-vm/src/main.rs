@@ -36,6 +36,7 @@ mod link;
 mod localhost;
 mod machine;
 mod make;
+mod mirrors;
 mod namespaces;
 mod network;
 mod notices;

@@ -3,6 +3,7 @@
 
 use crate::calls::alive;
 use crate::container::{GuestContainer, GuestProcess};
+use crate::mirrors::Mirrors;
 use crate::namespaces::{Anchor, Common};
 use crate::root::{self, Files};
 use crate::runtime::{Container, Engine, unimplemented, unknown};
@@ -196,7 +197,8 @@ async fn share(
             if narrow && share.has_mounts_in(&path).await.map_err(failed)? {
                 left_to_the_host.push(n);
             }
-            path
+            let mirror = Mirrors::of(vm, volume, &path, context).await;
+            mirror.unwrap_or(path)
         };
         sockets.push(inside.map_err(failed)?);
         log::debug!("{id}: {} is {path}", source.display());

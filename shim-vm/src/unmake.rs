@@ -45,6 +45,7 @@ pub async fn unmake(engine: &Rc<Engine>, id: &str, undo: bool) {
             guest.anchor.set(None);
         }
         let gone = vm.share.remove(id).await;
+        vm.mirrors.forget(&gone);
         if others {
             let vm = Rc::clone(vm);
             engine.in_background(async move { forget::removed(&vm, gone).await });

@@ -19,6 +19,7 @@ use crate::child::Child;
 use crate::console::Console;
 use crate::localhost::{self, Localhost};
 use crate::machine::Machine;
+use crate::mirrors::Mirrors;
 use crate::network::{self, Where};
 use crate::notices::{self, Notices};
 use crate::pod::Pod;
@@ -77,6 +78,7 @@ pub struct Vm {
     pub localhost: Localhost,
     pub relays: Relays,
     pub sockets: Sockets,
+    pub mirrors: Mirrors,
     dir: PathBuf,
     network: Where,
     /// It has the network that was made for it after its boot.
@@ -132,6 +134,7 @@ impl Vm {
             localhost: Localhost::new(parts.localhost),
             relays: Relays::new(CONNECTIONS),
             sockets: Sockets::new(sockets),
+            mirrors: Mirrors::default(),
             dir,
             network,
             joined: Cell::new(false),

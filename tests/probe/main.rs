@@ -3,8 +3,11 @@
 //!
 //! It is given QEMU's arguments. Of those it reads `guest=<namespace>/<what>-<pid>`: with `probe`
 //! it tries, the process to attack being `<pid>`; with `stay` it waits until it is killed.
+//!
+//! As `watch DIR` it is a program in a guest that watches a directory by inotify(7).
 #![allow(unsafe_code, reason = "system calls, mostly such as must fail")]
 
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::ffi::CString;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -242,7 +245,24 @@ fn about() -> String {
     text
 }
 
+/// Says of each rename in the directory `dir` what it is of, and before that that it does.
+fn watch(dir: &str) {
+    let inotify = Inotify::init(InitFlags::empty()).expect("inotify");
+    let watched = inotify.add_watch(dir, AddWatchFlags::IN_MOVED_TO);
+    watched.expect("a directory to watch");
+    say("ready");
+    while let Ok(events) = inotify.read_events() {
+        for event in events {
+            say(&event.name.unwrap_or_default().to_string_lossy());
+        }
+    }
+}
+
 fn main() {
+    let mut args = std::env::args().skip(1);
+    if args.next().is_some_and(|arg| arg == "watch") {
+        return watch(&args.next().expect("a directory"));
+    }
     let name = std::env::args().find_map(|word| Some(word.strip_prefix("guest=")?.to_owned()));
     let name = name.unwrap_or_default();
     let name = name.rsplit('/').next().unwrap_or_default().to_owned();

@@ -2,7 +2,7 @@
 //! uses. The host has each file open that is known here.
 
 use crate::boot::SHARE;
-use crate::roots;
+use crate::{mirror, roots};
 use protos::guest::ForgetRequest;
 use std::fs;
 use std::io;
@@ -30,6 +30,9 @@ pub fn forget(request: &ForgetRequest) -> io::Result<()> {
             return Err(io::Error::other(format!(
                 "{name:?} is no name in the share"
             )));
+        }
+        if let Some(number) = path.file_name().filter(|_| path.components().count() > 1) {
+            mirror::forget(&number.to_string_lossy());
         }
         // The kernel asks the host for it, and if it is not there forgets it, and all that was in it.
         match fs::symlink_metadata(Path::new(SHARE).join(path)) {

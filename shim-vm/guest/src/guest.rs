@@ -5,13 +5,13 @@ use crate::connections::Listeners;
 use crate::layers::Layers;
 use crate::roots::{self, Leaving};
 use crate::tool::Tools;
-use crate::{connections, entropy, forget, network, pids};
+use crate::{connections, entropy, forget, mirror, network, pids};
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use protos::guest::{
     ConfigureRequest, ConfigureResponse, DialRequest, Empty, ForgetRequest, GetTimeRequest,
-    ListenRequest, PowerOffRequest, PutBundleRequest, PutBundleResponse, RunRequest, RunResponse,
-    StepTimeRequest, TimeResponse,
+    ListenRequest, MirrorRequest, PowerOffRequest, PutBundleRequest, PutBundleResponse, RunRequest,
+    RunResponse, StepTimeRequest, TimeResponse,
 };
 use protos::mux::Link;
 use protos::ttrpc::{Answer, Context, Request, Service};
@@ -123,6 +123,13 @@ impl protos::api::guest::Guest for Guest {
     async fn run(self: &Rc<Self>, request: RunRequest, _: &Context) -> Done<RunResponse> {
         let status = self.tools.run(&request).await?;
         Ok(RunResponse { status })
+    }
+
+    // It waits for the host.
+    async fn mirror(self: &Rc<Self>, request: MirrorRequest, _: &Context) -> Done<Empty> {
+        let copied = aside::beside(move || mirror::mirror(&request)).await;
+        copied.map_err(|e| failed(format!("copy of a volume: {e}")))?;
+        Ok(Empty {})
     }
 
     // It waits for the host.

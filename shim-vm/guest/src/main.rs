@@ -20,6 +20,7 @@ mod entropy;
 mod forget;
 mod guest;
 mod layers;
+mod mirror;
 mod network;
 mod news;
 mod pids;

@@ -7,6 +7,7 @@ use crate::console::{self, Console};
 use crate::link;
 use crate::localhost::{self, Localhost};
 use crate::machine::Machine;
+use crate::mirrors::{self, Mirrors};
 use crate::network::Where;
 use crate::notices::Notices;
 use crate::pod::{self, Pod};
@@ -59,6 +60,8 @@ pub struct Moved {
     relays: Vec<relay::Moved>,
     #[serde(default)]
     sockets: (Vec<PathBuf>, Vec<sockets::Moved>),
+    #[serde(default)]
+    mirrors: Vec<mirrors::Moved>,
     hello: Vec<u8>,
     heard_after: Duration,
     dir: PathBuf,
@@ -172,6 +175,7 @@ impl Vm {
             localhost: self.localhost.hand_over(kept)?,
             relays: self.relays.hand_over(kept)?,
             sockets: self.sockets.hand_over(),
+            mirrors: self.mirrors.hand_over(),
             hello: self.hello.encode_to_vec(),
             heard_after: self.heard_after,
             dir: self.dir.clone(),
@@ -239,6 +243,7 @@ impl Vm {
             localhost: Localhost::take_over(moved.localhost)?,
             relays,
             sockets: Sockets::take_over(moved.sockets),
+            mirrors: Mirrors::take_over(moved.mirrors),
             configured: ConfigureResponse::default(),
             hello: Hello::decode(moved.hello.as_slice()).map_err(io::Error::other)?,
             heard_after: moved.heard_after,
@@ -249,23 +254,19 @@ impl Vm {
             gone,
         });
         vm.watch_over(told, tell);
-        if is_anew {
-            let greeted = Rc::clone(&vm);
-            tokio::task::spawn_local(async move {
-                greeted.greeted().await;
-                Sockets::go_on(&greeted, None).await;
-                if greeted.network.path().is_some() {
-                    localhost::serve_anew(&greeted).await;
-                }
-            });
-        }
+        let again = Rc::clone(&vm);
+        tokio::task::spawn_local(async move {
+            if is_anew {
+                again.greeted().await;
+            }
+            let link = (!is_anew).then_some(&again.link);
+            Sockets::go_on(&again, link).await;
+            Mirrors::go_on(&again).await;
+            if is_anew && again.network.path().is_some() {
+                localhost::serve_anew(&again).await;
+            }
+        });
         localhost::serve(&vm);
-        if !is_anew {
-            let again = Rc::clone(&vm);
-            tokio::task::spawn_local(async move {
-                Sockets::go_on(&again, Some(&again.link)).await;
-            });
-        }
         Ok(vm)
     }
 

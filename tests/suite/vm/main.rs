@@ -39,6 +39,7 @@ mod sandbox;
 mod share;
 mod sockets;
 mod streams;
+mod swaps;
 mod trace;
 mod upgrade;
 
