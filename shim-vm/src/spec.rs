@@ -4,6 +4,10 @@
 //! filesystem, the sources of bind mounts, the network namespace, block devices and swap, and the labels
 //! of security modules that the guest does not have.
 
+mod volumes;
+
+pub use volumes::Volume;
+
 use crate::config::Wanted;
 use crate::devices;
 use crate::hooks::Hooks;
@@ -20,23 +24,6 @@ use task::json;
 
 /// Every runtime of version 1 takes it.
 const OCI_VERSION: &str = "1.0.2";
-
-/// A bind mount of the host's, to be shown to the guest.
-#[derive(Debug, PartialEq)]
-pub struct Volume {
-    pub source: PathBuf,
-    pub readonly: bool,
-    /// So is all that is mounted in it.
-    pub recursively: bool,
-    /// What the host mounts in it later appears in it.
-    pub follows: bool,
-    /// Without what else is mounted in it.
-    pub alone: bool,
-    /// What processes share there is memory, which must be the guest's own.
-    pub memory: bool,
-    /// Its place among the mounts.
-    mount: usize,
-}
 
 /// A config.json, taken apart.
 #[derive(Debug)]
@@ -100,21 +87,6 @@ impl Translated {
     }
 }
 
-impl Volume {
-    /// A file that is no mount of the container's.
-    pub fn file(source: PathBuf, readonly: bool) -> Self {
-        Self {
-            source,
-            readonly,
-            recursively: readonly,
-            follows: false,
-            alone: true,
-            memory: false,
-            mount: usize::MAX,
-        }
-    }
-}
-
 /// Why a config.json can't be followed in a VM.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum Refusal {
@@ -148,7 +120,7 @@ pub fn translate(id: &str, config: &[u8], common: &Common) -> Result<Translated,
     let readonly = spec["root"]["readonly"] == true;
     devices::check(&mut spec)?;
     let points = readonly.then(|| points::of(&spec));
-    let volumes = volumes(&spec);
+    let volumes = volumes::volumes(&spec);
     let network = namespaces::take(&mut spec, common.anchor)?;
     let sysctls = network_sysctls(&mut spec);
     let wanted = wants::of(&spec);
@@ -220,41 +192,6 @@ fn add_mounts(spec: &mut Value, common: &[Value]) {
             None => mounts.push(mount.clone()),
         }
     }
-}
-
-/// Without a source of the host's, a mount has nothing of it.
-fn volumes(spec: &Value) -> Vec<Volume> {
-    let mut volumes = Vec::new();
-    let mounts = spec["mounts"].as_array();
-    for (place, mount) in mounts.into_iter().flatten().enumerate() {
-        let options: Vec<&str> = mount["options"]
-            .as_array()
-            .map(|list| list.iter().filter_map(Value::as_str).collect())
-            .unwrap_or_default();
-        let has = |name: &str| options.contains(&name);
-        if !(mount["type"] == "bind" || has("bind") || has("rbind")) {
-            continue;
-        }
-        let memory = mount["destination"] == "/dev/shm";
-        let source = Path::new(mount["source"].as_str().unwrap_or_default());
-        // The kernel's own: the guest has them too.
-        let kernels = ["/proc", "/sys", "/dev"];
-        if kernels.iter().any(|own| source.starts_with(own)) && !memory {
-            continue;
-        }
-        volumes.push(Volume {
-            source: source.into(),
-            readonly: has("ro") || has("rro"),
-            recursively: has("rro"),
-            follows: ["slave", "rslave", "shared", "rshared"]
-                .into_iter()
-                .any(has),
-            alone: has("bind") && !has("rbind"),
-            memory,
-            mount: place,
-        });
-    }
-    volumes
 }
 
 /// The guest's network is set up once, not by the OCI runtime.
