@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What there is to do here; `make help` lists it.
 
 SHELL := /bin/bash

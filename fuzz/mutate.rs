@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Seeded inputs for tests that run fuzz targets without a fuzzer: random bytes, and valid inputs
 //! with a few changes.
 

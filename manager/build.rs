@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! With the feature `generate`, makes `generated/`: gRPC servers and clients of containerd's services,
 //! whose messages are `protos`'. As in `protos/build.rs`, what it makes is in the tree.
 

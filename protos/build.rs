@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! With the feature `generate`, compiles `proto/` to `generated/`, in pure Rust (no protoc is needed).
 //!
 //! What it makes is in the tree: to compile the compilers of interfaces takes a quarter of what a

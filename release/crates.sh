@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # crates.sh: prints the crates that are in the programs of a release, one a line, each once: name,
 # version, licence and, if it is ours, its directory, with "|" between them.  Those that only build
 # or test them, and procedural macros, are in none.

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # dist.sh: makes a release out of what is built, in target/release:
 #
 #   dunnage-VERSION-linux-ARCH.tar.gz   programs, guest image, man pages, completions, units,

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # image.sh: makes the image that puts the shims on nodes of Kubernetes, in target/release:
 # dunnage-node-VERSION-linux-ARCH.tar, an OCI archive for `ctr -n k8s.io images import` or skopeo.
 #

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # licences.sh: prints the licences of all that others wrote and that is in the programs of a release:
 # each text once, with the crates that it is for above it; then what Debian says of the guest's
 # kernel and of crun.

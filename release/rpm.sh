@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # rpm.sh: makes RPM packages out of what is built, in target/release, for Fedora, RHEL, SUSE and their
 # kin: of the programs that `make build guest` made, without a compiler of its own.
 #

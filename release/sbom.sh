@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # sbom.sh: prints the bill of materials of a release, in CycloneDX's JSON: every crate in the programs
 # with the checksum that Cargo.lock has of it and what it depends on, the standard library, the C
 # library, and the kernel and runtime of the guest images.

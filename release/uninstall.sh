@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # uninstall.sh <directory>: takes the shims out of it, as far as containerd can do without them, and
 # says what is left to do.
 #

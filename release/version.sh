@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Sourced by the scripts beside it: what a release is called, and of when it is.
 # shellcheck shell=bash disable=SC2034,SC2154 # they use it, and have a directory `work`
 

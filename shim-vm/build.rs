@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Tells the shim which agent goes with it.
 
 mod fingerprint;

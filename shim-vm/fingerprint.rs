@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Which agent goes with which shim: a digest of all that the agent is made of here, which the
 //! build scripts of both include. An image with another agent is found out before it is booted.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! With the feature `generate`, makes `generated/` out of `proto/cri`. As in `protos/build.rs`, what
 //! it makes is in the tree.
 

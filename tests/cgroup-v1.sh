@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
 # Runs a command in a mount namespace of its own in which cgroup v1 is mounted without v2 beside
 # it: crun refuses to work with both.  tests/cgroup-v1.sh command...
 #

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Shows a container with no containerd: run, logs, exec, stats, events, and the
 # daemon killed in the middle.
 set -euo pipefail

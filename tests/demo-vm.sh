@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Shows one image in runc and in a VM, under one containerd: two kernels.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

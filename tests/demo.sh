@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # `make demo`: a container run by this project's shim under a containerd of its
 # own, the same with containerd's Go shim, and what one further shim of either
 # costs in memory.

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # deny.sh <check...>: `cargo deny check` of what deny.toml says: bans, licenses,
 # sources; and advisories, whose database must be fetched.
 #

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # fuzz.sh [target...]: builds the fuzz targets with the stable compiler, and gives
 # each some inputs.  What `cargo fuzz` does with the nightly one goes further: it
 # finds faults in unsafe code, too.

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
 # in-memory.sh <program...>: runs a test program in a mount namespace of its own, in which /tmp and
 # /run are new and in memory, as /run is on every machine in use.  On a disk the same tests can take
 # twice the processor's time, and what a killed one leaves there stays.

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # reproducible.sh: proves that a release can be made again, to the byte: builds this commit in two
 # clones, in directories of different names, one after the other, and compares what `make dist` put
 # into target/release of each.  It takes two builds, and 2 GB of disk.

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # roots.sh [bookworm] [backports] [trixie]: shows that tests/setup.sh does on
 # other machines what it does on this one.  For each word it makes a root of
 # Debian with debootstrap, lets setup run in it, and executes what that got: a

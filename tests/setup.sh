@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # setup.sh [build] [demo] [vm] [test]: brings a machine with Debian 12 or 13 and
 # Rust to the point where the project builds, where its demo runs, with VMs, and
 # where its tests run; without words, all of it.  Safe to run again and again: it

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # with-qemu.sh <version> <command...>: runs the command with the tests' VMs under
 # the QEMU of this version (7.2, 10.0, 11) that tests/setup.sh unpacked; `newest`
 # is the newest that could be had.

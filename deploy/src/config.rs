@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A configuration file, which others read while it changes: it is replaced in one step.
 
 use crate::failure::{Failure, Result, io};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! containerd's configuration: the runtimes are told of in a block at the end of config.toml, or in a
 //! file of their own where config.toml imports a directory, and everything else is left as it is.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! CRI-O's configuration: the runtimes are told of in a file of their own among its drop-ins.
 //!
 //! Both are of the type `vm`, by which CRI-O means whoever speaks containerd's protocol to shims; the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Processes of the node, as /proc of its pid namespace has them: containerd, which is ended so that
 //! the node starts it again, CRI-O, which reads its configuration when it is told to, and whoever
 //! runs what was installed.

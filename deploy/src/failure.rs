@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Why a node could not be changed, in words for whoever reads the pod's log.
 
 use std::io;

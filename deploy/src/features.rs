@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the node can do, in a file that node-feature-discovery makes a label of the node of: so
 //! nobody here needs leave to change nodes.
 

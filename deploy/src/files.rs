@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The programs and the guest image on the node: each file is replaced in one step, so that whoever
 //! starts it has the old one or the new one.
 

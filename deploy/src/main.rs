@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `dunnage-node install|uninstall`: puts the shims on a node, where containerd or CRI-O serves
 //! Kubernetes, and takes them off again, with no pod touched.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A config.json.
 #![no_main]
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Bytes on a ttrpc connection, as frames.
 #![no_main]
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Bytes on a connection to a ttrpc server.
 #![no_main]
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a container of an image is made of: its layers, its configuration, and who its users are.
 //!
 //! Whoever asks has it for as long as the answer is held: nothing of it is removed meanwhile.

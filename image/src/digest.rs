@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Digests: what content is called by, and whether content is what it is called.
 
 use crate::failure::{Result, refused};

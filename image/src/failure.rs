@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Why something was not done, in one line that names what it is about.
 
 use std::fmt::Display;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The files of an image that was given as a file or a directory: by their names in it.
 
 use crate::failure::{Result, io, refused};

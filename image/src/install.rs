@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! An image gets into the store: its layers one after the other, and itself when all are there.
 //!
 //! ```text

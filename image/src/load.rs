@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Images out of files: an OCI layout, as a directory or an archive, or what `docker save` writes.
 
 use crate::digest::Digest;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `dunnage-image`: images of containers, out of registries and files, as layers for overlays.
 //!
 //! `dunnage` runs it; it is a program of its own so that nothing of registries and archives is ever in

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What is said of an image: which of several it is, its configuration, and its layers' blobs.
 
 use crate::digest::Digest;

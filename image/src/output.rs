@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What is printed: names, lists, and why something was not done.
 
 use crate::load::shown;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Names of images, as Docker has them: short ones are Docker Hub's, and without a tag it is `latest`.
 
 use crate::failure::{Failure, Result, refused};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Images out of registries: where they are asked for, with which credentials, and their blobs.
 //!
 //! A name's mirrors are asked first, one after the other, then its own registry. TLS is rustls's, with

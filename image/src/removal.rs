@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What goes: names, images that nothing needs, and layers that no image and no container has.
 
 use crate::digest::Digest;

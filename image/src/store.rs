@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What is kept of images, below the manager's root.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The entries of a tar archive, one after the other, with the bytes of their names and attributes.
 //!
 //! The headers are the crate `tar`'s. Its reader takes a pax record for ended by the first line feed,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A program's place for what it is about to make, and the end of those whose program is gone.
 //!
 //! What lies there is nobody's before it is renamed to its place. A place also says which layers its

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The bundles: their directories, every name in them, and their end.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The configuration: `/etc/dunnage/config.toml` and the drop-ins beside it, every key with its
 //! meaning.
 //!

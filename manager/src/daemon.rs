@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The daemon: opens what is there once, serves until it is told to stop, or to start anew.
 
 use crate::api::{self, Api, Router};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A directory tree of ours, whose disk may stand still: what is asked of it is done beside the loop,
 //! by so many threads at most.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The exchange: hands events to subscribers, in order, as containerd's filters choose.
 //!
 //! New subscribers first get the exits of stopped tasks that nobody with the same filters has been

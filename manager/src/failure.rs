@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How a request fails: the status codes that containerd's clients branch on.
 
 use protos::ttrpc::CallError;

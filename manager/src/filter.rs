@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! containerd's filter language (pkg/filters): `field==value,labels."a.b"~=regex`.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How a container is stopped, as its labels say.
 
 use crate::cli::signal;

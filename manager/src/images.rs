@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Root filesystems of containers that are made of images: an overlay for each, of its image's layers
 //! and a directory of its own.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Connections to our gRPC socket: so many at once, and so many calls on each.
 
 use std::io;

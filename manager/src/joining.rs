@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Namespaces of another container that one is to be in: where they are is known when its task is
 //! created, and may be elsewhere at the next restart.
 

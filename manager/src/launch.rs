@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Starting a shim, and asking a dead one's binary to clean up: the command lines, both dialects
 //! of `start`'s stdin and all three of its answer (contract B9, B21).
 

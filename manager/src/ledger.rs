@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What is known of every process from events: one exit each, and never two different ones.
 //!
 //! ```text

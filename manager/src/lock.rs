@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The locks of root and state: two daemons on either would undo each other's containers.
 //!
 //! `<root>/root.lock` and `<state>/state.lock` are locked (flock(2)) for as long as a daemon has

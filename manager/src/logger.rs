@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Our own log, on stderr: one line an event, as text or as JSON.
 
 use crate::config::{Config, Format};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `dunnage`: a thin manager of containers under containerd's shims.
 
 mod api;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The manager: everything that is there once per daemon, and how a shim is asked something.
 
 use crate::bundles::Bundles;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Metrics for Prometheus: our counters, and containers' gauges under containerd's names.
 
 use crate::manager::Manager;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a container is called, and what may be an id, a namespace or a label (containerd
 //! pkg/identifiers, pkg/labels).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `dunnage publish`: what old shims run to publish an event (cmd/containerd/command/publish.go).
 
 use crate::cli::client::Client;

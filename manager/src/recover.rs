@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a manager finds when it starts: bundles, and shims that may or may not be alive.
 //!
 //! | found | then |

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Containers that go when they have ended, as `run --detach --rm` asks by a label: the task, what
 //! it has logged, and the record.
 

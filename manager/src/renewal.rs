@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Starting anew in place: the program that is installed now takes over, under the same pid.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Restart policies, by containerd's labels: a container that has ended is started again, or goes.
 //!
 //! containerd looks every ten seconds; here an exit is acted upon at once, and the pause doubles

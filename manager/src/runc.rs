@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Containers of runc, which finds their state and their cgroups by nothing but their names: whoever
 //! else has a container of the same name would find ours, and we theirs. So their state is below
 //! ours, and no cgroup is taken that somebody is in.

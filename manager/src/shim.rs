@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One running shim: its connection, and the news of its end.
 //!
 //! Several containers of a group share one. It is over when its process has ended, told by a

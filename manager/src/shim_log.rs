@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The log FIFO of a bundle: made before the shim starts, and copied to our own log, line by line.
 //!
 //! A shim that writes more than its share loses lines, and is never held up.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Our two sockets: made here, or inherited from systemd, which then keeps clients waiting while
 //! we are away.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Our stderr: whoever reads it may stand still, or its disk, so the loop has it written by a thread.
 
 use std::io::{self, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Container and namespace records: one small file each, replaced in one step.
 //!
 //! ```text

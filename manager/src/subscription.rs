@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What waits for one subscriber, in bytes at most so much: its queue, with the exchange at one end
 //! and a gRPC stream at the other.
 

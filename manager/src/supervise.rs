@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What happens when a shim dies: the container's true end is found out and told.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The unsafe list: what only the manager asks of the kernel and nobody has a safe form for; the rest
 //! is in `task::sys`.
 #![allow(

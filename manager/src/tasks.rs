@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The tasks: what is running under which shim, and the flows that touch more than the shim.
 //!
 //! ```text

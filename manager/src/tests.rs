@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Random bytes in place of what operators and clients write: it is taken or refused, never the end of
 //! the program (panic = abort).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Packing messages into `google.protobuf.Any`, the way containerd names them.
 
 use prost::{DecodeError, Name};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The services that are spoken here over ttrpc, a table each: who serves one implements its trait,
 //! who asks gives a request to [`Client::call`](crate::ttrpc::Client::call).
 

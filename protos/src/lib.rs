@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The wire: containerd's messages as Rust types, and ttrpc to carry them.
 //!
 //! The types are generated from `proto/` (see `proto/SOURCE`) into `generated/`. The v2 and the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Where a VM has what its host gives it: names on which the shim and the agent must agree.
 
 /// The host's files, by virtio-fs.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The status a call ends with: gRPC's codes and a text.
 
 use crate::text;

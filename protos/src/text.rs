@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Text that somebody else wrote, no longer than so many bytes.
 
 use std::borrow::Cow;

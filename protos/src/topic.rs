@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Topics of the events that a task publishes (contract B73; containerd core/runtime/events.go).
 
 pub const TASK_CREATE: &str = "/tasks/create";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What `delete` does for a container of an OCI runtime whose shim is gone (contract D2 to D4).
 
 use protos::Timestamp;

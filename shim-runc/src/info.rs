@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What `-info` tells: who we are, and what the OCI runtime can do (contract B24).
 
 use protos::Any;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `containerd-shim-runc-v2`: containers by an OCI runtime such as runc or crun.
 
 mod cleanup;

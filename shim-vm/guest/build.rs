@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Tells the agent which build of it this is.
 
 #[path = "../fingerprint.rs"]

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # crun.sh: builds the guest's OCI runtime, target/guest/crun-static/crun, out of
 # Debian's source of crun: without what a guest has no use for (systemd, CRIU,
 # libgcrypt, plug-ins) and without libraries to link when it starts, which

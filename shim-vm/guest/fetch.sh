@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # fetch.sh <directory> <package...>: unpacks Debian packages below a directory,
 # each once, and prints for each the directory it is unpacked in,
 # <directory>/<package>, where the file VERSION has its version.

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # image.sh <distro|tuned>: makes the image that the VM shim boots, below
 # target/dist/guest/<flavour>:
 #

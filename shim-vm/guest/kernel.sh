@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # kernel.sh: builds the kernel of the tuned guest image, target/guest/kernel,
 # out of Debian's linux-source, kernel.config and kernel.patch.  It takes about
 # nine minutes of CPU time and is kept until one of them changes.

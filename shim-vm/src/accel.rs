@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! With KVM or without: a device that opens is no proof, so a VM is booted once. That KVM works is
 //! remembered until the host boots; that it does not for a while, which grows: it may have been slow.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a shim does that takes the place of one that was killed: the calls that were under way then are
 //! nobody's any more, and what they had begun is undone, or told.
 //!

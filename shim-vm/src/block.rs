@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a config.json says of the host's block devices. It is QEMU's and the file server's, who read
 //! and write for the guest; the guest, which has no such devices, is not told.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A VM's boot: what it is made of, its processes, and a guest that is ready: its hello, what it is
 //! told to be, its clock.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Programs for seccomp(2): which system calls a process may make, and what befalls one that makes
 //! another.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The calls that are the guest's to do: asked of it, and answered without what is only its own.
 
 use crate::container::{GuestContainer, GuestProcess};

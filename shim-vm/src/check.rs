@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `containerd-shim-vm-v2 check`: whether this host can run containers in VMs, with what, and how
 //! long each step of one takes.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A process that the shim runs for a VM: its pid, and its end.
 
 use crate::jail::Jail;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What `delete` does for a container whose shim is gone: its VM died with the shim, or is ended
 //! now, and nothing of it stays.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The guest's clock: compared with the host's, and stepped where it is off.
 //!
 //! An answer may take long on a busy machine, and then says little: the guest's time is that of

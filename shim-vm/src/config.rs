@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the operator has set: `/etc/dunnage/shim-vm.toml`, and the annotations it allows.
 //!
 //! Annotations are `io.dunnage.vm.<name>`, with the names of the file's fields.

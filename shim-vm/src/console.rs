@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the guest's console and the machine's process say: the end of it is kept, and the first lines of
 //! a failure; and it may go to the log, as far as a log bears it.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the guest has told of a container in the VM and of its processes, and what it owes: what the
 //! host keeps beside the engine, whose clients it does not concern.
 

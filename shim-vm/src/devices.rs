@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The devices that a container's config.json names: its guest has those that every kernel has, and none of
 //! the host's.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the guest tells of its containers: believed where it can be true, and handed to the engine
 //! where that has to know it, which is of exits and OOM kills.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The file server of one VM, as its shim sees it: a child that serves the share.
 
 use crate::child::Child;

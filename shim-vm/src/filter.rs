@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The system calls that QEMU may make, from before its first instruction on: those of a program
 //! that computes, waits, and uses the files that it was given.
 //!

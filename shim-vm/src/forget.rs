@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the guest is asked to forget of the host's files: each that it knows the file server has open.
 
 use crate::console::Console;

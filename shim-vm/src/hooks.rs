@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Hooks: programs of the host's that config.json wants run as a container is made, has started and
 //! is gone (OCI runtime specification, config.md). Docker and nerdctl make networks by them: to a
 //! hook, the container's process is the VM's, whose network namespace is the container's.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The guest image: finding it, and finding out beforehand whether it will do.
 
 use crate::config::Config;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What `-info` tells: who we are, and what a container in a VM can have (contract B24), as the OCI's
 //! features. What is not announced does not work, or only by chance.
 

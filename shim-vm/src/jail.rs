@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the process that runs a VM is shut in: a user of its own, namespaces of its own, a root
 //! with nothing but the files it begins with, few system calls, and no way to leave its memory
 //! behind.

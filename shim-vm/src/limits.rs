@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a config.json says of the cgroup of the host's, and how that is written into its files.
 
 use crate::block::Block;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The link to the guest: the pipe, and ttrpc over one of its streams. Whatever the guest does there
 //! that is not the protocol ends the VM.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A virtual machine, whoever runs it.
 
 use crate::config::Accel;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `containerd-shim-vm-v2`: containers in a microVM, with the engine of crate `task` inside.
 //!
 //! ```text

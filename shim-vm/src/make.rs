@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Making a container: its VM if it is the first in it, its files in the share,
 //! its streams, and then the guest's part.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Volumes that somebody on the host swaps as a whole: those of the kubelet's that are of a ConfigMap or a
 //! Secret. The guest has a copy of each, and swaps it when the host's is swapped, so that its watchers hear
 //! of it. The host's inotify(7) says when.

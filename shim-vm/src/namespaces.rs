@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The namespaces of a container: those of the guest's that it joins, and its network, which is the
 //! host's to make.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the guest says without being asked: its hello, and then every event.
 
 use crate::image::AGENT;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a VM costs its host, by /proc: told beside what its containers use in it.
 
 use crate::vm::Vm;

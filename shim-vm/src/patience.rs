@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How long a process may take that is to boot a guest: on a machine that is busy with others, what it
 //! waits for a processor is not its own.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The directory of one VM in /run, and who its processes are: what `delete` finds when the shim
 //! is gone.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The cgroup of the host's that a VM is in: the one that its first container's config.json names,
 //! with the limits of all containers in the VM, and with what the VM needs beside them.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The mount points in a root filesystem that can't be written to: the guest's runtime would make
 //! them, as runtimes do before they make the root read-only, but the guest may not.
 

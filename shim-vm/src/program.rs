@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the program that runs a VM needs of the host's files: its dynamic loader, its libraries,
 //! its modules and its firmware, wherever it is installed.
 

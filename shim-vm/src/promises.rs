@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the host promises of a container, whatever its guest does: SIGKILL ends it, and what has ended
 //! can be deleted. If the guest does not see to that in time, the end of its VM does.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! QEMU's machine `microvm`: its command line, and its process.
 //!
 //! What the options are for, where it is not plain: `-cx16`, because QEMU 7.2 without KVM runs that

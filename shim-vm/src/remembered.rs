@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What was found out about this machine once, and holds until it boots or what it is about
 //! changes: files in /run, which does not outlive a boot.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A container's root filesystem, where its VM has it: in the share, or out of files in the share.
 
 use crate::config::Config;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a container's root filesystem is made of, and who mounts it: the host, which shows the guest
 //! what comes of it, or the guest, out of images that the host shows it as files.
 //!

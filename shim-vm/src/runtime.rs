@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Containers in one VM, as a runtime of the engine: each call is asked of the guest, and what the
 //! guest tells comes back in its order (`events.rs`).
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A pod's sandbox: a VM that is there before its first container, and after its last.
 //!
 //! ```text

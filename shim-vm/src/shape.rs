@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a VM was booted with, and whether a container that comes later finds in it what it asks for:
 //! a machine does not grow.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The directory that a VM sees of the host: its containers' root filesystems and volumes,
 //! mounted there.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The VM that containers share: booted for whoever is the first to want it, watched, and told of when it
 //! is gone.
 

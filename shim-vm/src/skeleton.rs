@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A directory of mount points, by its fd: they are made in it, mounted on and taken away, and no
 //! name in it leads anywhere else, whoever put it there.
 

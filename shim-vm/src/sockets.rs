@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Sockets of the host's that the containers of a VM may connect to: those that the configuration names.
 //!
 //! ```text

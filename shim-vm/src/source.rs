@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Where a volume comes from: what is found at its path is what is checked, known again and mounted.
 
 use crate::config::Config;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A container's config.json: what of it the host must see to, and what of it the guest gets.
 //!
 //! The guest gets every field as it is but those that name something of the host's: the root

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Starting a process: its streams, the network that came after its VM, and hooks.
 
 use crate::calls::{alive, ask, while_it_lives};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the VM shim needs of the kernel and std has no safe name for.
 
 #![allow(

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Taking a container away, and with the last one its VM, unless that is a sandbox's.
 
 use crate::container::{CLOSE, GuestContainer};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The users that VMs run as: each is one VM's, whichever shim's it is, for as long as that lives.
 //!
 //! A user is taken by a lock on the byte of its number in a file that all shims of the machine

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One VM, from its boot to its end.
 //!
 //! ```text

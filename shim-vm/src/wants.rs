@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a config.json says of the machine it wants: its limits, and, of a pod's first container, those
 //! of all its containers together.
 

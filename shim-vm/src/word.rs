@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The guest's word: what of it is believed, and what ends a VM whose guest breaks it.
 
 use protos::Timestamp;

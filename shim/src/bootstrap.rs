@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The `start` command: finds the shim of the container's group, or becomes its parent
 //! (contract B30 to B40). Only to ask a shim that runs already what it speaks does it need an event loop.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a shim's daemon serves: the Task API, and what surrounds it in the process.
 
 use protos::ttrpc::Service;

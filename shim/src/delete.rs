@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The `delete` command: cleans up after a shim that is dead or unreachable (contract D1 to D8).
 
 use crate::bootstrap::socket_of;

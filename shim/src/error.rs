@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What makes a shim's command fail: a text for containerd's log.
 
 use std::io;

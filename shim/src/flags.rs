@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The command line of a shim, in the syntax of Go's `flag` package (contract B2, B3).
 
 use std::fmt::Write;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What an operator asks of running shims: finding them, and asking them.
 //!
 //! `containerd-shim-runc-v2 [-namespace NS] [-id ID] upgrade | inspect [-json]`

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a fuzzer, and a test with random inputs, do to the stdin of `start`.
 
 use crate::params::{Caller, Versions};

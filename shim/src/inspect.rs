@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The `Inspect` service: what this daemon does and waits for. It is answered at once, whatever hangs.
 
 use crate::daemon::Daemon;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Bringing back a shim that was killed, where what it has started outlives it.
 //!
 //! ```text

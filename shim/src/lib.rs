@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Being a containerd shim: everything between containerd and the Task engine.
 //!
 //! ```text

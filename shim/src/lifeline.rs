@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What ties a daemon to the `start` that made it: when `start` dies before it has answered,
 //! nobody will ever know of the daemon, and it ends.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The shim's log: containerd's FIFO in the bundle, in logrus' text form (contract B52).
 //!
 //! A line is written whole or not at all, and never waited for: when containerd does not read,

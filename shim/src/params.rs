@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! All dialects of what `start` reads and prints (contract B9 to B12, B20 to B22).
 //!
 //! | caller | stdin | stdout |

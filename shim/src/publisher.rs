@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Sends the events of the outbox to containerd, in order, until they have arrived (contract B70 to B73).
 
 use protos::events_service::ForwardRequest;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The daemon: serves the Task API on the inherited socket until it is told to stop (contract B50 to B57).
 
 use crate::bootstrap::LISTENER_FD;

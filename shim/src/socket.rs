@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The shim's socket: where it is, making it, finding out who has it (contract B31 to B34, B56).
 
 use crate::error::{Error, Result};

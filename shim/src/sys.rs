@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The unsafe list of this crate.
 #![allow(
     unsafe_code,

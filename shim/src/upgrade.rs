@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Replacing the binary under running containers: the daemon becomes another image of itself, in
 //! the same process, and goes on where it was.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Work that may wait in the kernel: it is done on a thread beside the loop, which goes on meanwhile.
 //!
 //! A disk that stands still, a server that is gone or a device that hangs keeps the thread that waits

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Opening what a path names below a directory, and nothing outside of it, whoever changes names
 //! meanwhile (openat2(2)).
 

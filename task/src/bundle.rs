@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Every file name in a bundle, and what its small files say (contract B80).
 //!
 //! A bundle may lie on a disk: a loop does what is here that touches files aside.

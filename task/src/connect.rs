@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Connecting to a unix socket: looking its name up may wait for a disk, so it is done beside the loop.
 
 use crate::aside;

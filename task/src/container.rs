@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One container: its bundle, its init process and its execs, and what may be done to them when.
 
 mod exec;

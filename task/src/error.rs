@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a request can fail with, in the words a client of containerd expects (contract T1 to T3).
 
 use nix::errno::Errno;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The events of a task, one enum for the whole API (contract B73).
 
 use protos::{Any, Message, Name, Timestamp, any, events, topic};

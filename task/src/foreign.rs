@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Reading files that somebody else wrote, and no more of them than is to be expected.
 
 use crate::error::{Error, Result};

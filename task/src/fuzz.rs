@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a fuzzer, and a test with random inputs, do to all that clients send: options, exec specs,
 //! config.json, mount options.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What of the engine goes into another process image, when a shim replaces its own binary.
 //!
 //! Everything is described as plain data; open files are named by the numbers of duplicates that

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What whoever started us has left open: it is for us alone, not for what we start.
 
 use crate::sys;

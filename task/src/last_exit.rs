@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Tells each exit once, after the start of its process, and init's last (contract X2 to X7).
 //!
 //! ```text

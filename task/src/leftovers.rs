@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the OCI runtime does not know of a container whose shim is gone: processes and cgroups of
 //! a create that was cut off, an init whose records are lost, half a start in the bundle.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The Task engine: what a container, an exec, their stdio, exits and events are.
 //!
 //! One thread, one tokio `LocalRuntime`, one owner per fact. Whoever embeds the engine (a shim

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What goes on in the engine, for who wants to look at it: it waits for nothing and changes nothing.
 
 use crate::aside;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Who was killed when a container had no memory left, for the log and for who looks.
 
 use crate::cgroup::{Found, OomWatch};

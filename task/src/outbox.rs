@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The queue between the engine and whoever publishes: events leave in the order they happened.
 
 use crate::event::{Event, now};

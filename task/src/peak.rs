@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Gives back the memory that a request needed for a moment, once there is nothing more to do.
 
 use crate::sys;

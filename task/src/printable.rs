@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Text of others on its way to a terminal: a name, a status or an error must not move its cursor.
 
 use std::borrow::Cow;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the kernel's files tell, most of all those of a process. All of it is bytes: the kernel keeps
 //! 15 of a program's name, and cuts where that falls; cgroups and sockets have any names.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How much of something a process writes on behalf of others: so many bytes at once, so many a
 //! second.
 

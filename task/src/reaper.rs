@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The only place that waits for children.
 //!
 //! Two kinds of children end up here: those that this process made through [`Reaper::fork`] or

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What outlives this process, if it can be brought back: written down before anything of it is heard
 //! outside.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Relays: bytes both ways between a socket and a stream of a link, each way until its own end.
 //!
 //! Whatever a relay has taken out of one and not yet put into the other is in `pending`: so it can go on

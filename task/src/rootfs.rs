@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A container's root filesystem: containerd's mounts become it, and it is unmounted again.
 //!
 //! Mounting and unmounting can block for long (a slow disk, a dead server), so each call does its

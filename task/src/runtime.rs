@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What makes a container's processes: the seam between the engine, which knows the contract, and
 //! who runs them.
 //!

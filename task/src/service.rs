@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The Task API, v2 and v3 alike: one short method per call (the T rows of the contract).
 
 use crate::container::Container;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Which request which state allows: pure decisions, with Go's words for each refusal (contract T7).
 
 use crate::error::{Error, Result};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The unsafe list: every system call that the standard library and nix have no safe form for.
 #![allow(
     unsafe_code,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a shim has done so far, in numbers, for who asks: how often, how long, and how it ended.
 
 use serde::{Deserialize, Serialize};

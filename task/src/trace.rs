@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Spans: what was done on whose behalf, from when to when, as OTLP has them.
 //!
 //! They are made only if `DUNNAGE_TRACE` says where to (`out`), and only of what somebody up the line

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Who is measured: our shim, those it can be replaced by, and the bare runtime below all.
 
 use harness::containerd::release::Release;

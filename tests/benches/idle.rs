@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What shims do when there is nothing to do.
 
 use crate::contender::Contender;

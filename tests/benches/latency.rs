@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How long each step of a container's life takes, for each shim and for bare runc.
 
 use crate::contender::{Contender, RUNC};

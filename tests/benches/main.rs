@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `make bench`: our shim, containerd's and the other Rust shim, side by side in one run.
 //!
 //! ```text

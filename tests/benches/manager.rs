@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The daemon beside containerd, in one run: `ctr run -d` by turns, with the same client, shim and
 //! root filesystem; memory idle and with 30 tasks. Prints one JSON object; times are medians.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a further shim costs in memory, and what happens to that with many shims and many execs.
 
 use crate::contender::{Contender, OURS, RIVAL};

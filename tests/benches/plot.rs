@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Results as SVG plots for docs/.
 
 use crate::contender::{OURS, RIVAL, RUNC};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A contender's shim with one container, as every measurement needs it.
 
 use crate::contender::Contender;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a process has cost so far, and what it holds, by /proc and its memory cgroup.
 
 use harness::proc;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Repeated measurements of one thing: their median and spread, and all of them for the record.
 
 use serde_json::{Value, json};

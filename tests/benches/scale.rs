@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the slopes from 10 to 300 pods mean for a thousand, in words for docs/bench.md.
 
 use crate::contender::{OURS, RIVAL};

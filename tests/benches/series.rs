@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The figures of our shim as a series that a page can show over time: in the form that
 //! `benchmark-action/github-action-benchmark` reads, and as a plot of all runs that are kept.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How fast bytes go through a shim, and what CPU time it takes for them.
 
 use crate::contender::Contender;

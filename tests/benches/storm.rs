@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Many execs at once in one container, many containers at once in one shim, and State meanwhile.
 
 use crate::contender::Contender;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Results as tables for docs/bench.md.
 
 use crate::contender::{OURS, RIVAL, RUNC};

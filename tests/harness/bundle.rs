@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Bundles: the directory, `config.json` and log FIFO of a container, as containerd makes them.
 
 use crate::shim::Shim;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The Task service as typed calls, one method per RPC.
 
 use crate::shim::Shim;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Kubernetes' view of the shim: a private containerd that serves the CRI, and a kubelet's calls.
 //!
 //! ```text

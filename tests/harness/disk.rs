@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! File systems of a test's own that can be made to stand still, as a dead disk or server does.
 
 use crate::bundle::MARK;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! dockerd on top of a manager, with a directory of its own.
 #![allow(
     clippy::disallowed_methods,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What shims publish: the ttrpc Events service that writes it down, in the order it came.
 
 use crate::wait;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What Stats answers, by the names that both versions of cgroups have for it.
 
 use crate::shim::Shim;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A disk that is soon full: a small tmpfs, for as long as a test has it.
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};

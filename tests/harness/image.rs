@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Images for tests, good and bad: layers entry by entry, in every form in which images come.
 #![allow(
     clippy::disallowed_methods,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! System calls that another process makes because we say so: what somebody could do who has taken
 //! it over.
 

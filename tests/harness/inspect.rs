@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Asking shims what they do, and having something hang.
 
 use crate::{Test, peers, wait};

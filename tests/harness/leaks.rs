@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a test left on the machine: looked for after each one that passed, removed after all.
 
 use crate::proc;

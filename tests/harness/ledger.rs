@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The known differences: between our shim and containerd's, `tests/ledger.txt`, between the OCI
 //! runtimes below it, `tests/runtimes.txt`, and between the host and a VM, `tests/vms.txt`.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Everything a black-box test of the suite's binaries needs.
 //!
 //! ```text

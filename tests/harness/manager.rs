@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A private `dunnage` daemon, with the shim under test first in its PATH.
 //!
 //! ```text

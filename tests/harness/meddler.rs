@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! System calls of another process that take their time, or fail, because we say so.
 
 use crate::bundle::MARK;

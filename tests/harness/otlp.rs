@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Spans as OpenTelemetry has them: read out of a shim's file, strictly by OTLP's JSON, and received
 //! from who sends them as containerd does, by HTTP in protobuf.
 

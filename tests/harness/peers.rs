@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Where the programs and files are that the tests need: the shim, its peers, a root filesystem.
 
 use std::ffi::OsString;

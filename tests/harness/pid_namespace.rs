@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Tests in a pid namespace of their own, where nobody else takes pids and the next one can be
 //! chosen (/proc/sys/kernel/ns_last_pid, see pid_namespaces(7)).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What /proc says about a process.
 //!
 //! Nothing reaps orphans on some machines: a zombie counts as gone everywhere here.

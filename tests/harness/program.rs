@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Programs that a test makes: another process writes them.
 //!
 //! A file that is open for writing cannot be executed (ETXTBSY, execve(2)), and whatever this

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A child process on a terminal of its own, as if a person sat at it.
 
 use crate::containerd::capture::Capture;

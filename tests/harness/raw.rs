@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Connections to a shim that say what no client would say.
 
 use crate::shim::Shim;

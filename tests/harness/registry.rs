@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Debian's registry, private to a test: docker-registry with a directory of its own.
 #![allow(
     clippy::disallowed_methods,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! OCI runtimes in front of the real one: shell scripts that wait at a gate, fail, or keep a
 //! record, chosen by a container's `Options.binary_name`.
 

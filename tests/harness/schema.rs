@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The daemon's services as their .proto files have them, and examples of what is asked of them: so no
 //! method can be forgotten.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A running shim: its process, its connection, and its orderly end.
 
 use crate::bundle::Bundle;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The binary's commands: `start` and `delete` as containerd calls them, in every dialect.
 
 use crate::bundle::Bundle;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A `start` that is killed at one of its system calls, and what is left after `delete`.
 //!
 //! strace watches `start` alone, not the daemon that it spawns: an undisturbed run tells the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The client's ends of a container's FIFOs, opened the way containerd's client opens them.
 
 use crate::wait;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A shim that is killed at one system call of a container's life, and what is left after `delete`.
 //!
 //! strace watches the daemon's one thread: a first, undisturbed life tells its system calls, and

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One test: its directory, its namespace, its end.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Replacing the binary of shims that run.
 
 use crate::{Shim, Test, peers, program, wait};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Tests that want another kernel's ways than this machine has: they run in a VM that shows this
 //! machine's files, with the guest's kernel.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Deadlines: every wait of a test is for a thing, and says what was missing when it expires.
 
 use std::future::Future;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What an honest guest would do, as far as its host can see.
 
 use crate::wire::{Call, END, Wire};

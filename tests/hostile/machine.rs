@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The machine: its devices, and its end.
 
 use protos::Timestamp;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The first process of a VM whose guest is the attacker: it speaks the link as the agent does, up to
 //! the point where it lies. The file `/mode` of its initrd says how; tests/suite/vm/hostile.rs has the
 //! list.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The link as bytes: frames of the mux, and ttrpc in those of one stream.
 
 use crate::{NOTICES, TTRPC};

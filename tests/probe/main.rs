@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A program in QEMU's place, which tries what QEMU must not do, and says on stderr what came of
 //! each: `<what>=<error number>`, or `<what>=done`.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A shim made of containerd's own Rust crates, which are nobody's here: `containerd-shim` takes the
 //! command line, serves ttrpc, waits for children and publishes events.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A process of a stranger's container: one that waits to be started, in another root directory.
 
 use containerd_shim::protos::protobuf::well_known_types::timestamp::Timestamp;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The ledgers and the tests agree: every line is asked for, and every question has a line.
 
 use harness::ledger::Entry;

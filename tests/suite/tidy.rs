@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Rules of the house that can be checked by reading the tree.
 
 use std::collections::BTreeSet;

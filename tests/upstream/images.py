@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """images.py <busybox.tar> <registry or ""> <repository:tag>...
 
 Makes stand-ins, out of one OCI image of busybox, for the images that containerd's

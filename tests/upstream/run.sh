@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # run.sh <containerd's source> <go|path of a shim> <log> [flag of the test program]...
 #
 # Runs containerd's own tests of its client and of its shim, integration/client,

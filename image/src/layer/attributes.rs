@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Extended attributes: those of a layer's files, and the marks of the kernel's overlays, which no
 //! layer may bring along.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What an entry says of itself, beside its data: whose it is, and what may be done with it.
 
 use super::attributes;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A layer: its blob is read, uncompressed, unpacked and verified, all in one go.
 
 mod attributes;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Where an entry of a layer is to be, and what is there.
 
 use nix::errno::Errno;

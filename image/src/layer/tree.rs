@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A layer becomes a directory of an overlay: each entry of its archive at its place, and none
 //! outside.
 //!

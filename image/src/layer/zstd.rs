@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Zstandard: frames, one after the other. The crate reads one; those who make layers that can be
 //! fetched in parts write many, and some to be skipped.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The Containers service: records of containers.
 
 use super::{Stream, service};

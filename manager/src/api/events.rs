@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The Events service: what clients publish, and what they subscribe to.
 
 use super::{Stream, service};

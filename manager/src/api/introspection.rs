@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The Introspection, Version and Health services: who we are, and that we are well.
 
 use super::service;

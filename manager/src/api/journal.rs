@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The Journal service: events from any point on, for clients that keep a cursor.
 
 use super::{Stream, service};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The Leases service: clients take a lease around everything, and here it protects nothing.
 
 use super::service;

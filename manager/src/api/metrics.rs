@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Metrics of the Tasks service: the statistics of the tasks that the filters choose.
 
 use crate::failure::Failure;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! containerd's gRPC API: 38 methods, and a clear refusal of the rest.
 //!
 //! tonic wants its services to be `Send`, and the manager is not: a handler sends its work to

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The Namespaces service: names, and their labels.
 
 use super::service;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Get, List and Wait of the Tasks service: states, also of tasks whose shim is gone.
 
 use super::tasks::find;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The router: a path's service, or a refusal that says what is missing.
 
 use super::{Api, Called, MAX_MESSAGE};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The Tasks service: most methods go on to the shim.
 
 use super::metrics::metrics;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Who traces a request: what the daemon asks of shims meanwhile is asked on behalf of the same.
 
 use crate::failure::Failure;

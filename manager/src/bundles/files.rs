@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The files of one bundle, for a thread that may wait for them.
 
 use crate::failure::{Failure, exists, io, precondition};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `attach`: to what a container says from now on, and to its input if it has one that is open.
 
 use super::client::Client;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Bundles that a user has, which a container is made of.
 
 use std::path::Path;

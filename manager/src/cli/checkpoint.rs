@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `checkpoint` and `restore`: a container's processes as files, by CRIU, and back.
 
 use super::client::Client;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A container's image: chosen, held until there is a record of the container, and what it says of
 //! the process (OCI image spec, config.md).
 

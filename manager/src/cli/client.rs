@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The client's connection to a daemon, ours or containerd's.
 
 use crate::services::containerd::services as generated;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `kill`, `pause`, `resume`, `delete`, `update` and `ns`: one request or two each.
 
 use super::client::{Client, lasting};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `doctor`: what should not be there, and `--fix`.
 //!
 //! It looks at the machine, not at the daemon's word: shims of ours without a bundle, bundles

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `--env-file`: environment variables, one a line, as docker reads them.
 
 /// `KEY=VALUE` each.

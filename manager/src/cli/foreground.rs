@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A `run` in the foreground: how its client hears the container, and how it parts from it.
 
 use super::client::Client;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The health check that a container is given, and that it has.
 
 use crate::config::Span;

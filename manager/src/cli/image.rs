@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `image`: what is asked of the program that has them, `dunnage-image`.
 
 use super::run::NOT_RUN;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `--init`: a small first process for a container, which reaps what others leave and passes signals on.
 
 use super::process::{list, object};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `events`, `exits` and `wait`: what happened, also while nobody looked.
 
 use super::client::{Client, is_lost, lasting};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the kernel shares between a container and others, lets its processes use, and is told for it:
 //! namespaces, resource limits and sysctls.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The keys that part a client from its container, which goes on.
 
 /// What they are unless said, as docker has it.

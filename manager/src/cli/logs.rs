@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `logs`: what a container wrote to the files of `dunnage log`.
 
 use super::client::Client;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The command line: what can be asked of `dunnage`.
 
 mod attach;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What is mounted in a container beside the usual and its volumes, and which of the host's devices it
 //! has.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A container's network, as the command line has it: none, the host's, or one of CNI's, with ports and
 //! names; and `network ls`.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the client prints: tables for people, one JSON object a line for programs.
 
 use nix::errno::Errno;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The process of a container, or one more in it: what the command line changes in what an OCI spec
 //! says. All else of that stays as it is, also what we know nothing of.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `prune`: all containers that have ended go.
 
 use super::client::Client;

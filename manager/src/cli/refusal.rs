@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Why nothing runs, or was not done, and the exit codes that tell of it.
 
 /// Exit codes, as podman's and docker's: nothing was run; the command can't be; there is none.

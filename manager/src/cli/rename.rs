@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `rename`: a record under another id, with what the container has logged.
 
 use super::client::Client;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `run`, `create`, `start` and `attach`: containers, and what they say.
 
 use super::bundle;

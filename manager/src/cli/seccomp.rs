@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Which system calls a container may make: a profile in Docker's form, ours or a user's, becomes the
 //! `seccomp` of an OCI spec.
 //!

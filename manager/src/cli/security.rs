@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What confines a container beside its capabilities: system calls, devices, the kernel's files, and
 //! whether its processes may gain rights.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Metrics of shims for Prometheus, out of what they tell of themselves.
 
 use crate::metrics::{Families, Family};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the shims of our tasks tell of themselves: by the command `inspect` that shims of ours have.
 
 use super::{output, shim_metrics};

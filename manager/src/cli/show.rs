@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `ls`, `ps`, `inspect`, `stats`, `info` and `version`: what there is.
 
 use super::client::{Client, lasting};

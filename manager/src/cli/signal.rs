@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Signals by name and number, as kill(1) knows them.
 
 use nix::sys::signal::Signal;

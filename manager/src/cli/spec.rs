@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The OCI spec of `dunnage run`: what a container gets unless told otherwise, and what the command
 //! line changes in that or in a bundle's.
 

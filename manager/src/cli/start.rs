@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `start`: of a task that was created, or of a container that has none that runs.
 
 use super::client::Client;

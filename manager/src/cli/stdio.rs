@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The client's ends of a container's stdio: FIFOs in a directory of their own, and threads that
 //! copy.
 //!

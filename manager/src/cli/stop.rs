@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `stop` and `restart`, and what a container's record says of how it is stopped.
 
 use super::client::Client;

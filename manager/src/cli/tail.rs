@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A log file that grows while it is read, is cut off to make room, and gives way to a new one.
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `top`: what ps(1) tells of the processes of a container.
 
 use super::client::Client;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The trace of a command: its first span, or a part of what its caller traces.
 
 use super::Args;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Users and groups by their names: as the root filesystem of a container has them.
 
 use nix::fcntl::{OFlag, ResolveFlag, open};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Watching a process: what it says comes to us, our input and signals go to it.
 
 use super::client::{Client, lasting};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The files of the configuration, and which of them says what.
 
 use super::Config;

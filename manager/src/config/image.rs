@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `[image]`: where images come from, and what gets them.
 
 use serde::Deserialize;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `[logger]`: how much is kept of what containers write.
 
 use serde::Deserialize;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Where networks and their plugins are.
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Times in the configuration.
 
 use serde::{Deserialize, Deserializer};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a check is, and what follows from how it ended: no effects.
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One check: an exec of the container, which is told to nobody.
 
 use super::check::{Check, OUTPUT, Ran};

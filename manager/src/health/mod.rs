@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Health checks: a command that is run in a container now and then, and what follows from how it ends.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The intake: every event goes through here, is judged, written down, and only then told.
 //!
 //! ```text

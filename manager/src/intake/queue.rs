@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What is to be written down, in order: the journal may lie on a disk that is full or stands still.
 //!
 //! What others tell us is theirs until it is written: they are told if it is not in time, and tell

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The ttrpc service that shims send their events to, and what an event has to be.
 
 use super::Intake;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! When the journal is on disk, for those who must not answer before.
 
 use super::Intake;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The one who writes down, beside the loop, what has come; and then tells it.
 
 use super::queue::{Entry, Item};

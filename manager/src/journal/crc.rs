@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! CRC-32C (Castagnoli), the checksum of a record.
 
 const POLYNOMIAL: u32 = 0x82f6_3b78;

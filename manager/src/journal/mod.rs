@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The journal: every event and every process that was started, in order, on disk before anybody
 //! is told.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Segments as dunnage wrote them before its records had marks: read once, and written anew.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Reading the journal, beside the one who writes it: a piece in memory at a time.
 
 use super::{Record, segment, segments};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a record of the journal tells, as it is on disk.
 
 use crate::names::Key;

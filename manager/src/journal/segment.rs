@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One file of the journal: records one after the other, each with a mark, its length and checksum.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Whose records a journal that is over its limits lets go: those of the namespaces that have most
 //! of it, so that none pushes out another's.
 

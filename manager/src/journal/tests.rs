@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the journal promises, on real files.
 
 use super::*;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Binaries: where the shims' are and ours is, and whether one is still the same.
 
 use crate::failure::{Failure, invalid, not_found};

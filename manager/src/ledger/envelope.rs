@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What an envelope tells of itself: whose event it is, and whether it is the same as another.
 
 use crate::names::Key;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How much of one namespace the ledger remembers: no namespace makes the daemon large.
 
 use super::{Facts, Ledger};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Who hears what a container says while it says it: clients at a socket beside the log.
 //!
 //! ```text

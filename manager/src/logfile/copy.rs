@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The logger itself. Each container has one, so it takes as little memory as can be: it waits with
 //! poll(2), and needs no runtime for that.
 

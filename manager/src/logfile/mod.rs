@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `dunnage log FILE`: the logger behind `binary://…/dunnage?log=FILE`, and the files it writes.
 //!
 //! ```text

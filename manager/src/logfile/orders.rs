@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a logger is told, and by whom: the URI that a container has for its output, and the command
 //! line that a shim makes of it.
 //!

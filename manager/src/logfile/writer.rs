@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The file that a log is appended to, and the older ones beside it.
 
 use super::rotated;

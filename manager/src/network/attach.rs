@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The helper: a process that makes a container's network, or takes it away, and ends. It may wait for
 //! plugins and disks as long as it takes; who started it waits for its end, and for nothing else.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Lists of CNI plugins: files in /etc/cni/net.d and the like, found by the name that they give their
 //! network (CNI's SPEC.md, "Network configuration format").
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a container with a network finds in /etc: hosts, hostname and resolv.conf.
 
 use super::record::Attachment;

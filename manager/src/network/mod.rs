@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Containers' networks, by CNI: what a container wishes, where its network lies, and when the daemon
 //! has it made and taken away.
 //!

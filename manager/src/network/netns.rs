@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A network namespace that lives as long as it is mounted on a file.
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Running one CNI plugin: the environment and stdin that it reads, the result or the error that it
 //! prints (CNI's SPEC.md, "Execution protocol").
 

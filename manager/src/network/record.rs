@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The record of a network: what the plugins were asked for it, so that they can be asked to undo just
 //! that, and what they answered. It is written before the first of them runs.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Tests of wishes and of lists of plugins.
 
 use super::config::List;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The files of the records, for a thread that may wait for them.
 
 use super::Labels;

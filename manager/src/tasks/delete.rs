@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How a task is deleted, and what is left to do when its shim has let go of it.
 
 use super::Task;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One frame of a multiplexed pipe, to bytes and back.
 
 /// The bytes of a frame before its payload.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A multiplexed pipe in an event loop: it moves the bytes, and wakes who waits for them.
 
 use super::frame::Violation;

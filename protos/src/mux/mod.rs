@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Many streams over one byte pipe, as a VM's serial port is: what the VM shim and its guest
 //! agent speak.
 //!

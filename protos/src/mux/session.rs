@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A pipe that goes on although one end has died: another host connects, and both begin a session anew.
 //!
 //! What is still in the pipe then may be half a frame of the session before. So each side sends the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One stream of a multiplexed pipe, in an event loop.
 
 use super::link::Link;

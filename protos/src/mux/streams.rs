@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The streams of one end of a multiplexed pipe: bytes in, bytes out, no clock and no fd.
 
 use super::frame::{Frame, MAX_DATA, Violation, WINDOW, put, take};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Tests of multiplexed streams: by table, by random schedules, by broken bytes.
 
 use super::*;

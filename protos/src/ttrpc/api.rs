@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A service's methods, typed: from one table come the trait that a server implements, ttrpc's side
 //! of it, and what a client has to know of each request.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The calls of a server that go on: what must be known of them to move them, or to tell of them.
 
 use super::service::{Waited, Waits};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The client: many calls at once over one connection.
 
 use super::api::Call;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One connection of a server: it reads requests, runs each as its own task, and writes answers.
 
 use super::calls::{Call, Ongoing};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A ttrpc frame: ten bytes of header, then the payload (ttrpc PROTOCOL.md).
 //!
 //! ```text

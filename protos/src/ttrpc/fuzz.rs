@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a fuzzer, and a test with random inputs, do to frames and to the server.
 
 use super::connection::start_connection;

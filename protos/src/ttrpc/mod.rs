@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! ttrpc, containerd's RPC for local sockets (contract B53, B54), on a single-threaded runtime.
 //!
 //! Both ends spawn local tasks, so they run inside a `tokio::runtime::LocalRuntime`

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The server: every request runs as its own task, until it ends or its caller gives up.
 //!
 //! A request is never dropped half way. When its deadline passes or its connection closes,

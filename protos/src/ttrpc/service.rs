@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a server runs: services, the calls they see, and how long a caller waits.
 
 use super::trace::Trace;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! On whose behalf a call is made: W3C Trace Context and Baggage, as containerd's metadata have them
 //! (https://www.w3.org/TR/trace-context/, https://www.w3.org/TR/baggage/).
 

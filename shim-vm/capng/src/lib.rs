@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The capabilities of the calling thread, by capget(2) and capset(2): what virtiofsd asks of the
 //! crate `capng`, under the same names.
 //!

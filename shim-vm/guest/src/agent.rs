@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The agent's event loop: the link to the host, and what is served over it.
 
 use crate::guest::Guest;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! From the kernel's initial root to a machine that can run containers, and its end.
 
 use nix::errno::Errno;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Connections between the host and the guest: those that the host makes to localhost, and those that
 //! containers make to sockets of the host's. Each is a stream of the link that the host has opened.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The kernel's random numbers, which a VM can't gather for a while after it has booted: until then
 //! getrandom(2) blocks.
 #![allow(unsafe_code, reason = "one ioctl that nix has no function for")]

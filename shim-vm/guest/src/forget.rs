@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Files of the share that the guest's kernel is to forget: what the host has removed, and what nobody
 //! uses. The host has each file open that is known here.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The Guest service: what the host asks of the machine itself.
 
 use crate::boot::{self, BUNDLES};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Root filesystems that are mounted here, out of files and directories in the share.
 
 use crate::boot;

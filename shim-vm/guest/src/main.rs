@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `dunnage-guest`: the first process of a VM that runs containers.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Volumes that the host swaps as a whole, as the kubelet does with those of a ConfigMap: containers have
 //! a copy in the guest's memory, which is swapped in the same steps. So inotify(7) tells of it, which it does
 //! not of what happens on the host.

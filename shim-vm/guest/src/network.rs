@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The VM's network devices, set up as the host says.
 
 use netlink::core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the host is told of its containers: every event, by number, kept until the host has it for
 //! good. A host that takes the place of one that has died hears what that one had not.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The pid namespace that containers share: how it is made, and its first process, which reaps what
 //! they leave and does nothing else.
 

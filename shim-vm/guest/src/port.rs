@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The serial port that the host listens at, in the event loop.
 
 use nix::fcntl::{OFlag, open};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the host shows in its share, a root filesystem or a volume each: who holds it, and how it goes.
 //!
 //! Each is a superblock of its own, which the kernel mounts for whoever is the first to look, in the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The Task API over the link: the engine's, and what a VM has to do beside it.
 
 use crate::boot;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A program of the host's that an operator runs in the guest, outside of its containers: it comes over
 //! one stream of the link, and speaks over another.
 

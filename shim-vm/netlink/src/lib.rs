@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A blocking rtnetlink socket: changes with their acknowledgement, and dumps (rtnetlink(7)).
 
 pub use netlink_packet_core as core;

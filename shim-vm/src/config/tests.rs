@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Settings and annotations, right and wrong.
 
 use super::*;

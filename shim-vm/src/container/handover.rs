@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a VM's shim knows of a container beside the engine, for another process image.
 
 use super::{GuestContainer, GuestProcess};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `containerd-shim-vm-v2 console` and `exec`: an operator's side of the Debug service.
 
 use protos::ttrpc::{CallError, Client};

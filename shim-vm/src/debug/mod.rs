@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The Debug service: what an operator of the host sees of a VM, and does in it.
 //!
 //! A program that is run in the guest is the host's own: the image has none. It goes there over one stream

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the file server answers: what [`PassthroughFs`] does, in the guest's numbers, with programs that
 //! are kept and with room for everybody.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The system calls that the file server may make: what serving files takes, from the moment on
 //! when it has its root and before it has heard a word of the guest's.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `containerd-shim-vm-v2 fsd`: serves one directory to one VM, as a process of its own.
 //!
 //! The file server does as root what the guest asks of it, so it has nothing but the directory

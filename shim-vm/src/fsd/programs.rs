@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the guest keeps of the host's programs from one execution to the next.
 //!
 //! When a file is opened, a guest forgets what it has read of it, unless the file server says that

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the file server is shut in: namespaces of its own, the share for a root, of root's powers
 //! those over files, and few system calls.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The files that the guest knows: of which mount each is, its number there, and how many there are.
 //!
 //! What the shim shows in the share, a root filesystem or a volume, is a superblock of its own in the

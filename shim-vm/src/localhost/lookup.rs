@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Has connections to localhost, whatever their port, go to sockets of ours, in one network namespace: a
 //! program that the kernel runs where it looks for who listens (BPF_PROG_TYPE_SK_LOOKUP, Linux 5.9). No
 //! packet is changed, and who accepts finds the port as that of its own end.

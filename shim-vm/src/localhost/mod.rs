@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Connections to localhost of a pod's network namespace, over the link to localhost of its VM, where the
 //! applications are: `kubectl port-forward` is containerd's connection there.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The container's network, moved into its VM: each veth of its network namespace gets a tap
 //! beside it, and every packet that arrives at one leaves by the other.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the devices of a network namespace have, for the VM to have it too.
 
 use super::Network;

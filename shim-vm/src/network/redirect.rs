@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Redirects: every packet that arrives at one device leaves by another (tc-mirred(8)).
 //!
 //! Each is a u32 filter on the device's ingress qdisc, which every kernel with mirred has, while

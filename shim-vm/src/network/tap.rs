@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Taps: what the kernel sends there, QEMU reads (Documentation/networking/tuntap.rst).
 #![allow(unsafe_code, reason = "one ioctl that nix has no function for")]
 

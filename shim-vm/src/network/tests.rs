@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Tests of a network namespace's way into a VM: real namespaces and veths; the VM is played by
 //! frames at its tap.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The cgroup of a VM, for another process image.
 
 use super::{Overhead, Pod};

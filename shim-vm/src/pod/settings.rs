@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the limits of all containers in a VM come to, and what of it is written into which file.
 
 use super::Pod;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the limits of containers come to, in the kernel's files.
 
 use super::*;

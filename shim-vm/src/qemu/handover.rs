@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A QEMU that runs, for another process image.
 
 use super::Qemu;

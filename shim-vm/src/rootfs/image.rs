@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Images of filesystems, as far as the host looks at them: what they are, and what says that they are
 //! the ones that were meant.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One of the mounts that a root filesystem is made of.
 
 use super::{MOUNTS, image, option, templates};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Texts of a mount that name mounts before it: `{{ mount 0 }}`, where that is mounted,
 //! `{{ overlay 0 3 }}`, where all from one to another are, with a colon between them, `{{ source 0 }}` and
 //! `{{ target 0 }}` (containerd's docs/mounts.md, "format").

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Who mounts what, and how.
 
 use super::part::{MKDIR, directory};

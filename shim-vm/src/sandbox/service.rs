@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The Sandbox API: one short method per call.
 
 use super::{Phase, Sandbox, timestamp};

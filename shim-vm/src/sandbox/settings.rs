@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a pod's configuration, CRI's, says of its sandbox, and the files that its containers have of it.
 
 use crate::config::Wanted;

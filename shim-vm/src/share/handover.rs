@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The share, for another process image, which has the same mounts.
 
 use super::{Key, SHARE, STAGE, Share, Shared, VOLUME, VOLUMES};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! On which terms the guest has what it is shown.
 
 use super::HARMLESS;

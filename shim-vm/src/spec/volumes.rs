@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What of a container's mounts is of the host's.
 
 use serde_json::Value;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A VM that runs, for another process image: its processes stay children of this process, and all that
 //! the two images share of it goes on where it was.
 

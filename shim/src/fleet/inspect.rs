@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The `inspect` command: tells what running shims do and wait for, and why something takes long.
 
 use super::look::{Kin, Process, Sleeper};

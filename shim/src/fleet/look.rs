@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the kernel tells of a shim's process and its children: also of one that does not answer.
 
 use serde::Serialize;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The `upgrade` command: has running shims become the binary that this command is.
 
 use super::{Daemon, ask, ask_all, daemons};

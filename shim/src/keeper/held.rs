@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The daemon's side of its keeper: what it keeps open, and the state that it has.
 
 use super::{FORGET, Word};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The keeper's process: what it keeps, and what it does when its daemon ends.
 
 use super::{ADOPT, FORGET, KEEPER_FD, Word, pair};

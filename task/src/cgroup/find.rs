@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Where a process's cgroups are mounted.
 
 use crate::rootfs::mountinfo::{self, Mount};

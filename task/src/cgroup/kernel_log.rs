@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the kernel's log says of processes that it has killed for want of memory (mm/oom_kill.c).
 //!
 //! ```text

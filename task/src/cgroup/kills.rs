@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Which processes of a cgroup, or of one below it, the kernel has killed for want of memory: by its
 //! log, which knows of cgroups that are gone, too.
 

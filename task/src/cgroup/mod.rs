@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A container's cgroup, version 1 or 2: found from its init, counted, listed and watched.
 //!
 //! Only files are read and written here, those of procfs and cgroupfs; all of it may run on the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Telling when the kernel kills a container's process for lack of memory.
 
 use super::find::Place;

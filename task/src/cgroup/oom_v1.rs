@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Watches the memory.oom_control of a version 1 cgroup (contract O1).
 //!
 //! The kernel signals an eventfd when the cgroup *or one above it* is out of memory, before it

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Watches the memory.events of a version 2 cgroup (contract O2).
 //!
 //! cgroupfs tells of a change as it tells of urgent data: the open file polls as EPOLLPRI. So a

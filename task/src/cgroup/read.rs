@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Reading the small files of a cgroup: what is missing counts as nothing.
 
 use super::Error;

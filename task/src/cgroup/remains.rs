@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What is left in the cgroups of a container that nobody keeps any more: found by the path that
 //! config.json gives, killed, and removed.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a container has used, as the version 1 controllers tell (contract T79).
 
 use super::find::Dirs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a container has used, as its version 2 cgroup tells (contract T79).
 
 use super::read::{Field, fields, huge_page_sizes, number, rdma, text, value};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Whole cgroups: recorded version 2 ones, and version 1 ones of this machine where it has them.
 
 use super::*;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What is done to an exec process: add, start, kill, delete.
 
 use super::Container;

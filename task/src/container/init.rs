@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What is done to a container's init process: start, delete, pause, resume, update, kill.
 
 use super::Container;

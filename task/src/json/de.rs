@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Values of Rust's types out of JSON, by Go's rules.
 
 use super::Error;

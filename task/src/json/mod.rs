@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! JSON that others write, read as Go's encoding/json reads it: what containerd, runc and every
 //! other shim take must not stop us.
 //!

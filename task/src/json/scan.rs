@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The syntax of JSON, as Go's encoding/json has it: where a value ends, what a string says.
 
 use super::Error;

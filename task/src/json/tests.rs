@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What Go's encoding/json takes, and what it makes of it.
 
 use super::*;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Checkpoints by CRIU (contract T21, T73).
 
 use super::Oci;

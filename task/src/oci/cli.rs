@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The OCI runtime's command line, for one container (contract T9).
 
 use super::Checkpoint;

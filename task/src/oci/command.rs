@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Running one command of the OCI runtime to its end, without blocking the loop.
 
 use super::failure::Failure;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Making an exec's process, and ending it and what a failed one leaves.
 
 use super::cli::Console;

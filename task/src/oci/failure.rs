@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How a command of the OCI runtime failed: the only file that reads the runtime's English.
 
 use crate::error::{Error, words};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What an OCI runtime keeps of a container, for another process image.
 
 use super::cli::Cli;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Making a container and its init, and signals to it.
 
 use super::checkpoint::Checkpoint;

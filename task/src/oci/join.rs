@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Joins reaped pids to processes: whose exit it is, also if it comes before anybody knows the
 //! process (contract X3, X10).
 //!

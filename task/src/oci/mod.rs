@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Containers by an OCI runtime such as runc or crun: its command line, the children that it leaves
 //! to us, and the kernel's cgroups.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The options a client gives with Create (`containerd.runc.v1.Options`), and as options.json.
 
 use crate::error::{Error, Result};

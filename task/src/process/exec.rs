@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A further process of a container, and what it will run.
 
 use super::{Process, ProcessId};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How and when a process ended, and those who wait to hear it.
 
 use crate::event::NEVER;

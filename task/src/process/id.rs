@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Which process of a container: its init, or an exec by its name.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A process of a container, init or exec: its state, its exit, and one operation at a time.
 
 pub mod exec;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What can go wrong with a mount, in the words of who wanted it.
 
 use super::Refusal;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! FUSE mounts, which are made and unmade by helper programs (contract N6).
 //!
 //! The helpers run as every other command of ours: as children of the reaper. The program that

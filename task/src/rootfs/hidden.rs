@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A tree of mounts that was made out of sight: what may be done in it, and how it is shown.
 //!
 //! Whoever watches the place where it is shown sees nothing of it before it is whole, and then it

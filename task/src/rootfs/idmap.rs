@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Mounts that show their files with other owners: idmapped mounts (contract N5).
 //!
 //! The kernel takes the mapping from a user namespace, and maps a mount that is not attached

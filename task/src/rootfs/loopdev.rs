@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Loop devices: a file that is mounted as if it were a disk (contract N4).
 
 use super::options::Image;

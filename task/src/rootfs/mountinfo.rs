@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The kernel's table of mounts as text: /proc/<pid>/mountinfo.
 
 use std::ffi::OsString;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a mount's type and fstab-style options ask for (contract N2 to N6, N8).
 
 use super::idmap::{self, Ids};

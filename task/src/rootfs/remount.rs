@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Changing the flags of a mount that is there.
 
 use nix::errno::Errno;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Where a mount goes: a path below a root directory that it can't leave.
 
 use super::hidden::followed;

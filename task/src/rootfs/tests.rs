@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Mounts for real, in a temporary directory; needs root, and is skipped without it.
 
 use super::*;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Taking mounts down: which there are, in which order, and how often a busy one is asked.
 
 use super::{MountError, fuse, mountinfo};

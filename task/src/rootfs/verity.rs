@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Images that carry the hashes of their blocks, which are checked at each read: device-mapper's
 //! target `verity` (Documentation/admin-guide/device-mapper/verity.rst).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The order of starts and exits under random interleavings (contract X1 to X9): the engine as it
 //! is, with an imagined OCI runtime and kernel around it.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The client's side of a process's streams: what it named, opened, or a link's streams.
 
 use super::ends::{Sink, Source};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A process's terminal: the pty comes from the OCI runtime over a socket (contract I12).
 
 use super::ends::{Sink, Source, asynchronous};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Moving bytes between the two ends of a stream.
 //!
 //! Little at a time goes through a buffer that lives for one step only; when a page or more comes at

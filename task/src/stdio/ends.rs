@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The two ends of a stream: where bytes come from and where they go.
 
 use super::console::Master;

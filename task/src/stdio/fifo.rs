@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The FIFOs (and plain files) that a client names: opened without ever blocking the loop.
 
 use super::ends::{Sink, Source};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Moving much from one pipe to another: spliced, so that the bytes never enter our memory.
 
 use super::ends::note_full;

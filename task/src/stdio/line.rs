@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Whether a file that is appended to ends where a line does.
 
 use std::fs::File;

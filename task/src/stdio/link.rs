@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Streams of a link (`protos::mux`) in place of a client's paths, or in place of the process: what a
 //! VM's shim and its agent have between them, each one end of it.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A program that takes a process's output: `binary://` and `binary-v2://` (contract I10, I11).
 
 use super::Of;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The standard streams of one process: from the paths a client names to the pipes, terminal or
 //! logger that the process really has (contract I1 to I16).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The paths of a process's streams as a client named them, and how long they may be.
 
 use crate::error::{Error, Result};

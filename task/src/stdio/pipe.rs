@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The pipes a process gets, and who owns them (contract I1, I3).
 
 use crate::error::{Error, Result};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Where a client wants a process's output.
 
 use super::Paths;

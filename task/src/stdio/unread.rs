@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Waiting until clients have read what a process wrote before it ended.
 //!
 //! ctr stops to read as soon as it hears of an exit, whatever its FIFOs still hold; it is worth some

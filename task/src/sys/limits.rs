@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The limit on open files (getrlimit(2), RLIMIT_NOFILE): ours is raised as far as may be, and what
 //! we start has the one that we were started with.
 //!

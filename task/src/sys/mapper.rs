@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The part of the unsafe list that is about device-mapper (linux/dm-ioctl.h).
 
 use nix::errno::Errno;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The part of the unsafe list that is about mounts which are attached nowhere, and their places.
 
 use nix::errno::Errno;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How much of its own program a process holds in memory.
 #![allow(
     unsafe_code,

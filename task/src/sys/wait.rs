@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How children end, as the kernel tells it: in numbers, whether or not they have a name.
 //!
 //! A process can die of any signal up to 64, and nix has names for those up to 31 only: when its

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Where spans go: a file or a socket that `DUNNAGE_TRACE` names, `file:///path` or `unix:///path`. Each
 //! is a line, a whole `TracesData` of OTLP in JSON, as OpenTelemetry's collector reads and writes them.
 //!

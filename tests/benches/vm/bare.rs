@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! QEMU with a guest image's kernel and a first process that does nothing: the limit of any boot.
 
 use harness::peers;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A first process that says so and ends the machine: the least that a boot can be. */
 #include <sys/reboot.h>
 #include <unistd.h>

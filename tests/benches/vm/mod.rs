@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Containers in a VM: where the time of a boot goes, beside a bare one of the same kernel, and
 //! what an idle VM holds.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The figures of VMs as a table for docs/bench.md, and their goals.
 
 use super::{CALLS, FLAVOURS, SIZES, STEPS};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The names that `containerd-shim` takes from the crate `cgroups-rs`, as they are on a machine that
 //! has no cgroups.
 //!

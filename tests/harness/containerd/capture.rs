@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a child process writes, readable while it still writes.
 
 use super::DEADLINE;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a test asks of its containerd through `ctr`: the commands an operator types.
 
 use super::ctr::{Ctr, Output};

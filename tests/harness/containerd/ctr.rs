@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! containerd's client as a child process: its words, its output, its deadline.
 
 use super::DEADLINE;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `ctr events`: what containerd tells the world, in the order in which it tells it.
 
 use super::ctr::Ctr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A FIFO in a directory that containers see as /share: how a test and a container wait for each
 //! other.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a containerd, its shims and their containers can leave on a machine: where to look, and
 //! how to take it away.
 

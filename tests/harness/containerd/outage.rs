@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! containerd away for a while, and a container that exits meanwhile.
 
 use super::ctr::ends_within;

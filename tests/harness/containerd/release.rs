@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The containerds that are installed, and what suits them.
 
 use super::SHIM;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a private containerd is set up with: its config.toml, and what tests ask for beside it.
 
 use super::release;

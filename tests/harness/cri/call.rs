@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The calls of a kubelet, each with a deadline.
 
 use super::api::*;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The "host" that pods are on: a network namespace of the test's own.
 //!
 //! What CNI plugins make there, a bridge and veth pairs, is seen by nobody else, and the kernel

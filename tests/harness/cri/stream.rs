@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Exec, attach and port-forward: a kubelet's client at the streaming server, over a WebSocket.
 
 use super::api::{AttachRequest, ExecRequest, PortForwardRequest};

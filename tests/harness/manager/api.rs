@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The daemon's gRPC API itself: for what no client would ask, and for codes that none would show.
 
 use super::{DEADLINE, Manager};

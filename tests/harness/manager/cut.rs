@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A journal that is cut, byte by byte, under a daemon.
 
 use super::Manager;

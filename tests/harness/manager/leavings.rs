@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a daemon and its shims can leave on a machine.
 
 use super::Manager;

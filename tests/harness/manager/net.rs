@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A network that a test has for itself, and what is left of it.
 
 use super::Manager;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A daemon that is killed at one system call of a container's life, or of its own recovery, and
 //! what the next one makes of it (contract R1, R4).
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! strace on a daemon: what system calls it makes, and its death just before one of them.
 
 use super::Manager;

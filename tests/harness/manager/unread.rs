@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A daemon whose stderr nobody reads.
 
 use super::Manager;

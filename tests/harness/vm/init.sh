@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=dash disable=SC2013 # names of modules are words
 # The first process of a VM that shows the host's files: writes stay in the VM's memory. It runs
 # /job and ends the VM.

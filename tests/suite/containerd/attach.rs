@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `ctr task attach`: the output, input and exit code of a container that someone else started.
 
 use harness::containerd::Containerd;

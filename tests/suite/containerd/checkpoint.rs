@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `ctr task checkpoint` and `ctr containers checkpoint` and `restore`, with CRIU (T21, T73).
 
 use harness::containerd::Containerd;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `ctr events`: each event of a task's life once, and in order.
 
 use harness::containerd::Containerd;

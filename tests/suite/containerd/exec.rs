@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `ctr task exec`: more processes in a running container.
 
 use harness::containerd::Containerd;

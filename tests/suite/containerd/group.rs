@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Containers with the same group annotation share one shim.
 
 use harness::containerd::ctr::ends_within;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! containerd over a shim that is neither ours nor Go's: tests/stranger, which is made of containerd's
 //! Rust crates. It shows that the stranger is a shim, so that what `dunnage` does over it counts.
 //!

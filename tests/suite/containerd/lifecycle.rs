@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A task's life between run and delete: kill, pause, resume, metrics, ps, delete.
 
 use harness::containerd::Containerd;

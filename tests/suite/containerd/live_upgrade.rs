@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The shim's binary is replaced under running containers, with containerd up, and with containerd
 //! started anew afterwards.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The shim under real containerds, seen as an operator sees it: through `ctr`, events and /proc
 //! (B21: each of them understands what `start` answers; B90: nothing else of theirs stands in the way).
 //!

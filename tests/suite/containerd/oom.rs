@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A container that uses more memory than it may.
 
 use harness::containerd::Containerd;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! SIGKILL and restart of containerd: what runs goes on, and what ended meanwhile is not left.
 
 use crate::shim_death::{assert_cleaned_up, assert_runs_again};

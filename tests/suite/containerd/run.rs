@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `ctr run`: output, input, exit codes, and nothing left afterwards.
 
 use harness::containerd::Containerd;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! SIGKILL of a shim: containerd calls the binary's `delete`, and nothing of the container stays.
 
 use harness::containerd::ctr::ends_within;

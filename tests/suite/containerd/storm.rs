@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Many short containers: no event is lost, doubled or out of order.
 
 use harness::containerd::ctr::ends_within;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A whole `ctr run` as trees of spans: from containerd's API to the runtime.
 
 use harness::containerd::{self, Containerd};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Terminals: ctr on a real pty, as if a person typed.
 
 use harness::containerd::Containerd;

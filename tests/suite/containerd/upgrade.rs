@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Our shim in the place of containerd's Go shim, while containers run.
 
 use crate::shim_death::{assert_cleaned_up, assert_runs_again, kill_shim};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `kubectl attach`: the output and input of a container's first process.
 
 use harness::cri::Cri;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A container's life, as a kubelet leads it: create, start, stop, exit, remove.
 
 use harness::containerd::DEADLINE;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! More processes in a running container: `kubectl exec`, and the probes of a kubelet.
 
 use harness::cri::Cri;

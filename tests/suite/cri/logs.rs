@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `kubectl logs`: the file that containerd writes of what a container says.
 
 use harness::cri::{Cri, Pod};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The shim under Kubernetes: pods and containers through containerd's CRI, as a kubelet asks.
 //!
 //! Each test runs once per release of containerd and is named after it:

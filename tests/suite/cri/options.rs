@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A runtime that is not called `io.containerd.runc.v2`: CRI sends its options as TOML, in a
 //! `runtimeoptions.v1.Options` (contract B13).
 

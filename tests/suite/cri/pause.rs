@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The pause container dies before the workload (contract 12344, 10421): the shim still goes when
 //! the pod does.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Pods: their network, their one shim, and how they end.
 
 use harness::containerd::DEADLINE;

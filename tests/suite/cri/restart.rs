@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! SIGKILL and restart of containerd while pods run.
 
 use crate::pause::assert_ends;

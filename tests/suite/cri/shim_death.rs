@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! SIGKILL of a pod's shim: Kubernetes is told, nothing of the pod runs on (D8), and it can be removed
 //! and run again.
 

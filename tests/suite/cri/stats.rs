@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a kubelet measures, and what it limits.
 
 use harness::cri::Cri;

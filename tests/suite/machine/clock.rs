@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A wall clock that somebody sets, forwards and backwards, by days: it is told, never relied on.
 
 use harness::manager::{self, Manager};

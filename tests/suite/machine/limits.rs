@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Limits and the freezer: Update, Pause, Resume, Kill and Pids (T70 to T74).
 
 use crate::{cgroup, field, read};

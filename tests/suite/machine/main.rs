@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What wants another machine than this one: the contract's areas that depend on the version of
 //! cgroup, with version 2, and a wall clock that is set. It runs in a VM.
 

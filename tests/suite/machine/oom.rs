@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Out of memory: TaskOOM for a container whose limit was hit, before its exit (O1, O3).
 
 use crate::cgroup;

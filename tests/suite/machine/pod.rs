@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The cgroup of a VM, with version 2. There is no VM in the VM, which would take minutes: the shim is
 //! real, and in QEMU's place is `tests/hostile`, which is as honest as a guest until it is told to
 //! eat. What is looked at, the shim's part and the kernel's, does not know the difference.

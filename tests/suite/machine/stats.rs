@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Stats: the numbers of cgroup version 2, beside the kernel's files (2.5).
 
 use crate::{cgroup, field, read};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! R5: the commands of unmodified clients of three releases, over our shim and Go's.
 
 use harness::containerd::release::Release;

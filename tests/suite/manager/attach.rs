@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Clients that come to a container that runs, hear it and type to it, and go again.
 
 use harness::manager::{self, Manager};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Containers that are stored and go on later.
 
 use harness::manager::{self, Manager};

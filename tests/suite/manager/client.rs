@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The client of our own: output, input, exit codes, logs, restarts.
 
 use harness::manager;

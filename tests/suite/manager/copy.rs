@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `cp`: where files land is as docker has it, and no link leads out of a container.
 
 use harness::manager::{self, Manager};

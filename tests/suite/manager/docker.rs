@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! dockerd, with our socket for containerd's.
 
 use harness::containerd::release::Release;

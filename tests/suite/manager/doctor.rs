@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `doctor` and `inspect` tell what hangs, by the word of the shims.
 
 use crate::exec::bundle;

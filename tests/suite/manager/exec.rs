@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Execs run as the container's own spec says, but for what the command line changes.
 
 use harness::manager::{self, Manager};

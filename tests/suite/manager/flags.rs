@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Options that change what they say, or are refused by name.
 
 use crate::exec::bundle;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A file system that stands still holds up nobody who does not need it (docs/architecture.md, "Who
 //! may block"): that of the journal and the bundles, and that of the records.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The daemon is asked what no client would: mutated messages to every method that it serves, and
 //! bytes that are no HTTP/2. It answers or refuses, stays small, and serves on.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Containers of one group share a shim, under the daemon too.
 
 use harness::containerd::release::Release;

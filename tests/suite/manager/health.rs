@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Health checks: what they find, what is told of it, and what follows.
 
 use harness::manager::{self, Manager};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What others put in: names that are no text, JSON as Go takes it, times beyond the calendar,
 //! control characters, and more clients than there is room for.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `dunnage` over a shim that is neither ours nor Go's: tests/stranger, which is made of containerd's
 //! Rust crates. It speaks version 3 of the Task API, as JSON says that its `start` answers.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The journal on disk: cut, damaged, read from a cursor.
 
 use harness::manager::{self, api::Api};

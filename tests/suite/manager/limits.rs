@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What one container, shim, namespace or client may cost the daemon: docs/limits.md.
 
 use harness::manager::{self, Manager, api::Api};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a container wrote, whatever happens to the file.
 
 use harness::full_disk::FullDisk;

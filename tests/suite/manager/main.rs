@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `dunnage`, seen as its users see it: through every `ctr`, its own client, and /proc.
 
 mod api;

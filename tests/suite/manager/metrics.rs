@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The metrics endpoint, beside a live containerd's.
 
 use harness::containerd::{self, report};

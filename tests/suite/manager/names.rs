@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Bad names, labels and filters, and clients without permission.
 
 use harness::containerd::release::Release;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Two managers on one machine, which must not touch each other's containers.
 
 use harness::containerd::ctr::{Output, ends_within};

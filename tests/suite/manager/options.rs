@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Options of `run` and `create` that say more of a container than whose process it is: what they change
 //! in it, and what is refused.
 

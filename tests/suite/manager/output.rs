@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the client prints for programs, and for who reads a manual.
 
 use harness::manager;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Readers of the client's output that go away, and signals that come too late.
 
 use harness::containerd::ctr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the daemon costs: threads and memory, which must not grow.
 
 use harness::containerd::report;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `dunnage publish`, which old shims run to publish an event: the program's path is theirs by
 //! `-publish-binary`, the words are containerd's (cmd/containerd/command/publish.go).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Clients that wait for something, and a daemon that goes away and comes again.
 
 use harness::containerd::ctr::Ctr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! R1 to R4: what a daemon that was killed finds and tells.
 
 use harness::manager::{self, Manager};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Restart policies, for containers that somebody else than our client made.
 
 use harness::full_disk::FullDisk;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a container may do unless it is told otherwise, and what it may when it is.
 
 use crate::exec::bundle;

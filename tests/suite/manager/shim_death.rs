@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A shim is killed while the daemon lives.
 
 use harness::manager::{self, Manager};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `dunnage shims`: the shims of a machine, whoever has started them, and their metrics.
 
 use harness::manager::{self, binary};

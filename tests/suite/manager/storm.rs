@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Many tasks at once: none lost, none told twice.
 
 use harness::manager;

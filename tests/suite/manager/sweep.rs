@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The daemon is killed just before a system call, in the life of a container and in a recovery:
 //! no acknowledged start loses its exit, no exit is made up or told twice, no shim is left.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A whole `dunnage run` as one tree of spans: the command, the daemon, the shim, the runtime.
 
 use harness::otlp::{self, Span};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the units of systemd rely on: readiness, inherited sockets, a renewal under the same pid.
 
 use harness::containerd::capture::Capture;

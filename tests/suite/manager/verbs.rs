@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What is asked of containers that are there: of one, and of several at once.
 
 use harness::manager::{self, Manager};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The archive of a release: what is in it, and that whoever makes it again gets the same bytes.
 
 use crate::{dist, guest, programs, script};

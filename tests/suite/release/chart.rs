@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The chart for Kubernetes: what it renders to is what the API takes, and asks for no more privilege
 //! than it explains.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Containers that run while packages come and go: whatever happens, none of them is touched.
 
 use harness::containerd::{Containerd, Task};

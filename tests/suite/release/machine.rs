@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! This machine with a layer above its files, for a thread and all it starts: what packages do to
 //! it can be seen in that layer, and is gone with it.
 

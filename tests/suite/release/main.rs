@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What is released, and how it gets onto a machine and off it again.
 
 mod archive;

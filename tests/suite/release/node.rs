@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `dunnage-node` on a node of Kubernetes: it installs, is installed again, and goes, with pods that
 //! run from before to after, under each containerd.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Debian's packages of the suite, installed, upgraded, rolled back and removed with dpkg, beside
 //! containerd's own and under containers that run.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! RPM packages of the suite, installed, upgraded, rolled back and removed with rpm, beside
 //! containerd's own shim and under containers that run.
 

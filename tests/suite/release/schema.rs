@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What Kubernetes' API takes, as tests/kubernetes has it: whether an object is that, and where not.
 
 use harness::peers;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `make install` and `make uninstall` on a machine whose containerd remembers what it found.
 
 use crate::fleet::{self, digest, program_of};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One version everywhere: Cargo.toml has it, the programs say it, CHANGELOG.md leads to it.
 
 use crate::programs;

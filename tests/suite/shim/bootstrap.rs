@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The `start` command: flags, exit codes, the dialects of stdin and stdout, grouping, sockets.
 
 use harness::start::{Answer, environment};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Checkpoint and restore with CRIU (T21, T73): a container goes on where it was, in another shim.
 
 use harness::runtime::Runtime;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A pod as CRI-O starts it, which has shims as its runtimes of the type `vm`: nobody to send events to,
 //! root file systems that are mounted already, options in a file, and namespaces that it has pinned.
 

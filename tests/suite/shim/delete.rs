@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The `delete` command: what cleans up when a shim is gone (D1 to D7).
 
 use harness::{Bundle, Shim, Test, differs, peers, proc, start, vm_differs, wait};

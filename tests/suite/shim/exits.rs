@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Exits: one for each process, after its start, init's last (X1 to X9).
 
 use harness::events::{Event, Kind};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! OCI runtimes that fail in ways of their own: the caller hears of it in time, a second try
 //! works, and nothing stays behind (T11, T20, T23).
 

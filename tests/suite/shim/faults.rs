@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A slow runtime, a long life, and a sudden death.
 
 use harness::events::Event;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A file system that stands still holds up nobody who does not need it (docs/architecture.md, "Who
 //! may block"): the log's, the bundle's. Root filesystems are in `mounts_more`.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The bugs of containerd's own shim that no other file here names (contract U1 to U12): none of them
 //! is ours. U2 is in task.rs, U3 in runtime.rs, U4 in golden, U6 in terminal.rs, U7 in stdio.rs;
 //! U10 is a unit test of task's logger.

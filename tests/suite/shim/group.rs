@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One process and one socket per group of containers (B30 to B34).
 
 use harness::{Bundle, Shim, Stdin, Test, differs};

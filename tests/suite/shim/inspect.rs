@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `inspect`: what a shim does and waits for, told by itself and by the kernel, also when something
 //! hangs.
 

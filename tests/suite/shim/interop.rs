@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The shim beside code that is neither ours nor Go's: containerd's Rust crates, `ttrpc` with
 //! protobuf 3, as its client and as the server that its events go to.
 //!

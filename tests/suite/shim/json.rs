@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! JSON that others write is read as Go's encoding/json reads it: what Go's shim and runc take, ours
 //! takes, and no value that nobody asks for stops a container.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Init's exit: it takes everyone along, and comes last (X4, X5).
 
 use harness::events::{Event, Kind};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a client, a runtime or a container may cost a shim: docs/limits.md.
 
 use harness::raw::Raw;

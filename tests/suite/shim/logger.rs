@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Loggers: a program that takes a container's output, `binary://` (I10, I11).
 
 use harness::stdio::{Fifo, Stdio, Sum};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The contract of `containerd-shim-runc-v2`, area by area, without a containerd.
 
 mod bootstrap;

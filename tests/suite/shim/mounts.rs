@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The rootfs that Create mounts, and Delete unmounts (N1, N2, N4, N7, N9).
 
 use harness::bundle::bind;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Root filesystems that take more than mount(2) (N4 to N8), and unmounting that takes its time.
 
 mod fuse;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Out of memory: TaskOOM for a container whose limit was hit (O1, O3).
 
 use harness::events::{Event, Kind};

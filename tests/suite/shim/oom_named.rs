@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Who was killed when memory ran out: in the log, and told by `inspect`.
 
 use harness::events::{Event, Kind};

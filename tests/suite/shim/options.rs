@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Options of runc's that need a container of another kind: user namespaces, systemd's cgroups.
 
 use harness::runtime::Runtime;

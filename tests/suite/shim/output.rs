@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Where output goes and how much of it: files, large streams, slow readers, failures (I2, I5,
 //! I9, I16).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Where `start` puts the daemon: OOM score, cgroup, core scheduling; and the way back when it
 //! cannot.
 

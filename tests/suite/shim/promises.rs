@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What we promise beyond the contract, measured beside containerd's own shim.
 
 use harness::events::{Event, Kind};

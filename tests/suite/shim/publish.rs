@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Events on their way to containerd (B70 to B73).
 
 use harness::events::Kind;

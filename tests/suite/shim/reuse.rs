@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Pids that the kernel gives away again (X10): no exit from, and no signal to, whoever has the
 //! pid of a process that is gone.
 //!

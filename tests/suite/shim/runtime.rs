@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The OCI runtime: which one, how it is called, and what happens when it fails (T10, T11, T20,
 //! T9).
 

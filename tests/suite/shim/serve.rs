@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The daemon at its socket: signals, foreign peers, broken and oversized requests, callers
 //! that go away.
 

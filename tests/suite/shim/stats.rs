@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Stats: every number of cgroup version 1, beside the kernel's files (2.5).
 
 use harness::stdio::{Fifos, Stdio};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Stdio without a terminal: null, FIFOs, files (I1 to I9, I16).
 
 use harness::stdio::{Fifo, Fifos, Stdio};

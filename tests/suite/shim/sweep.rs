@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The shim killed at its system calls: `delete` leaves nothing (D1 to D7).
 
 use harness::{peers, start_sweep, sweep, vm_differs};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The Task RPCs, beyond what the golden sequence covers.
 
 use harness::events::Kind;

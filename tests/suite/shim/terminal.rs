@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Terminals: output, input, size, and what is left of them (I12 to I15).
 
 use harness::stdio::{Fifos, Stdio, Sum};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Traces: a call's traceparent reaches the runtime and hooks, and what the shim did for it is told.
 
 use harness::disk::{self, Disk};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Replacing the binary of a running shim, which no other shim can: the same process goes on.
 
 use harness::stdio::{Fifos, Stdio};

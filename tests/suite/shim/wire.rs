@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! ttrpc as a shim speaks it: many requests at once, broken ones, oversized ones, and callers
 //! that go away (B54).
 

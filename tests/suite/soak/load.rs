@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Many containers, many execs, much output: nothing is lost, and nothing stays (T60, X2, I5, I9).
 
 use harness::events::Kind;

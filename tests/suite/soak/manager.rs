@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The manager over minutes: a long outage, a thousand execs, a journal cut at every byte.
 
 use harness::containerd::ctr::ends_within;

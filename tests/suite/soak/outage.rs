@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! containerd is away for 40 s: longer than Go's shim keeps an event (B71), and the exit is told.
 
 use harness::containerd::{on, outage};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The shim killed at every one of its system calls, and at every moment (D1 to D7).
 
 use harness::{start_sweep, sweep};

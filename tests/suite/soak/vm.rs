@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! VMs over minutes: a hundred one after another, and one whose clock is wrong.
 
 use harness::stdio::{Fifos, Stdio};

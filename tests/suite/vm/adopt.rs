@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A shim that is killed is brought back, and finds its VM as it was (V14, V15).
 
 use harness::bundle::Bundle;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The attacker's guest: `tests/hostile` in place of the image's agent, told its mode by a file.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Boots, again and again: none hangs, and each leaves the machine as it was.
 
 use crate::jail;

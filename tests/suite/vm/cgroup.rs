@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Limits, metrics, the freezer and running out of memory: the guest's cgroup of version 2.
 
 use crate::said;

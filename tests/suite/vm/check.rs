@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `containerd-shim-vm-v2 check`: what it says, and what it leaves.
 
 use harness::peers;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Real containerds, with the shim under its own name in their PATH.
 
 use harness::containerd::{Containerd, on};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Twenty containers come and go, and all is as it was.
 
 use crate::network::{namespaces, pair};

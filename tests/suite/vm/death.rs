@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What dies, dies whole: QEMU, the file server or the shim, killed without warning (V6, V8, V11).
 
 use crate::child;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! An operator's look into a VM: its console, and programs of the host's in its guest.
 
 use harness::bundle::Bundle;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! dockerd, and `docker run` with the runtime's name.
 
 use harness::docker::{Bridge, Dockerd, Programs};

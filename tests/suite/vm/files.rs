@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a VM sees of the host's files: its root filesystem, volumes, and nothing else.
 
 use harness::stdio::{Fifos, Stdio, Sum};

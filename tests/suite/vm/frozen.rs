@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A file system that stands still while a VM is to boot holds up its Create, until the deadline of
 //! that, and nobody else (docs/architecture.md, "Who may block"): the configuration's, the image's,
 //! QEMU's.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the file server of a VM can't do, though it were the guest's: system calls are made in its
 //! place, in its namespaces, with its powers and its filter.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a container finds in its guest, beside its files: time, limits, and an end.
 
 use crate::said;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Hooks of config.json: those of the host's run there, and take the VM for the container's process.
 
 use harness::{Bundle, Test, refused};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The guest is the attacker: its kernel and agent are `tests/hostile`, one mode an attack. Whatever
 //! it does, calls end, SIGKILL and Delete win, each exit is told once, and nothing is left.
 //!

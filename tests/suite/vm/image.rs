@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The guest image: the same of the same, and what it says of itself is so.
 
 use harness::peers;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Root filesystems of images: erofs, ext4, layers of them, with hashes; and where what is written goes.
 
 use harness::bundle::{Builder, Bundle};

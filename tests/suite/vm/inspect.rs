@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `inspect` of a shim whose guest does not answer.
 
 use harness::inspect::{Stopped, cause, inspected};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! QEMU is shut in: what it is and sees, and what a program in its place can do, which is nothing.
 
 use crate::child;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The files that a guest knows of its host's: whose reading is cut short, that are like others, that are
 //! many, and that are forgotten.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A network that is made when there is a VM already, in the namespace of the VM's process, as Docker
 //! and `ctr run --cni` do it.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A container's life in a VM: its calls, events and exit codes, in order.
 
 use harness::events::Kind;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Connections to localhost of a pod's network namespace, which are the VM's, as port-forward makes them.
 
 use crate::attacker;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The VM shim with real VMs: `SHIM_VM` names it, `DUNNAGE_VM_CONFIG` the guest image.
 //!
 //! A VM takes seconds to boot, so each test looks at much in one.

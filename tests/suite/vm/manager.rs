@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `dunnage run` with the runtime's name.
 
 use harness::image::{Image, Layer};

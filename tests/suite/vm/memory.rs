@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a guest has freed of its memory is the host's again.
 
 use crate::said;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The network: that of the container's namespace, in the VM; and nothing else.
 
 use crate::said;

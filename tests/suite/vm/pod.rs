@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The VM is inside its pod's limits: the host's cgroup that config.json names.
 
 use crate::child;

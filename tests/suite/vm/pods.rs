@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Pods as Kubernetes runs them, each in one VM: what their containers share there.
 
 use harness::containerd::DEADLINE;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What can't be done is refused at once and by name, and leaves nothing (V1, V7).
 
 use harness::{Code, refused, wait};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What operators type to be rid of a container, while its guest is the attacker: it ends within
 //! seconds, and neither the VM nor its shim is left.
 

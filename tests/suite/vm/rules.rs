@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Rules of a VM shim that other shims of VMs learnt the hard way: streams that are pipes, pids
 //! that are the host's, calls that wait for nobody, and the right time.
 

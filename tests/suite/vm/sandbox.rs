@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The Sandbox API, as containerd's sandboxer `shim` calls it: a pod's VM without a first container.
 
 use crate::{child, said};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A container with every right in its VM, against the host's files: it gets at the share by the
 //! agent's root, and finds nothing there that it could change but what it was given to change.
 

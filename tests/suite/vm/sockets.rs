@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Sockets of the host's that containers connect to: those that the configuration names, and no others.
 
 use crate::debug::configuration;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Standard streams across the VM's border: pipes, terminals, files, loggers, and their ends (V2).
 
 use harness::stdio::{Fifos, Stdio, Sum};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Volumes that the host swaps as a whole, as the kubelet does with those of a ConfigMap: what watchers in a
 //! container hear of it.
 

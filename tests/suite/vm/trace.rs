@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A container in a VM as a tree of spans: the boot with its phases, and what the guest was asked, on
 //! behalf of whom its runtime hears, too.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Replacing the binary of a shim whose VM runs: the VM notices nothing.
 
 use harness::stdio::{Fifos, Stdio, Sum};

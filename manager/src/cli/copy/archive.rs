@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Files as a tar stream.
 
 use super::place::{Kind, Place, kind_of, open_in, target_of};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a tar stream has, as files: on the host below one directory, in a container below its root.
 
 use super::place::{Kind, Place, kind_of, open_in};

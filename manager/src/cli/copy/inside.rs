@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The part of a container whose files only its own processes see: its tar does it, in an exec.
 
 use super::super::client::Client;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `cp`: files between a container and the host, or a tar stream.
 //!
 //! ```text

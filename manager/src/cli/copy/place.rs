@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A tree of files that no path leads out of: neither `..` nor a link, whoever changes it meanwhile.
 
 use nix::errno::Errno;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Tests of the VM's network devices: a real namespace with a veth in it stands for the VM.
 
 #![allow(

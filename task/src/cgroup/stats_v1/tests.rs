@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Version 1 statistics against files recorded from a cgroup that ran out of memory once (those of
 //! hugetlb and rdma are written after the kernel's documentation).
 

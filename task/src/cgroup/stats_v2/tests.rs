@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Version 2 statistics against files as Linux 6 writes them.
 
 use super::*;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Bytes through copies: between pipes, over handovers, over a link.
 
 use super::*;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Registries that want a token, a helper's password, or to be believed by their certificate.
 
 use super::place;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Layers that would leave their root, and content that is not what it is called.
 
 use super::{kept, place};

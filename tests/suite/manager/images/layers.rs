@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Layers: what each makes of those below it, as a container sees it.
 
 use super::{load, place};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Images: what comes out of files, and what containers of them are.
 
 mod guarded;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `image pull`, and images that `run` gets: from Debian's registry. And what Docker itself saved.
 
 use super::{kept, place};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `image rm` and `prune`: what somebody uses stays. Loads that meet each other, or are killed.
 #![allow(
     clippy::disallowed_methods,

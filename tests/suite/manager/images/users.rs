@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Users by name, also of root filesystems and bundles that are no image's.
 
 use harness::manager;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Networks whose makers are killed in the middle, and what belongs to nobody.
 
 use super::*;

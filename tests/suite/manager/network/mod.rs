@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Networks by CNI, with the plugins that Debian has.
 
 mod faults;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The second half of the sequence: from the first exec to the last Delete.
 
 use super::{Golden, NO_CONTAINER, NO_EXEC, files_of_a_task, status};

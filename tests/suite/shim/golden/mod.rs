@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! T8: the words of Go's shim, step by step: codes, texts, fields, events and files (B80; also T1 to T3, T7
 //! and T71).
 

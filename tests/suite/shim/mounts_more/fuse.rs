@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! N6: filesystems that a program serves and a helper mounts.
 
 use super::{ended, mount, sh, started, text};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! N5: mounts that show their files with other owners.
 
 use super::{ended, mount, sh, started, text, tool};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A shim that is killed in the middle of mounting: `delete` finds all there is (D1, N7).
 
 use super::loopdev::{image, loop_device_is_free};

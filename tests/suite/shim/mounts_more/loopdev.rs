@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! N4: a file that a loop device makes a disk of.
 
 use super::{ended, mount, sh, started, text, tool};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! N7: unmounting that takes its time.
 
 use super::{ended, started, text};
