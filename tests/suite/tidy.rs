@@ -61,9 +61,54 @@ fn each(check: impl Fn(&Path, &str) -> Option<String>) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Above the first line of a source, or below that of a script which names its interpreter.
+const LICENCE: &str = "SPDX-License-Identifier: Apache-2.0";
+
+/// A source without the line of its licence.
+fn unlicensed(text: &str) -> &str {
+    let rest = text.split_once(LICENCE).map(|(_, rest)| rest);
+    rest.map_or(text, |rest| rest.trim_start_matches('\n'))
+}
+
 #[test]
 fn every_file_says_in_its_first_line_what_it_owns() {
-    each(|_, text| (!text.starts_with("//! ")).then(|| "no `//!` line".into()));
+    each(|_, text| {
+        let says = unlicensed(text).starts_with("//! ");
+        (!says).then(|| "no `//!` line".into())
+    });
+}
+
+#[test]
+fn every_file_of_ours_says_its_licence() {
+    let mut dirs: Vec<PathBuf> = ROOTS.iter().map(|dir| root().join(dir)).collect();
+    dirs.extend([".ci", "release"].map(|dir| root().join(dir)));
+    let mut files = below(dirs);
+    files.push(root().join("Makefile"));
+    let mut missing = Vec::new();
+    for path in files {
+        let bytes = fs::read(&path).unwrap();
+        let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
+        let ending = path.extension().and_then(|it| it.to_str());
+        let is_ours = match ending {
+            _ if name == "Makefile" || bytes.starts_with(b"#!/") => true,
+            Some("rs" | "sh" | "c" | "spec") => true,
+            // As protos/proto/SOURCE says; the others have their owners' words.
+            Some("proto") => ["ttrpc.proto", "dunnage/", "grpc/"]
+                .iter()
+                .any(|own| name.starts_with(&format!("protos/proto/{own}"))),
+            _ => false,
+        };
+        let text = String::from_utf8_lossy(&bytes);
+        let mut lines = text.lines().take(2);
+        if is_ours && !lines.any(|line| line.trim_start_matches(['/', '#', ' ']) == LICENCE) {
+            missing.push(name.to_owned());
+        }
+    }
+    assert!(
+        missing.is_empty(),
+        "no line `{LICENCE}`:\n{}",
+        missing.join("\n")
+    );
 }
 
 #[test]
@@ -72,7 +117,7 @@ fn no_file_owns_too_much() {
         let is_test = path.components().any(|part| part.as_os_str() == "suite")
             || path.file_stem().is_some_and(|stem| stem == "tests");
         let most = if is_test { LONGEST_TEST } else { LONGEST };
-        let lines = text.lines().count();
+        let lines = unlicensed(text).lines().count();
         (lines > most).then(|| format!("{lines} lines, {most} are enough"))
     });
 }
