@@ -155,8 +155,8 @@ $(RUST_SHIM)/version:
 
 .PHONY: bench
 bench: setup build guest $(RUST_SHIM)/version ## measure side by side, as root; ONLY="latency idle" for some of it, QUICK=1 to see
-	SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) ONLY='$(ONLY)' QUICK='$(QUICK)' \
-		$(CARGO) bench --locked -p $(SUITE) --bench bench
+	tests/cgroup-v1.sh env SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) \
+		ONLY='$(ONLY)' QUICK='$(QUICK)' $(CARGO) bench --locked -p $(SUITE) --bench bench
 
 .PHONY: lint
 lint: lint-rust lint-crates lint-shell ## check the format, clippy's and shellcheck's opinion, and the crates that are used

@@ -175,6 +175,7 @@ unpack() {
 program_runs() {
     case ${1##*/} in
         containerd-shim*) "$1" -v ;;
+        mkfs.erofs) "$1" --help ;; # its word for the version has changed
         mkfs.* | fusermount3 | ip | ps) "$1" -V ;;
         bridge | host-local | loopback) CNI_COMMAND=VERSION "$1" ;;
         *) "$1" --version ;;

@@ -7,23 +7,24 @@
 
 use crate::spec::Volume;
 use crate::vm::Vm;
-use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use protos::guest::MirrorRequest;
 use protos::places::MIRRORS;
 use protos::ttrpc::Context;
 use serde::{Deserialize, Serialize};
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use task::aside;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 /// What is swapped there (kubelet, atomic_writer.go).
@@ -38,19 +39,33 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Those of a VM, by their names.
 #[derive(Default)]
-pub struct Mirrors(RefCell<BTreeMap<String, Watched>>);
+pub struct Mirrors {
+    volumes: RefCell<BTreeMap<String, Watched>>,
+    /// One for all of them: the host has few (`fs.inotify.max_user_instances`).
+    watches: OnceCell<Watches>,
+}
+
+/// An inotify instance, and the same in the loop.
+struct Watches {
+    inotify: Arc<Inotify>,
+    readable: AsyncFd<OwnedFd>,
+}
 
 struct Watched {
     place: Place,
     /// `None` until it is taken over.
-    watching: Option<AbortHandle>,
+    watching: Option<Watching>,
 }
 
-impl Drop for Watched {
+struct Watching {
+    watch: WatchDescriptor,
+    changed: Rc<Notify>,
+    task: AbortHandle,
+}
+
+impl Drop for Watching {
     fn drop(&mut self) {
-        if let Some(watching) = &self.watching {
-            watching.abort();
-        }
+        self.task.abort();
     }
 }
 
@@ -80,7 +95,7 @@ impl Mirrors {
         let name = Path::new(share).parent()?.file_name()?.to_str()?;
         let path = format!("{MIRRORS}/{name}");
         let (is_known, count) = {
-            let known = vm.mirrors.0.borrow();
+            let known = vm.mirrors.volumes.borrow();
             (known.contains_key(name), known.len())
         };
         if is_known {
@@ -108,14 +123,68 @@ impl Mirrors {
     pub fn forget(&self, gone: &[String]) {
         let names = gone.iter().filter_map(|name| Path::new(name).file_name());
         for name in names.filter_map(|name| name.to_str()) {
-            self.0.borrow_mut().remove(name);
+            let gone = self.volumes.borrow_mut().remove(name);
+            let watching = gone.as_ref().and_then(|watched| watched.watching.as_ref());
+            if let Some(watching) = watching {
+                self.unwatch(watching.watch);
+            }
+        }
+    }
+
+    /// The watch is of no use any more, unless it is of another volume, too, which is the same directory.
+    fn unwatch(&self, watch: WatchDescriptor) {
+        let volumes = self.volumes.borrow();
+        let mut used = volumes
+            .values()
+            .filter_map(|watched| watched.watching.as_ref());
+        if used.all(|watching| watching.watch != watch)
+            && let Some(watches) = self.watches.get()
+        {
+            // The kernel has taken it away itself if the directory is gone.
+            let _ = watches.inotify.rm_watch(watch);
+        }
+    }
+
+    /// The instance, and from the first use on who hears of it.
+    fn watches(vm: &Rc<Vm>) -> io::Result<Arc<Inotify>> {
+        let mirrors = &vm.mirrors;
+        if mirrors.watches.get().is_none() {
+            let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+            let fd = inotify.as_fd().try_clone_to_owned()?;
+            let watches = Watches {
+                inotify: Arc::new(inotify),
+                readable: task::sys::watch(fd, Interest::READABLE)?,
+            };
+            if mirrors.watches.set(watches).is_ok() {
+                tokio::task::spawn_local(hear(Rc::clone(vm)));
+            }
+        }
+        let watches = mirrors
+            .watches
+            .get()
+            .ok_or_else(|| io::Error::other("no inotify"))?;
+        Ok(Arc::clone(&watches.inotify))
+    }
+
+    /// Tells the volumes that are watched by any of these.
+    fn tell(&self, events: &[InotifyEvent]) {
+        let all = |event: &InotifyEvent| event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
+        let all = events.iter().any(all);
+        let volumes = self.volumes.borrow();
+        for watching in volumes
+            .values()
+            .filter_map(|watched| watched.watching.as_ref())
+        {
+            if all || events.iter().any(|event| event.wd == watching.watch) {
+                watching.changed.notify_one();
+            }
         }
     }
 
     /// Describes them for another process image.
     pub fn hand_over(&self) -> Vec<Moved> {
-        let watched = self.0.borrow();
-        let moved = watched.iter().map(|(name, watched)| Moved {
+        let volumes = self.volumes.borrow();
+        let moved = volumes.iter().map(|(name, watched)| Moved {
             name: name.clone(),
             place: watched.place.clone(),
         });
@@ -128,7 +197,10 @@ impl Mirrors {
             let watching = None;
             (name, Watched { place, watching })
         });
-        Self(RefCell::new(watched.collect()))
+        Self {
+            volumes: RefCell::new(watched.collect()),
+            watches: OnceCell::new(),
+        }
     }
 
     /// Goes on with them; what was swapped meanwhile is told.
@@ -145,40 +217,52 @@ impl Mirrors {
 /// Has the guest make a copy, and watches the volume from before that on; false: it is none that is
 /// swapped.
 async fn begin(vm: &Rc<Vm>, name: &str, place: &Place, context: &Context) -> io::Result<bool> {
-    let host = place.host.clone();
-    let looked = aside::run(move || look(&host)).await?;
-    let Some((inotify, data)) = looked else {
+    let (host, inotify) = (place.host.clone(), Mirrors::watches(vm)?);
+    let looked = aside::run(move || look(&host, &inotify)).await?;
+    let Some((watch, data)) = looked else {
         return Ok(false);
     };
-    let inotify = task::sys::watch(inotify, Interest::READABLE)?;
-    copy(vm, name, place, data.clone(), context).await?;
-    let watching = tokio::task::spawn_local(watch(
+    if let Err(e) = copy(vm, name, place, data.clone(), context).await {
+        vm.mirrors.unwatch(watch);
+        return Err(e);
+    }
+    let changed = Rc::new(Notify::new());
+    let following = follow(
         Rc::clone(vm),
         name.to_owned(),
         place.clone(),
-        inotify,
+        Rc::clone(&changed),
         data,
-    ));
+    );
+    let watching = Watching {
+        watch,
+        // What was swapped while the guest copied has nobody heard.
+        changed,
+        task: tokio::task::spawn_local(following).abort_handle(),
+    };
+    watching.changed.notify_one();
     let watched = Watched {
         place: place.clone(),
-        watching: Some(watching.abort_handle()),
+        watching: Some(watching),
     };
-    vm.mirrors.0.borrow_mut().insert(name.to_owned(), watched);
+    vm.mirrors
+        .volumes
+        .borrow_mut()
+        .insert(name.to_owned(), watched);
     Ok(true)
 }
 
 /// A watch of the directory, and what is there; `None` if it is none that is swapped, or too large.
-fn look(dir: &Path) -> io::Result<Option<(OwnedFd, String)>> {
-    if data_of(dir)?.is_none() {
-        return Ok(None);
-    }
-    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-    inotify.add_watch(dir, AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ONLYDIR)?;
+fn look(dir: &Path, inotify: &Inotify) -> io::Result<Option<(WatchDescriptor, String)>> {
     let Some(data) = data_of(dir)? else {
         return Ok(None);
     };
-    let fits = fits(&dir.join(&data), &mut LARGEST.clone())?;
-    Ok(fits.then(|| (inotify.into(), data)))
+    if !fits(&dir.join(&data), &mut LARGEST.clone())? {
+        return Ok(None);
+    }
+    let watch = inotify.add_watch(dir, AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ONLYDIR)?;
+    // From here on it is told.
+    Ok(data_of(dir)?.map(|data| (watch, data)))
 }
 
 /// What `..data` leads to, if that is a name in the same directory.
@@ -233,52 +317,45 @@ async fn copy(
         .map_err(|status| io::Error::other(status.to_string()))
 }
 
-/// Has the guest swap its copy whenever the host's is, for as long as there is a guest.
-async fn watch(
-    vm: Rc<Vm>,
-    name: String,
-    place: Place,
-    inotify: AsyncFd<OwnedFd>,
-    mut data: String,
-) {
+/// Tells the volumes of what happens in them, for as long as there is a guest.
+async fn hear(vm: Rc<Vm>) {
+    let Some(watches) = vm.mirrors.watches.get() else {
+        return;
+    };
     loop {
-        let changed = tokio::select! {
-            changed = drained(&inotify) => changed,
+        let read = |_: &OwnedFd| watches.inotify.read_events().map_err(io::Error::from);
+        let events = tokio::select! {
+            events = watches.readable.async_io(Interest::READABLE, read) => events,
             _ = vm.gone() => return,
         };
+        match events {
+            Ok(events) => vm.mirrors.tell(&events),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return log::warn!("inotify: {e}: no swap is told any more"),
+        }
+    }
+}
+
+/// Has the guest swap its copy whenever the host's is, for as long as there is a guest.
+async fn follow(vm: Rc<Vm>, name: String, place: Place, changed: Rc<Notify>, mut data: String) {
+    loop {
+        tokio::select! {
+            () = changed.notified() => {}
+            _ = vm.gone() => return,
+        }
         let host = place.host.clone();
-        let now = aside::run(move || data_of(&host)).await;
-        let swapped = match (changed, now) {
-            (Err(e), _) | (_, Err(e)) => return log::warn!("{}: {e}", place.host.display()),
-            (_, Ok(Some(now))) if now != data => now,
-            _ => continue,
+        let swapped = match aside::run(move || data_of(&host)).await {
+            Err(e) => return log::warn!("{}: {e}", place.host.display()),
+            Ok(Some(now)) if now != data => now,
+            Ok(_) => continue,
         };
-        let copied = copy(
-            &vm,
-            &name,
-            &place,
-            swapped.clone(),
-            &Context::within(PATIENCE),
-        )
-        .await;
-        match copied {
+        let context = Context::within(PATIENCE);
+        match copy(&vm, &name, &place, swapped.clone(), &context).await {
             Ok(()) => data = swapped,
             // It was swapped again, which is told next, or it is the guest's fault.
             Err(e) => log::debug!("{}: {e}", place.host.display()),
         }
     }
-}
-
-/// Waits for an event, and forgets it, and all that came with it.
-async fn drained(inotify: &AsyncFd<OwnedFd>) -> io::Result<()> {
-    let read = |fd: &OwnedFd| {
-        let mut buffer = [0; 4096];
-        match nix::unistd::read(fd, &mut buffer) {
-            Err(Errno::EINTR) => Ok(0),
-            read => Ok(read?),
-        }
-    };
-    inotify.async_io(Interest::READABLE, read).await.map(drop)
 }
 
 #[cfg(test)]
@@ -289,6 +366,8 @@ mod tests {
     #[test]
     fn what_is_swapped_is_known_by_its_link() {
         let dir = tempfile::tempdir().unwrap();
+        let inotify = Inotify::init(InitFlags::empty()).unwrap();
+        let look = |dir: &Path| look(dir, &inotify);
         assert!(look(dir.path()).unwrap().is_none());
         let at = |name: &str| dir.path().join(name);
         fs::create_dir_all(at("..1/deep")).unwrap();

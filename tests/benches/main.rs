@@ -5,7 +5,8 @@
 //! contender ─┬─ memory   of 1 to 300 shims, and after execs ─┐
 //!            ├─ latency  of every step, beside bare runc     ├─ results ─┬─ runs/<date>/*.json
 //!            ├─ storm    of execs and of containers          │           ├─ table   docs/bench.md
-//!            ├─ stdio    MiB/s and CPU                       │           └─ plot    docs/*.svg
+//!            ├─ runtimes with crun in place of runc          │           └─ plot    docs/*.svg
+//!            ├─ stdio    MiB/s and CPU                       │
 //!            └─ idle     wakeups in a minute                 ├─ series  the same over time
 //!               vm       boots, beside bare ones             ┘
 //! pod: a contender with one container   process: what /proc says   sample: median and spread
@@ -22,6 +23,7 @@ mod memory;
 mod plot;
 mod pod;
 mod process;
+mod runtimes;
 mod sample;
 mod scale;
 mod series;
@@ -39,7 +41,9 @@ use std::time::Instant;
 use std::{env, fs};
 
 /// The parts, in the order they are measured: those that want a fresh machine first.
-const PARTS: [&str; 7] = ["latency", "ctr", "memory", "storm", "stdio", "idle", "vm"];
+const PARTS: [&str; 8] = [
+    "latency", "runtimes", "ctr", "memory", "storm", "stdio", "idle", "vm",
+];
 
 fn main() {
     let only = env::var("ONLY").unwrap_or_default();
@@ -110,6 +114,7 @@ fn measure(part: &str, contenders: &[Contender]) -> Value {
         "memory" => memory::measure(contenders),
         "storm" => storm::measure(contenders),
         "stdio" => stdio::measure(contenders),
+        "runtimes" => runtimes::measure(contenders),
         "vm" => vm::measure(),
         _ => idle::measure(contenders),
     }

@@ -8,6 +8,16 @@ use std::path::{Path, PathBuf};
 
 /// CPU time of a process and all its threads, in seconds: utime and stime of proc(5).
 pub fn cpu(pid: i32) -> f64 {
+    ticks(pid, [11, 12])
+}
+
+/// And of the children that it has waited for, with theirs: cutime and cstime.
+pub fn cpu_with_children(pid: i32) -> f64 {
+    cpu(pid) + ticks(pid, [13, 14])
+}
+
+/// Two of the fields of /proc/PID/stat after the name, in seconds.
+fn ticks(pid: i32, places: [usize; 2]) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = text
         .rsplit(") ")
@@ -21,7 +31,7 @@ pub fn cpu(pid: i32) -> f64 {
             .and_then(|f| f.parse::<f64>().ok())
             .unwrap_or(0.0)
     };
-    (ticks(11) + ticks(12)) / 100.0
+    places.into_iter().map(ticks).sum::<f64>() / 100.0
 }
 
 /// A line of smaps_rollup, in KiB.

@@ -316,7 +316,7 @@ pub fn all(results: &Value) -> String {
             text.push_str(&crate::scale::paragraph(results));
         }
     }
-    text + &crate::vm::table(results)
+    text + &crate::runtimes::table(results) + &crate::vm::table(results)
 }
 
 fn goals(text: &mut String, results: &Value) {
