@@ -2,7 +2,7 @@
 //! `dunnage shims`: the shims of a machine, whoever has started them, and their metrics.
 
 use harness::manager::{self, binary};
-use harness::{Test, proc, wait};
+use harness::{Test, wait};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -117,25 +117,6 @@ fn what_shims_have_done_is_told_for_prometheus() {
             line.expect("the shim").contains(&shim.pid().to_string()),
             "{listed}"
         );
-    });
-}
-
-/// An idle shim wakes when somebody asks, and then sleeps on.
-#[test]
-fn who_does_not_ask_wakes_no_shim() {
-    harness::run_alone(async |test| {
-        let bundle = test.bundle("c").build();
-        let shim = bundle.running().await;
-        told(test).await;
-        shim.one_thread().await;
-        let before = proc::wakeups(shim.pid());
-        let mut while_it_idles = Command::new("sleep");
-        while_it_idles.arg("3");
-        wait::output(while_it_idles, None).await;
-        assert_eq!(proc::wakeups(shim.pid()) - before, 0, "wakeups in 3 s");
-        told(test).await;
-        let woken = proc::wakeups(shim.pid()) - before;
-        assert!((1..=10).contains(&woken), "{woken} wakeups for a look");
     });
 }
 
