@@ -119,7 +119,7 @@ fn limits_metrics_and_oom_are_the_guests() {
         let mut paused = used().await;
         let stands_still = async {
             loop {
-                let update = r#"{"cpu":{"quota":800000,"period":100000}}"#;
+                let update = r#"{"cpu":{"quota":100000,"period":100000}}"#;
                 shim.update("c", update).await.unwrap();
                 let before = std::mem::replace(&mut paused, used().await);
                 if before == paused {
