@@ -15,7 +15,6 @@ use crate::spec::Volume;
 use crate::vm::Vm;
 use crate::word::Allowance;
 use nix::fcntl::{OFlag, ResolveFlag};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::sys::stat::{SFlag, fstat};
 use protos::guest::ListenRequest;
 use protos::mux::{Link, Stream};
@@ -25,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -303,17 +302,11 @@ async fn join(vm: &Vm, served: &Served, stream: Stream) -> io::Result<()> {
     let none = || io::Error::other("there are too many connections");
     let slot = vm.relays.slot().ok_or_else(none)?;
     let (place, identity, writable) = (served.place.clone(), served.identity, vm.share.writable());
-    let connected = aside::run(move || dial(&place.find_again(&writable, identity)?));
+    let connected = aside::run(move || {
+        let found = place.find_again(&writable, identity)?;
+        task::connect::here(&followed(found.as_fd()))
+    });
     vm.relays.start(slot, connected.await?, stream).map(drop)
-}
-
-/// Connects to a socket of the filesystem's, without waiting for who listens there.
-fn dial(found: &OwnedFd) -> io::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let ours = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    let address = UnixAddr::new(&followed(found.as_fd()))?;
-    connect(ours.as_raw_fd(), &address)?;
-    Ok(ours)
 }
 
 /// A list of paths, as an annotation has it.
@@ -362,7 +355,7 @@ mod tests {
         let why = place.find_again(&writable, found.identity).unwrap_err();
         assert!(why.to_string().starts_with("another one is there"), "{why}");
         let again = place.find_again(&[], found.identity).unwrap();
-        dial(&again).unwrap();
+        task::connect::here(&followed(again.as_fd())).unwrap();
     }
 
     #[test]
