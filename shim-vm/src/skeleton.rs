@@ -10,8 +10,8 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Component, Path};
-use task::below::open_below;
+use std::path::Path;
+use task::below::{open_below, single};
 use task::rootfs::followed;
 
 const PATH: OFlag = OFlag::O_PATH
@@ -148,15 +148,6 @@ pub fn clear(at: &Skeleton, name: &str, inside: &str) {
 pub fn say(name: &str, cleared: io::Result<()>) {
     if let Err(e) = cleared {
         log::warn!("share: {name} stays: {e}");
-    }
-}
-
-/// `name`, if it is the name of something in a directory, and no way out of it.
-fn single(name: &str) -> io::Result<&str> {
-    let mut parts = Path::new(name).components();
-    match (parts.next(), parts.next()) {
-        (Some(Component::Normal(only)), None) if only == name => Ok(name),
-        _ => Err(io::Error::other(format!("{name:?} is no name"))),
     }
 }
 

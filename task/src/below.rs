@@ -5,7 +5,9 @@
 use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path};
 
 /// Opens `path` below `dir` by these rules, without the links of /proc, and closed on execve(2).
 ///
@@ -26,6 +28,18 @@ pub fn open_below(
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             opened => return opened,
         }
+    }
+}
+
+/// `name`, if it is the name of something in a directory, and no way out of it.
+///
+/// # Errors
+/// If it is not.
+pub fn single(name: &str) -> io::Result<&str> {
+    let mut parts = Path::new(name).components();
+    match (parts.next(), parts.next()) {
+        (Some(Component::Normal(only)), None) if only == name => Ok(name),
+        _ => Err(io::Error::other(format!("{name:?} is no name"))),
     }
 }
 

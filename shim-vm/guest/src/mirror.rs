@@ -17,7 +17,8 @@ use std::ffi::OsString;
 use std::fs::{self, File, Metadata, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::{Component, Path};
+use std::path::Path;
+use task::below::single;
 
 const DATA: &str = "..data";
 const NEW: &str = "..data_tmp";
@@ -78,15 +79,6 @@ pub fn forget(name: &str) {
 
 fn place(name: &str) -> io::Result<std::path::PathBuf> {
     Ok(Path::new(MIRRORS).join(single(name)?))
-}
-
-/// A name, and no path.
-fn single(name: &str) -> io::Result<&str> {
-    let mut parts = Path::new(name).components();
-    match (parts.next(), parts.next()) {
-        (Some(Component::Normal(one)), None) if one == name => Ok(name),
-        _ => Err(io::Error::other(format!("{name:?} is no name"))),
-    }
 }
 
 fn names(dir: &Path) -> io::Result<BTreeSet<OsString>> {
