@@ -124,15 +124,10 @@ fn lower_is_of_others(top: &Part) -> bool {
 
 /// What is below the layer that is written to.
 fn without_writes(top: &Part) -> Mount {
-    let lower = top.option("lowerdir").map(str::to_owned);
-    let bind = |source: String| Mount {
-        r#type: "bind".into(),
-        source,
-        options: vec!["rbind".into(), "ro".into()],
-        ..Default::default()
-    };
+    let lower = top.option("lowerdir");
+    let bind = |source: &str| mount("bind", source, &["rbind", "ro"]);
     match lower {
-        None => bind(top.mount.source.clone()),
+        None => bind(&top.mount.source),
         Some(dir) if !dir.contains(':') => bind(dir),
         Some(_) => {
             let mut mount = top.mount.clone();
@@ -190,7 +185,7 @@ impl Stack {
             let layer = part.layer(base, &mounts[..n], &shown).map_err(wrong)?;
             let layer = match &self.own {
                 Some(own) if is_top => {
-                    layers.extend(own.layer(&shown));
+                    layers.push(own.layer(&shown));
                     let lower = option(&layer.mount, "lowerdir")
                         .unwrap_or_default()
                         .to_owned();
@@ -201,7 +196,7 @@ impl Stack {
             layers.push(at(layer, &name));
         }
         if let (Some(own), Some(lower)) = (&self.own, lower) {
-            layers.extend(own.layer(&shown));
+            layers.push(own.layer(&shown));
             layers.push(at(overlay(base, lower), TOP));
         }
         Ok(layers)
@@ -209,12 +204,12 @@ impl Stack {
 }
 
 impl Own {
-    fn layer(&self, shown: impl Fn(&str) -> String) -> Option<Layer> {
+    fn layer(&self, shown: impl Fn(&str) -> String) -> Layer {
         let made = match self {
             Self::Memory => mount("tmpfs", "tmpfs", &["mode=0755"]),
-            Self::File(file) => mount("ext4", &shown(file.to_str()?), &["loop"]),
+            Self::File(file) => mount("ext4", &shown(&file.to_string_lossy()), &["loop"]),
         };
-        Some(at(made.into(), OWN))
+        at(made.into(), OWN)
     }
 }
 

@@ -212,9 +212,9 @@ impl Share {
     /// If it can't be looked up.
     pub async fn has_mounts_in(&self, path: &str) -> Result<bool, String> {
         let below = path.strip_prefix(places::SHARE).unwrap_or_default();
-        let points = rootfs::mounted_below(self.dir.join(below.trim_start_matches('/')));
-        let points = points.await.map_err(|e| e.to_string());
-        points.map(|points| !points.is_empty())
+        let own = self.dir.join(below.trim_start_matches('/'));
+        let found = rootfs::has_mounts_below(own).await;
+        found.map_err(|e| e.to_string())
     }
 
     /// The volumes in which the guest may change names, or in what is mounted in them.

@@ -141,17 +141,12 @@ pub async fn unmount_recursive(reaper: &Reaper, path: PathBuf) -> Result<(), Mou
     on_thread(move || unmount::each(unmount::below(&again)?.1)).await
 }
 
-/// Where something is mounted below `path`.
+/// Whether something is mounted below `path`.
 ///
 /// # Errors
 /// If it can't be looked up.
-pub async fn mounted_below(path: PathBuf) -> Result<Vec<PathBuf>, MountError> {
-    aside::run(move || {
-        let mut points = unmount::below(&path)?.1;
-        points.retain(|point| *point != path);
-        Ok(points)
-    })
-    .await
+pub async fn has_mounts_below(path: PathBuf) -> Result<bool, MountError> {
+    aside::run(move || Ok(unmount::below(&path)?.1.iter().any(|point| *point != path))).await
 }
 
 /// A mount, and what it takes.
