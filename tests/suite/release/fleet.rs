@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Containers that run while packages come and go: whatever happens, none of them is touched.
 
-use harness::containerd::{Containerd, Task};
-use harness::proc;
+use harness::containerd::{Containerd, SHIM, Task};
+use harness::{proc, program};
 use sha2::{Digest, Sha256};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::Output;
 
@@ -13,6 +13,16 @@ use std::process::Output;
 const CONTAINERS: usize = 20;
 /// Upgrades and ways back, one after the other.
 pub const ROUNDS: usize = 20;
+
+/// Has containerd find its shim by a link to `place`, once the one that it came with is at `theirs`.
+pub fn find_shim_at(containerd: &Containerd, place: &str, theirs: &str) {
+    if !Path::new(theirs).exists() {
+        program::copy(&containerd.release.go_shim(), Path::new(theirs));
+    }
+    let link = containerd.dir().join("bin").join(SHIM);
+    fs::remove_file(&link).expect("the shim");
+    symlink(place, link).expect("a link");
+}
 
 pub struct Fleet {
     tasks: Vec<Task>,

@@ -5,9 +5,8 @@
 use crate::fleet::{self, Fleet, ROUNDS, digest, program_of};
 use crate::machine::{Layer, with_layer};
 use crate::{dist, guest, script};
-use harness::containerd::{self, Containerd, SHIM};
-use harness::{peers, program};
-use std::os::unix::fs::symlink;
+use harness::containerd::{self, Containerd};
+use harness::peers;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -85,22 +84,13 @@ fn packages_come_and_go_under_containers() {
     });
 }
 
-/// Its shim is where it is on this machine; containerd remembers that path.
-fn lead_to_place(containerd: &Containerd) {
-    if !Path::new(PLACE).exists() {
-        program::copy(&containerd.release.go_shim(), Path::new(PLACE));
-    }
-    let link = containerd.dir().join("bin").join(SHIM);
-    fs::remove_file(&link).expect("the shim");
-    symlink(PLACE, link).expect("a link");
-}
-
 fn leads_to() -> PathBuf {
     fs::canonicalize(PLACE).expect("a shim")
 }
 
 fn come_and_go(containerd: &mut Containerd, old: &Path, new: &Path) {
-    lead_to_place(containerd);
+    // Its shim is where it is on this machine; containerd remembers that path.
+    fleet::find_shim_at(containerd, PLACE, PLACE);
     let theirs = digest(Path::new(PLACE));
     let before = containerd.run_service(&[], "before");
     let shim = |of: &Path| [package(of, "containerd-shim-dunnage")];

@@ -5,11 +5,10 @@
 use crate::fleet::{self, Fleet, ROUNDS, digest, program_of};
 use crate::machine::{Layer, with_layer};
 use crate::{dist, guest, script};
-use harness::containerd::{self, Containerd, SHIM};
-use harness::{peers, program};
+use harness::containerd::{self, Containerd};
+use harness::peers;
 use std::env;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -162,18 +161,9 @@ fn packages_come_and_go_under_containers() {
     });
 }
 
-/// Its PATH is that of a service: the link is before containerd's own.
-fn find_by_path(containerd: &Containerd) {
-    if !Path::new(THEIRS).exists() {
-        program::copy(&containerd.release.go_shim(), Path::new(THEIRS));
-    }
-    let link = containerd.dir().join("bin").join(SHIM);
-    fs::remove_file(&link).expect("the shim");
-    symlink(PLACE, link).expect("a link");
-}
-
 fn come_and_go(containerd: &mut Containerd, old: &Path, new: &Path) {
-    find_by_path(containerd);
+    // Its PATH is that of a service: the link is before containerd's own.
+    fleet::find_shim_at(containerd, PLACE, THEIRS);
     let theirs = digest(Path::new(THEIRS));
     let before = containerd.run_service(&[], "before");
     assert_eq!(program_of(containerd.shim_of(&before)), theirs);
