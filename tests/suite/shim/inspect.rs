@@ -6,8 +6,9 @@ use harness::disk::{self, Disk};
 use harness::inspect::{Stopped, asked, cause, inspected};
 use harness::runtime::HangingExec;
 use harness::stdio::{Fifos, Stdio};
-use harness::{Shim, differs, vm_differs, wait};
+use harness::{Shim, differs, proc, vm_differs, wait};
 use serde_json::Value;
+use std::process::Command;
 use tokio::task::spawn_local;
 
 #[test]
@@ -127,6 +128,28 @@ fn a_disk_that_stands_still_is_the_cause() {
         drop(frozen);
         creating.await.unwrap().unwrap();
         shim.delete("c", "").await.unwrap();
+    });
+}
+
+/// An idle shim wakes when somebody looks, and then sleeps on.
+#[test]
+fn who_does_not_look_wakes_no_shim() {
+    if differs("inspect") {
+        return;
+    }
+    harness::run_alone(async |test| {
+        let bundle = test.bundle("c").build();
+        let shim = bundle.running().await;
+        inspected(test).await;
+        shim.one_thread().await;
+        let before = proc::wakeups(shim.pid());
+        let mut while_it_idles = Command::new("sleep");
+        while_it_idles.arg("3");
+        wait::output(while_it_idles, None).await;
+        assert_eq!(proc::wakeups(shim.pid()) - before, 0, "wakeups in 3 s");
+        inspected(test).await;
+        let woken = proc::wakeups(shim.pid()) - before;
+        assert!((1..=10).contains(&woken), "{woken} wakeups for a look");
     });
 }
 
