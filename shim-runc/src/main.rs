@@ -14,6 +14,7 @@ use std::rc::Rc;
 use task::bundle::Bundle;
 use task::handover::Engine;
 use task::oci::Oci;
+use task::oci::direct::enter;
 use task::outbox::Outbox;
 use task::reaper::Reaper;
 
@@ -53,5 +54,11 @@ impl shim::Shim for Runc {
 }
 
 fn main() -> ExitCode {
+    if std::env::args_os()
+        .next()
+        .is_some_and(|name| name == enter::NAME)
+    {
+        return enter::main();
+    }
     shim::run(&Runc)
 }

@@ -12,8 +12,10 @@
 //! comes with its pid alone, before or after the pidfd does. Where the parent is somebody else,
 //! `pidfd_open(2)` and the time of the start tell processes apart (`leftovers`).
 
+mod turns;
+
 pub use crate::sys::NotExecuted;
-pub use crate::sys::wait::ExitStatus;
+pub use crate::sys::wait::{Ended, ExitStatus};
 
 use crate::signals::Signals;
 use crate::sys;
@@ -24,13 +26,15 @@ use std::collections::HashMap;
 use std::io;
 use std::process::Command;
 use std::rc::Rc;
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use turns::Turns;
 
 /// Reaps for the whole process.
 pub struct Reaper {
     sigchld: Signals,
-    claims: RefCell<HashMap<u32, oneshot::Sender<ExitStatus>>>,
-    turns: Semaphore,
+    claims: RefCell<HashMap<u32, oneshot::Sender<Ended>>>,
+    pub turns: Turns,
     /// There is no program that could be run.
     #[cfg(test)]
     no_programs: bool,
@@ -39,18 +43,23 @@ pub struct Reaper {
 /// A command that runs. Dropping it leaves it running; its exit is then nobody's business.
 pub struct Child {
     pub pid: u32,
-    ended: Option<ExitStatus>,
-    exit: oneshot::Receiver<ExitStatus>,
+    ended: Option<Ended>,
+    exit: oneshot::Receiver<Ended>,
 }
 
 impl Child {
     /// Waits until it has ended.
     pub async fn exit(&mut self) -> ExitStatus {
-        if let Some(status) = self.ended {
-            return status;
+        self.end().await.status
+    }
+
+    /// The same, with what it used.
+    pub async fn end(&mut self) -> Ended {
+        if let Some(ended) = self.ended {
+            return ended;
         }
         match (&mut self.exit).await {
-            Ok(status) => *self.ended.insert(status),
+            Ok(ended) => *self.ended.insert(ended),
             // The reaper lives as long as the process; without it nothing is known.
             Err(_) => std::future::pending().await,
         }
@@ -79,7 +88,7 @@ impl Reaper {
         Ok(Rc::new(Self {
             sigchld,
             claims: RefCell::default(),
-            turns: Semaphore::new(turns(sys::processors())),
+            turns: Turns::new(sys::processors()),
             #[cfg(test)]
             no_programs: false,
         }))
@@ -93,13 +102,6 @@ impl Reaper {
             .ok_or(io::ErrorKind::Other)?
             .no_programs = true;
         Ok(reaper)
-    }
-
-    /// Waits for a turn to run a command that keeps a processor busy, such as an OCI runtime's. More
-    /// than [`turns`] would only keep each other and this loop from running.
-    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        // Only one that is closed refuses, and this one never is.
-        self.turns.acquire().await.ok()
     }
 
     /// Forks a child that executes `command`, and claims its exit. It does not wait until the child
@@ -130,7 +132,10 @@ impl Reaper {
                 if let Ok(end) = end {
                     let _ = end.readable().await;
                 }
-                let _ = sender.send(ExitStatus::Code(u8::MAX));
+                let _ = sender.send(Ended {
+                    status: ExitStatus::Code(u8::MAX),
+                    used: Duration::ZERO,
+                });
             });
         }
         let ended = None;
@@ -167,11 +172,11 @@ impl Reaper {
 
     /// Reaps all that may be reaped now: one signal may stand for many children.
     fn reap(&self, heir: &impl Heir) {
-        let told = |(pid, status)| {
+        let told = |(pid, ended): (u32, Ended)| {
             let claim = self.claims.borrow_mut().remove(&pid);
             match claim {
-                Some(claim) => drop(claim.send(status)),
-                None => heir.reaped(pid, status),
+                Some(claim) => drop(claim.send(ended)),
+                None => heir.reaped(pid, ended.status),
             }
         };
         loop {
@@ -211,14 +216,8 @@ impl<F: Fn(u32, ExitStatus)> Heir for F {
     }
 }
 
-/// How many commands run at once: twice as many as there are processors, because an OCI runtime waits
-/// for the kernel now and then.
-fn turns(processors: usize) -> usize {
-    2 * processors
-}
-
 /// Reaps one that has ended, or `only` this.
-fn next_zombie(only: Option<u32>) -> Option<(u32, ExitStatus)> {
+fn next_zombie(only: Option<u32>) -> Option<(u32, Ended)> {
     sys::wait::reap(only).unwrap_or_else(|e| {
         log::error!("waitpid: {e}");
         None

@@ -5,13 +5,14 @@
     reason = "this file is the list of exceptions; each has its reason"
 )]
 
+pub mod exec;
 pub mod limits;
 pub mod mapper;
 mod mounts;
 pub mod program;
 pub mod wait;
 
-pub use mounts::{attach_mount, clone_mount, map_mount, restrict_mount};
+pub use mounts::{attach_mount, clone_mount, map_mount, memory_filesystem, restrict_mount};
 
 use nix::errno::Errno;
 use nix::unistd::{ForkResult, SysconfVar, sysconf};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Our shim and its rival, each with runc and with crun: what of a container's start and of an exec is the
-//! runtime's, and what the shim's.
+//! Our shim and its rival, each with runc and with crun, and ours without a runtime for execs: what of a
+//! container's start and of an exec is the runtime's, and what the shim's.
 
 use crate::contender::{Contender, OURS, RIVAL};
 use crate::pod::{Pod, delete_exec, run_exec};
@@ -28,6 +28,8 @@ const FIGURES: [(&str, &str, &str, f64); 4] = [
 ];
 /// And of the rival's with crun, of each.
 const BESIDE: f64 = 0.8;
+/// Ours with crun, but for execs, which it makes itself.
+const DIRECT: &str = "direct";
 
 /// A shim with a runtime; its key is `<shim>/<runtime>`.
 struct Pair<'a> {
@@ -53,12 +55,21 @@ pub fn measure(contenders: &[Contender]) -> Value {
     }
     let of = |key: &str| contenders.iter().find(|contender| contender.key == key);
     let pairs = [OURS, RIVAL].into_iter().filter_map(of).flat_map(|shim| {
-        let runtimes = [("runc", peers::runc().to_owned()), ("crun", crun.clone())];
-        runtimes.map(|(runtime, program)| Pair {
-            shim,
-            runtime,
-            program,
-        })
+        let runc = peers::runc().to_owned();
+        let runtimes = [
+            ("runc", runc),
+            ("crun", crun.clone()),
+            (DIRECT, crun.clone()),
+        ];
+        let has = |(runtime, _): &(&str, PathBuf)| *runtime != DIRECT || shim.key == OURS;
+        runtimes
+            .into_iter()
+            .filter(has)
+            .map(|(runtime, program)| Pair {
+                shim,
+                runtime,
+                program,
+            })
     });
     let mut pairs: Vec<(Pair, Samples)> = pairs.map(|pair| (pair, Samples::default())).collect();
     for round in 0..crate::rounds(ROUNDS) {
@@ -84,7 +95,11 @@ pub fn measure(contenders: &[Contender]) -> Value {
 }
 
 async fn life(test: &Test, pair: &Pair<'_>, id: &str, samples: &mut Samples) {
-    let pod = Pod::start(test.bundle(id).build(), pair.shim).await;
+    let bundle = test.bundle(id).build();
+    let switch = if pair.runtime == DIRECT { "1" } else { "" };
+    let start = bundle.start().binary(&pair.shim.binary);
+    let shim = start.env("DUNNAGE_DIRECT_EXEC", switch).shim().await;
+    let pod = Pod { shim, bundle };
     let options = Options {
         binary_name: pair.program.to_string_lossy().into_owned(),
         ..Default::default()
@@ -140,14 +155,16 @@ pub fn table(results: &Value) -> String {
         return String::new();
     }
     let mut text = String::from(
-        "\n| With runc and with crun | dunnage, runc | dunnage, crun | Go 2.1, runc | Go 2.1, crun | dunnage with crun, of \
-         Go 2.1's with runc | … with crun |\n|---|---:|---:|---:|---:|---|---|\n",
+        "\n| With runc and with crun | dunnage, runc | dunnage, crun | dunnage, crun, direct execs | Go 2.1, runc | \
+         Go 2.1, crun | dunnage with crun, of Go 2.1's with runc | … with crun |\n\
+         |---|---:|---:|---:|---:|---:|---|---|\n",
     );
     for (name, figure, unit, limit) in FIGURES {
         let _ = write!(text, "| {name}, {unit} |");
         for (shim, runtime) in [
             (OURS, "runc"),
             (OURS, "crun"),
+            (OURS, DIRECT),
             (RIVAL, "runc"),
             (RIVAL, "crun"),
         ] {

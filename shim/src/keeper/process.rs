@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use task::sys::wait::{ExitStatus, reap};
+use task::sys::wait::{Ended, ExitStatus, reap};
 
 /// How long what is killed may take to be gone.
 const DYING: Duration = Duration::from_secs(5);
@@ -190,7 +190,7 @@ impl Keeper {
     /// is a state that may name them.
     fn daemons_end(&mut self) -> io::Result<Option<Next>> {
         let only = (self.daemon != 0).then_some(self.daemon);
-        if let Some((_, status)) = reap(only)? {
+        if let Some((_, Ended { status, .. })) = reap(only)? {
             // What it said last is here by now.
             self.hear()?;
             return Ok(Some(self.next(status)));

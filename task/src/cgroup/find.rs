@@ -107,6 +107,30 @@ pub(super) fn own(mount: &Mount, cgroups: &[u8]) -> Option<PathBuf> {
     below(mount, of_mount.next()?.1)
 }
 
+/// `cgroup.procs` of each hierarchy in which `theirs`, a process's `/proc/<pid>/cgroup`, says something
+/// else than `ours`.
+///
+/// # Errors
+/// The line whose hierarchy is not in `mountinfo`, or which says the root, where nobody is put.
+pub(super) fn elsewhere(
+    theirs: &[u8],
+    ours: &[u8],
+    mountinfo: &[u8],
+) -> Result<Vec<PathBuf>, String> {
+    let lines = |text| <[u8]>::split(text, |&byte| byte == b'\n');
+    let others =
+        lines(theirs).filter(|line| !line.is_empty() && !lines(ours).any(|it| it == *line));
+    let procs = |line: &[u8]| {
+        let mounts = mountinfo::parse(mountinfo)
+            .filter(|mount| mount.kind == b"cgroup" || mount.kind == b"cgroup2");
+        let dir = mounts.filter_map(|mount| own(&mount, line)).next();
+        let dir = dir.filter(|_| !line.ends_with(b":/"));
+        let not_here = || format!("cgroup {}", String::from_utf8_lossy(line));
+        dir.map(|dir| dir.join("cgroup.procs")).ok_or_else(not_here)
+    };
+    others.map(procs).collect()
+}
+
 /// The lines `<id>:<controllers>:<path>` of `/proc/<pid>/cgroup` (cgroups(7)), without the id.
 /// Left out are paths that are nobody's own: the root, which is also where version 1 puts a
 /// process that has exited and waits to be reaped.

@@ -33,6 +33,21 @@ use std::path::{Path, PathBuf};
 const CONTROLLERS: &str = "cgroup.controllers";
 const SUBTREE_CONTROL: &str = "cgroup.subtree_control";
 
+/// The files that a process writes itself into to be where process `pid` is: `cgroup.procs` of each
+/// hierarchy in which that is elsewhere than this process.
+///
+/// # Errors
+/// What can't be read, or the hierarchy that is not mounted here.
+pub fn joins(pid: u32) -> Result<Vec<PathBuf>, String> {
+    let read = |path: String| fs::read(&path).map_err(|e| format!("{path}: {e}"));
+    let (theirs, ours) = (
+        read(format!("/proc/{pid}/cgroup"))?,
+        read("/proc/self/cgroup".into())?,
+    );
+    let mounts = read("/proc/self/mountinfo".into())?;
+    find::elsewhere(&theirs, &ours, &mounts)
+}
+
 /// Why a cgroup could not be found or read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -77,6 +92,11 @@ impl Cgroup {
             Some(place) => Ok(Self(place)),
             None => Err(Error::None(pid)),
         }
+    }
+
+    /// Whether process `pid` is in it now, and not in one below.
+    pub fn has(&self, pid: u32) -> bool {
+        Self::of_pid(pid).is_ok_and(|now| now.0 == self.0)
     }
 
     /// What the container has used so far, as `io.containerd.cgroups.v1.Metrics` or
@@ -130,6 +150,14 @@ impl Cgroup {
             // The first one is of a controller that every OCI runtime uses.
             Place::V1(dirs) => dirs.0.first().map(|(_, dir)| dir.as_path()),
             Place::V2 { dir, .. } => Some(dir),
+        }
+    }
+
+    /// Whether its processes are frozen: one that joins them goes on no further either.
+    pub fn is_frozen(&self) -> bool {
+        match &self.0 {
+            Place::V1(dirs) => dirs.0.iter().any(|(_, dir)| is_frozen(dir)),
+            Place::V2 { dir, .. } => is_frozen(dir),
         }
     }
 
@@ -200,6 +228,13 @@ fn members(dir: &Path) -> Vec<u32> {
 }
 
 /// Thaws what is frozen in `dir`, of version 1 or 2.
+/// Whether processes in `dir` are frozen, or about to be.
+fn is_frozen(dir: &Path) -> bool {
+    let says = |file: &str, word: &str| proc::text(dir.join(file)).map(|text| text.trim() == word);
+    let thawed = says("freezer.state", "THAWED").or_else(|_| says("cgroup.freeze", "0"));
+    thawed.is_ok_and(|thawed| !thawed)
+}
+
 fn thaw(dir: &Path) {
     for (file, thawed) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
         let file = dir.join(file);

@@ -59,6 +59,21 @@ impl Cli {
         name.is_some_and(|name| name == "runc" || name == "crun")
     }
 
+    /// The program, as its options name it.
+    pub fn binary(&self) -> &str {
+        &self.binary
+    }
+
+    /// `--version`: what it says of itself.
+    ///
+    /// # Errors
+    /// The runtime's.
+    pub async fn version(&self, context: &Context) -> Result<Vec<u8>, Failure> {
+        let (log, args) = (self.bundle.runtime_log(), ["--version".as_ref()]);
+        self.run_logged(&log, &args, Streams::Captured, context)
+            .await
+    }
+
     /// `create`: makes the container, its init waiting for `start`.
     ///
     /// # Errors

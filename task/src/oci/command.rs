@@ -2,12 +2,12 @@
 //! Running one command of the OCI runtime to its end, without blocking the loop.
 
 use super::failure::Failure;
-use crate::reaper::{ExitStatus, Reaper};
+use crate::reaper::{Ended, Reaper};
 use crate::sys;
 use nix::sys::signal::Signal;
 use protos::ttrpc::Context;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -26,7 +26,7 @@ pub enum Streams {
     /// Stdin gives these bytes; what it prints is kept for the caller.
     Fed(Vec<u8>),
     /// The container's own: an OCI runtime hands them on to the process it makes.
-    Given([Stdio; 3]),
+    Given([OwnedFd; 3]),
 }
 
 /// Our ends of a command's streams, and what it has said.
@@ -43,7 +43,8 @@ impl Talk {
         let mut talk = Self::default();
         let stdin = match streams {
             Streams::Given([stdin, stdout, stderr]) => {
-                command.stdin(stdin).stdout(stdout).stderr(stderr);
+                command.stdin(stdin);
+                command.stdout(stdout).stderr(stderr);
                 return Ok(talk);
             }
             Streams::Captured => Stdio::null(),
@@ -106,7 +107,7 @@ pub async fn run(
         let _waiting = context.waits_for(|| format!("a turn to run {program}"), 0);
         tokio::select! {
             biased;
-            turn = reaper.turn() => turn,
+            turn = reaper.turns.next(&program) => turn,
             why = context.cancelled() => return Err(Failure::given_up(why)),
         }
     };
@@ -125,8 +126,8 @@ pub async fn run(
         // The pipes closing is not the end; the exit is.
         std::future::pending().await
     };
-    let status: ExitStatus = tokio::select! {
-        status = child.exit() => status,
+    let Ended { status, used } = tokio::select! {
+        ended = child.end() => ended,
         never = meanwhile => never,
         why = context.cancelled() => {
             child.kill(Signal::SIGKILL);
@@ -137,6 +138,7 @@ pub async fn run(
     if let Some(e) = not_executed.error() {
         return Err(not_spawned(e));
     }
+    reaper.turns.learn(&program, used);
     let said = talk.end();
     if status.success() {
         Ok(said)

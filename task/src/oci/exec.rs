@@ -48,9 +48,16 @@ impl Container<Oci> {
         let ends = process.ends.take();
         let prepared = stdio::prepare(&process.paths, ends, of, &engine.runtime.reaper, context);
         let (streams, prepared) = prepared.await?;
+        let content = exec.take_spec();
+        let direct = self.make_directly(engine, exec.id(), &content, &streams, context);
+        if let Some(made) = direct.await.map_err(|failure| failure.oci(FAILED))? {
+            process.made_at.set(Some(made.at()));
+            let io = prepared.connect(std::future::ready(Ok(())), |never| never);
+            return Ok((made.pid, io.await?));
+        }
         let pid_file = self.bundle.pid(&process.id);
         let spec = self.bundle.exec_spec(exec.id());
-        let (old, wanted, content) = (pid_file.clone(), spec.clone(), exec.take_spec());
+        let (old, wanted) = (pid_file.clone(), spec.clone());
         let written = aside::run(move || {
             let _ = fs::remove_file(old);
             write_private(&wanted, &content).map_err(Error::io("write", &wanted))

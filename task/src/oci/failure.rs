@@ -54,6 +54,10 @@ impl Failure {
         }
     }
 
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.is_some()
+    }
+
     /// A command that said it succeeded and did not do what success means.
     pub fn broken_promise(text: String) -> Self {
         Self {

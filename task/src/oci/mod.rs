@@ -5,6 +5,7 @@
 mod checkpoint;
 mod cli;
 pub mod command;
+pub mod direct;
 mod exec;
 mod failure;
 mod handover;
@@ -31,6 +32,7 @@ use crate::rootfs;
 use crate::runtime::Runtime;
 use crate::service::Engine;
 use crate::stdio::{self, Io};
+use direct::{Direct, Terms};
 use join::{Join, Starting};
 use protos::runc::{self, CheckpointOptions};
 use protos::task::CreateTaskRequest;
@@ -54,13 +56,19 @@ const KILL_ALL: Duration = Duration::from_secs(10);
 pub struct Oci {
     pub(crate) reaper: Rc<Reaper>,
     pub(crate) join: Join,
+    direct: Option<Direct>,
 }
 
 impl Oci {
     /// Containers whose processes are `reaper`'s.
     pub fn new(reaper: Rc<Reaper>) -> Self {
         let join = Join::default();
-        Self { reaper, join }
+        stdio::make_null();
+        Self {
+            reaper,
+            join,
+            direct: Direct::wanted(),
+        }
     }
 }
 
@@ -74,6 +82,9 @@ pub struct Own {
     /// Found at Create; a process that was dead by then has none.
     cgroup: RefCell<Option<Rc<Cgroup>>>,
     oom: RefCell<Option<(Rc<OomWatch>, JoinHandle<()>)>>,
+    /// What its config.json says of execs without an OCI runtime; `Err`: the field for which there are
+    /// none.
+    direct: RefCell<Option<std::result::Result<Terms, String>>>,
 }
 
 impl Own {
@@ -90,6 +101,7 @@ impl Own {
             checkpoint,
             cgroup: RefCell::default(),
             oom: RefCell::default(),
+            direct: RefCell::default(),
         }
     }
 

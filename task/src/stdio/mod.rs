@@ -31,13 +31,13 @@ pub use link::{Ends, Parked};
 use logger::Logger;
 pub use paths::{Paths, check_lengths};
 use pipe::Owner;
+pub(crate) use pipe::make_null;
 use protos::mux::Link;
 use protos::ttrpc::Context;
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -135,7 +135,7 @@ pub(crate) async fn prepare(
         output,
         io,
     };
-    Ok((Streams::Given(streams.map(Stdio::from)), prepared))
+    Ok((Streams::Given(streams), prepared))
 }
 
 /// Connects what `paths` name with a process on the other side of a link, where its terminal is, too:

@@ -26,6 +26,28 @@ pub fn clone_mount(path: &Path, below: bool) -> nix::Result<OwnedFd> {
     }
 }
 
+/// A new filesystem in memory, attached nowhere: gone with the fd of its root, and with what is open in it.
+pub fn memory_filesystem() -> nix::Result<OwnedFd> {
+    const OPEN_CLOEXEC: libc::c_uint = 1;
+    const CREATE: libc::c_uint = 6;
+    const MOUNT_CLOEXEC: libc::c_uint = 1;
+    let flags = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    let none = std::ptr::null::<libc::c_char>();
+    let owned = |fd: libc::c_long| {
+        // SAFETY: the kernel has just made this fd for us, and nobody else knows it.
+        Errno::result(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    };
+    // SAFETY: the calls take numbers, texts that live until they return, and no other text.
+    unsafe {
+        let name = c"tmpfs".as_ptr();
+        let context = owned(libc::syscall(libc::SYS_fsopen, name, OPEN_CLOEXEC))?;
+        let fd = context.as_raw_fd();
+        let made = libc::syscall(libc::SYS_fsconfig, fd, CREATE, none, none, 0);
+        Errno::result(made)?;
+        owned(libc::syscall(libc::SYS_fsmount, fd, MOUNT_CLOEXEC, flags))
+    }
+}
+
 /// Has the unattached `mount` show owners as `user_namespace` maps them (mount_setattr(2)); with
 /// `below` also what is mounted below.
 pub fn map_mount(mount: BorrowedFd, user_namespace: BorrowedFd, below: bool) -> nix::Result<()> {

@@ -5,6 +5,15 @@
 //! waitpid(2) meets another, the child is reaped and nobody learns which one it was.
 
 use nix::errno::Errno;
+use std::time::Duration;
+
+/// A child that was reaped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub status: ExitStatus,
+    /// Of processors, that it and its own children used for which it has waited.
+    pub used: Duration,
+}
 
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,24 +82,36 @@ impl std::fmt::Display for ExitStatus {
 /// Reaps a child that has ended, or `only` this one; `None` if there is none now.
 ///
 /// # Errors
-/// From waitpid(2).
-pub fn reap(only: Option<u32>) -> nix::Result<Option<(u32, ExitStatus)>> {
+/// From wait4(2).
+pub fn reap(only: Option<u32>) -> nix::Result<Option<(u32, Ended)>> {
     let which = only.map_or(-1, u32::cast_signed);
+    let flags = libc::WNOHANG | libc::__WALL;
     loop {
         let mut status = 0;
-        // SAFETY: the call writes one int, which lives until it returns.
-        let pid = unsafe { libc::waitpid(which, &raw mut status, libc::WNOHANG | libc::__WALL) };
+        // SAFETY: all zeros is an rusage that says nothing. The call writes one int and one rusage,
+        // which live until it returns.
+        let (pid, usage) = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            let pid = libc::wait4(which, &raw mut status, flags, &raw mut usage);
+            (pid, usage)
+        };
         match Errno::result(pid) {
             Ok(0) | Err(Errno::ECHILD) => return Ok(None),
             Ok(pid) => {
-                if let Some(ended) = ExitStatus::of(status) {
-                    return Ok(Some((pid.cast_unsigned(), ended)));
+                if let Some(status) = ExitStatus::of(status) {
+                    let used = duration(usage.ru_utime) + duration(usage.ru_stime);
+                    return Ok(Some((pid.cast_unsigned(), Ended { status, used })));
                 }
             }
             Err(Errno::EINTR) => {}
             Err(e) => return Err(e),
         }
     }
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    let (seconds, micros) = (time.tv_sec.unsigned_abs(), time.tv_usec.unsigned_abs());
+    Duration::from_secs(seconds) + Duration::from_micros(micros)
 }
 
 /// True if the child `pid` has ended; it is not reaped.

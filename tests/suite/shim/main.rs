@@ -5,6 +5,7 @@ mod bootstrap;
 mod checkpoint;
 mod crio;
 mod delete;
+mod direct;
 mod exits;
 mod failures;
 mod faults;

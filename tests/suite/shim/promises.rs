@@ -89,7 +89,7 @@ fn shim_runs_first_and_its_containers_do_not() {
     let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let capabilities = u64::from_str_radix(capabilities.unwrap().trim(), 16).unwrap();
     let may = capabilities & (1 << CAP_SYS_NICE) != 0;
-    let first = if differs("priority") || !may { 0 } else { -20 };
+    let first = if differs("priority") || !may { 0 } else { -5 };
     harness::run(async |test| {
         for (chosen, shims) in [(0, first), (5, 5)] {
             // What is started from here has the priority of this thread.
