@@ -263,6 +263,14 @@ fn what_is_no_image_is_refused_by_name() {
                 vec![mount("mkfs/ext4", dir_of("new"), &["loop"])],
                 "mount type \"mkfs/ext4\"",
             ),
+            (
+                vec![mount(
+                    "mkdir/overlay",
+                    "overlay",
+                    &["X-containerd.mkdir.path=/new", "lowerdir=/a:/b"],
+                )],
+                "X-containerd.mkdir.path=/new: not in a mount before it",
+            ),
         ]
         .into_iter()
         .enumerate()
