@@ -106,8 +106,7 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
     let localhost = localhost::begin(&network.namespace, &purpose.network);
     let share = Share::new(dir, Rc::clone(reaper)).await?;
     let files_said = Console::default();
-    let (files, socket) =
-        files::start(dir, share.dir(), config.max_open_files, &files_said, reaper)?;
+    let (files, socket) = files::start(dir, &share, config.max_open_files, &files_said, reaper)?;
     let plan = Plan {
         name: purpose.name,
         dir: dir.clone(),

@@ -11,7 +11,7 @@ mod mounts;
 pub mod program;
 pub mod wait;
 
-pub use mounts::{attach_mount, clone_mount, map_mount, restrict_mount};
+pub use mounts::{attach_mount, clone_mount, map_mount, restrict_mount, run_in_mounts};
 
 use nix::errno::Errno;
 use nix::unistd::{ForkResult, SysconfVar, sysconf};

@@ -3,10 +3,9 @@
 
 use super::HARMLESS;
 use crate::points::{self, Point};
-use crate::skeleton::Skeleton;
 use nix::mount::MsFlags;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use task::rootfs::Hidden;
 
@@ -22,8 +21,8 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    /// Moves what is mounted at `stage` to `target`, on these terms.
-    pub fn show(self, stage: &Path, target: &Skeleton) -> io::Result<()> {
+    /// What is mounted at `stage`, on these terms and nowhere.
+    pub fn copy(self, stage: &Path) -> io::Result<OwnedFd> {
         let tree = Hidden::at(stage)?;
         if !self.follows {
             tree.cut_off()?;
@@ -38,6 +37,6 @@ impl Terms {
         if !self.top.is_empty() {
             tree.restrict(self.top, false)?;
         }
-        Ok(tree.show(target.as_fd())?)
+        Ok(tree.copy()?)
     }
 }

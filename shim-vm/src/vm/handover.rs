@@ -170,7 +170,7 @@ impl Vm {
             heard: self.notices.heard(),
             is_adopted: self.is_adopted,
             patience: self.patience,
-            share: self.share.hand_over(),
+            share: self.share.hand_over(kept)?,
             pod: self.pod.hand_over(),
             shape: self.shape.clone(),
             localhost: self.localhost.hand_over(kept)?,
