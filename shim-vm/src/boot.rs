@@ -42,6 +42,8 @@ pub struct Purpose<'a> {
     pub context: &'a Context,
     pub name: String,
     pub dir: PathBuf,
+    /// The operator's, and what they are with what is wanted.
+    pub settings: Config,
     pub config: Config,
     pub image: Image,
     pub accel: Accel,

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A container's root filesystem, where its VM has it: in the share, or out of files in the share.
 
-use crate::config::Config;
 use crate::rootfs::{self, Mounts, Root, Stack};
 use crate::share::{Stage, bind};
 use crate::spec::{Translated, Volume};
@@ -56,8 +55,7 @@ pub async fn share(
         [] => vec![bind(&Path::new(&request.bundle).join(&spec.root), false)],
         mounts => mounts.to_vec(),
     };
-    let wanted = spec.wanted.clone();
-    let config = aside::run(move || Config::load()?.wanted(&wanted)).await?;
+    let config = vm.settings.wanted(&spec.wanted)?;
     let points = spec.points.take();
     let (lower, stack) = match rootfs::plan(mounts, config.writable, points.is_some())? {
         Root::Host(mounts) => {
