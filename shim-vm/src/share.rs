@@ -31,7 +31,7 @@ use crate::points::Point;
 use crate::rootfs::Mounts;
 use crate::skeleton::{Skeleton, clear};
 use crate::source::{Identity, Source};
-use crate::spec::Volume;
+use crate::spec::{Owners, Volume};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use protos::guest::SharedMemory;
@@ -98,6 +98,8 @@ struct Key {
     follows: bool,
     #[serde(default)]
     alone: bool,
+    #[serde(default)]
+    owners: Option<Owners>,
 }
 
 struct Shared {
@@ -157,6 +159,7 @@ impl Share {
             top: readonly(points.is_some()),
             follows: false,
             points: points.unwrap_or_default(),
+            owners: None,
         };
         let dir = self.skeleton.make_dir(id);
         let dir = dir.map_err(|e| format!("mkdir {id}: {e}"))?;
@@ -193,11 +196,22 @@ impl Share {
             recursively: volume.recursively,
             follows: volume.follows,
             alone: volume.alone,
+            owners: volume.owners.clone(),
         };
         let (number, mounted) = self.use_volume(id, key);
         let name = number.to_string();
         let mount = async || {
+            let owners = match &volume.owners {
+                Some(owners) => {
+                    let (users, groups) = (&owners.users, &owners.groups);
+                    let mapped = rootfs::user_namespace(&self.reaper, users, groups).await;
+                    let why = |e| failed(&format_args!("map its owners: {e}"));
+                    Some((mapped.map_err(why)?, owners.below))
+                }
+                None => None,
+            };
             let terms = Terms {
+                owners,
                 all: readonly(volume.recursively),
                 top: readonly(volume.readonly),
                 follows: volume.follows,

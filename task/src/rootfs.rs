@@ -23,6 +23,7 @@ mod verity;
 
 pub use error::MountError;
 pub use hidden::{Hidden, followed, show};
+pub use idmap::user_namespace;
 pub use namespace::{Namespace, Place};
 pub use options::Refusal;
 pub use verity::Verity;
@@ -196,7 +197,7 @@ impl Job {
                 })
                 .await;
         };
-        let users = idmap::user_namespace(reaper, &ids).await;
+        let users = idmap::user_namespace(reaper, &ids.uid_map, &ids.gid_map).await;
         let users = users.map_err(|error| {
             self.prepare(
                 "make a user namespace for",

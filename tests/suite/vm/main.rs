@@ -43,6 +43,7 @@ mod streams;
 mod swaps;
 mod trace;
 mod upgrade;
+mod users;
 
 use harness::bundle::Bundle;
 use harness::stdio::{Fifos, Stdio};
