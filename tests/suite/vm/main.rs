@@ -5,6 +5,7 @@
 
 mod adopt;
 mod attacker;
+mod attributes;
 mod boots;
 mod cgroup;
 mod check;
@@ -25,6 +26,7 @@ mod images;
 mod inspect;
 mod jail;
 mod known;
+mod kubernetes;
 mod late;
 mod life;
 mod localhost;
