@@ -32,7 +32,7 @@ out=${OUT:-target/dist/guest/$flavour}
 # What a guest needs of the kernel: its link, its filesystems, its network.  In
 # Debian's kernel they are modules.
 drivers=(virtio_mmio virtio_console virtiofs overlay virtio_net virtio_balloon erofs loop dm_verity
-    bridge veth dummy)
+    bridge veth dummy macvlan tun)
 
 say() { printf 'guest: %s\n' "$*"; }
 die() { printf 'guest: error: %s\n' "$*" >&2; exit 1; }

@@ -42,6 +42,8 @@ pub struct Purpose<'a> {
     pub context: &'a Context,
     pub name: String,
     pub dir: PathBuf,
+    /// The operator's, and what they are with what is wanted.
+    pub settings: Config,
     pub config: Config,
     pub image: Image,
     pub accel: Accel,
@@ -106,8 +108,7 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
     let localhost = localhost::begin(&network.namespace, &purpose.network);
     let share = Share::new(dir, Rc::clone(reaper)).await?;
     let files_said = Console::default();
-    let (files, socket) =
-        files::start(dir, share.dir(), config.max_open_files, &files_said, reaper)?;
+    let (files, socket) = files::start(dir, &share, config.max_open_files, &files_said, reaper)?;
     let plan = Plan {
         name: purpose.name,
         dir: dir.clone(),

@@ -9,7 +9,6 @@ use crate::accel;
 use crate::config::{Accel, Config};
 use crate::image::Image;
 use crate::runtime::{self, Service};
-use crate::share;
 use protos::api::task::Task;
 use protos::guest::Hello;
 use protos::task as api;
@@ -32,7 +31,6 @@ const ID: &str = "check";
 /// What is missing, or does not work.
 pub fn check() -> Result<String, String> {
     task::inherited::keep_from_children().map_err(|e| format!("inherited files: {e}"))?;
-    share::own_mounts().map_err(|e| format!("mount namespace: {e}: is this root?"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(Default::default());

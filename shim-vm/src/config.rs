@@ -6,7 +6,7 @@
 use crate::limits::PERIOD;
 use crate::pod::Overhead;
 use crate::sockets;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ const MOST_SOCKETS: u64 = 16;
 const GUEST_SHARE: u64 = 128;
 
 /// What runs the VM's processor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accel {
     /// KVM where it works, which is tried once, else TCG.
@@ -46,7 +46,7 @@ pub enum Accel {
 }
 
 /// Where what a container writes to its root filesystem goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Writable {
     /// Where containerd's mounts say.
@@ -58,7 +58,7 @@ pub enum Writable {
 }
 
 /// What becomes of a VM whose shim was killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnDeath {
     /// It goes on, and a new shim takes it over.
@@ -69,7 +69,7 @@ pub enum OnDeath {
     Auto,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub accel: Accel,

@@ -4,6 +4,7 @@
 use crate::child::Child;
 use crate::console::Console;
 use crate::fsd::LISTENER_FD;
+use crate::share::Share;
 use command_fds::{CommandFdExt, FdMapping};
 use std::fs;
 use std::io;
@@ -13,30 +14,31 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use task::reaper::Reaper;
 
-/// Starts the file server of the directory `share`, which may have `most` files open, and gives a socket
+/// Starts the file server of `share`, which may have `most` files open, and gives a socket
 /// connected to it. What it says goes to `console`.
 ///
 /// # Errors
 /// If it can't be started.
 pub fn start(
     dir: &Path,
-    share: &Path,
+    share: &Share,
     most: u64,
     console: &Console,
     reaper: &Reaper,
 ) -> Result<(Child, OwnedFd), String> {
-    let at = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
+    let failed = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
     let path = dir.join("files.sock");
-    let listener = UnixListener::bind(&path).map_err(at("files.sock"))?;
+    let listener = UnixListener::bind(&path).map_err(failed("files.sock"))?;
     // Before anybody listens to it: the first, and the only one, in the queue.
-    let client = UnixStream::connect(&path).map_err(at("files.sock"))?;
-    fs::remove_file(&path).map_err(at("files.sock"))?;
-    let (reader, writer) = io::pipe().map_err(at("pipe"))?;
-    let exe = std::env::current_exe().map_err(at("own binary"))?;
+    let client = UnixStream::connect(&path).map_err(failed("files.sock"))?;
+    fs::remove_file(&path).map_err(failed("files.sock"))?;
+    let (reader, writer) = io::pipe().map_err(failed("pipe"))?;
+    let exe = std::env::current_exe().map_err(failed("own binary"))?;
+    let (at, namespace) = share.dir();
     let mut command = Command::new(exe);
     command
         .arg("fsd")
-        .arg(share)
+        .arg(at)
         .arg(most.to_string())
         .env_clear()
         .stdin(Stdio::null())
@@ -48,7 +50,8 @@ pub fn start(
     };
     let mapped = command.fd_mappings(vec![listener]);
     mapped.map_err(|e| format!("fd for the file server: {e}"))?;
-    console.read(reader, false).map_err(at("pipe"))?;
+    console.read(reader, false).map_err(failed("pipe"))?;
+    task::sys::run_in_mounts(&mut command, namespace.clone());
     let child = Child::fork(command, reaper)?;
     Ok((child, client.into()))
 }

@@ -30,27 +30,27 @@ pub fn info(name: &str, options: Option<Any>) -> RuntimeInfo {
     }
 }
 
-/// Mounts with an owner of their own need a kernel that can do so on a share (6.12), and who has one
-/// can't be asked: there is none. The labels of security modules are the host's, and not followed.
+/// Mounts with owners of their own are the host's to make, and the guest is shown what comes of them. The
+/// labels of security modules are the host's, and not followed.
 fn features() -> Value {
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.0",
         "hooks": ["prestart", "createRuntime", "poststart", "poststop"],
         "mountOptions": [
-            "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "noatime",
+            "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "idmap", "noatime",
             "nodev", "nodiratime", "noexec", "norelatime", "nostrictatime", "nosuid", "private", "rbind",
-            "relatime", "remount", "ro", "rprivate", "rro", "rshared", "rslave", "rw", "shared", "slave",
+            "relatime", "remount", "ridmap", "ro", "rprivate", "rro", "rshared", "rslave", "rw", "shared", "slave",
             "strictatime", "suid", "sync", "tmpcopyup",
         ],
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
             "cgroup": {"v1": false, "v2": true, "systemd": false, "systemdUser": false, "rdma": false},
             "seccomp": {"enabled": true},
             "apparmor": {"enabled": false},
             "selinux": {"enabled": false},
             "intelRdt": {"enabled": false},
-            "mountExtensions": {"idmap": {"enabled": false}},
+            "mountExtensions": {"idmap": {"enabled": true}},
         },
     })
 }

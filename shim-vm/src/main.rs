@@ -114,10 +114,6 @@ impl shim::Shim for Vm {
         Ok(info::info(self.name(), options))
     }
 
-    fn set_up(&self) -> shim::Result<()> {
-        share::own_mounts().map_err(|e| shim::Error::new(format!("mount namespace: {e}")))
-    }
-
     fn mounts(&self) -> Option<&'static shim::Mounts> {
         Some(&rootfs::MOUNTS)
     }

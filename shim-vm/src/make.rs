@@ -171,8 +171,9 @@ async fn share(
     context: &Context,
 ) -> Result<(PutBundleRequest, Files)> {
     let (id, share) = (&request.id, &vm.share);
-    let reaper = &engine.runtime.reaper;
-    let shared = root::share(vm, request, spec, reaper, context).await;
+    let stage = share.stage().await.map_err(failed)?;
+    let with = (&*engine.runtime.reaper, &stage);
+    let shared = root::share(vm, request, spec, with, context).await;
     let (root, files) =
         shared.map_err(|e| unknown(&format!("failed to mount rootfs component: {e}")))?;
     let (mut sources, mut shared_memory, mut volumes) = (Vec::new(), Vec::new(), Vec::new());
@@ -191,7 +192,7 @@ async fn share(
             shared_memory.push(memory);
             path
         } else {
-            let added = share.add_volume(id, volume, context).await;
+            let added = share.add_volume(id, volume, &stage, context).await;
             let (path, is_dir) = added.map_err(failed)?;
             volumes.extend(is_dir.then(|| path.clone()));
             let narrow = volume.readonly && !volume.recursively;

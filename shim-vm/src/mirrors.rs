@@ -272,7 +272,9 @@ fn data_of(dir: &Path) -> io::Result<Option<String>> {
         Err(e)
             if matches!(
                 e.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::InvalidInput
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::InvalidInput
+                    | io::ErrorKind::NotADirectory
             ) =>
         {
             return Ok(None);
@@ -369,6 +371,9 @@ mod tests {
         let inotify = Inotify::init(InitFlags::empty()).unwrap();
         let look = |dir: &Path| look(dir, &inotify);
         assert!(look(dir.path()).unwrap().is_none());
+        let file = dir.path().join("single");
+        fs::write(&file, "").unwrap();
+        assert!(look(&file).unwrap().is_none(), "a volume may be a file");
         let at = |name: &str| dir.path().join(name);
         fs::create_dir_all(at("..1/deep")).unwrap();
         fs::write(at("..1/deep/file"), "x").unwrap();

@@ -14,6 +14,7 @@ const KIND: &str = "io.kubernetes.cri.container-type";
 /// first one, too: these are the VM's own instead.
 const CRIO_KIND: &str = "io.kubernetes.cri-o.ContainerType";
 const PINNED: [&str; 2] = ["ipc", "uts"];
+const USER: &str = "user";
 /// The namespaces that a pod has for itself, unless it wants the host's, and how Kubernetes calls that.
 pub const HOSTS: [(&str, &str); 3] = [
     ("network", "hostNetwork"),
@@ -60,16 +61,17 @@ pub fn take(spec: &mut Value, anchor: Option<Anchor>) -> Result<Where, Refusal> 
             ("network", "") => network = Where::Own,
             ("network", path) => network = Where::At(PathBuf::from(path)),
             (_, "") => {}
+            (USER, path) => {
+                let own = user_in_guest(path, anchor)?;
+                namespace["path"] = own.map_or(Value::Null, Value::from);
+            }
             (kind, path) if crio.is_some() && is_pinned(kind, path) => {
                 let own = anchor.filter(|it| crio.as_deref() != Some("sandbox") && it.guest != 0);
                 namespace["path"] = own.map_or(Value::Null, |it| in_own(it, kind).into());
             }
             (kind, path) => match in_guest(path, anchor) {
                 Some(path) => namespace["path"] = path.into(),
-                None => {
-                    let text = format!("joining the {kind} namespace {path}");
-                    return Err(Refusal::Unimplemented(text));
-                }
+                None => return Err(joining(kind, path)),
             },
         }
     }
@@ -91,6 +93,29 @@ fn refuse_hosts(spec: &Value) -> Result<(), Refusal> {
     match HOSTS.iter().find(|(kind, _)| !has(kind)) {
         Some((_, name)) => Err(Refusal::Unimplemented((*name).to_owned())),
         None => Ok(()),
+    }
+}
+
+fn joining(kind: &str, path: &str) -> Refusal {
+    Refusal::Unimplemented(format!("joining the {kind} namespace {path}"))
+}
+
+/// The user namespace that is at `path` on the host, as the guest knows it; `None`: the container gets one of
+/// its own, by its maps. containerd pins that of a pod to a file, which all of the pod's containers are to join:
+/// the first has its own instead, and the others have that. A pod without a first container has none.
+///
+/// # Errors
+/// If it is not in the VM.
+fn user_in_guest(path: &str, anchor: Option<Anchor>) -> Result<Option<String>, Refusal> {
+    let is_pinned = !path.starts_with("/proc/");
+    match anchor {
+        None if is_pinned => Ok(None),
+        Some(Anchor { pids: Some(_), .. }) => Ok(None),
+        Some(own) if is_pinned && own.guest != 0 => Ok(Some(in_own(own, USER))),
+        anchor => match in_guest(path, anchor) {
+            Some(path) => Ok(Some(path)),
+            None => Err(joining(USER, path)),
+        },
     }
 }
 
@@ -174,6 +199,30 @@ mod tests {
         assert_eq!(taken("container", anchor), joined);
         let wants = json!({"annotations": {CRIO_KIND: "sandbox"}, "linux": {"namespaces": []}});
         assert!(take(&mut wants.clone(), None).is_err(), "hostNetwork");
+    }
+
+    /// A pod's containers have one user namespace, which is the VM's and not the host's.
+    #[test]
+    fn a_user_namespace_that_is_pinned_is_the_vms_own() {
+        let anchor = |pids| {
+            let (host, guest) = (400, 70);
+            Some(Anchor { host, guest, pids })
+        };
+        let pinned = "/run/containerd/pinned-namespaces/user";
+        let own = Ok(Some("/proc/70/ns/user".to_owned()));
+        assert_eq!(user_in_guest(pinned, None), Ok(None));
+        assert_eq!(user_in_guest(pinned, anchor(None)), own);
+        assert_eq!(user_in_guest("/proc/400/ns/user", anchor(None)), own);
+        for path in [pinned, "/proc/400/ns/user"] {
+            assert_eq!(user_in_guest(path, anchor(Some(0))), Ok(None));
+        }
+        let other = "/proc/401/ns/user";
+        let why = user_in_guest(other, anchor(None)).unwrap_err().to_string();
+        assert!(
+            why.starts_with("joining the user namespace /proc/401"),
+            "{why}"
+        );
+        assert!(user_in_guest(other, None).is_err());
     }
 
     #[test]

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A container's root filesystem, where its VM has it: in the share, or out of files in the share.
 
-use crate::config::Config;
 use crate::rootfs::{self, Mounts, Root, Stack};
-use crate::share::bind;
+use crate::share::{Stage, bind};
 use crate::spec::{Translated, Volume};
 use crate::vm::Vm;
 use protos::Status;
@@ -48,7 +47,7 @@ pub async fn share(
     vm: &Vm,
     request: &CreateTaskRequest,
     spec: &mut Translated,
-    reaper: &Reaper,
+    (reaper, stage): (&Reaper, &Stage),
     context: &Context,
 ) -> Result<(Vec<RootLayer>, Files), String> {
     let id = &request.id;
@@ -56,12 +55,13 @@ pub async fn share(
         [] => vec![bind(&Path::new(&request.bundle).join(&spec.root), false)],
         mounts => mounts.to_vec(),
     };
-    let wanted = spec.wanted.clone();
-    let config = aside::run(move || Config::load()?.wanted(&wanted)).await?;
+    let config = vm.settings.wanted(&spec.wanted)?;
     let points = spec.points.take();
     let (lower, stack) = match rootfs::plan(mounts, config.writable, points.is_some())? {
         Root::Host(mounts) => {
-            vm.share.add_rootfs(id, mounts, points, context).await?;
+            vm.share
+                .add_rootfs(id, mounts, points, stage, context)
+                .await?;
             return Ok(Default::default());
         }
         Root::Guest { lower, stack } => (lower, stack),
@@ -71,11 +71,13 @@ pub async fn share(
         let made = make_filesystem(file, size, reaper, context).await;
         made.map_err(|why| format!("writable file {}: {why}", file.display()))?;
     }
-    let files = show(vm, id, &stack, context).await?;
+    let files = show(vm, id, &stack, stage, context).await?;
     let lower = match lower {
         Some(mounts) => {
             let (mounts, readonly) = (Mounts::Plain(mounts), Some(Vec::new()));
-            vm.share.add_rootfs(id, mounts, readonly, context).await?;
+            vm.share
+                .add_rootfs(id, mounts, readonly, stage, context)
+                .await?;
             Some(protos::places::rootfs(id))
         }
         None => None,
@@ -92,12 +94,18 @@ pub async fn share(
 }
 
 /// Shows the guest the files that the stack is made of.
-async fn show(vm: &Vm, id: &str, stack: &Stack, context: &Context) -> Result<Files, String> {
+async fn show(
+    vm: &Vm,
+    id: &str,
+    stack: &Stack,
+    stage: &Stage,
+    context: &Context,
+) -> Result<Files, String> {
     let mut files = Files::default();
     for (file, readonly) in stack.files() {
         let name = file.to_string_lossy().into_owned();
         let volume = Volume::file(file, readonly);
-        let (shown, is_dir) = vm.share.add_volume(id, &volume, context).await?;
+        let (shown, is_dir) = vm.share.add_volume(id, &volume, stage, context).await?;
         if is_dir {
             return Err(format!("{name}: a directory, and no image of a filesystem"));
         }

@@ -104,7 +104,7 @@ pub fn plan(mounts: Vec<Mount>, writable: Writable, readonly: bool) -> Result<Ro
         };
         return Ok(Root::Guest { lower, stack });
     }
-    if parts.iter().any(|part| part.formatted) {
+    if parts.iter().any(|part| part.transformed) {
         return Ok(Root::Host(Mounts::Stack(Stack { parts, own: None })));
     }
     Ok(Root::Host(Mounts::Plain(mounts)))

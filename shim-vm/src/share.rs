@@ -5,7 +5,8 @@
 //! ```text
 //!  <place>/share/<container>/rootfs  what containerd's mounts make
 //!  <place>/share/.volumes/<n>/v      a volume: a directory, or a single file
-//!  <place>/stage-<n>                 where each of them is made before it is shown
+//!  <place>/stage-<n>                 where each of them is made before it is shown, in a namespace
+//!                                    that goes with it
 //! ```
 //!
 //! The guest is not trusted. All that it can change is what is in a container's root filesystem or
@@ -15,27 +16,29 @@
 //!
 //! Containers that have the same volume have it as one: a FIFO or a socket in it is known by its inode.
 //!
-//! The mounts are in the shim's own mount namespace, which sees what the host mounts later and
-//! shows the host nothing: when the shim and its file server are gone, so are they.
+//! The mounts are in a mount namespace of the share's own, of which the host sees nothing: when the
+//! shim and its file server are gone, so are they. The shim itself is in the host's, and what it shows
+//! is what the host has by then, however that is mounted ([`Stage`]).
 
 mod handover;
+mod stage;
 mod terms;
 
 pub use handover::Moved;
+pub use stage::{Stage, bind};
 
 use crate::points::Point;
-use crate::rootfs::{Mounts, TOP};
-use crate::skeleton::{Skeleton, clear, say};
+use crate::rootfs::Mounts;
+use crate::skeleton::{Skeleton, clear};
 use crate::source::{Identity, Source};
-use crate::spec::Volume;
+use crate::spec::{Owners, Volume};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use protos::guest::SharedMemory;
 use protos::places;
 use protos::ttrpc::Context;
-use protos::types::Mount;
 use serde::{Deserialize, Serialize};
+use stage::Point as Shown;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -45,7 +48,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use task::aside;
 use task::reaper::Reaper;
-use task::rootfs::{self, Layer};
+use task::rootfs::{self, Namespace, Place};
 use terms::Terms;
 use tokio::sync::OnceCell;
 
@@ -68,8 +71,9 @@ const HARMLESS: MsFlags = MsFlags::MS_NOSUID
     .union(MsFlags::MS_NOEXEC);
 
 pub struct Share {
-    /// Where it is mounted.
+    /// Where it is mounted, and in which mount namespace.
     dir: PathBuf,
+    namespace: Namespace,
     /// The VM's directory, and its fd.
     place: (PathBuf, Arc<Skeleton>),
     skeleton: Arc<Skeleton>,
@@ -94,6 +98,8 @@ struct Key {
     follows: bool,
     #[serde(default)]
     alone: bool,
+    #[serde(default)]
+    owners: Option<Owners>,
 }
 
 struct Shared {
@@ -103,16 +109,6 @@ struct Shared {
     mounted: Rc<OnceCell<()>>,
 }
 
-/// Gives this process, which has one thread, a mount namespace of its own.
-///
-/// # Errors
-/// From unshare(2) or mount(2).
-pub fn own_mounts() -> nix::Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)
-}
-
 impl Share {
     /// A share in the VM's directory `place`.
     ///
@@ -120,9 +116,16 @@ impl Share {
     /// If it can't be made.
     pub async fn new(place: &Path, reaper: Rc<Reaper>) -> Result<Self, String> {
         let (dir, at) = (place.join(SHARE), place.to_owned());
-        let made = aside::run(move || make(&at)).await;
-        let (inside, skeleton) = made.map_err(|e| format!("share {}: {e}", dir.display()))?;
+        let made = async {
+            let namespace = Namespace::copy().await?;
+            let (inside, skeleton) = namespace.run(move || make(&at)).await?;
+            Ok::<_, io::Error>((namespace, inside, skeleton))
+        };
+        let made = made.await;
+        let (namespace, inside, skeleton) =
+            made.map_err(|e| format!("share {}: {e}", dir.display()))?;
         Ok(Self {
+            namespace,
             skeleton: Arc::new(skeleton),
             dir,
             place: (place.to_owned(), Arc::new(inside)),
@@ -134,8 +137,9 @@ impl Share {
         })
     }
 
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    /// Where it is, for who serves it.
+    pub fn dir(&self) -> (&Path, &Namespace) {
+        (&self.dir, &self.namespace)
     }
 
     /// Makes the root filesystem of container `id`, what `mounts` make. With `points` it can't be written to, but these are in it.
@@ -147,6 +151,7 @@ impl Share {
         id: &str,
         mounts: Mounts,
         points: Option<Vec<Point>>,
+        stage: &Stage,
         context: &Context,
     ) -> Result<(), String> {
         let terms = Terms {
@@ -154,11 +159,16 @@ impl Share {
             top: readonly(points.is_some()),
             follows: false,
             points: points.unwrap_or_default(),
+            owners: None,
         };
         let dir = self.skeleton.make_dir(id);
         let dir = dir.map_err(|e| format!("mkdir {id}: {e}"))?;
-        self.show(dir, places::ROOTFS, true, mounts, terms, context)
-            .await
+        let at = Shown {
+            dir,
+            name: places::ROOTFS,
+            is_dir: true,
+        };
+        self.show(at, mounts, terms, stage, context).await
     }
 
     /// Shows the guest a volume of container `id`, a directory or a file; its path there, and
@@ -170,13 +180,14 @@ impl Share {
         &self,
         id: &str,
         volume: &Volume,
+        stage: &Stage,
         context: &Context,
     ) -> Result<(String, bool), String> {
         let path = &volume.source;
         let failed = |e: &dyn Display| format!("mount source {}: {e}", path.display());
         let writable = self.writable();
         let opening = path.clone();
-        let source = aside::run(move || Source::open(&opening, &writable)).await;
+        let source = stage.run(move || Source::open(&opening, &writable)).await;
         let source = source.map_err(|e| failed(&e))?;
         let key = Key {
             source: path.clone(),
@@ -185,11 +196,22 @@ impl Share {
             recursively: volume.recursively,
             follows: volume.follows,
             alone: volume.alone,
+            owners: volume.owners.clone(),
         };
         let (number, mounted) = self.use_volume(id, key);
         let name = number.to_string();
         let mount = async || {
+            let owners = match &volume.owners {
+                Some(owners) => {
+                    let (users, groups) = (&owners.users, &owners.groups);
+                    let mapped = rootfs::user_namespace(&self.reaper, users, groups).await;
+                    let why = |e| failed(&format_args!("map its owners: {e}"));
+                    Some((mapped.map_err(why)?, owners.below))
+                }
+                None => None,
+            };
             let terms = Terms {
+                owners,
                 all: readonly(volume.recursively),
                 top: readonly(volume.readonly),
                 follows: volume.follows,
@@ -198,7 +220,12 @@ impl Share {
             let volumes = self.skeleton.make_dir(VOLUMES).map_err(|e| failed(&e))?;
             let place = volumes.make_dir(&name).map_err(|e| failed(&e))?;
             let mounts = Mounts::Plain(vec![bind(&source.path(), volume.alone)]);
-            let shown = self.show(place, VOLUME, source.is_dir, mounts, terms, context);
+            let at = Shown {
+                dir: place,
+                name: VOLUME,
+                is_dir: source.is_dir,
+            };
+            let shown = self.show(at, mounts, terms, stage, context);
             shown.await.map_err(|e| failed(&e))
         };
         mounted.get_or_try_init(mount).await?;
@@ -213,7 +240,11 @@ impl Share {
     pub async fn has_mounts_in(&self, path: &str) -> Result<bool, String> {
         let below = path.strip_prefix(places::SHARE).unwrap_or_default();
         let own = self.dir.join(below.trim_start_matches('/'));
-        let found = rootfs::has_mounts_below(own).await;
+        let place = Place {
+            namespace: Some(self.namespace.clone()),
+            dir: own,
+        };
+        let found = rootfs::has_mounts_below(place).await;
         found.map_err(|e| e.to_string())
     }
 
@@ -260,48 +291,6 @@ impl Share {
         (SharedMemory { name, size }, path)
     }
 
-    /// Makes `mounts` where nobody else sees them, and then shows the guest what they have become,
-    /// as `name` in `dir`.
-    async fn show(
-        &self,
-        dir: Skeleton,
-        name: &'static str,
-        is_dir: bool,
-        mounts: Mounts,
-        terms: Terms,
-        context: &Context,
-    ) -> Result<(), String> {
-        let number = self.stages.get();
-        self.stages.set(number + 1);
-        let stage = format!("{STAGE}{number}");
-        let (path, place) = &self.place;
-        let path = path.join(&stage);
-        let make = |at: &Skeleton, name: &str| match is_dir {
-            true => at.make_dir(name),
-            false => at.make_file(name),
-        };
-        let shown = async {
-            let target = make(&dir, name).map_err(|e| format!("make {name}: {e}"))?;
-            make(place, &stage).map_err(|e| format!("make {stage}: {e}"))?;
-            let (layers, top) = layers(mounts, &path).await?;
-            let mounted = rootfs::mount_layers(&self.reaper, context, path, layers).await;
-            mounted.map_err(|e| e.to_string())?;
-            let shown = aside::run(move || terms.show(&top, &target)).await;
-            shown.map_err(|e| e.to_string())
-        };
-        let shown = shown.await;
-        let (place, failed) = (Arc::clone(place), shown.is_err());
-        aside::run(move || {
-            // The topmost mount has moved; what it covered is of no use.
-            say(&stage, place.clear(&stage));
-            if failed {
-                say(name, dir.clear(name));
-            }
-        })
-        .await;
-        shown
-    }
-
     /// Takes the container's files out of the share; the names in it that are gone. What the guest
     /// still knows of them stays until it lets go.
     pub async fn remove(&self, id: &str) -> Vec<String> {
@@ -316,26 +305,31 @@ impl Share {
         });
         let volumes = unused.iter().map(|n| format!("{VOLUMES}/{n}"));
         let gone = volumes.chain([id.to_owned()]).collect();
-        let (skeleton, id) = (Arc::clone(&self.skeleton), id.to_owned());
-        aside::run(move || {
-            clear(&skeleton, &id, places::ROOTFS);
+        let (skeleton, name) = (Arc::clone(&self.skeleton), id.to_owned());
+        let cleared = self.namespace.run(move || {
+            clear(&skeleton, &name, places::ROOTFS);
             if let Ok(volumes) = skeleton.dir(VOLUMES) {
                 for number in unused {
                     clear(&volumes, &number, VOLUME);
                 }
             }
-        })
-        .await;
+            Ok::<_, io::Error>(())
+        });
+        if let Err(e) = cleared.await {
+            log::warn!("share: {id} stays: {e}");
+        }
         gone
     }
 
     /// Takes the whole share away; the VM is gone.
     pub async fn close(&self) {
         let dir = self.dir.clone();
-        aside::run(move || {
-            let _ = umount2(&dir, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
-        })
-        .await;
+        let gone = self.namespace.run(move || {
+            umount2(&dir, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
+            Ok::<_, io::Error>(())
+        });
+        // It may be gone already.
+        let _ = gone.await;
     }
 }
 
@@ -353,21 +347,6 @@ fn make(place: &Path) -> io::Result<(Skeleton, Skeleton)> {
     Ok((inside, Skeleton::open(&dir)?))
 }
 
-/// How `mounts` are made in the directory `stage`, and where in it is what comes of them.
-async fn layers(mounts: Mounts, stage: &Path) -> Result<(Vec<Layer>, PathBuf), String> {
-    match mounts {
-        Mounts::Plain(mounts) => {
-            let layers = mounts.into_iter().map(Layer::from);
-            Ok((layers.collect(), stage.to_owned()))
-        }
-        Mounts::Stack(stack) => {
-            let base = stage.to_string_lossy().into_owned();
-            let layers = aside::run(move || stack.layers(&base, str::to_owned, None)).await?;
-            Ok((layers, stage.join(TOP)))
-        }
-    }
-}
-
 fn readonly(is: bool) -> MsFlags {
     if is {
         MsFlags::MS_RDONLY
@@ -381,15 +360,4 @@ fn size_of_tmpfs(path: &Path) -> Option<u64> {
     let found = statfs(path).ok()?;
     let size = found.blocks() * u64::try_from(found.block_size()).ok()?;
     (found.filesystem_type() == TMPFS_MAGIC && size > 0).then_some(size)
-}
-
-/// A mount of the directory or file `source`, with or without what is mounted in it.
-pub fn bind(source: &Path, alone: bool) -> Mount {
-    let kind = if alone { "bind" } else { "rbind" };
-    Mount {
-        r#type: "bind".into(),
-        source: source.to_string_lossy().into_owned(),
-        options: vec![kind.into()],
-        ..Default::default()
-    }
 }

@@ -78,11 +78,12 @@ pub async fn boot(engine: &Rc<Engine>, order: Order, context: &Context) -> Resul
     let reaper = &engine.runtime.reaper;
     let wanted = order.wanted;
     let found = aside::run(move || {
-        let config = Config::load()?.wanted(&wanted)?;
+        let settings = Config::load()?;
+        let config = settings.wanted(&wanted)?;
         let shape = Shape::new(&config, &wanted);
-        Image::find(&config).map(|image| (config, image, shape))
+        Image::find(&config).map(|image| (settings, config, image, shape))
     });
-    let (config, image, shape) = found.await?;
+    let (settings, config, image, shape) = found.await?;
     let accel = accel::choose(&config, &image, reaper).await.accel;
     let purpose = Purpose {
         context,
@@ -97,6 +98,7 @@ pub async fn boot(engine: &Rc<Engine>, order: Order, context: &Context) -> Resul
             debug: config.debug_console,
             ..order.guest
         },
+        settings,
         config,
     };
     let vm = Vm::boot(purpose, reaper, events::hearer(engine)).await?;

@@ -22,6 +22,12 @@ const FILE: Mode = Mode::from_bits_truncate(0o600);
 
 pub struct Skeleton(OwnedFd);
 
+impl From<OwnedFd> for Skeleton {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
 impl AsFd for Skeleton {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

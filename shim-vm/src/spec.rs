@@ -7,7 +7,7 @@
 
 mod volumes;
 
-pub use volumes::Volume;
+pub use volumes::{Owners, Volume};
 
 use crate::config::Wanted;
 use crate::devices;
@@ -121,7 +121,7 @@ pub fn translate(id: &str, config: &[u8], common: &Common) -> Result<Translated,
     let readonly = spec["root"]["readonly"] == true;
     devices::check(&mut spec)?;
     let points = readonly.then(|| points::of(&spec));
-    let volumes = volumes::volumes(&spec);
+    let volumes = volumes::volumes(&mut spec)?;
     let network = namespaces::take(&mut spec, common.anchor)?;
     let sysctls = network_sysctls(&mut spec);
     let wanted = wants::of(&spec);
@@ -287,6 +287,7 @@ mod tests {
             follows: false,
             alone: source != "/host/d",
             memory: source == "/run/shm",
+            owners: None,
             mount,
         };
         let volumes = [

@@ -17,6 +17,7 @@ pub use handover::Moved;
 
 use crate::boot::DYING;
 use crate::child::Child;
+use crate::config::Config;
 use crate::console::Console;
 use crate::localhost::{self, Localhost};
 use crate::machine::Machine;
@@ -71,6 +72,8 @@ pub struct Vm {
     pub share: Share,
     pub pod: Pod,
     pub shape: Shape,
+    /// The operator's, as they were when it was booted.
+    pub settings: Config,
     pub hello: Hello,
     /// What it answered when it was told what to be, to who has booted it.
     pub configured: ConfigureResponse,
@@ -100,7 +103,7 @@ impl Vm {
         tell: impl FnMut(Event) -> Result<(), String> + 'static,
     ) -> Result<Rc<Self>, String> {
         let (dir, network) = (purpose.dir.clone(), purpose.network.clone());
-        let patience = purpose.config.patience();
+        let (patience, settings) = (purpose.config.patience(), purpose.settings.clone());
         let (shape, sockets) = (purpose.shape.clone(), purpose.config.sockets.clone());
         place::make(&dir).map_err(|e| format!("mkdir {}: {e}", dir.display()))?;
         let (parts, ready) = match boot::boot(purpose, reaper).await {
@@ -129,6 +132,7 @@ impl Vm {
             share: parts.share,
             pod: parts.pod,
             shape,
+            settings,
             hello: ready.hello,
             configured: ready.configured,
             heard_after: ready.heard_after,

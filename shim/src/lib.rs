@@ -68,14 +68,6 @@ pub trait Shim {
     /// If the OCI runtime is not there.
     fn info(&self, options: Option<Any>) -> Result<RuntimeInfo>;
 
-    /// Prepares the process of a new daemon, which has one thread so far.
-    ///
-    /// # Errors
-    /// If the system refuses.
-    fn set_up(&self) -> Result<()> {
-        Ok(())
-    }
-
     /// Whether it makes sandboxes without a container: then there may be no config.json (contract S4).
     fn makes_sandboxes(&self) -> bool {
         false

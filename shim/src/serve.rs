@@ -129,7 +129,6 @@ fn handed_over() -> Result<(Option<Handover>, Option<Rc<Held>>)> {
 /// Prepares the process of a new daemon, and its keeper if it has one.
 fn set_up(shim: &dyn Shim, flags: &Flags, listener: &UnixListener) -> Result<Option<Rc<Held>>> {
     shim_log::open_fifo()?;
-    shim.set_up()?;
     let Some(patience) = shim.outlives() else {
         return Ok(None);
     };

@@ -12,6 +12,7 @@ mod hidden;
 mod idmap;
 mod loopdev;
 pub(crate) mod mountinfo;
+mod namespace;
 mod options;
 mod remount;
 mod target;
@@ -21,7 +22,9 @@ mod unmount;
 mod verity;
 
 pub use error::MountError;
-pub use hidden::{Hidden, followed};
+pub use hidden::{Hidden, followed, show};
+pub use idmap::user_namespace;
+pub use namespace::{Namespace, Place};
 pub use options::Refusal;
 pub use verity::Verity;
 
@@ -66,17 +69,17 @@ pub async fn mount_all(
     mounts: Vec<Mount>,
 ) -> Result<(), MountError> {
     let layers = mounts.into_iter().map(Layer::from).collect();
-    mount_layers(reaper, context, rootfs, layers).await
+    mount_layers(reaper, context, rootfs.into(), layers).await
 }
 
-/// [`mount_all`], of mounts of which some can do more.
+/// [`mount_all`], of mounts of which some can do more, and anywhere.
 ///
 /// # Errors
 /// Which mount failed, and why; nothing is mounted then.
 pub async fn mount_layers(
     reaper: &Reaper,
     context: &Context,
-    rootfs: PathBuf,
+    place: Place,
     layers: Vec<Layer>,
 ) -> Result<(), MountError> {
     let page = sysconf(SysconfVar::PAGE_SIZE)
@@ -97,7 +100,7 @@ pub async fn mount_layers(
     for (layer, plan) in jobs {
         let remount = matches!(&plan, Plan::Kernel(how) if how.flags.contains(MsFlags::MS_REMOUNT));
         let job = Job {
-            rootfs: rootfs.clone(),
+            place: place.clone(),
             one: layer.mount,
             dirs: layer.dirs,
             verity: layer.verity,
@@ -111,7 +114,7 @@ pub async fn mount_layers(
             Ok(target) => done.push(target),
             Err(error) => {
                 done.reverse();
-                if let Err(left) = on_thread(|| unmount::each(done)).await {
+                if let Err(left) = place.run(|| unmount::each(done)).await {
                     log::error!("cannot undo the mounts before a failed one: {left}");
                 }
                 return Err(error);
@@ -125,12 +128,12 @@ pub async fn mount_layers(
 /// mounts again for 2.5 s (contract N7). Ok if nothing is mounted there or `path` is missing.
 pub async fn unmount_recursive(reaper: &Reaper, path: PathBuf) -> Result<(), MountError> {
     let again = path.clone();
-    let fuse = on_thread(move || {
+    let fuse = aside::alone(move || {
         let (fuse, points) = unmount::below(&path)?;
         if fuse.is_empty() {
             unmount::each(points)?;
         }
-        Ok(fuse)
+        Ok::<_, MountError>(fuse)
     });
     let fuse = fuse.await?;
     if fuse.is_empty() {
@@ -138,15 +141,17 @@ pub async fn unmount_recursive(reaper: &Reaper, path: PathBuf) -> Result<(), Mou
     }
     fuse::unmount(reaper, fuse).await;
     // What the helpers left, and all the rest.
-    on_thread(move || unmount::each(unmount::below(&again)?.1)).await
+    aside::alone(move || unmount::each(unmount::below(&again)?.1)).await
 }
 
-/// Whether something is mounted below `path`.
+/// Whether something is mounted below `place`.
 ///
 /// # Errors
 /// If it can't be looked up.
-pub async fn has_mounts_below(path: PathBuf) -> Result<bool, MountError> {
-    aside::run(move || Ok(unmount::below(&path)?.1.iter().any(|point| *point != path))).await
+pub async fn has_mounts_below(place: Place) -> Result<bool, MountError> {
+    let path = place.dir.clone();
+    let below = move || Ok(unmount::below(&path)?.1.iter().any(|point| *point != path));
+    place.run(below).await
 }
 
 /// A mount, and what it takes.
@@ -169,17 +174,10 @@ impl From<Mount> for Layer {
     }
 }
 
-/// Mounting changes what belongs to its thread.
-async fn on_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, MountError> + Send + 'static,
-) -> Result<T, MountError> {
-    aside::alone(work).await
-}
-
 /// One mount to make.
 #[derive(Clone)]
 struct Job {
-    rootfs: PathBuf,
+    place: Place,
     one: Mount,
     dirs: Vec<(PathBuf, u32)>,
     verity: Option<Verity>,
@@ -189,37 +187,41 @@ impl Job {
     /// Mounts by mount(2), and tells where.
     async fn mount(self, reaper: &Reaper, how: Arguments) -> Result<PathBuf, MountError> {
         let Some(ids) = how.ids.clone() else {
-            return on_thread(move || {
-                self.make_dirs()?;
-                let target = self.target()?;
-                self.mount_here(&target, &how)?;
-                Ok(target.path)
-            })
-            .await;
+            let place = self.place.clone();
+            return place
+                .run(move || {
+                    self.make_dirs()?;
+                    let target = self.target()?;
+                    self.mount_here(&target, &how)?;
+                    Ok(target.path)
+                })
+                .await;
         };
-        let users = idmap::user_namespace(reaper, &ids).await;
+        let users = idmap::user_namespace(reaper, &ids.uid_map, &ids.gid_map).await;
         let users = users.map_err(|error| {
             self.prepare(
                 "make a user namespace for",
-                &self.rootfs,
-                &self.rootfs,
+                &self.place.dir,
+                &self.place.dir,
                 error,
             )
         })?;
         let job = self.clone();
-        let mounted = on_thread(move || {
+        let place = self.place.clone();
+        let mounted = place.run(move || {
             job.make_dirs()?;
             job.mount_hidden(&how, &ids, &users)
         });
         let mounted = mounted.await?;
-        on_thread(move || {
-            let target = self.target()?;
-            let open = target.open().map_err(|e| self.no_target(e))?;
-            let attached = crate::sys::attach_mount(mounted.as_fd(), open.as_fd());
-            attached.map_err(|errno| self.failed(&target.path, errno))?;
-            Ok(target.path)
-        })
-        .await
+        place
+            .run(move || {
+                let target = self.target()?;
+                let open = target.open().map_err(|e| self.no_target(e))?;
+                let attached = crate::sys::attach_mount(mounted.as_fd(), open.as_fd());
+                attached.map_err(|errno| self.failed(&target.path, errno))?;
+                Ok(target.path)
+            })
+            .await
     }
 
     /// Has a helper program mount, and tells where.
@@ -230,20 +232,24 @@ impl Job {
         program: &str,
         kind: &str,
     ) -> Result<PathBuf, MountError> {
-        let one = self.one.clone();
-        let (target, before) = on_thread(move || {
-            let target = self.target()?.path;
-            let before = unmount::count_at(&target)?;
-            Ok((target, before))
-        })
-        .await?;
-        let helper = fuse::command(program, kind, &one, &target);
+        let (one, place) = (self.one.clone(), self.place.clone());
+        let (target, before) = place
+            .run(move || {
+                let target = self.target()?.path;
+                let before = unmount::count_at(&target)?;
+                Ok::<_, MountError>((target, before))
+            })
+            .await?;
+        let mut helper = fuse::command(program, kind, &one, &target);
         let command = format!("{helper:?}");
+        if let Some(namespace) = place.namespace.clone() {
+            crate::sys::run_in_mounts(&mut helper, namespace);
+        }
         let Err(failure) = fuse::mount(reaper, helper, context).await else {
             return Ok(target);
         };
         // It may have come as far as mounting, and no further.
-        let undone = on_thread(move || {
+        let undone = place.run(move || {
             let more = unmount::count_at(&target)?.saturating_sub(before);
             unmount::each(vec![target; more])
         });
@@ -254,12 +260,12 @@ impl Job {
     }
 
     fn target(&self) -> Result<Target, MountError> {
-        Target::below(&self.rootfs, &self.one.target).map_err(|error| self.no_target(error))
+        Target::below(&self.place.dir, &self.one.target).map_err(|error| self.no_target(error))
     }
 
     fn no_target(&self, error: io::Error) -> MountError {
         MountError::Target {
-            rootfs: self.rootfs.clone(),
+            rootfs: self.place.dir.clone(),
             target: self.one.target.clone(),
             error,
         }
@@ -301,9 +307,9 @@ impl Job {
     ) -> Result<OwnedFd, MountError> {
         let failed = |doing, path: &Path| {
             let path = path.to_owned();
-            move |errno: Errno| self.prepare(doing, &path, &self.rootfs, of_call(errno))
+            move |errno: Errno| self.prepare(doing, &path, &self.place.dir, of_call(errno))
         };
-        idmap::hide_this_thread().map_err(failed("make a mount namespace for", &self.rootfs))?;
+        idmap::hide_this_thread().map_err(failed("make a mount namespace for", &self.place.dir))?;
         // Only now: what is open in another mount namespace can't be mounted on.
         let target = self.target()?;
         for dir in &ids.lower {
@@ -328,8 +334,8 @@ impl Job {
 
     fn make_dirs(&self) -> Result<(), MountError> {
         for (dir, mode) in &self.dirs {
-            let made = target::make_dir(&self.rootfs, dir, *mode);
-            made.map_err(|e| self.prepare("make directory", dir, &self.rootfs, e))?;
+            let made = target::make_dir(&self.place.dir, dir, *mode);
+            made.map_err(|e| self.prepare("make directory", dir, &self.place.dir, e))?;
         }
         Ok(())
     }

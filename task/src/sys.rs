@@ -12,7 +12,9 @@ mod mounts;
 pub mod program;
 pub mod wait;
 
-pub use mounts::{attach_mount, clone_mount, map_mount, memory_filesystem, restrict_mount};
+pub use mounts::{
+    attach_mount, clone_mount, map_mount, memory_filesystem, restrict_mount, run_in_mounts,
+};
 
 use nix::errno::Errno;
 use nix::unistd::{ForkResult, SysconfVar, sysconf};

@@ -11,6 +11,10 @@ pub struct Mount {
     pub selinux_relabel: bool,
     #[prost(enumeration = "MountPropagation", tag = "5")]
     pub propagation: i32,
+    #[prost(message, repeated, tag = "6")]
+    pub uid_mappings: ::prost::alloc::vec::Vec<IdMapping>,
+    #[prost(message, repeated, tag = "7")]
+    pub gid_mappings: ::prost::alloc::vec::Vec<IdMapping>,
     #[prost(bool, tag = "8")]
     pub recursive_read_only: bool,
     #[prost(message, optional, tag = "9")]
@@ -334,6 +338,15 @@ pub struct ContainerMetadata {
     #[prost(uint32, tag = "2")]
     pub attempt: u32,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Device {
+    #[prost(string, tag = "1")]
+    pub container_path: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub host_path: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub permissions: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ContainerConfig {
     #[prost(message, optional, tag = "1")]
@@ -350,6 +363,8 @@ pub struct ContainerConfig {
     pub envs: ::prost::alloc::vec::Vec<KeyValue>,
     #[prost(message, repeated, tag = "7")]
     pub mounts: ::prost::alloc::vec::Vec<Mount>,
+    #[prost(message, repeated, tag = "8")]
+    pub devices: ::prost::alloc::vec::Vec<Device>,
     #[prost(map = "string, string", tag = "9")]
     pub labels: ::std::collections::HashMap<
         ::prost::alloc::string::String,

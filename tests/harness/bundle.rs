@@ -248,14 +248,14 @@ impl Bundle {
     }
 
     /// Mount points at or under the bundle, and what mountinfo says of each. A VM's are in its
-    /// share, which its shim alone sees: they are told as if they were in the bundle.
+    /// share, whose namespace its shim has open: they are told as if they were in the bundle.
     pub fn mountinfo(&self) -> Vec<(String, String)> {
         if !peers::is_vm() {
             return proc::mounts(std::process::id() as i32, &self.path);
         }
         let place = format!("/share/{}/rootfs", self.id);
         let shims = self.test.daemons().into_iter();
-        let all = shims.flat_map(|shim| proc::mounts(shim, Path::new(VMS)));
+        let all = shims.flat_map(|shim| proc::mounts_held(shim, Path::new(VMS)));
         let ours = all.filter_map(|(point, line)| {
             let (_, below) = point.split_once(&place)?;
             let at = format!("{}{below}", self.file("rootfs").display());
@@ -279,11 +279,15 @@ impl Bundle {
         self.file("rootfs")
     }
 
-    /// The root filesystem as the shim sees it.
+    /// The root filesystem as the shim sees it, or its VM's file server.
     pub fn rootfs_of(&self, shim: &Shim) -> PathBuf {
-        let path = self.mounted_at();
-        let path = path.strip_prefix("/").expect("an absolute path");
-        PathBuf::from(format!("/proc/{}/root", shim.pid())).join(path)
+        if peers::is_vm() {
+            let serves = |pid: &i32| proc::words(*pid, "cmdline").iter().any(|w| w == "fsd");
+            let server = proc::children(shim.pid()).into_iter().find(serves);
+            let root = format!("/proc/{}/root", server.expect("a file server"));
+            return Path::new(&root).join(&self.id).join("rootfs");
+        }
+        self.file("rootfs")
     }
 }
 

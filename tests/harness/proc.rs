@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
@@ -208,6 +209,24 @@ pub fn mounts_under(dir: &Path) -> Vec<String> {
 /// Mount points at or under `dir`, as process `pid` sees them, and what mountinfo says of each.
 pub fn mounts(pid: i32, dir: &Path) -> Vec<(String, String)> {
     let text = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    points(&text, dir)
+}
+
+/// The same of the mount namespaces that process `pid` has open, in which no process need be.
+pub fn mounts_held(pid: i32, dir: &Path) -> Vec<(String, String)> {
+    let fds = fds(pid).unwrap_or_default().into_iter();
+    let held = fds.filter(|(_, target)| target.starts_with("mnt:["));
+    let mounts = held.flat_map(|(fd, _)| {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--mount=/proc/{pid}/fd/{fd}"));
+        let table = command.args(["cat", "/proc/self/mountinfo"]).output();
+        let table = table.expect("nsenter").stdout;
+        points(&String::from_utf8_lossy(&table), dir)
+    });
+    mounts.collect()
+}
+
+fn points(text: &str, dir: &Path) -> Vec<(String, String)> {
     let point = |line: &str| {
         let point = line.split(' ').nth(4)?.replace("\\040", " ");
         Some((point, line.to_owned()))

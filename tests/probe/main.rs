@@ -5,7 +5,8 @@
 //! It is given QEMU's arguments. Of those it reads `guest=<namespace>/<what>-<pid>`: with `probe`
 //! it tries, the process to attack being `<pid>`; with `stay` it waits until it is killed.
 //!
-//! As `watch DIR` it is a program in a guest that watches a directory by inotify(7).
+//! As `watch DIR` it is a program in a guest that watches a directory by inotify(7); as `files DIR` one that
+//! says what can be done in a directory beside the usual; as `allow FILE UID` it lets another user read.
 #![allow(unsafe_code, reason = "system calls, mostly such as must fail")]
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -259,10 +260,58 @@ fn watch(dir: &str) {
     }
 }
 
+/// Gives the attribute to the file.
+fn set(file: &str, name: &str, value: &[u8]) -> Result<(), i32> {
+    let text = |text: &str| CString::new(text).expect("a text");
+    let (file, name, data) = (text(file), text(name), value.as_ptr().cast());
+    // SAFETY: all of it lives until the call returns.
+    match unsafe { libc::setxattr(file.as_ptr(), name.as_ptr(), data, value.len(), 0) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)),
+    }
+}
+
+/// Says what of files that have no name, and of attributes, there is in the directory `dir`.
+fn attributes(dir: &str) {
+    let file = format!("{dir}/attributes");
+    std::fs::write(&file, "").expect("a file");
+    let anonymous = open(dir, libc::O_TMPFILE | libc::O_RDWR);
+    let mut line = told("tmpfile", anonymous);
+    for name in ["user.mine", "trusted.mine"] {
+        let _ = write!(line, " {}", told(name, set(&file, name, b"1")));
+    }
+    say(&line);
+}
+
+/// A list (acl(5), as linux/posix_acl_xattr.h has it) by which the owner may read and write `file`, the user
+/// `uid` read, and nobody else anything.
+fn allow(file: &str, uid: &str) {
+    const ANY: u32 = u32::MAX;
+    let uid: u32 = uid.parse().expect("a user");
+    let entries = [
+        (0x01, 6, ANY),
+        (0x02, 4, uid),
+        (0x04, 0, ANY),
+        (0x10, 4, ANY),
+        (0x20, 0, ANY),
+    ];
+    let mut list = 2_u32.to_le_bytes().to_vec();
+    for (tag, may, id) in entries {
+        list.extend(u16::to_le_bytes(tag));
+        list.extend(u16::to_le_bytes(may));
+        list.extend(u32::to_le_bytes(id));
+    }
+    say(&told("allow", set(file, "system.posix_acl_access", &list)));
+}
+
 fn main() {
     let mut args = std::env::args().skip(1);
-    if args.next().is_some_and(|arg| arg == "watch") {
-        return watch(&args.next().expect("a directory"));
+    let mut next = || args.next().unwrap_or_default();
+    match next().as_str() {
+        "watch" => return watch(&next()),
+        "files" => return attributes(&next()),
+        "allow" => return allow(&next(), &next()),
+        _ => {}
     }
     let name = std::env::args().find_map(|word| Some(word.strip_prefix("guest=")?.to_owned()));
     let name = name.unwrap_or_default();

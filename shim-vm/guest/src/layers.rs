@@ -39,7 +39,8 @@ impl Layers {
             own.take_away(&base).await;
             let layers = prepare(base.clone(), layers).await?;
             let whole = Context::background();
-            let mounted = rootfs::mount_layers(&own.reaper, &whole, base.clone(), layers).await;
+            let mounted =
+                rootfs::mount_layers(&own.reaper, &whole, base.clone().into(), layers).await;
             if mounted.is_err() {
                 own.take_away(&base).await;
             }

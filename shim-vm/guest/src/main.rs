@@ -66,13 +66,19 @@ fn main() -> ExitCode {
     boot::power_off()
 }
 
-/// What the kernel runs as `modprobe -q -- NAME` when somebody mounts a filesystem, or makes a network
-/// device, that it has no driver of. What the image does not have is not there.
+/// What it calls that of /dev/net/tun (linux/miscdevice.h).
+const TUN: &str = "char-major-10-200";
+
+/// What the kernel runs as `modprobe -q -- NAME` when somebody mounts a filesystem, makes a network
+/// device, or opens /dev/net/tun, that it has no driver of. What the image does not have is not there.
 fn modprobe(name: Option<&str>) -> ExitCode {
     let prefixes = ["fs-", "rtnl-link-"];
     let driver = |name: &'_ str| {
         let stripped = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
-        stripped.unwrap_or(name).to_owned()
+        match stripped.unwrap_or(name) {
+            TUN => "tun".to_owned(),
+            driver => driver.to_owned(),
+        }
     };
     match name.map(|name| boot::load(&driver(name))) {
         Some(Ok(())) => ExitCode::SUCCESS,

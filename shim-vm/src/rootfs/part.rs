@@ -17,8 +17,10 @@ const DEVICE: &str = "device=";
 pub(super) struct Part {
     /// Of the system's type.
     pub mount: Mount,
+    /// Its type began with what is done before it is mounted.
+    pub transformed: bool,
     /// Its texts name others.
-    pub formatted: bool,
+    formatted: bool,
     /// What `X-containerd.mkdir.path` says.
     dirs: Vec<String>,
     /// The file that says what the image must be.
@@ -27,10 +29,11 @@ pub(super) struct Part {
 
 impl Part {
     pub fn of(mut mount: Mount) -> Self {
-        let mut formatted = false;
+        let (mut transformed, mut formatted) = (false, false);
         while let Some((transform, kind)) = mount.r#type.split_once('/')
             && MOUNTS.transforms.contains(&transform)
         {
+            transformed = true;
             formatted |= transform == "format";
             mount.r#type = kind.to_owned();
         }
@@ -45,6 +48,7 @@ impl Part {
         });
         Self {
             mount,
+            transformed,
             formatted,
             dirs,
             verity,

@@ -201,6 +201,21 @@ fn what_is_below_a_layer_of_the_guests_is_mounted_by_the_host() {
     assert!(why.contains("no work directory"), "{why}");
 }
 
+/// What is to be done before is done by who mounts, whether or not a text names other mounts.
+#[test]
+fn a_transform_without_templates_is_not_the_kernels_type() {
+    let stack = |mounts: Vec<Mount>| match plan(mounts, Writable::Host, false) {
+        Ok(Root::Host(Mounts::Stack(stack))) => stack.layers("/b", str::to_owned, None),
+        other => panic!("{other:?}"),
+    };
+    let layers = stack(vec![mount("mkdir/bind", "/dir", &["rbind"])]).unwrap();
+    assert_eq!(lines(&layers)[1], "bind /dir top rbind");
+    let path = format!("{MKDIR}/dir/work");
+    let found = stack(vec![mount("mkdir/overlay", "overlay", &[&path])]).unwrap_err();
+    let why = format!("mount 0 (overlay): {path}: not in a mount before it");
+    assert_eq!(found, why);
+}
+
 #[test]
 fn directories_that_are_wrong_are_named() {
     for (text, why) in [

@@ -162,11 +162,6 @@ fn namespaces(linux: &LinuxPodSandboxConfig) -> Result<bool, Refusal> {
     if let Some(((_, name), _)) = modes.find(|(_, mode)| *mode == NamespaceMode::Node) {
         return Err(Refusal::Unimplemented((*name).to_owned()));
     }
-    let user = options.userns_options.as_ref();
-    if user.is_some_and(|user| user.mode() != NamespaceMode::Node) {
-        let text = "hostUsers: false, in a sandbox without a container";
-        return Err(Refusal::Unimplemented(text.to_owned()));
-    }
     Ok(options.pid() == NamespaceMode::Pod)
 }
 
@@ -310,15 +305,6 @@ mod tests {
         ] {
             assert_eq!(refused(&with(options)), Refusal::Unimplemented(name.into()));
         }
-        let user = NamespaceOption {
-            userns_options: Some(Default::default()),
-            ..Default::default()
-        };
-        assert!(
-            refused(&with(user))
-                .to_string()
-                .starts_with("hostUsers: false")
-        );
         let dns = PodSandboxConfig {
             dns_config: Some(DnsConfig {
                 servers: vec!["1.1.1.1\noptions x".into()],

@@ -10,11 +10,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread;
+use task::handover::Kept;
 use task::reaper::Reaper;
+use task::rootfs::Namespace;
+use task::sys;
 use tokio::sync::OnceCell;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Moved {
+    namespace: i32,
+    /// The share's directory.
+    skeleton: i32,
     stages: u64,
     /// By number: what it is, and who uses it.
     volumes: Vec<(usize, Key, Vec<String>)>,
@@ -29,43 +36,36 @@ impl Share {
     /// # Errors
     /// If it can't be looked at.
     pub fn clear_others(&self, containers: &[String]) -> io::Result<()> {
-        let (_, place) = &self.place;
-        for name in place.names()? {
-            if name.starts_with(STAGE) {
-                say(&name, place.clear(&name));
-            }
-        }
-        for name in self.skeleton.names()? {
-            let is_ours = [VOLUMES, places::ANSWERED].contains(&&*name);
-            if !is_ours && !containers.contains(&name) {
-                clear(&self.skeleton, &name, places::ROOTFS);
-            }
-        }
-        let Ok(volumes) = self.skeleton.dir(VOLUMES) else {
-            return Ok(());
-        };
-        for name in volumes.names()? {
-            let number: Option<usize> = name.parse().ok();
-            if number.is_none_or(|number| !self.volumes.borrow().contains_key(&number)) {
-                clear(&volumes, &name, VOLUME);
-            }
-        }
-        Ok(())
+        let volumes: Vec<usize> = self.volumes.borrow().keys().copied().collect();
+        let (place, skeleton, namespace) = (&self.place.1, &self.skeleton, &self.namespace);
+        thread::scope(|scope| {
+            let clearing = scope.spawn(|| {
+                namespace.enter()?;
+                clear_all_but(place, skeleton, containers, &volumes)
+            });
+            let panicked = |_| Err(io::Error::other("it could not be looked at"));
+            clearing.join().unwrap_or_else(panicked)
+        })
     }
 
     /// Describes it for another process image, while nothing is mounted in it.
-    pub fn hand_over(&self) -> Moved {
+    ///
+    /// # Errors
+    /// If no fd is free.
+    pub fn hand_over(&self, kept: &mut Kept) -> io::Result<Moved> {
         let volumes = self.volumes.borrow();
         let mounted = volumes
             .iter()
             .filter(|(_, volume)| volume.mounted.initialized());
         let volumes = mounted.map(|(&n, volume)| (n, volume.key.clone(), volume.users.clone()));
-        Moved {
+        Ok(Moved {
+            namespace: kept.keep(&self.namespace)?,
+            skeleton: kept.keep(&*self.skeleton)?,
             stages: self.stages.get(),
             volumes: volumes.collect(),
             numbers: self.numbers.get(),
             memory: self.memory.borrow().clone(),
-        }
+        })
     }
 
     /// Goes on with that of another process image, in the VM's directory `place`.
@@ -84,7 +84,8 @@ impl Share {
             (number, volume)
         });
         Ok(Self {
-            skeleton: Arc::new(Skeleton::open(&dir)?),
+            namespace: Namespace::from(sys::adopt(moved.namespace)?),
+            skeleton: Arc::new(Skeleton::from(sys::adopt(moved.skeleton)?)),
             place: (place.to_owned(), Arc::new(Skeleton::open(place)?)),
             dir,
             reaper,
@@ -94,4 +95,33 @@ impl Share {
             memory: RefCell::new(moved.memory),
         })
     }
+}
+
+fn clear_all_but(
+    place: &Skeleton,
+    skeleton: &Skeleton,
+    containers: &[String],
+    numbers: &[usize],
+) -> io::Result<()> {
+    for name in place.names()? {
+        if name.starts_with(STAGE) {
+            say(&name, place.clear(&name));
+        }
+    }
+    for name in skeleton.names()? {
+        let is_ours = [VOLUMES, places::ANSWERED].contains(&&*name);
+        if !is_ours && !containers.contains(&name) {
+            clear(skeleton, &name, places::ROOTFS);
+        }
+    }
+    let Ok(volumes) = skeleton.dir(VOLUMES) else {
+        return Ok(());
+    };
+    for name in volumes.names()? {
+        let number: Option<usize> = name.parse().ok();
+        if number.is_none_or(|number| !numbers.contains(&number)) {
+            clear(&volumes, &name, VOLUME);
+        }
+    }
+    Ok(())
 }

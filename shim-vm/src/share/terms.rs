@@ -3,12 +3,12 @@
 
 use super::HARMLESS;
 use crate::points::{self, Point};
-use crate::skeleton::Skeleton;
 use nix::mount::MsFlags;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use task::rootfs::Hidden;
+use task::sys::map_mount;
 
 /// What the guest may do with a tree of mounts, and what the host still does.
 pub(super) struct Terms {
@@ -19,11 +19,13 @@ pub(super) struct Terms {
     pub follows: bool,
     /// Made in it before it can't be written to any more.
     pub points: Vec<Point>,
+    /// A user namespace whose maps say which owners are shown as which, and whether in all of the mounts.
+    pub owners: Option<(OwnedFd, bool)>,
 }
 
 impl Terms {
-    /// Moves what is mounted at `stage` to `target`, on these terms.
-    pub fn show(self, stage: &Path, target: &Skeleton) -> io::Result<()> {
+    /// What is mounted at `stage`, on these terms and nowhere.
+    pub fn copy(self, stage: &Path) -> io::Result<OwnedFd> {
         let tree = Hidden::at(stage)?;
         if !self.follows {
             tree.cut_off()?;
@@ -38,6 +40,11 @@ impl Terms {
         if !self.top.is_empty() {
             tree.restrict(self.top, false)?;
         }
-        Ok(tree.show(target.as_fd())?)
+        let copy = tree.copy()?;
+        if let Some((users, below)) = &self.owners {
+            let mapped = map_mount(copy.as_fd(), users.as_fd(), *below);
+            mapped.map_err(|e| io::Error::other(format!("map its owners: {e}")))?;
+        }
+        Ok(copy)
     }
 }

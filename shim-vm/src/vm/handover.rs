@@ -4,6 +4,7 @@
 
 use super::{CONNECTIONS, Vm};
 use crate::child::Child;
+use crate::config::Config;
 use crate::console::{self, Console};
 use crate::link;
 use crate::localhost::{self, Localhost};
@@ -55,6 +56,7 @@ pub struct Moved {
     pod: pod::Moved,
     #[serde(default)]
     shape: Shape,
+    settings: Config,
     #[serde(default)]
     localhost: Option<localhost::Moved>,
     #[serde(default)]
@@ -170,9 +172,10 @@ impl Vm {
             heard: self.notices.heard(),
             is_adopted: self.is_adopted,
             patience: self.patience,
-            share: self.share.hand_over(),
+            share: self.share.hand_over(kept)?,
             pod: self.pod.hand_over(),
             shape: self.shape.clone(),
+            settings: self.settings.clone(),
             localhost: self.localhost.hand_over(kept)?,
             relays: self.relays.hand_over(kept)?,
             sockets: self.sockets.hand_over(),
@@ -241,6 +244,7 @@ impl Vm {
             share: Share::take_over(&moved.dir, moved.share, Rc::clone(reaper))?,
             pod,
             shape: moved.shape,
+            settings: moved.settings,
             localhost: Localhost::take_over(moved.localhost)?,
             relays,
             sockets: Sockets::take_over(moved.sockets),

@@ -73,7 +73,7 @@ impl Hidden {
         if !below {
             return Ok(());
         }
-        let table = fs::read("/proc/self/mountinfo");
+        let table = fs::read("/proc/thread-self/mountinfo");
         let table = table.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or_default()))?;
         let way = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
         let flags_to_open = OFlag::O_PATH | OFlag::O_NOFOLLOW;
@@ -90,14 +90,21 @@ impl Hidden {
         Ok(())
     }
 
-    /// Moves all of it to the file or directory `target`, which may be in another place of this
-    /// mount namespace.
+    /// A copy of all of it that is mounted nowhere, for [`show`].
     ///
     /// # Errors
-    /// From move_mount(2).
-    pub fn show(&self, target: BorrowedFd) -> nix::Result<()> {
-        sys::attach_mount(self.mount.as_fd(), target)
+    /// From open_tree(2).
+    pub fn copy(&self) -> nix::Result<OwnedFd> {
+        sys::clone_mount(&followed(self.mount.as_fd()), true)
     }
+}
+
+/// Mounts `tree` on the file or directory `target`, which is in this thread's mount namespace.
+///
+/// # Errors
+/// From move_mount(2).
+pub fn show(tree: BorrowedFd, target: BorrowedFd) -> nix::Result<()> {
+    sys::attach_mount(tree, target)
 }
 
 /// A path that leads to what is open as `fd`, and nowhere else.
@@ -150,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_is_restricted_and_moved_as_a_whole_whatever_the_kernel() {
+    fn a_tree_is_restricted_and_shown_as_a_whole_whatever_the_kernel() {
         for whole in [Hidden::restrict, Hidden::remount] {
             let Some(scratch) = Scratch::new() else {
                 return;
@@ -161,8 +168,7 @@ mod tests {
             whole(&tree, SAFE, true).unwrap();
             whole(&tree, MsFlags::MS_RDONLY, false).unwrap();
             let target = Hidden::at(&place).unwrap();
-            tree.show(target.as_fd()).unwrap();
-            assert_eq!(options(&stage), "", "nothing is left there");
+            show(tree.copy().unwrap().as_fd(), target.as_fd()).unwrap();
             let all = "nosuid,nodev,noexec,noatime";
             assert_eq!(options(&place), format!("ro,{all}"));
             assert_eq!(options(&place.join("below")), format!("rw,{all}"));
@@ -184,7 +190,7 @@ mod tests {
         fs::rename(&place, scratch.path("renamed")).unwrap();
         symlink(&host, &place).unwrap();
         let tree = Hidden::at(&stage).unwrap();
-        tree.show(target.as_fd()).unwrap();
+        show(tree.copy().unwrap().as_fd(), target.as_fd()).unwrap();
         assert_eq!(options(&host), "");
         assert!(options(&scratch.path("renamed")).starts_with("rw,"));
     }

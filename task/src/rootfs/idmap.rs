@@ -124,16 +124,19 @@ fn lower(data: &[&str]) -> Option<Vec<PathBuf>> {
     Some(dirs)
 }
 
-/// A user namespace that maps as `ids` says.
+/// A user namespace with these maps, lines as the kernel reads them (user_namespaces(7)).
 ///
 /// It takes a process to make one and to write its maps; it is a claimed child of ours, killed
 /// and reaped before this returns. The fd keeps the namespace.
-pub(super) async fn user_namespace(reaper: &Reaper, ids: &Ids) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// From clone(2), or if the kernel refuses a map.
+pub async fn user_namespace(reaper: &Reaper, uid_map: &str, gid_map: &str) -> io::Result<OwnedFd> {
     let mut child = reaper.adopt(sys::idle_in_user_namespace()?);
     let of = Path::new("/proc").join(child.pid.to_string());
     // One write each: the kernel takes no second.
-    let namespace = fs::write(of.join("uid_map"), &ids.uid_map)
-        .and_then(|()| fs::write(of.join("gid_map"), &ids.gid_map))
+    let namespace = fs::write(of.join("uid_map"), uid_map)
+        .and_then(|()| fs::write(of.join("gid_map"), gid_map))
         .and_then(|()| File::open(of.join("ns/user")));
     child.kill(Signal::SIGKILL);
     child.exit().await;

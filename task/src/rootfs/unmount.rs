@@ -53,7 +53,7 @@ fn lookup(path: &Path) -> Result<Option<(PathBuf, Vec<u8>)>, MountError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         found => found.map_err(failed)?,
     };
-    let table = fs::read("/proc/self/mountinfo").map_err(failed)?;
+    let table = fs::read("/proc/thread-self/mountinfo").map_err(failed)?;
     Ok(Some((path, table)))
 }
 

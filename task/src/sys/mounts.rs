@@ -1,15 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The part of the unsafe list that is about mounts which are attached nowhere, and their places.
 
+use crate::rootfs::Namespace;
 use nix::errno::Errno;
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 /// A path as system calls take it.
 fn c_path(path: &Path) -> nix::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)
+}
+
+/// Has `command`'s process run in the mount namespace.
+pub fn run_in_mounts(command: &mut Command, namespace: Namespace) {
+    // SAFETY: between fork and exec only unshare and setns run, which are async-signal-safe.
+    unsafe {
+        command.pre_exec(move || namespace.enter());
+    }
 }
 
 /// A copy of the mount that `path` is in, from `path` on, attached nowhere (open_tree(2)); with

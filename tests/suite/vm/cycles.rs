@@ -3,7 +3,6 @@
 
 use crate::network::{namespaces, pair};
 use harness::{Shim, Test, proc, wait};
-use std::fs;
 use std::path::Path;
 
 /// VMs one after another in one shim, and containers in each: twenty in all.
@@ -12,10 +11,14 @@ const CONTAINERS: usize = 10;
 /// KiB that the shim's memory may differ by.
 const NOISE: u64 = 256;
 
-/// Mounts of this test's in the shim's own namespace.
+/// Mounts of this test's in the shim's own namespaces.
 fn mounts(test: &Test, shim: &Shim) -> Vec<String> {
-    let text = fs::read_to_string(format!("/proc/{}/mountinfo", shim.pid())).unwrap();
-    let point = |line: &str| line.split(' ').nth(4).map(str::to_owned);
+    let root = Path::new("/");
+    let mounts = [
+        proc::mounts(shim.pid(), root),
+        proc::mounts_held(shim.pid(), root),
+    ];
+    let points = mounts.into_iter().flatten().map(|(point, _)| point);
     let own = |point: &String| {
         point.contains(test.namespace())
             || (0..VMS * CONTAINERS).any(|n| {
@@ -23,7 +26,7 @@ fn mounts(test: &Test, shim: &Shim) -> Vec<String> {
                 Path::new(point).starts_with(vm)
             })
     };
-    text.lines().filter_map(point).filter(own).collect()
+    points.filter(own).collect()
 }
 
 /// Memory, open files, processes, taps, mounts and files are the same after each VM.

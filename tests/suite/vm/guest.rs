@@ -72,10 +72,15 @@ fn bridges_and_pairs_are_there_for_who_may_make_them() {
         let may = json!(["CAP_NET_ADMIN"]);
         let capabilities = json!({"bounding": may, "effective": may, "permitted": may});
         let script = "exec 2>&1; brctl addbr one && ip link add two type bridge && ip link add three type dummy && \
-                      ip link add four type veth && \
+                      ip link add four type veth && ip link add link four name five type macvlan && \
+                      tunctl -t seven >/dev/null && \
                       ip -o link | cut -d: -f2 | cut -d@ -f1 | tr -d '\\n'; \
                       ip link add six type nonesuch 2>&1 | grep -c .";
+        let tun = json!({"path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 0o666});
+        let rule = json!({"allow": true, "type": "c", "major": 10, "minor": 200, "access": "rwm"});
         let bundle = test.bundle("c").set("/process/capabilities", capabilities);
+        let bundle = bundle.set("/linux/devices", json!([tun]));
+        let bundle = bundle.set("/linux/resources/devices", json!([rule]));
         let sysfs = json!({"destination": "/sys", "type": "sysfs", "source": "sysfs"});
         let bundle = bundle.mount(sysfs).sh(script).build();
         let fifos = Fifos::new(test.dir().join("io"));
@@ -84,7 +89,7 @@ fn bridges_and_pairs_are_there_for_who_may_make_them() {
         shim.create(bundle.create().output(&fifos)).await.unwrap();
         shim.start("c", "").await.unwrap();
         let told = out.text().await;
-        for name in ["one", "two", "three", "four"] {
+        for name in ["one", "two", "three", "four", "five", "seven"] {
             assert!(told.contains(&format!(" {name}")), "{told}");
         }
         assert!(told.ends_with("1\n"), "{told}");

@@ -2,6 +2,7 @@
 //! Root filesystems of images: erofs, ext4, layers of them, with hashes; and where what is written goes.
 
 use harness::bundle::{Builder, Bundle};
+use harness::upgrade::{copy_of_the_binary, upgrade};
 use harness::{Shim, Test, peers, proc};
 use protos::types::Mount;
 use serde_json::json;
@@ -263,6 +264,14 @@ fn what_is_no_image_is_refused_by_name() {
                 vec![mount("mkfs/ext4", dir_of("new"), &["loop"])],
                 "mount type \"mkfs/ext4\"",
             ),
+            (
+                vec![mount(
+                    "mkdir/overlay",
+                    "overlay",
+                    &["X-containerd.mkdir.path=/new", "lowerdir=/a:/b"],
+                )],
+                "X-containerd.mkdir.path=/new: not in a mount before it",
+            ),
         ]
         .into_iter()
         .enumerate()
@@ -354,5 +363,36 @@ fn what_is_written_goes_where_the_container_wants_it() {
             "{why}"
         );
         ends(&shim, &first).await;
+    });
+}
+
+/// What the operator changes later is for VMs that boot then, also where the shim is another by then.
+#[test]
+fn a_vm_goes_by_the_settings_that_it_was_booted_with() {
+    crate::run(async |test| {
+        let in_memory = [("writable", "\"memory\"".to_owned())];
+        let config = crate::jail::config(test, "shim-vm.toml", &in_memory);
+        let first = test.bundle("a").annotation(GROUP, "g").build();
+        let start = first.start();
+        let start = start.env("DUNNAGE_VM_CONFIG", &config.to_string_lossy());
+        let shim = start.shim().await;
+        shim.create(first.create()).await.unwrap();
+        fs::write(&config, "writable = 7").unwrap();
+        for id in ["b", "c"] {
+            let dir = test.dir().join(format!("of-{id}"));
+            let mounts = vec![overlay(&dir, text(peers::rootfs()))];
+            let bundle = joining(test, id, mounts).set("/root/readonly", json!(false));
+            let bundle = bundle.build();
+            shim.create(bundle.create()).await.unwrap();
+            shim.start(id, "").await.unwrap();
+            let script = "echo written > /mine; cat /mine";
+            assert_eq!(said(&shim, &bundle, script).await, "written\n");
+            let upper = fs::read_dir(dir.join("fs")).unwrap();
+            assert_eq!(upper.count(), 0, "it is in the guest's memory");
+            ends(&shim, &bundle).await;
+            let output = upgrade(test, &copy_of_the_binary(test, id)).await;
+            assert_eq!(output.code(), Some(0), "{output:?}");
+        }
+        shim.stop().await;
     });
 }

@@ -5,6 +5,7 @@
 
 mod adopt;
 mod attacker;
+mod attributes;
 mod boots;
 mod cgroup;
 mod check;
@@ -25,6 +26,7 @@ mod images;
 mod inspect;
 mod jail;
 mod known;
+mod kubernetes;
 mod late;
 mod life;
 mod localhost;
@@ -43,6 +45,7 @@ mod streams;
 mod swaps;
 mod trace;
 mod upgrade;
+mod users;
 
 use harness::bundle::Bundle;
 use harness::stdio::{Fifos, Stdio};

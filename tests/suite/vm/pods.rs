@@ -11,7 +11,7 @@ use harness::cri::{self, Cri};
 use harness::{peers, proc, program, wait};
 use std::fs;
 
-fn install(cri: &Cri) {
+pub fn install(cri: &Cri) {
     program::copy(
         peers::shim(),
         &cri.containerd.dir().join("bin/containerd-shim-vm-v2"),

@@ -4,6 +4,7 @@
 
 use crate::said;
 use harness::bundle::{Builder, Bundle};
+use harness::upgrade::upgrade;
 use harness::{Shim, Test, peers, proc, refused};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use protos::types::Mount;
@@ -239,6 +240,74 @@ fn a_bind_is_of_one_mount_and_an_rbind_of_all() {
     });
 }
 
+/// What the host mounts when the VM is there already, a later container has: in a volume, below one,
+/// and in its root filesystem, also where `/` is a private mount of the host's, as it is here. So has one
+/// after the shim has replaced its binary. And what the host unmounts, the shim does not keep in use.
+#[test]
+fn what_the_host_mounts_later_a_later_container_has() {
+    crate::run(async |test| {
+        let root = proc::mounts(std::process::id() as i32, Path::new("/"));
+        let propagates =
+            |(_, line): &(String, String)| line.contains("shared:") && line.contains(" / / ");
+        assert!(
+            !root.iter().any(propagates),
+            "the test's own root is private"
+        );
+        let first = privileged(test.bundle("a")).build();
+        let shim = first.running().await;
+        let later = async |id: &str| {
+            let at = dir(test, &format!("late-{id}"));
+            let tmpfs = |at: &Path| {
+                let kind = Some("tmpfs");
+                mount(kind, at, kind, MsFlags::empty(), None::<&str>).unwrap();
+            };
+            tmpfs(&at);
+            fs::write(at.join("file"), format!("of {id}")).unwrap();
+            fs::create_dir_all(at.join("below")).unwrap();
+            tmpfs(&at.join("below"));
+            fs::write(at.join("below/file"), format!("below {id}")).unwrap();
+            let [upper, work] = ["upper", "work"].map(|name| at.join(name));
+            for dir in [&upper, &work] {
+                fs::create_dir(dir).unwrap();
+            }
+            fs::write(upper.join("layer"), "of a disk").unwrap();
+            let overlay = Mount {
+                r#type: "overlay".into(),
+                source: "overlay".into(),
+                options: vec![
+                    format!("lowerdir={}", peers::rootfs().display()),
+                    format!("upperdir={}", upper.display()),
+                    format!("workdir={}", work.display()),
+                ],
+                ..Default::default()
+            };
+            let bundle = privileged(test.bundle(id))
+                .rootfs(vec![overlay])
+                .mount(volume(&at, &["rbind", "rw"]))
+                .build();
+            bundle.start().answer().await;
+            shim.create(bundle.create()).await.unwrap();
+            shim.start(id, "").await.unwrap();
+            let script =
+                "cat /mnt/file; echo; cat /mnt/below/file; echo; cat /layer; echo >/mnt/new";
+            let told = said(&shim, &bundle, bundle.exec_sh("look", script)).await;
+            assert_eq!(told, format!("of {id}\nbelow {id}\nof a disk"));
+            assert!(at.join("new").exists());
+            shim.kill(id, "", 9, false).await.unwrap();
+            shim.wait(id, "").await.unwrap();
+            shim.delete(id, "").await.unwrap();
+            for at in [at.join("below"), at] {
+                umount2(&at, MntFlags::empty()).unwrap();
+            }
+        };
+        later("b").await;
+        let upgraded = upgrade(test, peers::shim()).await;
+        assert_eq!(upgraded.code(), Some(0), "{upgraded:?}");
+        later("c").await;
+        shim.stop().await;
+    });
+}
+
 /// A container's setuid programs and devices work in its VM as ever; on the host nothing of the
 /// share can be executed with its marks, or opened as a device.
 #[test]
@@ -261,13 +330,12 @@ fn marks_and_devices_have_no_force_on_the_host() {
         let each = "character special file 644\nregular file 4755\n";
         assert_eq!(told, each.repeat(2));
         assert!(upper.join("marked").exists() && given.join("null").exists());
-        for pid in [shim.pid(), crate::child(&shim, "fsd")] {
-            let of = if pid == shim.pid() {
-                test.vm_dir("c")
-            } else {
-                "/".into()
-            };
-            let mounts = proc::mounts(pid, &of);
+        let own = proc::mounts(shim.pid(), &test.vm_dir("c"));
+        assert_eq!(own, [], "the shim is where the host is");
+        for mounts in [
+            proc::mounts_held(shim.pid(), &test.vm_dir("c")),
+            proc::mounts(crate::child(&shim, "fsd"), Path::new("/")),
+        ] {
             assert!(mounts.len() >= 3, "{mounts:?}");
             for (point, line) in mounts {
                 let options = line.split(' ').nth(5).unwrap();
