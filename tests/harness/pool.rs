@@ -3,6 +3,7 @@
 
 use crate::bundle::Bundle;
 use crate::{Shim, peers, proc, wait};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ pub const BOOTS: Duration = Duration::from_secs(150);
 
 /// The pool of a test, in a directory of its own; it ends with this.
 pub struct Pool {
-    process: Child,
+    process: RefCell<Child>,
     pub config: PathBuf,
     pub dir: PathBuf,
 }
@@ -34,7 +35,7 @@ impl Pool {
         command.stdin(Stdio::null()).stderr(log);
         let process = command.spawn().expect("the pool");
         Self {
-            process,
+            process: RefCell::new(process),
             config,
             dir,
         }
@@ -48,7 +49,7 @@ impl Pool {
     }
 
     pub fn pid(&self) -> i32 {
-        self.process.id() as i32
+        self.process.borrow().id() as i32
     }
 
     /// The sockets of the VMs in store, each by the pid of its spare.
@@ -91,10 +92,10 @@ impl Pool {
     }
 
     /// Ends it as an operator does; nothing of it is left.
-    pub fn end(&mut self) {
+    pub fn end(&self) {
         let spares: Vec<i32> = proc::children(self.pid());
         wait::signal(self.pid(), libc::SIGTERM).expect("it runs");
-        let status = self.process.wait().expect("its end");
+        let status = self.process.borrow_mut().wait().expect("its end");
         assert!(status.success(), "{status}");
         let untaken = spares.into_iter().filter(|pid| holds(*pid).is_none());
         for pid in untaken {
@@ -107,8 +108,9 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let process = self.process.get_mut();
+        let _ = process.kill();
+        let _ = process.wait();
         for pid in self
             .sockets()
             .iter()

@@ -54,7 +54,7 @@ async fn end(test: &Test, shim: &Shim, id: &str) {
 #[test]
 fn a_vm_from_the_pool_is_as_any_other() {
     crate::run(async |test| {
-        let mut pool = Pool::of(test.dir(), 2);
+        let pool = Pool::of(test.dir(), 2);
         let secrets = "cat /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid; \
                        head -c 32 /dev/urandom | sha256sum; hostname";
         let mut all = BTreeSet::new();
@@ -68,7 +68,7 @@ fn a_vm_from_the_pool_is_as_any_other() {
                 let nice = nice(*pid);
                 assert_eq!(nice, 0, "{}", proc::describe(*pid));
                 let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-                let own = format!("{}/{id}", test.namespace());
+                let own = format!("/{}-{id}\n", test.namespace());
                 assert!(cgroups.contains(&own), "{own}: {cgroups}");
             }
             let told = said(&shim, &bundle, bundle.exec_sh("secrets", secrets)).await;
@@ -214,7 +214,7 @@ fn a_vm_from_the_pool_has_its_containers_network() {
 /// V20: a pod's, in both kinds of pods: its network, its name, and what is forwarded to it.
 fn a_pod_has_a_vm_from_the_pool(cri: &mut Cri) {
     let dir = cri.containerd.dir().to_owned();
-    let mut pool = Pool::of(&dir, 1);
+    let pool = Pool::of(&dir, 1);
     let shim = dir.join("bin/containerd-shim-vm-v2");
     let (config, own) = (pool.config.display(), peers::vm_shim());
     let script = format!(
@@ -271,6 +271,7 @@ fn listens(path: &Path, says: &'static [u8]) -> std::thread::JoinHandle<()> {
     socket::listen(&listener, Backlog::new(1).unwrap()).expect("listen");
     std::thread::spawn(move || {
         let fd = socket::accept(listener.as_raw_fd()).expect("who wants a VM");
+        socket::recv(fd, &mut [0; 1024], MsgFlags::empty()).expect("what it wants");
         socket::send(fd, says, MsgFlags::empty()).expect("an answer");
         nix::unistd::close(fd).expect("close");
     })
@@ -280,7 +281,7 @@ fn listens(path: &Path, says: &'static [u8]) -> std::thread::JoinHandle<()> {
 #[test]
 fn a_pool_that_is_of_no_use_costs_a_boot() {
     crate::run(async |test| {
-        let mut pool = Pool::of(test.dir(), 1);
+        let pool = Pool::of(test.dir(), 1);
         let spare = pool.has(1)[0];
         let kind = pool.sockets()[0].parent().expect("a directory").to_owned();
         let cold = async |id: &str, why: &str| {
@@ -329,7 +330,7 @@ fn a_pool_that_is_of_no_use_costs_a_boot() {
 #[test]
 fn a_pool_follows_its_settings() {
     crate::run(async |test| {
-        let mut pool = Pool::of(test.dir(), 1);
+        let pool = Pool::of(test.dir(), 1);
         let first = pool.has(1)[0];
         wait::signal(first, libc::SIGKILL).unwrap();
         wait::ended(first).await;
