@@ -222,6 +222,7 @@ install: $(DIST) $(VM_DIST) $(MANAGER) $(IMAGE) $(GUEST)/distro/guest.toml ## in
 	$(MANAGER) completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/dunnage.fish
 	install -m644 manager/etc/grafana.json manager/etc/grafana-shims.json $(DESTDIR)$(PREFIX)/share/dunnage
 	sed 's|/usr/local|$(PREFIX)|' manager/etc/dunnage.service >$(DESTDIR)$(UNITS)/dunnage.service
+	sed 's|/usr/local|$(PREFIX)|' shim-vm/etc/dunnage-pool.service >$(DESTDIR)$(UNITS)/dunnage-pool.service
 	install -m644 manager/etc/dunnage.socket $(DESTDIR)$(UNITS)
 	for file in manager/etc/config.toml shim-vm/etc/shim-vm.toml; do \
 		test -e $(DESTDIR)/etc/dunnage/$${file##*/} || install -m644 $$file $(DESTDIR)/etc/dunnage || exit; done
@@ -237,7 +238,7 @@ uninstall: ## take it away from there, unless containers in VMs run; the configu
 		share/fish/vendor_completions.d/dunnage.fish share/dunnage/grafana.json share/dunnage/grafana-shims.json)
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/dunnage-*.1
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/man/man8/,$(NAME).8 $(VM_NAME).8)
-	rm -f $(addprefix $(DESTDIR)$(UNITS)/,dunnage.service dunnage.socket)
+	rm -f $(addprefix $(DESTDIR)$(UNITS)/,dunnage.service dunnage.socket dunnage-pool.service)
 
 .PHONY: dist
 dist: setup build guest ## make a release in target/release: archive, checksums, SBOM

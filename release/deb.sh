@@ -38,6 +38,7 @@ give() {
     done
 }
 give containerd-shim-vm usr/bin/containerd-shim-vm-v2 usr/lib/dunnage/guest etc/dunnage/shim-vm.toml \
+    usr/lib/systemd/system/dunnage-pool.service \
     usr/share/man/man8/containerd-shim-vm-v2.8.gz
 mkdir -p "$all/usr/lib/dunnage/bin"
 # Not where containerd's own is: its package has that file.

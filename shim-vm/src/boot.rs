@@ -260,22 +260,11 @@ async fn ready(
     let stream = link.open();
     let calls = stream.number();
     let client = link::client(&link, stream, 0, doom);
-    let mark = record::is_kept().then(random).transpose()?;
-    let (open_files, locked_memory) = limits().map_err(|e| format!("limits: {e}"))?;
     let request = ConfigureRequest {
-        open_files: Some(open_files),
-        locked_memory: Some(locked_memory),
         share: SHARE_TAG.into(),
-        seed: random::<64>()?.into(),
-        mark: mark.map(Vec::from).unwrap_or_default(),
         ..request
     };
-    let refused =
-        |what: &'static str| move |e: CallError| format!("{what}: {}", word::text(&e.to_string()));
-    let configured = client.call(&request, None);
-    let configured = configured.await.map_err(refused("set up the guest"))?;
-    let set = clock::set(&client).await;
-    set.map_err(refused("set the guest's clock"))?;
+    let (configured, mark) = configure(&client, request).await?;
     Ok(Ready {
         socket,
         link,
@@ -287,6 +276,33 @@ async fn ready(
         configured,
         heard_after,
     })
+}
+
+/// Tells the guest what to be, gives it randomness that nobody else has, and sets its clock; what it
+/// answers, and what another session with it begins with, if there may be one.
+///
+/// # Errors
+/// What of it the guest can't.
+pub async fn configure(
+    client: &Client,
+    request: ConfigureRequest,
+) -> Result<(ConfigureResponse, Option<[u8; MARK]>), String> {
+    let mark = record::is_kept().then(random).transpose()?;
+    let (open_files, locked_memory) = limits().map_err(|e| format!("limits: {e}"))?;
+    let request = ConfigureRequest {
+        open_files: Some(open_files),
+        locked_memory: Some(locked_memory),
+        seed: random::<64>()?.into(),
+        mark: mark.map(Vec::from).unwrap_or_default(),
+        ..request
+    };
+    let refused =
+        |what: &'static str| move |e: CallError| format!("{what}: {}", word::text(&e.to_string()));
+    let configured = client.call(&request, None);
+    let configured = configured.await.map_err(refused("set up the guest"))?;
+    let set = clock::set(client).await;
+    set.map_err(refused("set the guest's clock"))?;
+    Ok((configured, mark))
 }
 
 /// What a container of ours would have on this host of open files and of locked memory.

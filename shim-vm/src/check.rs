@@ -48,7 +48,7 @@ pub fn check() -> Result<String, String> {
 }
 
 /// A bundle whose container says this program's version.
-fn make(bundle: &Path) -> io::Result<()> {
+pub fn make(bundle: &Path) -> io::Result<()> {
     crate::place::make_run()?;
     let root = bundle.join("rootfs");
     for dir in ["dev", "proc", "sys"] {
@@ -82,7 +82,7 @@ async fn run(bundle: &Path, reaper: &Rc<Reaper>) -> Result<String, String> {
     let service = runtime::service(namespace, Rc::clone(reaper), Rc::default());
     let ran = steps(&service, bundle, &out, &mut output).await;
     service.end().await;
-    let (steps, hello) = ran?;
+    let (steps, hello, from_pool) = ran?;
     let (accel, why) = match chosen.accel {
         Accel::Kvm => ("kvm", chosen.why),
         Accel::Tcg | Accel::Auto => ("tcg", format!("which is slow: {}", chosen.why)),
@@ -90,8 +90,10 @@ async fn run(bundle: &Path, reaper: &Rc<Reaper>) -> Result<String, String> {
     let mut lines = vec![
         format!("accelerator   {accel}, {why}"),
         format!(
-            "machine       {} MiB, {} processors",
-            config.memory, config.vcpus
+            "machine       {} MiB, {} processors{}",
+            config.memory,
+            config.vcpus,
+            if from_pool { ", from the pool" } else { "" }
         ),
         format!(
             "kernel        {} ({})",
@@ -109,13 +111,14 @@ async fn run(bundle: &Path, reaper: &Rc<Reaper>) -> Result<String, String> {
 
 type Steps = Vec<(&'static str, Duration, &'static str)>;
 
-/// How long each step of a container's life takes, from Create to Delete.
-async fn steps(
+/// How long each step of a container's life takes, from Create to Delete; what the guest is, and whether
+/// its VM was the pool's.
+pub async fn steps(
     service: &Rc<Service>,
     bundle: &Path,
     out: &Path,
     output: &mut pipe::Receiver,
-) -> Result<(Steps, Hello), String> {
+) -> Result<(Steps, Hello, bool), String> {
     let context = Context::background();
     let failed = |method| move |e: task::Error| format!("{method}: {e}");
     let create = api::CreateTaskRequest {
@@ -145,11 +148,19 @@ async fn steps(
     let kernel = Duration::from_millis(hello.started_ms);
     let qemu = vm.heard_after.saturating_sub(in_guest);
     let agent = in_guest.saturating_sub(kernel);
-    let create = created.saturating_sub(vm.heard_after);
-    let steps = vec![
-        ("qemu", qemu, "from its start to the kernel's"),
-        ("kernel", kernel, "to the start of the agent"),
-        ("agent", agent, "to its hello"),
+    let from_pool = vm.is_from_pool();
+    let (boot, create) = match from_pool {
+        true => (Vec::new(), created),
+        false => (
+            vec![
+                ("qemu", qemu, "from its start to the kernel's"),
+                ("kernel", kernel, "to the start of the agent"),
+                ("agent", agent, "to its hello"),
+            ],
+            created.saturating_sub(vm.heard_after),
+        ),
+    };
+    let container = [
         ("create", create, "files, network, and the container"),
         ("first output", all.saturating_sub(created), "since Start"),
         ("all", all, "from Create to the first output"),
@@ -159,7 +170,8 @@ async fn steps(
             "of the container and of the VM",
         ),
     ];
-    Ok((steps, hello))
+    let steps = boot.into_iter().chain(container).collect();
+    Ok((steps, hello, from_pool))
 }
 
 /// Waits until the container says what it should.

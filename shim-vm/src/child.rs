@@ -4,8 +4,9 @@
 use crate::jail::Jail;
 use crate::sys;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::process::Command;
-use task::reaper::{ExitStatus, NotExecuted, Reaper};
+use task::reaper::{self, ExitStatus, NotExecuted, Reaper};
 use task::record;
 use tokio::sync::watch;
 
@@ -16,6 +17,8 @@ const SIGKILL: u32 = 9;
 pub struct Child {
     pub pid: u32,
     is_ours: bool,
+    /// Of one that somebody else reaps, whenever that is.
+    pidfd: Option<OwnedFd>,
     program: String,
     not_executed: Option<NotExecuted>,
     ended: watch::Receiver<Option<ExitStatus>>,
@@ -61,7 +64,31 @@ impl Child {
     /// One that another image of this process has started, and that executes its program.
     pub fn take_over(pid: u32, reaper: &Reaper) -> Self {
         let is_ours = Reaper::is_child(pid) || !record::is_kept();
-        let mut child = reaper.adopt(pid);
+        Self {
+            is_ours,
+            ..Self::watched(pid, reaper.adopt(pid))
+        }
+    }
+
+    /// One that process `parent` has started, and that executes its program: if it is not that one's
+    /// child any more, it has ended.
+    pub fn of_another(pid: u32, parent: u32) -> Self {
+        // Held before it is looked at: so it is this very process that is watched, and killed.
+        let pidfd = task::sys::pidfd(pid).ok();
+        let pidfd = pidfd.filter(|_| task::proc::parent(pid) == Some(parent));
+        match pidfd {
+            Some(pidfd) => Self {
+                pidfd: Some(pidfd),
+                ..Self::watched(pid, Reaper::watch(pid))
+            },
+            None => Self {
+                ended: watch::channel(Some(ExitStatus::Code(u8::MAX))).1,
+                ..Self::watched(pid, Reaper::watch(0))
+            },
+        }
+    }
+
+    fn watched(pid: u32, mut child: reaper::Child) -> Self {
         let (sender, ended) = watch::channel(None);
         tokio::task::spawn_local(async move {
             let status = child.exit().await;
@@ -69,7 +96,8 @@ impl Child {
         });
         Self {
             pid,
-            is_ours,
+            is_ours: false,
+            pidfd: None,
             program: String::new(),
             not_executed: None,
             ended,
@@ -98,6 +126,10 @@ impl Child {
 
     /// Ends it now; [`Child::wait`] tells when it is done.
     pub fn kill(&self) {
+        if let Some(pidfd) = &self.pidfd {
+            let _ = task::sys::pidfd_kill(pidfd);
+            return;
+        }
         // Until it is reaped its pid is nobody else's; a keeper does so when the VM is gone.
         if self.ended.borrow().is_none() && (!self.is_ours || Reaper::is_child(self.pid)) {
             let _ = task::sys::kill(self.pid, SIGKILL);

@@ -5,7 +5,7 @@
 
 use crate::limits::PERIOD;
 use crate::pod::Overhead;
-use crate::sockets;
+use crate::{pool, sockets};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::num::NonZero;
@@ -114,6 +114,8 @@ pub struct Config {
     /// The users that VMs run as, each another: this one and those after it, so many.
     pub first_user: u32,
     pub users: u32,
+    /// VMs in store.
+    pub pool: pool::Settings,
 }
 
 impl Default for Config {
@@ -143,6 +145,7 @@ impl Default for Config {
             writable_size: 10 << 10,
             first_user: 0x7000_0000,
             users: 1 << 16,
+            pool: pool::Settings::default(),
         }
     }
 }
@@ -229,6 +232,10 @@ impl Config {
         let (memory, vcpus) = (self.most_memory(), self.most_vcpus().into());
         within("memory", self.memory, LEAST_MEMORY, memory, " MiB")?;
         within("vcpus", self.vcpus.into(), 1, vcpus, "")?;
+        self.pool.check(
+            |name, value| within(name, value, LEAST_MEMORY, memory, " MiB"),
+            |name, value| within(name, value.into(), 1, vcpus, ""),
+        )?;
         let (most, overhead) = (MOST_MEMORY, self.overhead_memory);
         within("overhead_memory", overhead, 0, most, " MiB")?;
         within("overhead_cpu", self.overhead_cpu, 0, 100_000, "")?;

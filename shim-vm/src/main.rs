@@ -46,6 +46,7 @@ mod patience;
 mod place;
 mod pod;
 mod points;
+mod pool;
 mod program;
 mod promises;
 mod qemu;
@@ -98,6 +99,10 @@ impl shim::Shim for Vm {
             (
                 "check",
                 "run a container in a VM, tell what with and how fast, and exit",
+            ),
+            (
+                "pool",
+                "keep VMs in store that shims take instead of booting one",
             ),
             (
                 "console -id ID",
@@ -160,6 +165,9 @@ fn main() -> ExitCode {
     };
     let done = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["fsd", dir, most] => fsd::serve(dir, most).map(|()| ExitCode::SUCCESS),
+        [pool::SPARE, pool, memory, vcpus] => pool::spare(pool, memory, vcpus),
+        [pool::HOLD, ref pids @ ..] => pool::hold(pids),
+        ["pool", ref words @ ..] => pool::pool(words),
         ["check"] => check::check().map(told),
         ["console", ref words @ ..] => debug::console(words),
         ["exec", ref words @ ..] => debug::exec(words),

@@ -61,6 +61,19 @@ pub fn make(dir: &Path) -> io::Result<()> {
     builder.recursive(true).mode(0o700).create(dir)
 }
 
+/// Makes it of the place `from`, with all that is in it; what was there before is gone.
+///
+/// # Errors
+/// If it can't be moved, or is none.
+pub fn move_to(from: &Path, dir: &Path) -> io::Result<()> {
+    remove(dir)?;
+    if let Some(root) = dir.parent() {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(root)?;
+    }
+    fs::rename(from, dir)
+}
+
 /// Removes it, and what is directly in it: what is mounted there is unmounted, and no directory is
 /// emptied. Nothing may be there.
 fn remove(dir: &Path) -> io::Result<()> {

@@ -55,6 +55,8 @@ pub struct Guest {
     pub anchor: Cell<Option<Anchor>>,
     /// The pod's, if it is there without a container.
     pub sandbox: RefCell<Option<Rc<Sandbox>>>,
+    /// The VM stays when the last container goes, for others to come.
+    pub keeps_vm: Cell<bool>,
     /// Held while the VM is booted or ended.
     pub turn: Mutex<()>,
     /// Containers that a shim was making that has died, as long as something is left of them.
@@ -85,6 +87,7 @@ pub fn service(namespace: String, reaper: Rc<Reaper>, outbox: Rc<Outbox>) -> Rc<
         unasked: RefCell::new(Allowance::new(UNASKED.0, UNASKED.1)),
         anchor: Cell::new(None),
         sandbox: RefCell::default(),
+        keeps_vm: Cell::new(false),
         turn: Mutex::new(()),
         unmaking: watch::Sender::default(),
     };
@@ -158,7 +161,7 @@ impl Runtime for Guest {
     }
 
     fn is_held(&self) -> bool {
-        self.sandbox.borrow().is_some()
+        self.sandbox.borrow().is_some() || self.keeps_vm.get()
     }
 
     fn hand_over(engine: &Engine, kept: &mut Kept) -> io::Result<Moved> {

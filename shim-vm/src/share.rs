@@ -57,7 +57,7 @@ const MEMORY: u64 = 64 << 20;
 /// In the share; no container is called so.
 const VOLUMES: &str = ".volumes";
 /// In the VM's place.
-const SHARE: &str = "share";
+pub const SHARE: &str = "share";
 /// In a volume's directory.
 const VOLUME: &str = "v";
 /// What the names of stages begin with.

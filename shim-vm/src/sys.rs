@@ -125,6 +125,24 @@ fn root(jail: &Jail) -> nix::Result<()> {
     chdir("/")
 }
 
+/// How far this thread is behind others (getpriority(2)).
+pub fn nice() -> io::Result<i32> {
+    Errno::clear();
+    // SAFETY: the call takes numbers.
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    match Errno::last_raw() {
+        0 => Ok(nice),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// Sets how far a thread is behind others (setpriority(2)); 0: this one.
+pub fn set_nice(thread: u32, nice: i32) -> io::Result<()> {
+    // SAFETY: the call takes numbers.
+    let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, thread, nice) };
+    Ok(Errno::result(done).map(drop)?)
+}
+
 /// From now on only the system calls that `filter` allows (seccomp(2)).
 pub fn set_filter(filter: &[libc::sock_filter]) -> nix::Result<()> {
     let program = libc::sock_fprog {

@@ -12,6 +12,8 @@
 //! something for too long ([`Vm::in_time`]).
 
 mod handover;
+mod late;
+mod taken;
 
 pub use handover::Moved;
 
@@ -25,13 +27,14 @@ use crate::mirrors::Mirrors;
 use crate::network::{self, Where};
 use crate::notices::{self, Notices};
 use crate::pod::Pod;
+use crate::pool::Leash;
 use crate::qemu::Qemu;
 use crate::shape::Shape;
 use crate::share::Share;
 use crate::sockets::Sockets;
 use crate::word::{self, Doom};
 use crate::{boot, clock, forget, place};
-use protos::guest::{ConfigureRequest, ConfigureResponse, Event, Hello, PowerOffRequest};
+use protos::guest::{ConfigureResponse, Event, Hello, PowerOffRequest};
 use protos::mux::{Link, MARK};
 use protos::ttrpc::{Call, CallError, Client, Context};
 use protos::{Code, Message, Status};
@@ -89,6 +92,8 @@ pub struct Vm {
     joined: Cell<bool>,
     /// A shim that has died left it: what that had asked for last may be done, or not.
     pub is_adopted: bool,
+    /// It was the pool's, and goes with this.
+    leash: Option<Leash>,
     gone: watch::Receiver<Option<String>>,
 }
 
@@ -102,6 +107,28 @@ impl Vm {
         reaper: &Rc<Reaper>,
         tell: impl FnMut(Event) -> Result<(), String> + 'static,
     ) -> Result<Rc<Self>, String> {
+        let vm = match Self::taken(&purpose, reaper).await {
+            Some(vm) => vm,
+            None => Self::cold(purpose, reaper).await?,
+        };
+        Ok(vm.begin(tell))
+    }
+
+    /// Begins what goes on for as long as it is there; `tell` as for [`Vm::boot`].
+    pub fn begin(mut self, tell: impl FnMut(Event) -> Result<(), String> + 'static) -> Rc<Self> {
+        let (told, gone) = watch::channel(None);
+        self.gone = gone;
+        let vm = Rc::new(self);
+        vm.watch_over(told, tell);
+        localhost::serve(&vm);
+        vm
+    }
+
+    /// One that boots now; nobody watches it yet.
+    ///
+    /// # Errors
+    /// As for [`Vm::boot`].
+    pub async fn cold(purpose: boot::Purpose<'_>, reaper: &Rc<Reaper>) -> Result<Self, String> {
         let (dir, network) = (purpose.dir.clone(), purpose.network.clone());
         let (patience, settings) = (purpose.config.patience(), purpose.settings.clone());
         let (shape, sockets) = (purpose.shape.clone(), purpose.config.sockets.clone());
@@ -116,8 +143,7 @@ impl Vm {
         let hello = &ready.hello;
         let (agent, kernel) = (word::line(&hello.agent), word::line(&hello.kernel));
         log::debug!("VM up: agent {agent}, kernel {kernel}");
-        let (told, gone) = watch::channel(None);
-        let vm = Rc::new(Self {
+        Ok(Self {
             machine: Rc::new(parts.machine),
             files: Rc::new(parts.files),
             files_said: parts.files_said,
@@ -144,15 +170,12 @@ impl Vm {
             network,
             joined: Cell::new(false),
             is_adopted: false,
-            gone,
-        });
-        vm.watch_over(told, tell);
-        localhost::serve(&vm);
-        Ok(vm)
+            leash: None,
+            gone: watch::channel(None).1,
+        })
     }
 
-    /// Begins what goes on for as long as it is there: `tell` hears the guest's events, `told` gets the
-    /// reason of its end.
+    /// `tell` hears the guest's events, `told` gets the reason of its end.
     fn watch_over(
         &self,
         told: watch::Sender<Option<String>>,
@@ -193,6 +216,7 @@ impl Vm {
             "kernel": word::line(&self.hello.kernel),
             "booted_seconds": self.heard_after.as_secs_f64(),
             "adopted": self.is_adopted,
+            "from_pool": self.is_from_pool(),
             "connections": self.relays.count(),
             "gone": self.gone.borrow().clone(),
             "console": self.machine.last_words(),
@@ -212,31 +236,6 @@ impl Vm {
     /// The link, to open streams on.
     pub fn link(&self) -> &Rc<Link> {
         &self.link
-    }
-
-    /// Gives the VM the network that was made for it since it booted, if there is one.
-    ///
-    /// # Errors
-    /// Why that can't be done.
-    pub async fn join_network(&self, context: &Context) -> Result<(), String> {
-        if self.network != Where::Own || self.joined.get() {
-            return Ok(());
-        }
-        let netns = PathBuf::from(format!("/proc/{}/ns/net", self.pid()));
-        let network = aside::alone(move || network::join(&netns)).await;
-        let Some(network) = network.map_err(|e| e.to_string())? else {
-            return Ok(());
-        };
-        let request = ConfigureRequest {
-            interfaces: network.interfaces,
-            routes: network.routes,
-            neighbours: network.neighbours,
-            ..Default::default()
-        };
-        let set = self.ask(&request, context);
-        set.await.map_err(|status| status.message)?;
-        self.joined.set(true);
-        Ok(())
     }
 
     /// Calls the guest, for as long as `context` waits.

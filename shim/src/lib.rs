@@ -34,6 +34,7 @@ mod upgrade;
 pub use daemon::Daemon;
 pub use error::{Error, Result};
 pub use fleet::socket_of;
+pub use log::start_plain as start_log;
 pub use params::Mounts;
 
 use flags::{Flags, Stop};

@@ -36,6 +36,11 @@ pub fn start(runtime: &'static str, debug: bool) {
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
 }
 
+/// The same for a program beside the shims, with what an operator wants to know.
+pub fn start_plain(name: &'static str) {
+    start(name, false);
+}
+
 /// Makes the FIFO `log` of the working directory our stderr. It blocks until containerd has
 /// opened it, as containerd does before it starts a shim.
 ///

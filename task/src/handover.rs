@@ -25,13 +25,17 @@ use std::rc::Rc;
 /// image finds by number.
 const FIRST: i32 = 10;
 
-/// Another process that keeps files open, and that the next image will be a child of.
+/// Another process that keeps files open, and that the next image will be a child of; or that goes on
+/// itself with what is described.
 pub trait Keeper {
     /// Keeps what `fd` is open for, and gives the number under which the next image will have it.
     ///
     /// # Errors
     /// If it can't be reached.
     fn keep(&self, fd: BorrowedFd<'_>) -> io::Result<i32>;
+
+    /// True if what is described goes on in this process meanwhile.
+    fn is_record(&self) -> bool;
 }
 
 /// The duplicates; dropping them closes them.
@@ -42,7 +46,7 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// What another process keeps, and this one has no duplicates of.
+    /// What another process keeps, or has from now on, and this one has no duplicates of.
     pub fn by(keeper: Rc<dyn Keeper>) -> Self {
         Self {
             own: Vec::new(),
@@ -52,7 +56,9 @@ impl Kept {
 
     /// True if what is described goes on here meanwhile: see [`crate::record`].
     pub fn is_record(&self) -> bool {
-        self.keeper.is_some()
+        self.keeper
+            .as_ref()
+            .is_some_and(|keeper| keeper.is_record())
     }
 
     /// Keeps what `fd` is open for, and tells the number under which it survives execve(2).

@@ -123,21 +123,28 @@ impl Reaper {
     /// Claims the exit of `pid`, a child that is there already and not reaped. If it is a child of our
     /// parent's ([`crate::record`]), that it has ended is told all the same, with status 255.
     pub fn adopt(&self, pid: u32) -> Child {
-        let (sender, exit) = oneshot::channel();
-        if sys::wait::has_ended(pid).is_ok() || !crate::record::is_kept() {
-            self.claims.borrow_mut().insert(pid, sender);
-        } else {
-            let end = sys::watch_process(pid);
-            tokio::task::spawn_local(async move {
-                if let Ok(end) = end {
-                    let _ = end.readable().await;
-                }
-                let _ = sender.send(Ended {
-                    status: ExitStatus::Code(u8::MAX),
-                    used: Duration::ZERO,
-                });
-            });
+        if sys::wait::has_ended(pid).is_err() && crate::record::is_kept() {
+            return Self::watch(pid);
         }
+        let (sender, exit) = oneshot::channel();
+        self.claims.borrow_mut().insert(pid, sender);
+        let ended = None;
+        Child { pid, ended, exit }
+    }
+
+    /// Watches `pid`, a child of somebody else's: that it has ended is told with status 255.
+    pub fn watch(pid: u32) -> Child {
+        let (sender, exit) = oneshot::channel();
+        let end = sys::watch_process(pid);
+        tokio::task::spawn_local(async move {
+            if let Ok(end) = end {
+                let _ = end.readable().await;
+            }
+            let _ = sender.send(Ended {
+                status: ExitStatus::Code(u8::MAX),
+                used: Duration::ZERO,
+            });
+        });
         let ended = None;
         Child { pid, ended, exit }
     }

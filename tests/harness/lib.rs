@@ -45,6 +45,7 @@ pub mod meddler;
 pub mod otlp;
 pub mod peers;
 pub mod pid_namespace;
+pub mod pool;
 pub mod proc;
 pub mod program;
 pub mod pty;

@@ -26,6 +26,7 @@ use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 use task::aside;
@@ -159,9 +160,9 @@ pub fn serve(vm: &Rc<Vm>) {
     });
 }
 
-/// Listens anew, in the namespace that the VM is in, where a shim that has died did.
-pub async fn serve_anew(vm: &Rc<Vm>) {
-    match File::open(format!("/proc/{}/ns/net", vm.pid())) {
+/// Listens anew, in the namespace `netns`, where a shim that has died did.
+pub async fn serve_anew(vm: &Rc<Vm>, netns: &Path) {
+    match File::open(netns) {
         Ok(netns) => {
             let sockets = listen(netns.into()).await;
             vm.localhost.0.replace(sockets.map(Rc::new));

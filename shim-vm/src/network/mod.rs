@@ -108,6 +108,56 @@ pub fn prepare(wanted: &Where) -> io::Result<Network> {
     }
 }
 
+/// Whether one device is what a VM is to have, which may be nobody's yet.
+///
+/// # Errors
+/// Those of [`attach`].
+pub fn fits_one(wanted: &Where) -> io::Result<bool> {
+    match wanted {
+        Where::Host | Where::Own => Ok(true),
+        Where::At(netns) => within(netns, || Ok(veths(&Netlink::open()?.links()?)?.len() <= 1)),
+    }
+}
+
+/// What a VM has that was booted with a network of its own, in the namespace at `own`, and is to have
+/// `wanted`: its tap in store comes there. Blocks for some milliseconds.
+///
+/// # Errors
+/// Those of [`attach`].
+pub fn bring(own: &Path, wanted: &Where) -> io::Result<Network> {
+    let Where::At(netns) = wanted else {
+        return Ok(Network::default());
+    };
+    let namespace = File::open(netns).map_err(in_namespace(netns))?;
+    let of_veths = |netlink: &mut Netlink| {
+        let links = netlink.links()?;
+        Ok::<_, io::Error>(veths(&links)?.into_iter().cloned().collect::<Vec<_>>())
+    };
+    let found = within(netns, || of_veths(&mut Netlink::open()?))?;
+    let Some(veth) = found.first() else {
+        return Ok(Network {
+            namespace: Some(namespace.into()),
+            ..Network::default()
+        });
+    };
+    let name = tap::name(veth);
+    within(own, || {
+        tap::send(&mut Netlink::open()?, SPARE, &namespace, &name)
+    })?;
+    within(netns, || {
+        let mut netlink = Netlink::open()?;
+        let mut network = namespace::read(&mut netlink, &[veth])?;
+        for interface in &mut network.interfaces {
+            interface.device = SPARE_MAC.into();
+        }
+        redirect_both(&mut netlink, &name, veth)?;
+        Ok(Network {
+            namespace: Some(namespace.try_clone()?.into()),
+            ..network
+        })
+    })
+}
+
 /// Connects the tap in store in the namespace at `netns` to the veth that has come there since;
 /// to nothing if none has. Blocks for some milliseconds.
 ///

@@ -7,7 +7,7 @@ use netlink::{Link, Netlink};
 use nix::libc;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 nix::ioctl_write_ptr_bad!(
     tun_set_iff,
@@ -44,6 +44,21 @@ pub fn open(name: &str) -> io::Result<OwnedFd> {
     unsafe { tun_set_iff(file.as_raw_fd(), &raw const request) }
         .map_err(|e| why(io::Error::from(e)))?;
     Ok(file.into())
+}
+
+/// Sends the device `from` of the thread's network namespace to another, as `name`.
+///
+/// # Errors
+/// If it is not here, or there is one of that name there; the kernel's.
+pub fn send(netlink: &mut Netlink, from: &str, namespace: impl AsFd, name: &str) -> io::Result<()> {
+    let found = netlink.links()?.into_iter().find(|link| link.name == from);
+    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("no device {from}"));
+    let index = found.ok_or_else(missing)?.index;
+    let to = vec![
+        LinkAttribute::IfName(name.into()),
+        LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd()),
+    ];
+    netlink.set_link(index, LinkFlags::empty(), LinkFlags::empty(), to)
 }
 
 /// Has it carry packets, as large as those of its veth.

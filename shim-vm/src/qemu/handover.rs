@@ -9,7 +9,6 @@ use crate::users::{self, User};
 use serde::{Deserialize, Serialize};
 use std::io;
 use task::handover::Kept;
-use task::reaper::Reaper;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Moved {
@@ -31,17 +30,18 @@ impl Qemu {
         })
     }
 
-    /// Goes on with one that another image of this process has started.
+    /// Goes on with one that another image of this process has started, or another process: `child`
+    /// tells which process it is.
     ///
     /// # Errors
     /// If an fd is not what it is said to be.
-    pub fn take_over(moved: Moved, reaper: &Reaper) -> io::Result<Self> {
+    pub fn take_over(moved: Moved, child: impl FnOnce(u32) -> Child) -> io::Result<Self> {
         Ok(Self {
             user: User::take_over(&moved.user)?,
             console: Console::take_over(moved.console)?,
             debug: false,
             prepared: None,
-            child: Some(Child::take_over(moved.pid, reaper)),
+            child: Some(child(moved.pid)),
         })
     }
 }

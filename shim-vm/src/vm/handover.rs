@@ -3,6 +3,7 @@
 //! the two images share of it goes on where it was.
 
 use super::{CONNECTIONS, Vm};
+use crate::boot::Purpose;
 use crate::child::Child;
 use crate::config::Config;
 use crate::console::{self, Console};
@@ -13,6 +14,7 @@ use crate::mirrors::{self, Mirrors};
 use crate::network::Where;
 use crate::notices::Notices;
 use crate::pod::{self, Pod};
+use crate::pool::Leash;
 use crate::qemu::{self, AGENT_SOCKET, Qemu};
 use crate::shape::Shape;
 use crate::share::{self, Share};
@@ -70,6 +72,28 @@ pub struct Moved {
     dir: PathBuf,
     network: Where,
     joined: bool,
+    #[serde(default)]
+    leash: Option<i32>,
+}
+
+impl Moved {
+    /// The directory that it has until somebody else has it.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What it is to who has taken it for `purpose`, and holds it by the fd `leash`.
+    pub(super) fn taken(self, purpose: &Purpose<'_>, leash: i32) -> Self {
+        Self {
+            dir: purpose.dir.clone(),
+            network: purpose.network.clone(),
+            patience: purpose.config.patience(),
+            shape: purpose.shape.clone(),
+            sockets: (purpose.config.sockets.clone(), Vec::new()),
+            leash: Some(leash),
+            ..self
+        }
+    }
 }
 
 /// How the next image speaks with the guest.
@@ -185,6 +209,11 @@ impl Vm {
             dir: self.dir.clone(),
             network: self.network.clone(),
             joined: self.joined.get(),
+            leash: self
+                .leash
+                .as_ref()
+                .map(|it| it.hand_over(kept))
+                .transpose()?,
         })
     }
 
@@ -197,6 +226,36 @@ impl Vm {
         reaper: &Rc<Reaper>,
         tell: impl FnMut(Event) -> Result<(), String> + 'static,
     ) -> io::Result<Rc<Self>> {
+        let is_anew = matches!(moved.link, Linked::Anew { .. });
+        let vm = Self::rebuilt(moved, reaper)?.begin(tell);
+        let again = Rc::clone(&vm);
+        tokio::task::spawn_local(async move {
+            if is_anew {
+                again.greeted().await;
+            }
+            let link = (!is_anew).then_some(&again.link);
+            Sockets::go_on(&again, link).await;
+            Mirrors::go_on(&again).await;
+            if is_anew && let Some(path) = again.network.path() {
+                // That of one that was the pool's is another's.
+                let own = again.netns();
+                let netns = if again.is_from_pool() { path } else { &own };
+                localhost::serve_anew(&again, netns).await;
+            }
+        });
+        Ok(vm)
+    }
+
+    /// The VM that `moved` describes; nobody watches it yet.
+    ///
+    /// # Errors
+    /// As for [`Vm::take_over`].
+    pub(super) fn rebuilt(moved: Moved, reaper: &Rc<Reaper>) -> io::Result<Self> {
+        let leash = moved.leash.map(Leash::take_over).transpose()?;
+        let child = |pid| match &leash {
+            Some(leash) => leash.child(pid),
+            None => Child::take_over(pid, reaper),
+        };
         let doom = Doom::default();
         let is_anew = matches!(moved.link, Linked::Anew { .. });
         let spoken = match (moved.link, moved.mark) {
@@ -226,12 +285,11 @@ impl Vm {
         } = spoken;
         let relays = Relays::new(CONNECTIONS);
         relays.take_over(moved.relays, &link)?;
-        let machine = Qemu::take_over(moved.machine, reaper)?;
+        let machine = Qemu::take_over(moved.machine, child)?;
         let pod = Pod::take_over(moved.pod, machine.pid());
-        let (told, gone) = watch::channel(None);
-        let vm = Rc::new(Self {
+        Ok(Self {
             machine: Rc::new(machine),
-            files: Rc::new(Child::take_over(moved.files, reaper)),
+            files: Rc::new(child(moved.files)),
             files_said: Console::take_over(moved.files_said)?,
             socket,
             link,
@@ -256,23 +314,9 @@ impl Vm {
             network: moved.network,
             joined: Cell::new(moved.joined),
             is_adopted: moved.is_adopted || is_anew,
-            gone,
-        });
-        vm.watch_over(told, tell);
-        let again = Rc::clone(&vm);
-        tokio::task::spawn_local(async move {
-            if is_anew {
-                again.greeted().await;
-            }
-            let link = (!is_anew).then_some(&again.link);
-            Sockets::go_on(&again, link).await;
-            Mirrors::go_on(&again).await;
-            if is_anew && again.network.path().is_some() {
-                localhost::serve_anew(&again).await;
-            }
-        });
-        localhost::serve(&vm);
-        Ok(vm)
+            leash,
+            gone: watch::channel(None).1,
+        })
     }
 
     /// Sees to it that the guest of a shim that has died speaks again, once all of its containers have

@@ -172,6 +172,10 @@ impl Recorder for Held {
 }
 
 impl Keeper for Held {
+    fn is_record(&self) -> bool {
+        true
+    }
+
     fn keep(&self, fd: BorrowedFd<'_>) -> io::Result<i32> {
         let stat = fstat(fd)?;
         let mode = fcntl(fd, FcntlArg::F_GETFL)? & libc::O_ACCMODE;

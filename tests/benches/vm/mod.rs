@@ -6,12 +6,15 @@ mod bare;
 mod table;
 
 use crate::sample::Sample;
+use harness::inspect::Stopped;
+use harness::pool::Pool;
 use harness::stdio::{Fifos, Stdio};
 use harness::{Bundle, Shim, Test, peers, proc, test};
 use protos::Message;
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 pub use table::table;
@@ -26,10 +29,11 @@ const STEPS: [&str; 6] = ["qemu", "kernel", "agent", "create", "first output", "
 const EXECS: usize = 3;
 const CALLS: [&str; 4] = ["Exec", "Start", "Wait", "Delete"];
 
-/// `{<flavour>: {bare, steps: {<step of check>}, shim, exec, calls: {<call of an exec>}, memory:
+/// `{<flavour>: {bare, steps: {<step of check>}, shim, pool, exec, calls: {<call of an exec>}, memory:
 /// {<MiB>: {rss, pss}}, own}}`, times in ms and memory in KiB: `shim` is from `start` to the first
 /// output, `exec` all calls of an exec, `own` the shim's private memory. Flavours, and what is
-/// measured of each, take turns. Without KVM, so that it is the same everywhere.
+/// measured of each, take turns; `pool` is `shim` with a VM of the pool's. Without KVM, so that it is the same
+/// everywhere.
 pub fn measure() -> Value {
     let images = peers::workspace().join("target/dist/guest");
     let there = |flavour: &&str| images.join(flavour).join("guest.toml").exists();
@@ -45,7 +49,11 @@ pub fn measure() -> Value {
                 let image = images.join(flavour.name);
                 flavour.bare.time(bare::boot(&image, &initrd));
                 flavour.check();
-                flavour.container(test, round).await;
+                let cold = flavour
+                    .container(test, &format!("cold-{round}"), None)
+                    .await;
+                flavour.shim.time(cold);
+                flavour.pool(test, round).await;
             }
         }
         for flavour in &mut all {
@@ -65,6 +73,7 @@ struct Flavour {
     bare: Sample,
     steps: [Sample; STEPS.len()],
     shim: Sample,
+    pool: Sample,
     exec: Sample,
     calls: [Sample; CALLS.len()],
     own: Sample,
@@ -85,6 +94,7 @@ impl Flavour {
             bare: Sample::default(),
             steps: Default::default(),
             shim: Sample::default(),
+            pool: Sample::default(),
             exec: Sample::default(),
             calls: Default::default(),
             own: Sample::default(),
@@ -109,26 +119,52 @@ impl Flavour {
         }
     }
 
-    /// From the shim's `start` to what the container says first.
-    async fn container(&mut self, test: &Test, round: usize) {
-        let id = format!("{}-{round}", self.name);
+    /// The same of a VM that is in store.
+    async fn pool(&mut self, test: &Test, round: usize) {
+        let base = fs::read_to_string(&self.config).expect("the configuration");
+        let image = format!(
+            "image = {:?}",
+            Path::new(&self.config).parent().expect("a file")
+        );
+        let base = base.replace("image = \".\"", &image);
+        let pool = Pool::start(test.dir(), &base, "size = 1");
+        pool.has(1);
+        // What is taken is not followed by a boot while that is measured.
+        let stopped = Stopped::new(pool.pid());
+        let config = pool.config.to_string_lossy();
+        let took = self
+            .container(test, &format!("pool-{round}"), Some(&config))
+            .await;
+        self.pool.time(took);
+        drop(stopped);
+    }
+
+    /// From the shim's `start` to what the container says first; with a pool's configuration from that.
+    async fn container(&mut self, test: &Test, id: &str, pool: Option<&str>) -> Duration {
+        let id = format!("{}-{id}", self.name);
         let bundle = test.bundle(&id).sh("echo up; exec sleep 100000").build();
         let fifos = Fifos::new(test.dir().join(format!("io-{id}")));
         let (mut out, _err) = fifos.readers();
         let begin = Instant::now();
         let start = bundle.start().binary(&peers::vm_shim());
-        let start = start.env("DUNNAGE_VM_CONFIG", &self.config);
+        let start = start.env("DUNNAGE_VM_CONFIG", pool.unwrap_or(&self.config));
         let shim = start.shim().await;
         let create = shim.create(bundle.create().output(&fifos));
         create.await.expect("Create");
         shim.start(&id, "").await.expect("Start");
         assert_eq!(out.line().await, "up");
-        self.shim.time(begin.elapsed());
-        self.own.push(proc::private_dirty(shim.pid()) as f64);
-        for n in 0..EXECS {
-            self.exec(&shim, &bundle, &format!("e{n}")).await;
+        let took = begin.elapsed();
+        let holder = shim.state(&id, "").await.expect("State").pid as i32;
+        let holder = proc::stat(holder).expect("QEMU").ppid;
+        assert_eq!(pool.is_some(), holder != shim.pid(), "taken, or booted");
+        if pool.is_none() {
+            self.own.push(proc::private_dirty(shim.pid()) as f64);
+            for n in 0..EXECS {
+                self.exec(&shim, &bundle, &format!("e{n}")).await;
+            }
         }
         shim.stopped().await;
+        took
     }
 
     /// An exec of `true`: added, started, waited for and deleted.
@@ -178,6 +214,7 @@ impl Flavour {
             "bare": self.bare.json(),
             "steps": named(&STEPS, &self.steps),
             "shim": self.shim.json(),
+            "pool": self.pool.json(),
             "exec": self.exec.json(),
             "calls": named(&CALLS, &self.calls),
             "own": self.own.json(),

@@ -68,6 +68,10 @@ pub fn table(results: &Value) -> String {
         0,
         &|of| median(of, "/shim"),
     );
+    row("the same, a VM of the pool's", 0, &|of| median(of, "/pool"));
+    row("… of the boot's (goal: 0.2)", 2, &|of| {
+        Some(median(of, "/pool")? / median(of, "/shim")?)
+    });
     row("exec cycle in a running VM", 0, &|of| median(of, "/exec"));
     for call in CALLS {
         row(&format!("… of it {call}"), 1, &|of| {

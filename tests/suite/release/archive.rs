@@ -73,6 +73,7 @@ fn unpacked_it_works(archive: &Path) {
     for name in [
         "bin/dunnage-image",
         "lib/dunnage/guest/distro/guest.toml",
+        "lib/systemd/system/dunnage-pool.service",
         "lib/systemd/system/dunnage.service",
         "share/bash-completion/completions/dunnage",
         "share/doc/dunnage/LICENSE",

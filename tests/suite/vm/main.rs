@@ -35,6 +35,7 @@ mod memory;
 mod network;
 mod pod;
 mod pods;
+mod pool;
 mod refusals;
 mod removal;
 mod rules;
