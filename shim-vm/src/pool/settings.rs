@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the operator has set of the pool: section `[pool]` of shim-vm.toml.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// VMs in store at most: each has processes, and memory.
 const MOST: u32 = 1024;
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// VMs in store of the memory and the processors that a container without limits has; 0: none.
@@ -32,7 +32,7 @@ impl Default for Settings {
 }
 
 /// VMs of one shape.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
     pub size: u32,

@@ -13,10 +13,9 @@ use crate::network::Where;
 use crate::runtime::{self, Service};
 use crate::shape::Shape;
 use crate::vm::Vm;
-use crate::{accel, check, events, place, program, share, shared_vm};
+use crate::{accel, check, events, place, program, shared_vm};
 use command_fds::{CommandFdExt, FdMapping};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::mount::{MntFlags, umount2};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -38,7 +37,6 @@ use task::aside;
 use task::handover::{Keeper, Kept};
 use task::reaper::Reaper;
 use task::signals::Signals;
-use task::sys::clone_mount;
 use tokio::io::Interest;
 use tokio::net::unix::pipe;
 
@@ -65,7 +63,6 @@ pub fn spare(pool: &str, memory: &str, vcpus: &str) -> Result<ExitCode, String> 
     let vcpus = vcpus.parse().map_err(|e| wrong("processors", &e))?;
     shim::start_log("pool");
     task::inherited::keep_from_children().map_err(|e| wrong("inherited files", &e))?;
-    share::own_mounts().map_err(|e| wrong("mount namespace", &e))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(Default::default());
@@ -155,6 +152,7 @@ async fn boot(
         network: Where::Own,
         place: Place::default(),
         guest: ConfigureRequest::default(),
+        settings: config.clone(),
         config,
     };
     let vm = Vm::cold(purpose, reaper)
@@ -317,20 +315,16 @@ fn give(vm: &Vm, leash: OwnedFd, request: Request, socket: &Path) -> Result<Infa
         vm: vm.hand_over(&mut kept).map_err(failed)?,
     };
     let answer = serde_json::to_vec(&answer).map_err(|e| failed(e.into()))?;
-    let share = clone_mount(vm.share.dir(), false).map_err(|e| failed(e.into()))?;
     // Before it is anybody's: the place is moved then.
     fs::remove_file(socket).map_err(failed)?;
     if let Some(kind) = socket.parent() {
         let _ = fs::remove_dir(kind);
     }
-    umount2(vm.share.dir(), MntFlags::MNT_DETACH).map_err(|e| failed(e.into()))?;
     set_pdeathsig(None).map_err(|e| failed(e.into()))?;
     fcntl(&leash, FcntlArg::F_SETFL(OFlag::empty())).map_err(|e| failed(e.into()))?;
     let files = given.files.borrow();
-    let files = [share.as_fd()]
-        .into_iter()
-        .chain(files.iter().map(AsFd::as_fd));
-    rights::send(leash.as_fd(), &answer, &files.collect::<Vec<_>>()).map_err(failed)?;
+    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    rights::send(leash.as_fd(), &answer, &files).map_err(failed)?;
     say(TAKEN);
     let mut holder = Command::new(super::key::OWN);
     holder

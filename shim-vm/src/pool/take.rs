@@ -13,21 +13,19 @@ use std::rc::Rc;
 use std::time::Duration;
 use task::aside;
 use task::reaper::Reaper;
-use task::sys::attach_mount;
 use tokio::io::Interest;
 
 /// How long one in store may take to answer, and all of them together.
 const ANSWER: Duration = Duration::from_secs(1);
 const ALL: Duration = Duration::from_secs(2);
 /// How many files a VM may come with.
-const FILES: usize = rights::MOST_FILES - 1;
+const FILES: usize = rights::MOST_FILES;
 
 /// A VM that was in store.
 pub struct Offered {
     pub vm: Moved,
     /// Of [`Leash`]; whoever has the VM takes it over by this number.
     leash: OwnedFd,
-    share: OwnedFd,
 }
 
 /// One that is as `purpose` wants it; `None`, and a line in the log, if there is none.
@@ -91,7 +89,7 @@ async fn ask(socket: &Path, pool: &Path) -> io::Result<Offered> {
     rights::send(spare.as_fd(), &serde_json::to_vec(&request)?, &[])?;
     let spare = task::sys::watch(spare, Interest::READABLE)?;
     drop(spare.readable().await?);
-    let (said, mut files) = rights::receive(spare.as_fd())?;
+    let (said, files) = rights::receive(spare.as_fd())?;
     if said.is_empty() {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
@@ -101,10 +99,9 @@ async fn ask(socket: &Path, pool: &Path) -> io::Result<Offered> {
         let dir = answer.vm.dir().display();
         return Err(bad(format!("a VM at {dir}, not {}", place.display())));
     }
-    if files.is_empty() || files.len() > numbers.len() + 1 {
+    if files.is_empty() || files.len() > numbers.len() {
         return Err(bad(format!("a VM with {} files", files.len())));
     }
-    let share = files.remove(0);
     for (file, number) in files.iter().zip(&mut numbers) {
         nix::unistd::dup3(file, number, nix::fcntl::OFlag::O_CLOEXEC)?;
     }
@@ -115,7 +112,6 @@ async fn ask(socket: &Path, pool: &Path) -> io::Result<Offered> {
     Ok(Offered {
         vm: answer.vm,
         leash: spare.into_inner(),
-        share,
     })
 }
 
@@ -127,19 +123,13 @@ fn reserved() -> io::Result<Vec<OwnedFd>> {
 }
 
 impl Offered {
-    /// Gives it the place `dir`, with its share; the number of its leash.
+    /// Gives it the place `dir`; its share is mounted there in a namespace that it brings.
     ///
     /// # Errors
     /// If it can't be moved there.
     pub async fn move_to(&self, dir: &Path) -> io::Result<()> {
         let (from, to) = (self.vm.dir().to_owned(), dir.to_owned());
-        let share = self.share.try_clone()?;
-        aside::run(move || {
-            place::move_to(&from, &to)?;
-            let point = File::open(to.join(crate::share::SHARE))?;
-            Ok(attach_mount(share.as_fd(), point.as_fd())?)
-        })
-        .await
+        aside::run(move || place::move_to(&from, &to)).await
     }
 
     /// Its description, and the number of its leash.

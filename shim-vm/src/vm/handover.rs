@@ -89,6 +89,7 @@ impl Moved {
             network: purpose.network.clone(),
             patience: purpose.config.patience(),
             shape: purpose.shape.clone(),
+            settings: purpose.settings.clone(),
             sockets: (purpose.config.sockets.clone(), Vec::new()),
             leash: Some(leash),
             ..self
