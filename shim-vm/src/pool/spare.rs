@@ -13,7 +13,7 @@ use crate::network::Where;
 use crate::runtime::{self, Service};
 use crate::shape::Shape;
 use crate::vm::Vm;
-use crate::{accel, check, events, place, program, shared_vm};
+use crate::{accel, check, events, place, program, shared_vm, sys};
 use command_fds::{CommandFdExt, FdMapping};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::prctl::set_pdeathsig;
@@ -116,6 +116,8 @@ async fn live(
         () = wanted_no_more(signals) => return Ok(()),
     };
     let socket = kind.join(std::process::id().to_string());
+    // Who wants the VM waits for this process; the VM's own stay behind others until then.
+    sys::set_nice(0, 0).map_err(|e| format!("priority: {e}"))?;
     let told = tokio::select! {
         told = offer(&vm, &socket) => told.map(|never| match never {}),
         why = vm.gone() => Err(why),

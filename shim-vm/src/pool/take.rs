@@ -4,7 +4,7 @@
 use super::{Answer, Leash, Request, key, place_of, rights};
 use crate::boot::Purpose;
 use crate::vm::Moved;
-use crate::{network, place, program};
+use crate::{network, patience, place, program};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
@@ -15,9 +15,10 @@ use task::aside;
 use task::reaper::Reaper;
 use tokio::io::Interest;
 
-/// How long one in store may take to answer, and all of them together.
+/// How long one in store may take to answer, without what it waits for a processor that others have; and
+/// all of them together.
 const ANSWER: Duration = Duration::from_secs(1);
-const ALL: Duration = Duration::from_secs(2);
+const ALL: Duration = Duration::from_secs(6);
 /// How many files a VM may come with.
 const FILES: usize = rights::MOST_FILES;
 
@@ -68,10 +69,9 @@ async fn look(purpose: &Purpose<'_>, reaper: &Rc<Reaper>) -> Result<Offered, Str
     let pool = &purpose.config.pool.directory;
     let mut why = "none of its kind is in store".to_owned();
     for socket in sockets {
-        match tokio::time::timeout(ANSWER, ask(&socket, pool)).await {
-            Ok(Ok(offered)) => return Ok(offered),
-            Ok(Err(e)) => why = format!("{}: {e}", socket.display()),
-            Err(_) => why = format!("{}: no answer", socket.display()),
+        match ask(&socket, pool).await {
+            Ok(offered) => return Ok(offered),
+            Err(e) => why = format!("{}: {e}", socket.display()),
         }
     }
     Err(why)
@@ -88,7 +88,10 @@ async fn ask(socket: &Path, pool: &Path) -> io::Result<Offered> {
     };
     rights::send(spare.as_fd(), &serde_json::to_vec(&request)?, &[])?;
     let spare = task::sys::watch(spare, Interest::READABLE)?;
-    drop(spare.readable().await?);
+    tokio::select! {
+        ready = spare.readable() => drop(ready?),
+        () = patience::over(ANSWER, || holder) => return Err(io::Error::other("no answer")),
+    }
     let (said, files) = rights::receive(spare.as_fd())?;
     if said.is_empty() {
         return Err(io::ErrorKind::UnexpectedEof.into());
