@@ -10,6 +10,7 @@ use crate::config::{Accel, Config};
 use crate::image::Image;
 use crate::runtime::{self, Service};
 use crate::share;
+use crate::vm::Vm;
 use protos::api::task::Task;
 use protos::guest::Hello;
 use protos::task as api;
@@ -143,15 +144,9 @@ async fn steps(
     end(service, &context).await?;
     let ended = begin.elapsed();
     let hello = vm.hello.clone();
-    let in_guest = Duration::from_millis(hello.uptime_ms);
-    let kernel = Duration::from_millis(hello.started_ms);
-    let qemu = vm.heard_after.saturating_sub(in_guest);
-    let agent = in_guest.saturating_sub(kernel);
     let create = created.saturating_sub(vm.heard_after);
-    let steps = vec![
-        ("qemu", qemu, "from its start to the kernel's"),
-        ("kernel", kernel, "to the start of the agent"),
-        ("agent", agent, "to its hello"),
+    let mut steps = beginning(&vm);
+    steps.extend([
         ("create", create, "files, network, and the container"),
         ("first output", all.saturating_sub(created), "since Start"),
         ("all", all, "from Create to the first output"),
@@ -160,8 +155,26 @@ async fn steps(
             ended.saturating_sub(all),
             "of the container and of the VM",
         ),
-    ];
+    ]);
     Ok((steps, hello))
+}
+
+/// How the VM came to be.
+fn beginning(vm: &Vm) -> Steps {
+    let heard_after = vm.heard_after;
+    if vm.restored {
+        let what = "of a template, to its agent's answer";
+        return vec![("restore", heard_after, what)];
+    }
+    let in_guest = Duration::from_millis(vm.hello.uptime_ms);
+    let kernel = Duration::from_millis(vm.hello.started_ms);
+    let qemu = heard_after.saturating_sub(in_guest);
+    let agent = in_guest.saturating_sub(kernel);
+    vec![
+        ("qemu", qemu, "from its start to the kernel's"),
+        ("kernel", kernel, "to the start of the agent"),
+        ("agent", agent, "to its hello"),
+    ]
 }
 
 /// Waits until the container says what it should.

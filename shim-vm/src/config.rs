@@ -114,6 +114,8 @@ pub struct Config {
     /// The users that VMs run as, each another: this one and those after it, so many.
     pub first_user: u32,
     pub users: u32,
+    /// VMs go on as one that was booted and saved, where there is one.
+    pub templates: bool,
 }
 
 impl Default for Config {
@@ -143,6 +145,7 @@ impl Default for Config {
             writable_size: 10 << 10,
             first_user: 0x7000_0000,
             users: 1 << 16,
+            templates: false,
         }
     }
 }
@@ -298,6 +301,19 @@ impl Config {
             set.map_err(|why| format!("annotation {key}={value:?}: {why}"))?;
         }
         Ok(config)
+    }
+
+    /// With these settings, each `name=value` as an annotation has it.
+    ///
+    /// # Errors
+    /// If one is wrong: it names it.
+    pub fn with(mut self, settings: &[&str]) -> Result<Self, String> {
+        for setting in settings {
+            let (name, value) = setting.split_once('=').unwrap_or((setting, ""));
+            let set = self.set(name, value).and_then(|()| self.check());
+            set.map_err(|why| format!("{setting}: {why}"))?;
+        }
+        Ok(self)
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {

@@ -63,6 +63,7 @@ mod source;
 mod spec;
 mod start;
 mod sys;
+mod template;
 mod unmake;
 mod users;
 mod vm;
@@ -106,6 +107,10 @@ impl shim::Shim for Vm {
             (
                 "exec -id ID PROGRAM",
                 "run a program of the host's in the guest of a VM",
+            ),
+            (
+                "template [NAME=VALUE...]",
+                "save a VM that has booted, for others to begin as it",
             ),
         ]
     }
@@ -164,6 +169,7 @@ fn main() -> ExitCode {
     };
     let done = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["fsd", dir, most] => fsd::serve(dir, most).map(|()| ExitCode::SUCCESS),
+        ["template", ref words @ ..] => template::make::make(words).map(told),
         ["check"] => check::check().map(told),
         ["console", ref words @ ..] => debug::console(words),
         ["exec", ref words @ ..] => debug::exec(words),

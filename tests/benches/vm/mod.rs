@@ -4,6 +4,7 @@
 
 mod bare;
 mod table;
+mod template;
 
 use crate::sample::Sample;
 use harness::stdio::{Fifos, Stdio};
@@ -15,6 +16,7 @@ use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::time::{Duration, Instant};
 pub use table::table;
+use template::Templates;
 
 const ROUNDS: usize = 15;
 /// MiB of the VMs whose memory is looked at.
@@ -27,7 +29,7 @@ const EXECS: usize = 3;
 const CALLS: [&str; 4] = ["Exec", "Start", "Wait", "Delete"];
 
 /// `{<flavour>: {bare, steps: {<step of check>}, shim, exec, calls: {<call of an exec>}, memory:
-/// {<MiB>: {rss, pss}}, own}}`, times in ms and memory in KiB: `shim` is from `start` to the first
+/// {<MiB>: {rss, pss}}, own, template: {shim, restore, held: {<VMs>: <KiB>}}}}`, times in ms and memory in KiB: `shim` is from `start` to the first
 /// output, `exec` all calls of an exec, `own` the shim's private memory. Flavours, and what is
 /// measured of each, take turns. Without KVM, so that it is the same everywhere.
 pub fn measure() -> Value {
@@ -46,11 +48,18 @@ pub fn measure() -> Value {
                 flavour.bare.time(bare::boot(&image, &initrd));
                 flavour.check();
                 flavour.container(test, round).await;
+                if let Some(templates) = &mut flavour.templates {
+                    let id = format!("{}-template-{round}", flavour.name);
+                    templates.round(test, &id).await;
+                }
             }
         }
         for flavour in &mut all {
             for size in SIZES {
                 flavour.idle(test, size).await;
+            }
+            if let Some(templates) = &mut flavour.templates {
+                templates.density(test, flavour.name).await;
             }
         }
         let all = all.into_iter().map(|of| (of.name.to_owned(), of.json()));
@@ -69,6 +78,7 @@ struct Flavour {
     calls: [Sample; CALLS.len()],
     own: Sample,
     memory: Map<String, Value>,
+    templates: Option<Templates>,
 }
 
 impl Flavour {
@@ -79,9 +89,11 @@ impl Flavour {
         symlink(image, dir.join(name)).expect("a new link");
         let config = dir.join("shim-vm.toml");
         fs::write(&config, "accel = \"tcg\"\nimage = \".\"\n").expect("a configuration");
+        let config = config.to_string_lossy().into_owned();
         Self {
             name,
-            config: config.to_string_lossy().into_owned(),
+            templates: Templates::new(&dir, &config),
+            config,
             bare: Sample::default(),
             steps: Default::default(),
             shim: Sample::default(),
@@ -112,18 +124,9 @@ impl Flavour {
     /// From the shim's `start` to what the container says first.
     async fn container(&mut self, test: &Test, round: usize) {
         let id = format!("{}-{round}", self.name);
-        let bundle = test.bundle(&id).sh("echo up; exec sleep 100000").build();
-        let fifos = Fifos::new(test.dir().join(format!("io-{id}")));
-        let (mut out, _err) = fifos.readers();
-        let begin = Instant::now();
-        let start = bundle.start().binary(&peers::vm_shim());
-        let start = start.env("DUNNAGE_VM_CONFIG", &self.config);
-        let shim = start.shim().await;
-        let create = shim.create(bundle.create().output(&fifos));
-        create.await.expect("Create");
-        shim.start(&id, "").await.expect("Start");
-        assert_eq!(out.line().await, "up");
-        self.shim.time(begin.elapsed());
+        let (shim, took) = first_output(test, &id, &self.config).await;
+        let bundle = shim.bundle().clone();
+        self.shim.time(took);
         self.own.push(proc::private_dirty(shim.pid()) as f64);
         for n in 0..EXECS {
             self.exec(&shim, &bundle, &format!("e{n}")).await;
@@ -182,6 +185,22 @@ impl Flavour {
             "calls": named(&CALLS, &self.calls),
             "own": self.own.json(),
             "memory": self.memory,
+            "template": self.templates.map(Templates::json),
         })
     }
+}
+
+/// A shim with a container that has said something and sleeps; how long that took from `start` on.
+async fn first_output(test: &Test, id: &str, config: &str) -> (Shim, Duration) {
+    let bundle = test.bundle(id).sh("echo up; exec sleep 100000").build();
+    let fifos = Fifos::new(test.dir().join(format!("io-{id}")));
+    let (mut out, _err) = fifos.readers();
+    let begin = Instant::now();
+    let start = bundle.start().binary(&peers::vm_shim());
+    let shim = start.env("DUNNAGE_VM_CONFIG", config).shim().await;
+    let create = shim.create(bundle.create().output(&fifos));
+    create.await.expect("Create");
+    shim.start(id, "").await.expect("Start");
+    assert_eq!(out.line().await, "up");
+    (shim, begin.elapsed())
 }

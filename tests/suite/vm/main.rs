@@ -41,6 +41,7 @@ mod share;
 mod sockets;
 mod streams;
 mod swaps;
+mod templates;
 mod trace;
 mod upgrade;
 
