@@ -18,8 +18,8 @@ const DEVICES: &str = "/sys/bus/platform/devices";
 const DRIVER: &str = "/sys/bus/platform/drivers/virtio-mmio";
 /// What places of devices are called, by the command line and by ACPI.
 const NAMES: [&str; 2] = ["virtio-mmio.", "LNRO0005:"];
-/// What those that come are wanted for.
-const DRIVERS: [&str; 3] = ["virtiofs", "virtio_net", "overlay"];
+/// What containers, or the devices that come, will want.
+const DRIVERS: [&str; 4] = ["virtiofs", "virtio_net", "overlay", "virtio_balloon"];
 
 /// Whether this machine is one of which others are made.
 pub fn is_template() -> bool {

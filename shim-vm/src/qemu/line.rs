@@ -125,6 +125,9 @@ pub fn beginning(line: &mut Line, plan: &mut Plan) {
             line.add([
                 "-global".to_owned(),
                 "migration.mapped-ram=on".to_owned(),
+                // The networks have heard of no other place that these machines were at.
+                "-global".to_owned(),
+                "migration.announce-rounds=0".to_owned(),
                 "-add-fd".to_owned(),
                 format!("fd={state},set=1"),
                 "-incoming".to_owned(),

@@ -62,8 +62,8 @@ async fn run(config: Config, in_background: bool, reaper: &Rc<Reaper>) -> Result
     let store = Store::new();
     let at = |e: std::io::Error| format!("{}: {e}", store.making().display());
     place::make_run().map_err(at)?;
-    let Some(_lock) = store.lock().map_err(at)? else {
-        return Ok("template      another process makes one\n".into());
+    let Some(_lock) = store.lock(!in_background).map_err(at)? else {
+        return Ok(String::new());
     };
     let image = Image::find(&config)?;
     let accel = accel::choose(&config, &image, reaper).await.accel;

@@ -172,12 +172,12 @@ impl Store {
         }
     }
 
-    /// Makes the directory, whose own is there, and becomes the one who makes templates, until the lock is dropped; `None`
-    /// if somebody else is.
+    /// Makes the directory, whose own is there, and becomes the one who makes templates, until the lock is
+    /// dropped; `None` if somebody else is, unless this `waits` for that one.
     ///
     /// # Errors
     /// If it can't be made, or locked.
-    pub fn lock(&self) -> io::Result<Option<Flock<File>>> {
+    pub fn lock(&self, waits: bool) -> io::Result<Option<Flock<File>>> {
         for dir in [&self.0, &self.making()] {
             match fs::DirBuilder::new().mode(0o700).create(dir) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -187,7 +187,11 @@ impl Store {
         let mut options = File::options();
         let lock = options.write(true).create(true).truncate(false).mode(0o600);
         let lock = lock.open(self.0.join(LOCK))?;
-        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+        let how = match waits {
+            true => FlockArg::LockExclusive,
+            false => FlockArg::LockExclusiveNonblock,
+        };
+        match Flock::lock(lock, how) {
             Ok(lock) => Ok(Some(lock)),
             Err((_, nix::Error::EAGAIN)) => Ok(None),
             Err((_, e)) => Err(e.into()),

@@ -10,13 +10,19 @@ use harness::bundle::Bundle;
 use harness::inspect::inspected;
 use harness::wait::{self, Output};
 use harness::{Shim, Test, peers, proc};
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const DIR: &str = "/run/dunnage/templates";
 /// A VM that boots, and one that is saved meanwhile, on a busy machine.
@@ -112,7 +118,7 @@ fn a_vm_of_a_template_runs_containers_as_one_that_has_booted() {
         fs::create_dir(&volume).unwrap();
         fs::write(volume.join("in"), "of the host\n").unwrap();
         let mount =
-            json!({"destination": "/v", "type": "bind", "source": volume, "options": ["rbind"]});
+            json!({"destination": "/mnt", "type": "bind", "source": volume, "options": ["rbind"]});
         let (container, world) = pair(test);
         let sysfs = json!({"destination": "/sys", "type": "sysfs", "source": "sysfs"});
         let bundle = test.bundle("c").mount(mount).mount(sysfs);
@@ -121,10 +127,10 @@ fn a_vm_of_a_template_runs_containers_as_one_that_has_booted() {
         let shim = running(&bundle, &config).await;
         assert_eq!(restored(test).await, true);
         remove(&key);
-        let script = "cat /v/in; echo of the guest >/v/out; hostname; \
+        let script = "cat /mnt/in; echo of the guest >/mnt/out; hostname; \
                       ls /sys/class/net; cat /sys/class/net/eth0/address";
         let text = said(&shim, &bundle, bundle.exec_sh("look", script)).await;
-        assert_eq!(text, "of the host\nc\neth0\nlo\n02:00:00:00:00:02\n");
+        assert_eq!(text, "of the host\nbox\neth0\nlo\n02:00:00:00:00:02\n");
         assert_eq!(
             fs::read_to_string(volume.join("out")).unwrap(),
             "of the guest\n"
@@ -132,7 +138,7 @@ fn a_vm_of_a_template_runs_containers_as_one_that_has_booted() {
         world.ping("10.9.0.2");
         let text = said(&shim, &bundle, bundle.exec_sh("date", "date +%s")).await;
         let guest: i64 = text.trim().parse().unwrap();
-        let host = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let host = SystemTime::now().duration_since(UNIX_EPOCH);
         let off = host.unwrap().as_secs() as i64 - guest;
         assert!((-2..=20).contains(&off), "the guest is {off} s behind");
         shim.run(bundle.exec_sh("e", "exit 7")).await;
@@ -168,6 +174,79 @@ fn twenty_clones_have_nothing_at_random_in_common() {
             assert_eq!(files(&key), ["json", "state"], "clone {n}");
             shim.stopped().await;
         }
+        remove(&key);
+    });
+}
+
+/// The first sequence number of a TCP connection from 10.9.0.2:4000 that comes to this socket, less
+/// what the kernel adds to it as time goes by (64 ns each).
+fn sequence(packets: &OwnedFd) -> u32 {
+    let mut packet = [0; 1500];
+    loop {
+        let length = recv(packets.as_raw_fd(), &mut packet, MsgFlags::empty());
+        let length = length.expect("a packet");
+        let is_ours = packet[0] >> 4 == 4 && packet[9] == 6 && packet[12..16] == [10, 9, 0, 2];
+        if !is_ours || length < 40 {
+            continue;
+        }
+        let tcp = &packet[usize::from(packet[0] & 0xf) * 4..length];
+        if tcp[..2] == 4000_u16.to_be_bytes() && tcp[13] & 0x12 == 0x02 {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            let first = u32::from_be_bytes(tcp[4..8].try_into().unwrap());
+            return first.wrapping_sub((now.as_nanos() >> 6) as u32);
+        }
+    }
+}
+
+/// Of one and the same connection, clones with the same seeds would have the same number but for the time.
+#[test]
+fn the_sequence_numbers_of_clones_are_of_seeds_of_their_own() {
+    const SAME: u32 = 1 << 26;
+    crate::run(async |test| {
+        if !qemu_can() {
+            return;
+        }
+        let config = config(test, 228);
+        let key = make(&config).await;
+        let (container, world) = pair(test);
+        let packets = world.inside(|| {
+            let (flags, all) = (SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll);
+            let packets = socket(AddressFamily::Packet, SockType::Datagram, flags, all);
+            let packets = packets.expect("a packet socket");
+            setsockopt(&packets, ReceiveTimeout, &TimeVal::seconds(20)).expect("a timeout");
+            packets
+        });
+        let mut sequences = Vec::new();
+        for n in 0..5 {
+            let id = format!("c{n}");
+            let bundle = test
+                .bundle(&id)
+                .set("/linux/namespaces", namespaces(&container));
+            let bundle = bundle.build();
+            let shim = running(&bundle, &config).await;
+            assert_eq!(restored(test).await, true);
+            // Nobody listens there.
+            let script = "busybox nc -w 5 10.9.0.1 5000 </dev/null 2>&1; echo done";
+            let text = said(&shim, &bundle, bundle.exec_sh("connect", script)).await;
+            assert_eq!(
+                text,
+                "nc: can't connect to remote host (10.9.0.1): Connection refused\ndone\n"
+            );
+            sequences.push(sequence(&packets));
+            shim.stopped().await;
+        }
+        sequences.sort_unstable();
+        let mut next = sequences.clone();
+        next.rotate_left(1);
+        let gaps = sequences
+            .iter()
+            .zip(&next)
+            .map(|(one, next)| next.wrapping_sub(*one));
+        let widest = gaps.max().expect("some");
+        assert!(
+            widest < u32::MAX - SAME,
+            "they are all but the same: {sequences:?}"
+        );
         remove(&key);
     });
 }

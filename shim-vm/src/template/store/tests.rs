@@ -117,9 +117,9 @@ fn what_is_of_no_use_goes_and_there_is_a_most() {
 fn one_makes_templates_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store(dir.path().join("templates"));
-    let lock = store.lock().unwrap();
+    let lock = store.lock(true).unwrap();
     assert!(lock.is_some());
-    assert!(store.lock().unwrap().is_none());
+    assert!(store.lock(false).unwrap().is_none());
     drop(lock);
-    assert!(store.lock().unwrap().is_some());
+    assert!(store.lock(false).unwrap().is_some());
 }
