@@ -124,6 +124,8 @@ pub struct ConfigureRequest {
     pub locked_memory: ::core::option::Option<Limit>,
     #[prost(bool, tag = "13")]
     pub shared_pids: bool,
+    #[prost(bool, tag = "14")]
+    pub restored: bool,
 }
 impl ::prost::Name for ConfigureRequest {
     const NAME: &'static str = "ConfigureRequest";

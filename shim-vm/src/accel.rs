@@ -5,7 +5,7 @@
 use crate::boot::DYING;
 use crate::config::{Accel, Config};
 use crate::image::Image;
-use crate::machine::{Machine, Plan};
+use crate::machine::{Begins, Machine, Plan};
 use crate::qemu::Qemu;
 use crate::{patience, program, remembered, users};
 use nix::time::{ClockId, clock_gettime};
@@ -140,6 +140,7 @@ async fn boots(config: &Config, image: &Image, dir: &Path, reaper: &Reaper) -> R
         files: None,
         taps: Vec::new(),
         netns: None,
+        begins: Begins::Booted,
     };
     let mut machine = Qemu::prepare(plan, user)?;
     let socket = machine.boot(reaper).await?;

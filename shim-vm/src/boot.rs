@@ -7,16 +7,18 @@ use crate::config::{Accel, Config};
 use crate::console::Console;
 use crate::image::Image;
 use crate::limits::Place;
-use crate::machine::{Machine, Plan, SHARE_TAG};
+use crate::machine::{Begins, Machine, Plan, SHARE_TAG};
 use crate::network::{self, Where};
 use crate::notices::Notices;
 use crate::place::{self, Holds};
 use crate::pod::Pod;
-use crate::qemu::Qemu;
+use crate::program::{self, Program};
+use crate::qemu::{Qemu, slots};
 use crate::shape::Shape;
 use crate::share::Share;
+use crate::template::{self, Kept, Store, Wish};
 use crate::word::{self, Doom};
-use crate::{clock, files, link, localhost, patience, program, users};
+use crate::{clock, files, link, localhost, patience, users, vm};
 use nix::sys::resource::{Resource, getrlimit};
 use protos::guest::{ConfigureRequest, ConfigureResponse, Hello, Limit};
 use protos::mux::{Link, MARK};
@@ -37,7 +39,11 @@ use task::trace::{Kind, Span};
 /// server to end after it, and what they said to arrive.
 pub const DYING: Duration = Duration::from_secs(2);
 
+/// How long a VM that goes on as another may take until it answers; what boots may take longer.
+const RESTORING: Duration = Duration::from_secs(10);
+
 /// What a VM is booted for.
+#[derive(Clone)]
 pub struct Purpose<'a> {
     pub context: &'a Context,
     pub name: String,
@@ -80,21 +86,57 @@ pub struct Ready {
     pub mark: Option<[u8; MARK]>,
     pub hello: Hello,
     pub configured: ConfigureResponse,
-    /// How long after QEMU's start its hello came.
+    /// How long after QEMU's start its hello came, or its first answer if it did not boot.
     pub heard_after: Duration,
+    /// It goes on as one that was saved.
+    pub restored: bool,
+    /// What the next would go on as, if it were made.
+    pub wish: Option<Wish>,
 }
 
-/// Boots a VM in its place, which is there.
+/// Makes a VM in its place, which is there: of a template, or it boots.
 ///
 /// # Errors
 /// Why it is not up, with the last it said; no process of it is left.
 pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, Ready), String> {
+    let program = program::find(&purpose.config.qemu, reaper).await?;
+    let (kept, wish) = match purpose.config.templates {
+        true => template::look_for(&purpose, &program).await,
+        false => (None, None),
+    };
+    if let Some(kept) = kept {
+        let key = kept.identity.key.clone();
+        let begun = begin(purpose.clone(), program.clone(), Some(kept), reaper).await;
+        let why = match begun {
+            Err(why) => why,
+            begun => return begun,
+        };
+        tokio::select! {
+            biased;
+            _ = purpose.context.cancelled() => return Err(why),
+            () = std::future::ready(()) => {}
+        }
+        log::warn!("{}: it boots, because {why}", purpose.name);
+        aside::run(move || Store::new().fail(&key, &why)).await;
+        vm::clear(&purpose.dir, &purpose.network).await;
+        place::make(&purpose.dir).map_err(|e| format!("{}: {e}", purpose.dir.display()))?;
+    }
+    let (parts, ready) = begin(purpose, program, None, reaper).await?;
+    Ok((parts, Ready { wish, ..ready }))
+}
+
+/// The same, of this template or without one.
+async fn begin(
+    purpose: Purpose<'_>,
+    program: Program,
+    kept: Option<Box<Kept>>,
+    reaper: &Rc<Reaper>,
+) -> Result<(Parts, Ready), String> {
     let (dir, config) = (&purpose.dir, &purpose.config);
     let holds = Holds {
         netns: purpose.network.path().map(Path::to_owned),
         cgroup: purpose.place.cgroup.clone(),
     };
-    let program = program::find(&config.qemu, reaper).await?;
     let user = users::take(config.first_user, config.users)?;
     let span = Span::of(purpose.context, "vm boot", Kind::Internal);
     span.set("vm.accelerator", format!("{:?}", purpose.accel));
@@ -105,6 +147,13 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
     let wanted = purpose.network.clone();
     let network = aside::alone(move || network::prepare(&wanted)).await;
     let network = network.map_err(|e| e.to_string())?;
+    // A template has places for so many.
+    let kept = kept.filter(|_| network.taps.len() <= slots::NETWORKS);
+    span.set("vm.restored", kept.is_some().to_string());
+    let (hello, begins) = match kept.map(|kept| (kept.hello, kept.state)) {
+        Some((hello, state)) => (Some(hello), Begins::Restored(state.into())),
+        None => (None, Begins::Booted),
+    };
     let localhost = localhost::begin(&network.namespace, &purpose.network);
     let share = Share::new(dir, Rc::clone(reaper)).await?;
     let files_said = Console::default();
@@ -120,6 +169,7 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
         files: Some(socket),
         taps: network.taps,
         netns: network.namespace,
+        begins,
     };
     let machine = Qemu::prepare(plan, user).inspect_err(|_| files.kill())?;
     let mut parts = Parts {
@@ -137,7 +187,10 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
         neighbours: network.neighbours,
         ..purpose.guest
     };
-    let (doom, deadline) = (parts.doom.clone(), config.deadline(purpose.accel));
+    let (doom, mut deadline) = (parts.doom.clone(), config.deadline(purpose.accel));
+    if hello.is_some() {
+        deadline = deadline.min(RESTORING);
+    }
     let up = {
         let qemu = Cell::new(0);
         let given_up = pin!(given_up(purpose.context, &doom, deadline, &qemu));
@@ -146,7 +199,7 @@ pub async fn boot(purpose: Purpose<'_>, reaper: &Rc<Reaper>) -> Result<(Parts, R
             place::record(dir, &pids, &holds).map_err(|e| e.to_string())
         };
         parts
-            .come_up(request, record, given_up, (reaper, &context))
+            .come_up(request, hello, record, given_up, (reaper, &context))
             .await
     };
     span.done(&up);
@@ -165,6 +218,7 @@ impl Parts {
     async fn come_up(
         &mut self,
         request: ConfigureRequest,
+        said: Option<Hello>,
         record: impl Fn([u32; 2]) -> Result<(), String>,
         mut given_up: impl Future<Output = String> + Unpin,
         (reaper, context): (&Reaper, &Context),
@@ -188,7 +242,7 @@ impl Parts {
         let (socket, pids) = runs.inspect_err(|_| self.machine.kill())?;
         let ready = async {
             tokio::try_join!(
-                ready(socket, &self.doom, request, started, context),
+                ready((socket, said), &self.doom, request, started, context),
                 self.pod.join(pids)
             )
         };
@@ -238,12 +292,13 @@ impl Parts {
     }
 }
 
-/// Waits until the guest is ready, as long as it takes; QEMU was started at `started`.
+/// Waits until the guest is ready, as long as it takes; QEMU was started at `started`. What it has said
+/// already it does not say again: then it is one that goes on as another was.
 ///
 /// # Errors
 /// Why it will not be.
 async fn ready(
-    socket: UnixStream,
+    (socket, said): (UnixStream, Option<Hello>),
     doom: &Doom,
     request: ConfigureRequest,
     started: Instant,
@@ -253,8 +308,12 @@ async fn ready(
     let link = Link::host();
     link::run(&link, &socket, doom).map_err(|e| format!("link: {e}"))?;
     let notices = Rc::new(Notices::new(link.first(), Vec::new(), 0));
-    let hello = notices.hello().await?;
-    let heard_after = started.elapsed();
+    let restored = said.is_some();
+    let hello = match said {
+        Some(said) => said,
+        None => notices.hello().await?,
+    };
+    let mut heard_after = started.elapsed();
     drop(span);
     let _span = Span::of(context, "vm configure", Kind::Internal);
     let stream = link.open();
@@ -262,9 +321,13 @@ async fn ready(
     let client = link::client(&link, stream, 0, doom);
     let request = ConfigureRequest {
         share: SHARE_TAG.into(),
+        restored,
         ..request
     };
     let (configured, mark) = configure(&client, request).await?;
+    if restored {
+        heard_after = started.elapsed();
+    }
     Ok(Ready {
         socket,
         link,
@@ -275,6 +338,8 @@ async fn ready(
         hello,
         configured,
         heard_after,
+        restored,
+        wish: None,
     })
 }
 

@@ -9,6 +9,7 @@ use crate::accel;
 use crate::config::{Accel, Config};
 use crate::image::Image;
 use crate::runtime::{self, Service};
+use crate::vm::Vm;
 use protos::api::task::Task;
 use protos::guest::Hello;
 use protos::task as api;
@@ -144,21 +145,10 @@ pub async fn steps(
     end(service, &context).await?;
     let ended = begin.elapsed();
     let hello = vm.hello.clone();
-    let in_guest = Duration::from_millis(hello.uptime_ms);
-    let kernel = Duration::from_millis(hello.started_ms);
-    let qemu = vm.heard_after.saturating_sub(in_guest);
-    let agent = in_guest.saturating_sub(kernel);
     let from_pool = vm.is_from_pool();
     let (boot, create) = match from_pool {
         true => (Vec::new(), created),
-        false => (
-            vec![
-                ("qemu", qemu, "from its start to the kernel's"),
-                ("kernel", kernel, "to the start of the agent"),
-                ("agent", agent, "to its hello"),
-            ],
-            created.saturating_sub(vm.heard_after),
-        ),
+        false => (beginning(&vm), created.saturating_sub(vm.heard_after)),
     };
     let container = [
         ("create", create, "files, network, and the container"),
@@ -172,6 +162,24 @@ pub async fn steps(
     ];
     let steps = boot.into_iter().chain(container).collect();
     Ok((steps, hello, from_pool))
+}
+
+/// How the VM came to be.
+fn beginning(vm: &Vm) -> Steps {
+    let heard_after = vm.heard_after;
+    if vm.restored {
+        let what = "of a template, to its agent's answer";
+        return vec![("restore", heard_after, what)];
+    }
+    let in_guest = Duration::from_millis(vm.hello.uptime_ms);
+    let kernel = Duration::from_millis(vm.hello.started_ms);
+    let qemu = heard_after.saturating_sub(in_guest);
+    let agent = in_guest.saturating_sub(kernel);
+    vec![
+        ("qemu", qemu, "from its start to the kernel's"),
+        ("kernel", kernel, "to the start of the agent"),
+        ("agent", agent, "to its hello"),
+    ]
 }
 
 /// Waits until the container says what it should.

@@ -116,6 +116,8 @@ pub struct Config {
     pub users: u32,
     /// VMs in store.
     pub pool: pool::Settings,
+    /// VMs go on as one that was booted and saved, where there is one.
+    pub templates: bool,
 }
 
 impl Default for Config {
@@ -146,6 +148,7 @@ impl Default for Config {
             first_user: 0x7000_0000,
             users: 1 << 16,
             pool: pool::Settings::default(),
+            templates: false,
         }
     }
 }
@@ -305,6 +308,19 @@ impl Config {
             set.map_err(|why| format!("annotation {key}={value:?}: {why}"))?;
         }
         Ok(config)
+    }
+
+    /// With these settings, each `name=value` as an annotation has it.
+    ///
+    /// # Errors
+    /// If one is wrong: it names it.
+    pub fn with(mut self, settings: &[&str]) -> Result<Self, String> {
+        for setting in settings {
+            let (name, value) = setting.split_once('=').unwrap_or((setting, ""));
+            let set = self.set(name, value).and_then(|()| self.check());
+            set.map_err(|why| format!("{setting}: {why}"))?;
+        }
+        Ok(self)
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {

@@ -31,6 +31,19 @@ pub struct Plan {
     /// The network namespace that the machine's process is to be in, for whoever looks for that of
     /// the container in its `/proc/PID/ns/net`; without one it has an empty one.
     pub netns: Option<OwnedFd>,
+    pub begins: Begins,
+}
+
+/// How a machine begins.
+#[derive(Default)]
+pub enum Begins {
+    #[default]
+    Booted,
+    /// It is booted for others to be made of it: it has neither files nor networks but places for them;
+    /// `monitor` is where it is asked to save itself to `state`, which is open for writing.
+    Template { monitor: OwnedFd, state: OwnedFd },
+    /// It goes on as one that was saved to this file, which is open for reading.
+    Restored(OwnedFd),
 }
 
 /// How the guest finds its share.

@@ -64,6 +64,7 @@ mod source;
 mod spec;
 mod start;
 mod sys;
+mod template;
 mod unmake;
 mod users;
 mod vm;
@@ -111,6 +112,10 @@ impl shim::Shim for Vm {
             (
                 "exec -id ID PROGRAM",
                 "run a program of the host's in the guest of a VM",
+            ),
+            (
+                "template [NAME=VALUE...]",
+                "save a VM that has booted, for others to begin as it",
             ),
         ]
     }
@@ -168,6 +173,7 @@ fn main() -> ExitCode {
         [pool::SPARE, pool, memory, vcpus] => pool::spare(pool, memory, vcpus),
         [pool::HOLD, ref pids @ ..] => pool::hold(pids),
         ["pool", ref words @ ..] => pool::pool(words),
+        ["template", ref words @ ..] => template::make::make(words).map(told),
         ["check"] => check::check().map(told),
         ["console", ref words @ ..] => debug::console(words),
         ["exec", ref words @ ..] => debug::exec(words),

@@ -14,19 +14,23 @@
 //! `noreplace-smp` and `cryptomgr.notests` save a third of the boot; the RTC stays, because a
 //! kernel waits seconds for a missing one.
 
+mod acpi;
 mod handover;
+pub mod line;
+pub mod monitor;
+pub mod slots;
 
 pub use handover::Moved;
 
 use crate::child::Child;
 use crate::config::Accel;
 use crate::console::Console;
-use crate::image::Abilities;
 use crate::jail::{self, Jail, Shown};
-use crate::machine::{Machine, Plan, SHARE_TAG};
+use crate::machine::{Begins, Machine, Plan};
 use crate::program::Program;
 use crate::users::User;
 use command_fds::{CommandFdExt, FdMapping};
+use line::Line;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -46,12 +50,6 @@ const KERNEL: &str = "/kernel";
 const INITRD: &str = "/initrd";
 /// In the machine's directory: where QEMU's root is mounted, which nobody sees but QEMU.
 const ROOT: &str = "root";
-/// The processor, without KVM.
-const EMULATED: &str = "qemu64,-cx16,+arat";
-/// MiB of translated code that are kept, without KVM; left to itself QEMU takes up to 1024.
-const TRANSLATED: u32 = 128;
-/// Devices that a microvm has room for.
-const SLOTS_WITHOUT_ACPI: usize = 8;
 /// The socket in the machine's directory.
 pub const AGENT_SOCKET: &str = "agent.sock";
 
@@ -74,25 +72,6 @@ struct Prepared {
     console: UnixStream,
 }
 
-/// Collects QEMU's arguments, and the fds they name.
-#[derive(Default)]
-struct Line {
-    arguments: Vec<String>,
-    fds: Vec<OwnedFd>,
-}
-
-impl Line {
-    fn add(&mut self, arguments: impl IntoIterator<Item = impl Into<String>>) {
-        self.arguments.extend(arguments.into_iter().map(Into::into));
-    }
-
-    /// The number under which QEMU has `fd`.
-    fn fd(&mut self, fd: impl Into<OwnedFd>) -> i32 {
-        self.fds.push(fd.into());
-        FIRST_FD + self.fds.len() as i32 - 1
-    }
-}
-
 impl Qemu {
     /// `debug`: the console goes to the log too.
     pub fn with_console_in_log(mut self, debug: bool) -> Self {
@@ -112,9 +91,19 @@ impl Machine for Qemu {
         let (console_end, console) = UnixStream::pair().map_err(at("console"))?;
 
         let mut line = Line::default();
-        basics(&mut line, &plan);
-        let words = append(plan.accel, plan.image.abilities, host_khz());
-        line.add(["-kernel", KERNEL, "-initrd", INITRD, "-append", &words]);
+        line::basics(&mut line, &plan);
+        let slots = line::slots(&plan);
+        // A machine that was saved had a host that listened, and its guest would take another for none.
+        let waits = match plan.begins {
+            Begins::Restored(_) => "on",
+            Begins::Booted => "off",
+            Begins::Template { .. } => {
+                let made = slots.put_tables(&mut plan.image.initrd, &plan.dir);
+                made.map_err(at("tables for the kernel"))?;
+                "off"
+            }
+        };
+        line::beginning(&mut line, &mut plan);
         let console = line.fd(console);
         line.add([
             "-chardev".to_owned(),
@@ -125,13 +114,16 @@ impl Machine for Qemu {
         let listener = line.fd(listener);
         line.add([
             "-chardev".to_owned(),
-            format!("socket,id=agent,fd={listener},server=on,wait=off"),
+            format!("socket,id=agent,fd={listener},server=on,wait={waits}"),
             "-device".to_owned(),
-            "virtio-serial-device,max_ports=2".to_owned(),
+            format!(
+                "virtio-serial-device,max_ports=2,bus={}",
+                slots.bus(slots::SERIAL)
+            ),
             "-device".to_owned(),
             "virtserialport,chardev=agent,name=agent".to_owned(),
         ]);
-        devices(&mut line, &mut plan);
+        line::devices(&mut line, &slots, &mut plan);
         let prepared = Prepared {
             plan,
             inherited: line.fds,
@@ -232,108 +224,6 @@ impl Machine for Qemu {
     }
 }
 
-/// Without ACPI a kernel that can do without boots faster, but has one processor and few devices.
-fn needs_acpi(plan: &Plan) -> bool {
-    // Beside the networks: the serial port, the files and the balloon.
-    let devices = plan.taps.len() + 3;
-    let can = plan.image.abilities.command_line_devices && plan.accel != Accel::Kvm;
-    !can || plan.vcpus > 1 || devices > SLOTS_WITHOUT_ACPI
-}
-
-/// The machine. A kernel with ACPI does not use the old interrupt controller, which the firmware of QEMU
-/// 10 leaves as it was at its reset: a tick of the old timer would come as exception 0, a division by zero.
-fn microvm(acpi: bool) -> String {
-    let acpi = if acpi { "acpi=on,pic=off" } else { "acpi=off" };
-    format!("microvm,{acpi},isa-serial=on,memory-backend=memory")
-}
-
-fn basics(line: &mut Line, plan: &Plan) {
-    let (accel, cpu) = match plan.accel {
-        Accel::Kvm => ("kvm".to_owned(), "host"),
-        Accel::Tcg | Accel::Auto => (format!("tcg,tb-size={TRANSLATED}"), EMULATED),
-    };
-    let memory = plan.memory;
-    let microvm = microvm(needs_acpi(plan));
-    line.add([
-        "-M",
-        &microvm,
-        "-accel",
-        &accel,
-        "-cpu",
-        cpu,
-        "-global",
-        "virtio-mmio.force-legacy=false",
-        "-nodefaults",
-        "-no-user-config",
-        "-no-reboot",
-        "-display",
-        "none",
-        "-sandbox",
-        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-    ]);
-    for dir in &plan.program.data {
-        line.add(["-L".to_owned(), dir.display().to_string()]);
-    }
-    line.add([
-        "-name".to_owned(),
-        format!("guest={}", plan.name.replace(',', ",,")),
-        "-m".to_owned(),
-        format!("{memory}M"),
-        "-smp".to_owned(),
-        plan.vcpus.to_string(),
-        "-object".to_owned(),
-        format!("memory-backend-memfd,id=memory,size={memory}M,share=on,dump=off"),
-    ]);
-}
-
-/// The files and the networks, which it takes out of the plan; and the balloon, by which the guest says
-/// what memory it has freed, so that the host has it again.
-fn devices(line: &mut Line, plan: &mut Plan) {
-    line.add(["-device", "virtio-balloon-device,free-page-reporting=on"]);
-    if let Some(files) = plan.files.take() {
-        let files = line.fd(files);
-        line.add([
-            "-chardev".to_owned(),
-            format!("socket,id=files,fd={files}"),
-            "-device".to_owned(),
-            format!("vhost-user-fs-device,chardev=files,tag={SHARE_TAG},queue-size=1024"),
-        ]);
-    }
-    for (n, tap) in std::mem::take(&mut plan.taps).into_iter().enumerate() {
-        let fd = line.fd(tap.fd);
-        line.add([
-            "-netdev".to_owned(),
-            format!("tap,id=net{n},fd={fd}"),
-            "-device".to_owned(),
-            format!("virtio-net-device,netdev=net{n},mac={}", tap.mac),
-        ]);
-    }
-}
-
-/// The kernel's command line.
-fn append(accel: Accel, kernel: Abilities, khz: u64) -> String {
-    let mut words = String::from(
-        "console=ttyS0 quiet reboot=t oops=panic panic=-1 noreplace-smp cryptomgr.notests rootfstype=ramfs",
-    );
-    if accel != Accel::Kvm {
-        words.push_str(&format!(" tsc=reliable tsc_early_khz={khz}"));
-        if !kernel.zeroes_file_pages {
-            words.push_str(" init_on_alloc=1");
-        }
-    }
-    words
-}
-
-/// How fast the host's processor counts, in kHz; any plausible number will do.
-fn host_khz() -> u64 {
-    let info = task::proc::text("/proc/cpuinfo").unwrap_or_default();
-    let mhz = info
-        .lines()
-        .find_map(|line| line.strip_prefix("cpu MHz")?.split_once(':'))
-        .and_then(|(_, mhz)| mhz.trim().parse::<f64>().ok());
-    (mhz.unwrap_or(2000.0).clamp(100.0, 10_000.0) * 1000.0) as u64
-}
-
 /// The group that QEMU needs to be of, beside its own.
 fn group(accel: Accel) -> Option<u32> {
     let kvm = || fs::metadata(KVM).ok().map(|file| file.gid());
@@ -361,37 +251,4 @@ fn environment(program: &Program) -> impl Iterator<Item = (&'static str, OsStrin
     let modules = modules.map(|dir| ("QEMU_MODULE_DIR", dir));
     let libraries = libraries.map(|paths| ("LD_LIBRARY_PATH", paths));
     libraries.into_iter().chain(modules)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// V13: what keeps boots without KVM from hanging, and those of QEMU 10 from failing.
-    #[test]
-    fn the_command_lines_carry_what_was_learnt() {
-        let unknown = Abilities::default();
-        let tcg = append(Accel::Tcg, unknown, 2_596_096);
-        for word in [
-            "tsc_early_khz=2596096",
-            "tsc=reliable",
-            "init_on_alloc=1",
-            "noreplace-smp",
-            "cryptomgr.notests",
-            "oops=panic",
-            "panic=-1",
-            "rootfstype=ramfs",
-        ] {
-            assert!(tcg.split(' ').any(|has| has == word), "{word}: {tcg}");
-        }
-        assert!(!append(Accel::Kvm, unknown, 1).contains("tsc"));
-        let ours = Abilities {
-            zeroes_file_pages: true,
-            ..unknown
-        };
-        assert!(!append(Accel::Tcg, ours, 1).contains("init_on_alloc"));
-        assert!((100_000..=10_000_000).contains(&host_khz()));
-        assert!(EMULATED.contains(",-cx16") && EMULATED.contains(",+arat"));
-        assert!(microvm(true).contains("pic=off") && !microvm(false).contains("pic="));
-    }
 }

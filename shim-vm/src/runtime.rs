@@ -254,7 +254,11 @@ impl Runtime for Guest {
         container: &Rc<Container>,
         context: &Context,
     ) -> Result<()> {
-        start::init(engine, &container.own, context).await
+        start::init(engine, &container.own, context).await?;
+        if let Some(wish) = container.own.vm.wish.take() {
+            wish.fulfil(&engine.runtime.reaper);
+        }
+        Ok(())
     }
 
     async fn exec(

@@ -32,6 +32,7 @@ use crate::qemu::Qemu;
 use crate::shape::Shape;
 use crate::share::Share;
 use crate::sockets::Sockets;
+use crate::template::Wish;
 use crate::word::{self, Doom};
 use crate::{boot, clock, forget, place};
 use protos::guest::{ConfigureResponse, Event, Hello, PowerOffRequest};
@@ -80,8 +81,12 @@ pub struct Vm {
     pub hello: Hello,
     /// What it answered when it was told what to be, to who has booted it.
     pub configured: ConfigureResponse,
-    /// How long after QEMU's start its hello came.
+    /// How long after QEMU's start its hello came, or its first answer if it did not boot.
     pub heard_after: Duration,
+    /// It goes on as one that was saved (`template.rs`).
+    pub restored: bool,
+    /// What the next would go on as: to be had once this one has nothing else to do.
+    pub wish: Cell<Option<Wish>>,
     pub localhost: Localhost,
     pub relays: Relays,
     pub sockets: Sockets,
@@ -162,6 +167,8 @@ impl Vm {
             hello: ready.hello,
             configured: ready.configured,
             heard_after: ready.heard_after,
+            restored: ready.restored,
+            wish: Cell::new(ready.wish),
             localhost: Localhost::new(parts.localhost),
             relays: Relays::new(CONNECTIONS),
             sockets: Sockets::new(sockets),
@@ -215,6 +222,7 @@ impl Vm {
             "agent": word::line(&self.hello.agent),
             "kernel": word::line(&self.hello.kernel),
             "booted_seconds": self.heard_after.as_secs_f64(),
+            "restored": self.restored,
             "adopted": self.is_adopted,
             "from_pool": self.is_from_pool(),
             "connections": self.relays.count(),
@@ -328,7 +336,7 @@ impl Vm {
 }
 
 /// Removes the VM's place, and its way to the network.
-async fn clear(dir: &Path, network: &Where) {
+pub async fn clear(dir: &Path, network: &Where) {
     if let Err(e) = place::clear(dir).await {
         log::error!("{}: {e}", dir.display());
     }

@@ -23,7 +23,7 @@ mod verity;
 
 pub use error::MountError;
 pub use hidden::{Hidden, followed, show};
-pub use idmap::user_namespace;
+pub use idmap::{hide_this_thread, user_namespace};
 pub use namespace::{Namespace, Place};
 pub use options::Refusal;
 pub use verity::Verity;

@@ -2,6 +2,7 @@
 //! The agent's event loop: the link to the host, and what is served over it.
 
 use crate::guest::Guest;
+use crate::late;
 use crate::layers::Layers;
 use crate::news::{News, next, say};
 use crate::port::Port;
@@ -41,13 +42,17 @@ pub fn run(started_ms: u64) -> Result<(), String> {
 async fn serve(started_ms: u64) -> Result<(), String> {
     let port = Port::open()?;
     let link = Link::guest();
+    let is_template = late::is_template();
+    if is_template {
+        late::prepare()?;
+    }
     // The first that is sent.
     let mut notices = link.first();
     let said = say(&mut notices, hello(started_ms)).await;
     said.map_err(|e| format!("hello: {e}"))?;
     tokio::select! {
         e = carry(&link, port) => Err(format!("the host is gone: {e}")),
-        ended = answer(&link, notices, started_ms) => ended,
+        ended = answer(&link, notices, started_ms, is_template) => ended,
     }
 }
 
@@ -68,11 +73,18 @@ async fn carry(link: &Link, mut port: Port) -> io::Error {
 }
 
 /// Once the host knows that we are here, gets ready for what it wants, and answers.
-async fn answer(link: &Rc<Link>, notices: Stream, started_ms: u64) -> Result<(), String> {
+async fn answer(
+    link: &Rc<Link>,
+    notices: Stream,
+    started_ms: u64,
+    is_ready: bool,
+) -> Result<(), String> {
     link.sent().await;
 
     let failed = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
-    crate::boot::finish()?;
+    if !is_ready {
+        crate::boot::finish()?;
+    }
     let reaper = Reaper::new().map_err(failed("reaper"))?;
     let layers = Layers::new(Rc::clone(&reaper));
     let outbox = Rc::new(Outbox::default());

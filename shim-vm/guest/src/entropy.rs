@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The kernel's random numbers, which a VM can't gather for a while after it has booted: until then
 //! getrandom(2) blocks.
-#![allow(unsafe_code, reason = "one ioctl that nix has no function for")]
+#![allow(unsafe_code, reason = "two ioctls that nix has no function for")]
 
 use nix::libc;
 use std::fs::File;
@@ -43,6 +43,20 @@ pub fn add(seed: &[u8]) -> io::Result<()> {
     let random = File::open("/dev/random")?;
     // SAFETY: the struct is as the ioctl has it, says its own size, and outlives the call.
     unsafe { add_entropy(random.as_raw_fd(), &raw const pool) }?;
+    Ok(())
+}
+
+nix::ioctl_none!(reseed_generators, b'R', 7);
+
+/// Has every generator of random numbers begin anew with what the kernel has gathered (random(4),
+/// RNDRESEEDCRNG).
+///
+/// # Errors
+/// From the ioctl.
+pub fn reseed() -> io::Result<()> {
+    let random = File::open("/dev/random")?;
+    // SAFETY: the ioctl takes nothing.
+    unsafe { reseed_generators(random.as_raw_fd()) }?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use crate::connections::Listeners;
 use crate::layers::Layers;
 use crate::roots::{self, Leaving};
 use crate::tool::Tools;
-use crate::{connections, entropy, forget, mirror, network, pids};
+use crate::{connections, entropy, forget, late, mirror, network, pids};
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use protos::guest::{
@@ -173,6 +173,9 @@ fn set_up(request: &ConfigureRequest) -> Done<()> {
     limited.map_err(|e| failed(format!("limits: {e}")))?;
     if !request.seed.is_empty() {
         entropy::add(&request.seed).map_err(|e| failed(format!("random seed: {e}")))?;
+    }
+    if request.restored {
+        late::begin_anew().map_err(failed)?;
     }
     if !request.hostname.is_empty() {
         nix::unistd::sethostname(&request.hostname)

@@ -20,6 +20,7 @@ mod connections;
 mod entropy;
 mod forget;
 mod guest;
+mod late;
 mod layers;
 mod mirror;
 mod network;

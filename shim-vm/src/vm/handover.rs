@@ -53,6 +53,8 @@ pub struct Moved {
     heard: u64,
     #[serde(default)]
     is_adopted: bool,
+    #[serde(default)]
+    restored: bool,
     patience: Duration,
     share: share::Moved,
     pod: pod::Moved,
@@ -196,6 +198,7 @@ impl Vm {
             mark: self.mark,
             heard: self.notices.heard(),
             is_adopted: self.is_adopted,
+            restored: self.restored,
             patience: self.patience,
             share: self.share.hand_over(kept)?,
             pod: self.pod.hand_over(),
@@ -311,6 +314,8 @@ impl Vm {
             configured: ConfigureResponse::default(),
             hello: Hello::decode(moved.hello.as_slice()).map_err(io::Error::other)?,
             heard_after: moved.heard_after,
+            restored: moved.restored,
+            wish: Cell::default(),
             dir: moved.dir,
             network: moved.network,
             joined: Cell::new(moved.joined),

@@ -145,7 +145,7 @@ pub async fn user_namespace(reaper: &Reaper, uid_map: &str, gid_map: &str) -> io
 
 /// Has no one else see what this thread mounts. It sees what others do: what they unmount must
 /// not stay in use here.
-pub(super) fn hide_this_thread() -> nix::Result<()> {
+pub fn hide_this_thread() -> nix::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
     mount(None::<&str>, "/", None::<&str>, slave, None::<&str>)

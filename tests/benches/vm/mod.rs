@@ -4,6 +4,7 @@
 
 mod bare;
 mod table;
+mod template;
 
 use crate::sample::Sample;
 use harness::inspect::Stopped;
@@ -18,6 +19,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 pub use table::table;
+use template::Templates;
 
 const ROUNDS: usize = 15;
 /// MiB of the VMs whose memory is looked at.
@@ -30,7 +32,7 @@ const EXECS: usize = 3;
 const CALLS: [&str; 4] = ["Exec", "Start", "Wait", "Delete"];
 
 /// `{<flavour>: {bare, steps: {<step of check>}, shim, pool, exec, calls: {<call of an exec>}, memory:
-/// {<MiB>: {rss, pss}}, own}}`, times in ms and memory in KiB: `shim` is from `start` to the first
+/// {<MiB>: {rss, pss}}, own, template: {shim, restore, held: {<VMs>: <KiB>}}}}`, times in ms and memory in KiB: `shim` is from `start` to the first
 /// output, `exec` all calls of an exec, `own` the shim's private memory. Flavours, and what is
 /// measured of each, take turns; `pool` is `shim` with a VM of the pool's. Without KVM, so that it is the same
 /// everywhere.
@@ -49,16 +51,20 @@ pub fn measure() -> Value {
                 let image = images.join(flavour.name);
                 flavour.bare.time(bare::boot(&image, &initrd));
                 flavour.check();
-                let cold = flavour
-                    .container(test, &format!("cold-{round}"), None)
-                    .await;
-                flavour.shim.time(cold);
+                flavour.container(test, round).await;
                 flavour.pool(test, round).await;
+                if let Some(templates) = &mut flavour.templates {
+                    let id = format!("{}-template-{round}", flavour.name);
+                    templates.round(test, &id).await;
+                }
             }
         }
         for flavour in &mut all {
             for size in SIZES {
                 flavour.idle(test, size).await;
+            }
+            if let Some(templates) = &mut flavour.templates {
+                templates.density(test, flavour.name).await;
             }
         }
         let all = all.into_iter().map(|of| (of.name.to_owned(), of.json()));
@@ -78,6 +84,7 @@ struct Flavour {
     calls: [Sample; CALLS.len()],
     own: Sample,
     memory: Map<String, Value>,
+    templates: Option<Templates>,
 }
 
 impl Flavour {
@@ -88,9 +95,11 @@ impl Flavour {
         symlink(image, dir.join(name)).expect("a new link");
         let config = dir.join("shim-vm.toml");
         fs::write(&config, "accel = \"tcg\"\nimage = \".\"\n").expect("a configuration");
+        let config = config.to_string_lossy().into_owned();
         Self {
             name,
-            config: config.to_string_lossy().into_owned(),
+            templates: Templates::new(&dir, &config),
+            config,
             bare: Sample::default(),
             steps: Default::default(),
             shim: Sample::default(),
@@ -131,40 +140,27 @@ impl Flavour {
         pool.has(1);
         // What is taken is not followed by a boot while that is measured.
         let stopped = Stopped::new(pool.pid());
-        let config = pool.config.to_string_lossy();
-        let took = self
-            .container(test, &format!("pool-{round}"), Some(&config))
-            .await;
+        let id = format!("{}-pool-{round}", self.name);
+        let (shim, took) = first_output(test, &id, &pool.config.to_string_lossy()).await;
+        let vm = shim.state(&id, "").await.expect("State").pid as i32;
+        let holder = proc::stat(vm).expect("QEMU").ppid;
+        assert_ne!(holder, shim.pid(), "taken, and not booted");
         self.pool.time(took);
         drop(stopped);
+        shim.stopped().await;
     }
 
-    /// From the shim's `start` to what the container says first; with a pool's configuration from that.
-    async fn container(&mut self, test: &Test, id: &str, pool: Option<&str>) -> Duration {
-        let id = format!("{}-{id}", self.name);
-        let bundle = test.bundle(&id).sh("echo up; exec sleep 100000").build();
-        let fifos = Fifos::new(test.dir().join(format!("io-{id}")));
-        let (mut out, _err) = fifos.readers();
-        let begin = Instant::now();
-        let start = bundle.start().binary(&peers::vm_shim());
-        let start = start.env("DUNNAGE_VM_CONFIG", pool.unwrap_or(&self.config));
-        let shim = start.shim().await;
-        let create = shim.create(bundle.create().output(&fifos));
-        create.await.expect("Create");
-        shim.start(&id, "").await.expect("Start");
-        assert_eq!(out.line().await, "up");
-        let took = begin.elapsed();
-        let holder = shim.state(&id, "").await.expect("State").pid as i32;
-        let holder = proc::stat(holder).expect("QEMU").ppid;
-        assert_eq!(pool.is_some(), holder != shim.pid(), "taken, or booted");
-        if pool.is_none() {
-            self.own.push(proc::private_dirty(shim.pid()) as f64);
-            for n in 0..EXECS {
-                self.exec(&shim, &bundle, &format!("e{n}")).await;
-            }
+    /// From the shim's `start` to what the container says first.
+    async fn container(&mut self, test: &Test, round: usize) {
+        let id = format!("{}-{round}", self.name);
+        let (shim, took) = first_output(test, &id, &self.config).await;
+        let bundle = shim.bundle().clone();
+        self.shim.time(took);
+        self.own.push(proc::private_dirty(shim.pid()) as f64);
+        for n in 0..EXECS {
+            self.exec(&shim, &bundle, &format!("e{n}")).await;
         }
         shim.stopped().await;
-        took
     }
 
     /// An exec of `true`: added, started, waited for and deleted.
@@ -219,6 +215,22 @@ impl Flavour {
             "calls": named(&CALLS, &self.calls),
             "own": self.own.json(),
             "memory": self.memory,
+            "template": self.templates.map(Templates::json),
         })
     }
+}
+
+/// A shim with a container that has said something and sleeps; how long that took from `start` on.
+async fn first_output(test: &Test, id: &str, config: &str) -> (Shim, Duration) {
+    let bundle = test.bundle(id).sh("echo up; exec sleep 100000").build();
+    let fifos = Fifos::new(test.dir().join(format!("io-{id}")));
+    let (mut out, _err) = fifos.readers();
+    let begin = Instant::now();
+    let start = bundle.start().binary(&peers::vm_shim());
+    let shim = start.env("DUNNAGE_VM_CONFIG", config).shim().await;
+    let create = shim.create(bundle.create().output(&fifos));
+    create.await.expect("Create");
+    shim.start(id, "").await.expect("Start");
+    assert_eq!(out.line().await, "up");
+    (shim, begin.elapsed())
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The figures of VMs as a table for docs/bench.md, and their goals.
 
+use super::template::COUNTS;
 use super::{CALLS, FLAVOURS, SIZES, STEPS};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -72,6 +73,13 @@ pub fn table(results: &Value) -> String {
     row("… of the boot's (goal: 0.2)", 2, &|of| {
         Some(median(of, "/pool")? / median(of, "/shim")?)
     });
+    row("… of a template", 0, &|of| median(of, "/template/shim"));
+    row("… of the cold one (goal: 0.4)", 2, &|of| {
+        Some(median(of, "/template/shim")? / median(of, "/shim")?)
+    });
+    row("QEMU of a template, until the agent answers", 0, &|of| {
+        median(of, "/template/restore")
+    });
     row("exec cycle in a running VM", 0, &|of| median(of, "/exec"));
     for call in CALLS {
         row(&format!("… of it {call}"), 1, &|of| {
@@ -85,6 +93,12 @@ pub fn table(results: &Value) -> String {
         let name = format!("QEMU's PSS, idle guest of {size} MiB, MiB");
         row(&name, 0, &|of| {
             Some(of.pointer(&format!("/memory/{size}/pss"))?.as_f64()? / 1024.0)
+        });
+    }
+    for count in COUNTS {
+        let name = format!("QEMU's PSS, each of {count} of a template, 512 MiB, MiB");
+        row(&name, 0, &|of| {
+            Some(of.pointer(&format!("/template/held/{count}"))?.as_f64()? / 1024.0)
         });
     }
     text

@@ -44,6 +44,7 @@ mod share;
 mod sockets;
 mod streams;
 mod swaps;
+mod templates;
 mod trace;
 mod upgrade;
 mod users;
