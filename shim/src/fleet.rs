@@ -64,6 +64,10 @@ async fn ask_all<A: 'static, F: Future<Output = A> + 'static>(
 fn daemons(program: &str, filter: &Flags) -> Result<Vec<Daemon>> {
     let pids = proc::all().map_err(|e| Error::io("read", "/proc", e))?;
     let mut daemons: Vec<_> = pids.filter_map(|pid| daemon(pid, program)).collect();
+    // What a shim has forked is called as it is until it executes its program.
+    let all: Vec<u32> = daemons.iter().map(|daemon| daemon.pid).collect();
+    let is_fork = |pid| proc::parent(pid).is_some_and(|parent| all.contains(&parent));
+    daemons.retain(|daemon| !is_fork(daemon.pid));
     let wanted = |filter: &str, value: &str| filter.is_empty() || filter == value;
     daemons.retain(|daemon| {
         wanted(&filter.namespace, &daemon.flags.namespace) && wanted(&filter.id, &daemon.flags.id)
