@@ -43,6 +43,9 @@ use std::time::Instant;
 
 const SWITCH: &str = "DUNNAGE_DIRECT_EXEC";
 const ACTION: &str = "direct exec";
+/// Signals up to SIGSYS, and the one that a Rust program ignores, SIGPIPE.
+const NAMED: u64 = (1 << 31) - 1;
+const OF_RUST: u64 = 1 << (libc::SIGPIPE - 1);
 /// So many programs are told apart without being asked again.
 const KINDS: usize = 16;
 /// The most that a helper answers, in bytes.
@@ -69,6 +72,14 @@ impl Direct {
     /// If an operator has turned it on, and this kernel can do it (mount_setattr(2), Linux 5.12).
     pub fn wanted() -> Option<Self> {
         if std::env::var_os(SWITCH).is_none_or(|value| value != "1") {
+            return None;
+        }
+        // Of what a process was told to ignore a runtime passes some on and some not.
+        let ignored = ignored_signals();
+        if ignored & !OF_RUST != 0 {
+            log::warn!(
+                "{SWITCH}: signals are ignored here ({ignored:#x}): the OCI runtime makes execs"
+            );
             return None;
         }
         let program = protected_program();
@@ -118,6 +129,15 @@ impl Direct {
         mapped.map_err(io::Error::other)?;
         Ok(command)
     }
+}
+
+/// The signals that this process ignores, a bit for each (proc_pid_status(5), SigIgn), without those that
+/// have no name.
+fn ignored_signals() -> u64 {
+    let status = crate::proc::text("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let all = line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    all.unwrap_or(u64::MAX) & NAMED
 }
 
 fn protected_program() -> io::Result<OwnedFd> {

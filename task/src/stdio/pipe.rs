@@ -4,15 +4,15 @@
 use crate::error::{Error, Result};
 use crate::sys;
 use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, makedev, mknodat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, makedev, mkdirat, mknodat};
 use nix::unistd::{Gid, Uid, fchown};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::LazyLock;
 
-/// The name of the null device in its filesystem.
-const NULL: &str = "null";
+/// Where the null device is in its filesystem: a process sees its name.
+const NULL: &str = "dev/null";
 
 /// Who may open the pipe again, as `/dev/stdout` in a container does.
 #[derive(Clone, Copy)]
@@ -74,6 +74,7 @@ pub fn make_null() {
 
 fn filesystem_with_null() -> nix::Result<OwnedFd> {
     let dir = sys::memory_filesystem()?;
+    mkdirat(&dir, "dev", Mode::S_IRWXU)?;
     let all = Mode::from_bits_truncate(0o666);
     mknodat(&dir, NULL, SFlag::S_IFCHR, all, makedev(1, 3))?;
     // Whatever the umask.

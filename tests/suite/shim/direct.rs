@@ -120,8 +120,18 @@ struct Side {
     spans: PathBuf,
 }
 
+/// A shell that starts something beside itself has it ignore these.
+fn ignore_nothing() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    for ignored in [Signal::SIGINT, Signal::SIGQUIT] {
+        // SAFETY: the default action runs no code of ours.
+        unsafe { signal(ignored, SigHandler::SigDfl) }.expect("signal");
+    }
+}
+
 impl Side {
     async fn new(test: &Test, id: &str, direct: bool) -> Self {
+        ignore_nothing();
         let spans = test.dir().join(format!("{id}.spans"));
         let bundle = test.bundle(id);
         let bundle = bundle.set("/hostname", json!("box")).build();
