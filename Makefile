@@ -80,7 +80,7 @@ BUILD = DUNNAGE_REVISION=$(REVISION) RUSTFLAGS='$(strip $(RUSTFLAGS) $(STATIC) $
 PUT = @mkdir -p target/dist && { cmp -s $(BUILT)/$(1) target/dist/$(1) || install -m755 $(BUILT)/$(1) target/dist/$(1); }
 
 # What of the suite is tried with the other OCI runtimes in `make test`.
-SELECTED := checkpoint:: failures:: golden:: oom:: stats:: task:: terminal::
+SELECTED := checkpoint:: direct:: failures:: golden:: oom:: stats:: task:: terminal::
 RUNC_1_3 = RUNTIME=$(PEERS)/runc-1.3/bin/runc
 CRUN = RUNTIME=$(PEERS)/crun/bin/crun
 WITH_RUNTIME = SHIM=$(abspath $(DIST)) PEERS=$(PEERS) $(TEST) --workspace --test shim
