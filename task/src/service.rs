@@ -12,7 +12,7 @@ use crate::process::Exit;
 use crate::reaper::Reaper;
 use crate::runtime::Runtime;
 use crate::state::State;
-use crate::stdio::{Ends, Parked, Paths};
+use crate::stdio::{self, Ends, Parked, Paths};
 use protos::any;
 use protos::api::task::{self, Task};
 use protos::events::{TaskCreate, TaskDelete, TaskIo};
@@ -87,6 +87,7 @@ impl<R: Runtime> Service<R> {
         namespace: String,
         outbox: Rc<Outbox>,
     ) -> Rc<Self> {
+        stdio::make_null();
         let engine = Engine {
             namespace,
             outbox,

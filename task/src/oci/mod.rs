@@ -63,7 +63,6 @@ impl Oci {
     /// Containers whose processes are `reaper`'s.
     pub fn new(reaper: Rc<Reaper>) -> Self {
         let join = Join::default();
-        stdio::make_null();
         Self {
             reaper,
             join,

@@ -336,7 +336,7 @@ fn info_tells_the_runtime_and_its_features() {
             if vm_differs("guests-runtime") {
                 let options = json["mountOptions"].as_array().expect("options of mounts");
                 assert!(options.iter().any(|option| option == "rro"), "{json}");
-                assert_eq!(json["linux"]["mountExtensions"]["idmap"]["enabled"], false);
+                assert_eq!(json["linux"]["mountExtensions"]["idmap"]["enabled"], true);
             }
         }
         if vm_differs("guests-runtime") {
