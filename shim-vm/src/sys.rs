@@ -19,7 +19,7 @@ use nix::sys::stat::{Mode, SFlag, mknod, umask};
 use nix::unistd::{Gid, Uid, chdir, chown, mkdir, pivot_root, setgid, setgroups, setuid};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -166,34 +166,4 @@ pub fn with_new_pids<T>(work: impl FnOnce() -> T) -> io::Result<T> {
     let done = work();
     setns(ours, CloneFlags::CLONE_NEWPID)?;
     Ok(done)
-}
-
-/// This process, and what it starts, have a processor when others leave it (setpriority(2)).
-pub fn let_others_go_first() {
-    const LAST: libc::c_int = 19;
-    // SAFETY: the call takes numbers. Without it things are only slower.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LAST) };
-}
-
-/// Closes every fd from `first` on (close_range(2)); nothing of this process may own one.
-pub fn close_from(first: RawFd) -> nix::Result<()> {
-    let first = first.cast_unsigned();
-    // SAFETY: the call takes numbers; the caller answers for the fds.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
-    Errno::result(done).map(drop)
-}
-
-/// No program that this process executes has any capability (prctl(2), PR_CAPBSET_DROP).
-pub fn drop_bounding_set() -> nix::Result<()> {
-    const NONE: libc::c_ulong = 0;
-    for capability in NONE.. {
-        // SAFETY: the call takes numbers.
-        let done = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, NONE, NONE, NONE) };
-        match Errno::result(done) {
-            // The kernel has no more.
-            Err(Errno::EINVAL) => break,
-            dropped => drop(dropped?),
-        }
-    }
-    Ok(())
 }

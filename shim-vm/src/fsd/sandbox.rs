@@ -23,6 +23,7 @@ use nix::unistd::{chdir, pivot_root, setgroups};
 use std::fs::File;
 use std::io;
 use std::os::fd::RawFd;
+use task::sys::exec;
 
 /// Nothing is dumped, neither into a file, for which a page is needed at least, nor into a pipe, for
 /// which the kernel takes this number, unlike 0, as a refusal (core(5)).
@@ -52,7 +53,7 @@ pub fn enter(dir: &str, last: RawFd, files: u64) -> Result<(File, u64), String> 
     if std::process::id() != 1 {
         return Err("it is the shim that starts this".into());
     }
-    sys::close_from(last + 1).map_err(at("close_range"))?;
+    exec::close_from((last + 1).cast_unsigned()).map_err(at("close_range"))?;
     let files = limit(files).map_err(at("limits"))?;
     let own = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWNET
@@ -119,7 +120,7 @@ fn make_root(dir: &str) -> nix::Result<()> {
 
 fn keep_power_over_files() -> io::Result<()> {
     use capng::{Action, CUpdate, Set, Type};
-    sys::drop_bounding_set()?;
+    exec::bound_capabilities(0)?;
     capng::clear(Set::BOTH);
     let keep = |name: &&str| -> capng::Result<CUpdate> {
         Ok(CUpdate {

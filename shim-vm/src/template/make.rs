@@ -27,6 +27,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use task::reaper::Reaper;
 
+/// How far one that nobody waits for is behind others (setpriority(2)).
+const LAST: i32 = 19;
 /// How long QEMU may take to save a machine.
 const SAVING: Duration = Duration::from_secs(60);
 /// Of the directory that is mounted: an initial root with more in it than its file, and sockets.
@@ -40,7 +42,8 @@ pub fn make(mut words: &[&str]) -> Result<String, String> {
     let in_background = words.first() == Some(&BACKGROUND);
     if in_background {
         words = &words[1..];
-        sys::let_others_go_first();
+        // Without it things are only slower.
+        let _ = sys::set_nice(0, LAST);
     }
     task::inherited::keep_from_children().map_err(|e| format!("inherited files: {e}"))?;
     task::rootfs::hide_this_thread().map_err(|e| format!("mount namespace: {e}: is this root?"))?;

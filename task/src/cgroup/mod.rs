@@ -227,7 +227,6 @@ fn members(dir: &Path) -> Vec<u32> {
     pids.filter(|&pid| pid != 0).collect()
 }
 
-/// Thaws what is frozen in `dir`, of version 1 or 2.
 /// Whether processes in `dir` are frozen, or about to be.
 fn is_frozen(dir: &Path) -> bool {
     let says = |file: &str, word: &str| proc::text(dir.join(file)).map(|text| text.trim() == word);
@@ -235,6 +234,7 @@ fn is_frozen(dir: &Path) -> bool {
     thawed.is_ok_and(|thawed| !thawed)
 }
 
+/// Thaws what is frozen in `dir`, of version 1 or 2.
 fn thaw(dir: &Path) {
     for (file, thawed) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
         let file = dir.join(file);

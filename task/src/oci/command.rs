@@ -43,8 +43,7 @@ impl Talk {
         let mut talk = Self::default();
         let stdin = match streams {
             Streams::Given([stdin, stdout, stderr]) => {
-                command.stdin(stdin);
-                command.stdout(stdout).stderr(stderr);
+                command.stdin(stdin).stdout(stdout).stderr(stderr);
                 return Ok(talk);
             }
             Streams::Captured => Stdio::null(),

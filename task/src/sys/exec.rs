@@ -59,21 +59,20 @@ pub fn close_from(first: u32) -> nix::Result<()> {
     Errno::result(done).map(drop)
 }
 
-/// Gives up whatever a program could get beyond `keep`, a bit for each capability (capabilities(7)).
+/// Gives up whatever a program could get beyond `keep`, a bit for each capability (prctl(2),
+/// PR_CAPBSET_DROP).
 ///
 /// # Errors
 /// From prctl(2).
 pub fn bound_capabilities(keep: u64) -> nix::Result<()> {
     for capability in (0..CAPABILITIES).filter(|n| keep & 1 << n == 0) {
-        // SAFETY: both take numbers.
-        let done = unsafe {
-            if libc::prctl(libc::PR_CAPBSET_READ, capability, 0, 0, 0) != 1 {
-                // The kernel has none of this number, or it is given up already.
-                continue;
-            }
-            libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0)
-        };
-        Errno::result(done)?;
+        // SAFETY: the call takes numbers.
+        let done = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        match Errno::result(done) {
+            // The kernel has no more.
+            Err(Errno::EINVAL) => break,
+            dropped => drop(dropped?),
+        }
     }
     Ok(())
 }

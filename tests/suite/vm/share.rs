@@ -65,7 +65,11 @@ fn dir(test: &Test, name: &str) -> PathBuf {
 /// An overlay of the usual root filesystem; its upper directory.
 fn overlay(test: &Test, id: &str) -> (Mount, PathBuf) {
     let [upper, work] = ["upper", "work"].map(|name| dir(test, &format!("{id}-{name}")));
-    let overlay = Mount {
+    (overlay_of(&upper, &work), upper)
+}
+
+fn overlay_of(upper: &Path, work: &Path) -> Mount {
+    Mount {
         r#type: "overlay".into(),
         source: "overlay".into(),
         options: vec![
@@ -74,8 +78,7 @@ fn overlay(test: &Test, id: &str) -> (Mount, PathBuf) {
             format!("workdir={}", work.display()),
         ],
         ..Default::default()
-    };
-    (overlay, upper)
+    }
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -271,18 +274,8 @@ fn what_the_host_mounts_later_a_later_container_has() {
                 fs::create_dir(dir).unwrap();
             }
             fs::write(upper.join("layer"), "of a disk").unwrap();
-            let overlay = Mount {
-                r#type: "overlay".into(),
-                source: "overlay".into(),
-                options: vec![
-                    format!("lowerdir={}", peers::rootfs().display()),
-                    format!("upperdir={}", upper.display()),
-                    format!("workdir={}", work.display()),
-                ],
-                ..Default::default()
-            };
             let bundle = privileged(test.bundle(id))
-                .rootfs(vec![overlay])
+                .rootfs(vec![overlay_of(&upper, &work)])
                 .mount(volume(&at, &["rbind", "rw"]))
                 .build();
             bundle.start().answer().await;
