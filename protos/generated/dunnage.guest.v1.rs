@@ -344,7 +344,7 @@ impl ::prost::Name for PutBundleResponse {
         "/dunnage.guest.v1.PutBundleResponse".into()
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DialRequest {
     #[prost(uint32, tag = "1")]
     pub stream: u32,
@@ -352,6 +352,8 @@ pub struct DialRequest {
     pub port: u32,
     #[prost(bool, tag = "3")]
     pub v6: bool,
+    #[prost(string, tag = "4")]
+    pub path: ::prost::alloc::string::String,
 }
 impl ::prost::Name for DialRequest {
     const NAME: &'static str = "DialRequest";

@@ -5,6 +5,7 @@
 use crate::child::Child;
 use crate::config::{Accel, Config};
 use crate::console::Console;
+use crate::container_sockets::ContainerSockets;
 use crate::image::Image;
 use crate::limits::Place;
 use crate::machine::{Begins, Machine, Plan, SHARE_TAG};
@@ -70,6 +71,7 @@ pub struct Parts {
     pub pod: Pod,
     /// What listens in the pod's network namespace.
     pub localhost: Option<localhost::Sockets>,
+    pub container_sockets: ContainerSockets,
     pub doom: Doom,
 }
 
@@ -157,7 +159,13 @@ async fn begin(
     let localhost = localhost::begin(&network.namespace, &purpose.network);
     let share = Share::new(dir, Rc::clone(reaper)).await?;
     let files_said = Console::default();
-    let (files, socket) = files::start(dir, &share, config.max_open_files, &files_said, reaper)?;
+    let (container_sockets, channel) = ContainerSockets::new(&config.container_sockets)
+        .map_err(|e| format!("container_sockets: {e}"))?;
+    let terms = files::Terms {
+        most: config.max_open_files,
+        sockets: channel,
+    };
+    let (files, socket) = files::start(dir, &share, terms, &files_said, reaper)?;
     let plan = Plan {
         name: purpose.name,
         dir: dir.clone(),
@@ -179,6 +187,7 @@ async fn begin(
         share,
         pod,
         localhost: None,
+        container_sockets,
         doom: Doom::default(),
     };
     let request = ConfigureRequest {
@@ -193,7 +202,7 @@ async fn begin(
     }
     let up = {
         let qemu = Cell::new(0);
-        let given_up = pin!(given_up(purpose.context, &doom, deadline, &qemu));
+        let given_up = pin!(patience::given_up(purpose.context, &doom, deadline, &qemu));
         let record = |pids: [u32; 2]| {
             qemu.set(pids[0]);
             place::record(dir, &pids, &holds).map_err(|e| e.to_string())
@@ -387,15 +396,4 @@ fn random<const N: usize>() -> Result<[u8; N], String> {
     let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     read.map_err(|e| format!("/dev/urandom: {e}"))?;
     Ok(bytes)
-}
-
-/// Waits until a boot by the process `qemu` is of no use any more, and tells why.
-async fn given_up(context: &Context, doom: &Doom, deadline: Duration, qemu: &Cell<u32>) -> String {
-    tokio::select! {
-        why = context.cancelled() => why.message,
-        why = doom.sealed() => why,
-        () = patience::over(deadline, || qemu.get()) => {
-            format!("the guest was not ready within {} s", deadline.as_secs())
-        }
-    }
 }

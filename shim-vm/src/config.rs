@@ -5,7 +5,7 @@
 
 use crate::limits::PERIOD;
 use crate::pod::Overhead;
-use crate::{pool, sockets};
+use crate::{container_sockets, pool, sockets};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::num::NonZero;
@@ -96,6 +96,8 @@ pub struct Config {
     pub debug_exec: bool,
     /// The host's sockets that containers may connect to, where they have them.
     pub sockets: Vec<PathBuf>,
+    /// Sockets that containers make in volumes, by the host's paths, which the host may connect to.
+    pub container_sockets: Vec<PathBuf>,
     /// The annotations that count.
     pub annotations: Vec<String>,
     /// The most that a VM may have, whatever its container says, in MiB and in processors; 0: as
@@ -137,6 +139,7 @@ impl Default for Config {
             debug_console: false,
             debug_exec: false,
             sockets: Vec::new(),
+            container_sockets: Vec::new(),
             annotations: ALLOWED.map(str::to_owned).into(),
             max_memory: 0,
             max_vcpus: 0,
@@ -245,11 +248,16 @@ impl Config {
         let files = self.max_open_files;
         within("max_open_files", files, LEAST_FILES, 1 << 30, "")?;
         within("writable_size", self.writable_size, 1, MOST_MEMORY, " MiB")?;
-        let sockets = self.sockets.len() as u64;
-        within("sockets", sockets, 0, MOST_SOCKETS, "")?;
-        if let Some(path) = self.sockets.iter().find(|path| path.is_relative()) {
-            return Err(format!("sockets: {path:?} is not an absolute path"));
+        for (name, paths) in [
+            ("sockets", &self.sockets),
+            ("container_sockets", &self.container_sockets),
+        ] {
+            within(name, paths.len() as u64, 0, MOST_SOCKETS, "")?;
+            if let Some(path) = paths.iter().find(|path| path.is_relative()) {
+                return Err(format!("{name}: {path:?} is not an absolute path"));
+            }
         }
+        container_sockets::check(&self.container_sockets)?;
         // Neither root, nor what stands for nobody at all (chown(2)).
         let users = u64::from(u32::MAX - self.first_user);
         within("first_user", self.first_user.into(), 1, u32::MAX.into(), "")?;
@@ -332,6 +340,7 @@ impl Config {
             "kernel" => self.kernel = absolute(value)?,
             "initrd" => self.initrd = absolute(value)?,
             "sockets" => self.sockets = sockets::list(value)?,
+            "container_sockets" => self.container_sockets = sockets::list(value)?,
             "accel" => {
                 self.accel = match value {
                     "auto" => Accel::Auto,

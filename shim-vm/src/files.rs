@@ -3,7 +3,7 @@
 
 use crate::child::Child;
 use crate::console::Console;
-use crate::fsd::LISTENER_FD;
+use crate::fsd::{LISTENER_FD, SOCKETS_FD, WITH_SOCKETS};
 use crate::share::Share;
 use command_fds::{CommandFdExt, FdMapping};
 use std::fs;
@@ -14,15 +14,22 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use task::reaper::Reaper;
 
-/// Starts the file server of `share`, which may have `most` files open, and gives a socket
-/// connected to it. What it says goes to `console`.
+/// On which terms it serves.
+pub struct Terms {
+    /// The most files that it may have open.
+    pub most: u64,
+    /// Where it hears which sockets of containers' the host connects to, and tells of them.
+    pub sockets: Option<OwnedFd>,
+}
+
+/// Starts the file server of `share`, and gives a socket connected to it. What it says goes to `console`.
 ///
 /// # Errors
 /// If it can't be started.
 pub fn start(
     dir: &Path,
     share: &Share,
-    most: u64,
+    terms: Terms,
     console: &Console,
     reaper: &Reaper,
 ) -> Result<(Child, OwnedFd), String> {
@@ -39,7 +46,8 @@ pub fn start(
     command
         .arg("fsd")
         .arg(at)
-        .arg(most.to_string())
+        .arg(terms.most.to_string())
+        .args(terms.sockets.as_ref().map(|_| WITH_SOCKETS))
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -48,7 +56,11 @@ pub fn start(
         parent_fd: listener.into(),
         child_fd: LISTENER_FD,
     };
-    let mapped = command.fd_mappings(vec![listener]);
+    let sockets = terms.sockets.map(|fd| FdMapping {
+        parent_fd: fd,
+        child_fd: SOCKETS_FD,
+    });
+    let mapped = command.fd_mappings([listener].into_iter().chain(sockets).collect());
     mapped.map_err(|e| format!("fd for the file server: {e}"))?;
     console.read(reader, false).map_err(failed("pipe"))?;
     task::sys::run_in_mounts(&mut command, namespace.clone());

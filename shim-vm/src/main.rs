@@ -21,6 +21,7 @@ mod clock;
 mod config;
 mod console;
 mod container;
+mod container_sockets;
 mod debug;
 mod devices;
 mod events;
@@ -51,6 +52,7 @@ mod program;
 mod promises;
 mod qemu;
 mod remembered;
+mod rights;
 mod root;
 mod rootfs;
 mod runtime;
@@ -169,7 +171,10 @@ fn main() -> ExitCode {
         ExitCode::SUCCESS
     };
     let done = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["fsd", dir, most] => fsd::serve(dir, most).map(|()| ExitCode::SUCCESS),
+        ["fsd", dir, most] => fsd::serve(dir, most, false).map(|()| ExitCode::SUCCESS),
+        ["fsd", dir, most, fsd::WITH_SOCKETS] => {
+            fsd::serve(dir, most, true).map(|()| ExitCode::SUCCESS)
+        }
         [pool::SPARE, pool, memory, vcpus] => pool::spare(pool, memory, vcpus),
         [pool::HOLD, ref pids @ ..] => pool::hold(pids),
         ["pool", ref words @ ..] => pool::pool(words),

@@ -195,6 +195,8 @@ async fn share(
             let added = share.add_volume(id, volume, &stage, context).await;
             let (path, is_dir) = added.map_err(failed)?;
             volumes.extend(is_dir.then(|| path.clone()));
+            let offered = vm.container_sockets.within(vm, volume, &path, context);
+            offered.await.map_err(failed)?;
             let narrow = volume.readonly && !volume.recursively;
             if narrow && share.has_mounts_in(&path).await.map_err(failed)? {
                 left_to_the_host.push(n);

@@ -2,6 +2,9 @@
 //! How long a process may take that is to boot a guest: on a machine that is busy with others, what it
 //! waits for a processor is not its own.
 
+use crate::word::Doom;
+use protos::ttrpc::Context;
+use std::cell::Cell;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -19,6 +22,22 @@ pub async fn over(time: Duration, pid: impl Fn() -> u32) {
             return;
         }
         tokio::time::sleep(left.max(AGAIN)).await;
+    }
+}
+
+/// Waits until a boot by the process `qemu` is of no use any more, and tells why.
+pub async fn given_up(
+    context: &Context,
+    doom: &Doom,
+    deadline: Duration,
+    qemu: &Cell<u32>,
+) -> String {
+    tokio::select! {
+        why = context.cancelled() => why.message,
+        why = doom.sealed() => why,
+        () = over(deadline, || qemu.get()) => {
+            format!("the guest was not ready within {} s", deadline.as_secs())
+        }
     }
 }
 

@@ -167,3 +167,26 @@ pub fn with_new_pids<T>(work: impl FnOnce() -> T) -> io::Result<T> {
     setns(ours, CloneFlags::CLONE_NEWPID)?;
     Ok(done)
 }
+
+/// Does `work` on this thread as the user and group `who`, which the kernel asks for rights, and then is root
+/// again. Other threads stay what they are.
+///
+/// # Errors
+/// From setresuid(2) and setresgid(2): nothing was done, or this thread can't be root again.
+pub fn as_user<T>((uid, gid): (u32, u32), work: impl FnOnce() -> T) -> io::Result<T> {
+    let set = |call: libc::c_long, id: u32| {
+        // SAFETY: the call has numbers alone; -1 leaves one as it is. The C library's would change all
+        // threads.
+        let done = unsafe { libc::syscall(call, -1_i64, libc::c_long::from(id), -1_i64) };
+        Errno::result(done).map(drop)
+    };
+    set(libc::SYS_setresgid, gid)?;
+    if let Err(e) = set(libc::SYS_setresuid, uid) {
+        set(libc::SYS_setresgid, 0)?;
+        return Err(e.into());
+    }
+    let done = work();
+    set(libc::SYS_setresuid, 0)?;
+    set(libc::SYS_setresgid, 0)?;
+    Ok(done)
+}

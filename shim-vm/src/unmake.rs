@@ -47,6 +47,7 @@ pub async fn unmake(engine: &Rc<Engine>, id: &str, undo: bool) {
         }
         let gone = vm.share.remove(id).await;
         vm.mirrors.forget(&gone);
+        vm.container_sockets.forget(&gone);
         if others || guest.keeps_vm.get() {
             let vm = Rc::clone(vm);
             engine.in_background(async move { forget::removed(&vm, gone).await });

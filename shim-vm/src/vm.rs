@@ -21,6 +21,7 @@ use crate::boot::DYING;
 use crate::child::Child;
 use crate::config::Config;
 use crate::console::Console;
+use crate::container_sockets::ContainerSockets;
 use crate::localhost::{self, Localhost};
 use crate::machine::Machine;
 use crate::mirrors::Mirrors;
@@ -90,6 +91,7 @@ pub struct Vm {
     pub localhost: Localhost,
     pub relays: Relays,
     pub sockets: Sockets,
+    pub container_sockets: ContainerSockets,
     pub mirrors: Mirrors,
     dir: PathBuf,
     network: Where,
@@ -126,6 +128,7 @@ impl Vm {
         let vm = Rc::new(self);
         vm.watch_over(told, tell);
         localhost::serve(&vm);
+        ContainerSockets::serve(&vm);
         vm
     }
 
@@ -172,6 +175,7 @@ impl Vm {
             localhost: Localhost::new(parts.localhost),
             relays: Relays::new(CONNECTIONS),
             sockets: Sockets::new(sockets),
+            container_sockets: parts.container_sockets,
             mirrors: Mirrors::default(),
             dir,
             network,

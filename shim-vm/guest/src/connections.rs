@@ -2,21 +2,26 @@
 //! Connections between the host and the guest: those that the host makes to localhost, and those that
 //! containers make to sockets of the host's. Each is a stream of the link that the host has opened.
 
+use nix::fcntl::{OFlag, ResolveFlag, open};
+use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, chown};
 use protos::guest::{DialRequest, ListenRequest};
 use protos::mux::Stream;
-use protos::places::SOCKETS;
+use protos::places::{SHARE, SOCKETS};
 use protos::{Code, Status};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::rc::Rc;
+use task::aside;
+use task::below::open_below;
 use task::relay::Relay;
+use task::rootfs::followed;
 use task::stdio::Parked;
 use tokio::net::{TcpStream, UnixListener};
 use tokio::sync::Notify;
@@ -34,12 +39,17 @@ fn stream(parked: &Parked, number: u32) -> Result<Stream, Status> {
     parked.take_number(number).ok_or_else(none)
 }
 
-/// Connects a stream to localhost.
+/// Connects a stream to localhost, or to a unix socket of a container's in the share.
 ///
 /// # Errors
 /// Why there is no connection; then the stream is reset.
 pub async fn dial(parked: &Parked, request: &DialRequest) -> Result<(), Status> {
     let stream = stream(parked, request.stream)?;
+    if !request.path.is_empty() {
+        let connected = dial_socket(request.path.clone()).await;
+        let connected = connected.and_then(|socket| relay(socket, stream));
+        return connected.map_err(|e| failed(format!("socket {:?}: {e}", request.path)));
+    }
     let none = |_| failed(format!("port {}: there is none", request.port));
     let port = u16::try_from(request.port).map_err(none)?;
     let mut addresses = [
@@ -60,6 +70,18 @@ pub async fn dial(parked: &Parked, request: &DialRequest) -> Result<(), Status> 
     };
     let connected = connected.await;
     connected.map_err(|e: io::Error| failed(format!("{}: {e}", addresses[0])))
+}
+
+/// To the socket at `path` in the share, to which no link leads: it may wait for the host.
+async fn dial_socket(path: String) -> io::Result<OwnedFd> {
+    aside::beside(move || {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let share = open(SHARE, flags, Mode::empty())?;
+        let rules = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+        let socket = open_below(share, Path::new(&path), OFlag::O_PATH, rules)?;
+        task::connect::here(&followed(socket.as_fd()))
+    })
+    .await
 }
 
 fn relay(socket: OwnedFd, stream: Stream) -> io::Result<()> {

@@ -3,6 +3,7 @@
 //! are kept and with room for everybody.
 
 use crate::fsd::programs::Programs;
+use crate::fsd::sockets::Sockets;
 use crate::fsd::tree::{Mark, Tree};
 use crate::fsd::{FULL, Handle, Inode};
 use std::ffi::CStr;
@@ -21,6 +22,7 @@ use virtiofsd::passthrough::PassthroughFs;
 
 pub struct Files {
     files: PassthroughFs,
+    sockets: Option<Arc<Sockets>>,
     known: Mutex<Known>,
 }
 
@@ -46,13 +48,19 @@ impl DirectoryIterator for Names {
 
 impl Files {
     /// `files`, of which the guest may know so many at a time, and have so many open.
-    pub fn new(files: PassthroughFs, known: usize, open: usize) -> Self {
+    pub fn new(
+        files: PassthroughFs,
+        known: usize,
+        open: usize,
+        sockets: Option<Arc<Sockets>>,
+    ) -> Self {
         let known = Known {
             programs: Programs::default(),
             tree: Tree::new(known, open),
         };
         Self {
             files,
+            sockets,
             known: Mutex::new(known),
         }
     }
@@ -165,7 +173,12 @@ impl FileSystem for Files {
 
     fn mknod(&self, context: Context, parent: Inode, name: &CStr, mode: u32, rdev: u32, umask: u32, extensions: Extensions) -> io::Result<Entry> {
         self.has_room(parent)?;
-        let entry = self.files.mknod(context, parent, name, mode, rdev, umask, extensions)?;
+        let sockets = self.sockets.as_ref().filter(|_| mode & libc::S_IFMT == libc::S_IFSOCK);
+        let made = sockets.is_some_and(|sockets| sockets.make(&self.files, context, (parent, name), mode));
+        let entry = match made {
+            true => self.files.lookup(context, parent, name)?,
+            false => self.files.mknod(context, parent, name, mode, rdev, umask, extensions)?,
+        };
         self.tell(context, parent, name, entry)
     }
 

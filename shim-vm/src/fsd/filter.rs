@@ -118,11 +118,21 @@ const FCNTL: [u32; 5] = [
     libc::F_SETFL.cast_unsigned(),
 ];
 
-/// The filter (seccomp(2)) for a process with this pid.
-pub fn program(pid: u32) -> Vec<sock_filter> {
+/// What makes a socket that has a name in the share.
+const SOCKETS: [libc::c_long; 2] = [libc::SYS_bind, libc::SYS_listen];
+
+/// The filter (seccomp(2)) for a process with this pid, that makes unix sockets or none.
+pub fn program(pid: u32, with_sockets: bool) -> Vec<sock_filter> {
     let code = libc::PROT_EXEC.cast_unsigned();
     let name = libc::PR_SET_NAME.cast_unsigned();
-    Program::new(Otherwise::Kill)
+    let unix = libc::AF_UNIX.cast_unsigned();
+    let program = match Program::new(Otherwise::Kill) {
+        program if with_sockets => program
+            .allow(&SOCKETS)
+            .allow_when(libc::SYS_socket, &[When::OneOf(0, &[unix])]),
+        program => program,
+    };
+    program
         .allow(ALLOWED)
         .allow(OLDER)
         .allow_when(libc::SYS_mmap, &[When::HasNone(2, code)])

@@ -8,9 +8,11 @@ mod files;
 mod filter;
 mod programs;
 mod sandbox;
+mod sockets;
 mod tree;
 
 use files::Files;
+use sockets::Sockets;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -23,6 +25,10 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 /// The fd with the listening socket; QEMU is connected to it already.
 pub const LISTENER_FD: i32 = 3;
+/// The fd of the channel to the shim by which sockets are made, if there is one.
+pub const SOCKETS_FD: i32 = 4;
+/// The argument that says so.
+pub const WITH_SOCKETS: &str = "sockets";
 /// How long the guest may go on with what it was told of a file; a change on the host is seen
 /// after that.
 const FRESH: Duration = Duration::from_secs(1);
@@ -35,16 +41,22 @@ const OWN: u64 = 64;
 type Inode = <PassthroughFs as FileSystem>::Inode;
 type Handle = <PassthroughFs as FileSystem>::Handle;
 
-/// Serves `dir` until the VM is gone, with so many files open at most.
+/// Serves `dir` until the VM is gone, with so many files open at most, and makes sockets that the host
+/// connects to, if there are any.
 ///
 /// # Errors
 /// If it can't be set up, or what the VM says makes no sense.
-pub fn serve(dir: &str, most: &str) -> Result<(), String> {
+pub fn serve(dir: &str, most: &str, with_sockets: bool) -> Result<(), String> {
     let at = |what: &'static str| move |e: io::Error| format!("fsd: {what}: {e}");
     let listener: UnixListener = task::sys::adopt(LISTENER_FD).map_err(at("socket"))?.into();
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     let most: u64 = most.parse().map_err(|e| format!("fsd: {most:?}: {e}"))?;
-    let (fds, most) = sandbox::enter(dir, LISTENER_FD, most).map_err(|e| format!("fsd: {e}"))?;
+    let last = if with_sockets {
+        SOCKETS_FD
+    } else {
+        LISTENER_FD
+    };
+    let (fds, most) = sandbox::enter(dir, last, most).map_err(|e| format!("fsd: {e}"))?;
     let most = most.saturating_sub(OWN);
     let config = Config {
         root_dir: "/".into(),
@@ -61,11 +73,23 @@ pub fn serve(dir: &str, most: &str) -> Result<(), String> {
     let files = PassthroughFs::new(config).map_err(at("files"))?;
     // Each file that the guest knows costs one that is open here, and so does each that it opens.
     let known = most / 4 * 3;
-    let files = Files::new(files, known as usize, (most - known) as usize);
+    let sockets = match with_sockets {
+        true => Some(Sockets::new(SOCKETS_FD).map_err(at("sockets"))?),
+        false => None,
+    };
+    let files = Files::new(
+        files,
+        known as usize,
+        (most - known) as usize,
+        sockets.clone(),
+    );
     let backend = VhostUserFsBackendBuilder::default().build(files);
     let backend = Arc::new(backend.map_err(|e| format!("fsd: {e}"))?);
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    sandbox::close().map_err(|e| format!("fsd: {e}"))?;
+    sandbox::close(with_sockets).map_err(|e| format!("fsd: {e}"))?;
+    if let Some(sockets) = sockets {
+        std::thread::spawn(move || sockets.listen());
+    }
     let daemon = VhostUserDaemon::new("fsd".into(), backend, memory);
     let mut daemon = daemon.map_err(|e| format!("fsd: {e}"))?;
     let started = daemon.start(&mut vhost::vhost_user::Listener::from(listener));

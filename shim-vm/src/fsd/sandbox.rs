@@ -75,8 +75,8 @@ pub fn enter(dir: &str, last: RawFd, files: u64) -> Result<(File, u64), String> 
 ///
 /// # Errors
 /// From seccomp(2).
-pub fn close() -> Result<(), String> {
-    let filter = filter::program(std::process::id());
+pub fn close(with_sockets: bool) -> Result<(), String> {
+    let filter = filter::program(std::process::id(), with_sockets);
     sys::set_filter(&filter).map_err(|e| format!("seccomp: {e}"))
 }
 

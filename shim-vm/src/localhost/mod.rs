@@ -222,6 +222,7 @@ async fn dial(vm: &Vm, socket: &TcpStream) -> Result<Stream, String> {
         stream: stream.number(),
         port: address.port().into(),
         v6: address.is_ipv6(),
+        path: String::new(),
     };
     let asked = vm.ask(&request, &Context::within(PATIENCE)).await;
     let refused = |status: Status| format!("port {}: {status}", address.port());

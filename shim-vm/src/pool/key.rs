@@ -56,6 +56,8 @@ struct Kind<'a> {
     memory: u64,
     vcpus: u32,
     max_open_files: u64,
+    /// Its file server may make some for the host.
+    has_container_sockets: bool,
     users: (u32, u32),
 }
 
@@ -86,6 +88,7 @@ pub fn sockets(
         memory: config.memory,
         vcpus: config.vcpus,
         max_open_files: config.max_open_files,
+        has_container_sockets: !config.container_sockets.is_empty(),
         users: (config.first_user, config.users),
     };
     let digest = Sha256::digest(serde_json::to_vec(&kind)?);

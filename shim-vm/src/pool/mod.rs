@@ -23,7 +23,6 @@ mod hold;
 mod key;
 mod leash;
 mod ours;
-mod rights;
 mod settings;
 mod spare;
 mod store;

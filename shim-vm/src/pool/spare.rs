@@ -4,12 +4,13 @@
 //! What it says on stdout is for its pool: [`READY`], [`TAKEN`].
 
 use super::hold::{HOLD, LEASH_FD};
-use super::{Answer, Request, bundle_of, key, place_of, rights};
+use super::{Answer, Request, bundle_of, key, place_of};
 use crate::boot::Purpose;
 use crate::config::{Accel, Config, Wanted};
 use crate::image::Image;
 use crate::limits::Place;
 use crate::network::Where;
+use crate::rights;
 use crate::runtime::{self, Service};
 use crate::shape::Shape;
 use crate::vm::Vm;

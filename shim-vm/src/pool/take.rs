@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Taking a VM of the pool's, as the shim does that wants one.
 
-use super::{Answer, Leash, Request, key, place_of, rights};
+use super::{Answer, Leash, Request, key, place_of};
 use crate::boot::Purpose;
+use crate::rights;
 use crate::vm::Moved;
 use crate::{network, patience, place, program};
 use std::fs::{self, File};

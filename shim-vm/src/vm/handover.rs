@@ -7,6 +7,7 @@ use crate::boot::Purpose;
 use crate::child::Child;
 use crate::config::Config;
 use crate::console::{self, Console};
+use crate::container_sockets::{self, ContainerSockets};
 use crate::link;
 use crate::localhost::{self, Localhost};
 use crate::machine::Machine;
@@ -68,6 +69,8 @@ pub struct Moved {
     #[serde(default)]
     sockets: (Vec<PathBuf>, Vec<sockets::Moved>),
     #[serde(default)]
+    container_sockets: container_sockets::Moved,
+    #[serde(default)]
     mirrors: Vec<mirrors::Moved>,
     hello: Vec<u8>,
     heard_after: Duration,
@@ -93,6 +96,9 @@ impl Moved {
             shape: purpose.shape.clone(),
             settings: purpose.settings.clone(),
             sockets: (purpose.config.sockets.clone(), Vec::new()),
+            container_sockets: self
+                .container_sockets
+                .of(purpose.config.container_sockets.clone()),
             leash: Some(leash),
             ..self
         }
@@ -207,6 +213,7 @@ impl Vm {
             localhost: self.localhost.hand_over(kept)?,
             relays: self.relays.hand_over(kept)?,
             sockets: self.sockets.hand_over(),
+            container_sockets: self.container_sockets.hand_over(kept)?,
             mirrors: self.mirrors.hand_over(),
             hello: self.hello.encode_to_vec(),
             heard_after: self.heard_after,
@@ -310,6 +317,7 @@ impl Vm {
             localhost: Localhost::take_over(moved.localhost)?,
             relays,
             sockets: Sockets::take_over(moved.sockets),
+            container_sockets: ContainerSockets::take_over(moved.container_sockets)?,
             mirrors: Mirrors::take_over(moved.mirrors),
             configured: ConfigureResponse::default(),
             hello: Hello::decode(moved.hello.as_slice()).map_err(io::Error::other)?,

@@ -28,13 +28,13 @@ async fn successor(bundle: &Bundle, dead: &Shim) -> Shim {
     next
 }
 
-async fn kill(bundle: &Bundle, shim: &Shim) -> Shim {
+pub async fn kill(bundle: &Bundle, shim: &Shim) -> Shim {
     wait::signal(shim.pid(), libc::SIGKILL).unwrap();
     successor(bundle, shim).await
 }
 
 /// Ends the container and its shim; nothing is left.
-async fn end(test: &Test, bundle: &Bundle, shim: &Shim, vm: u32) {
+pub async fn end(test: &Test, bundle: &Bundle, shim: &Shim, vm: u32) {
     let id = &bundle.id;
     let keeper = proc::stat(shim.pid()).unwrap().ppid;
     shim.kill(id, "", 9, false).await.unwrap();

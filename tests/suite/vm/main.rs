@@ -9,6 +9,7 @@ mod attributes;
 mod boots;
 mod cgroup;
 mod check;
+mod container_sockets;
 mod containerd;
 mod cycles;
 mod death;

@@ -15,6 +15,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 
+/// The host's, where [`container`] has it.
+pub const PERL: [&str; 4] = [
+    "/mnt/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
+    "--library-path",
+    "/mnt/lib/x86_64-linux-gnu",
+    "/mnt/bin/perl",
+];
+
 /// Says who has connected, and then all that it heard.
 fn listen(path: &Path) {
     let listener = UnixListener::bind(path).expect("a new socket");
@@ -36,7 +44,7 @@ fn answer(mut stream: UnixStream) -> std::io::Result<()> {
 }
 
 /// With the host's programs at /mnt, which the image of the tests has not.
-fn container(test: &Test, id: &str, volumes: &[(&Path, &str)]) -> Builder {
+pub fn container(test: &Test, id: &str, volumes: &[(&Path, &str)]) -> Builder {
     let mount = |source: &Path, destination: &str, mode: &str| {
         json!({"destination": destination, "type": "bind", "source": source,
                "options": ["rbind", mode]})
@@ -52,7 +60,7 @@ fn container(test: &Test, id: &str, volumes: &[(&Path, &str)]) -> Builder {
 }
 
 /// Connects to the sockets, says a word to each and the end, and tells what came back.
-fn client(bundle: &Bundle, exec: &str, paths: &[&str]) -> ExecProcessRequest {
+pub fn client(bundle: &Bundle, exec: &str, paths: &[&str]) -> ExecProcessRequest {
     let script = r#"
         for $path (@ARGV) {
             socket(S, 1, 1, 0) or die "socket: $!";
@@ -61,15 +69,12 @@ fn client(bundle: &Bundle, exec: &str, paths: &[&str]) -> ExecProcessRequest {
             $all = ""; while (sysread(S, $some, 4096)) { $all .= $some }
             print "$path: $all\n";
         }"#;
-    let mut words = vec![
-        "/mnt/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
-        "--library-path",
-        "/mnt/lib/x86_64-linux-gnu",
-        "/mnt/bin/perl",
-        "-e",
-        script,
-    ];
-    words.extend(paths);
+    let words: Vec<&str> = PERL
+        .iter()
+        .chain(&["-e", script])
+        .chain(paths)
+        .copied()
+        .collect();
     bundle.exec(exec, &words)
 }
 

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Messages between a spare and a shim, with files: each is sent and received whole, and none is
-//! larger than a socket holds.
+//! Messages between processes of ours, with files: each is sent and received whole, and none is larger than
+//! a socket holds.
 
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
     UnixAddr, accept4, bind, connect as connect_to, listen as listen_on, recvmsg, sendmsg, socket,
+    socketpair,
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -19,6 +20,16 @@ pub const MOST_FILES: usize = 32;
 fn seqpacket() -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
+}
+
+/// Two ends that are joined.
+///
+/// # Errors
+/// The kernel's.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+    Ok((one, other))
 }
 
 /// Listens at `path`.
