@@ -53,6 +53,19 @@ pub enum Mounts {
     Stack(Stack),
 }
 
+impl Mounts {
+    /// Whether what they make changes only through whom it is shown to: an overlay is made for one
+    /// container, and the directories that it is of must not change while it is mounted (Linux's
+    /// Documentation/filesystems/overlayfs.rst). Who else has what is bound here is not known.
+    pub fn are_alone(&self) -> bool {
+        let top = match self {
+            Self::Plain(mounts) => mounts.last(),
+            Self::Stack(stack) => stack.parts.last().map(|part| &part.mount),
+        };
+        top.is_some_and(|top| top.r#type == "overlay" && top.target.is_empty())
+    }
+}
+
 /// Mounts that are made one after the other, of which the last is the root filesystem.
 #[derive(Debug, PartialEq)]
 pub struct Stack {

@@ -27,6 +27,7 @@ mod terms;
 pub use handover::Moved;
 pub use stage::{Stage, bind};
 
+use crate::fsd::ALONE;
 use crate::points::Point;
 use crate::rootfs::Mounts;
 use crate::skeleton::{Skeleton, clear};
@@ -161,7 +162,9 @@ impl Share {
             points: points.unwrap_or_default(),
             owners: None,
         };
+        let alone = if mounts.are_alone() { ALONE } else { 0 };
         let dir = self.skeleton.make_dir(id);
+        let dir = dir.and_then(|dir| self.skeleton.mark(id, alone).map(|()| dir));
         let dir = dir.map_err(|e| format!("mkdir {id}: {e}"))?;
         let at = Shown {
             dir,

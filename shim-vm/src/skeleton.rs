@@ -5,7 +5,7 @@
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag, open, openat};
 use nix::mount::{MntFlags, umount2};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::fs;
 use std::io;
@@ -60,6 +60,16 @@ impl Skeleton {
             Ok(()) | Err(Errno::EEXIST) => self.dir(name),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Gives the directory `name` in it these bits, beside those of who may do what.
+    ///
+    /// # Errors
+    /// From fchmodat(2).
+    pub fn mark(&self, name: &str, bits: u32) -> io::Result<()> {
+        let mode = DIRECTORY | Mode::from_bits_truncate(bits);
+        let flags = FchmodatFlags::FollowSymlink;
+        Ok(fchmodat(&self.0, single(name)?, mode, flags)?)
     }
 
     /// A new empty file `name` in it, to mount on.

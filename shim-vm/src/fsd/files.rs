@@ -5,7 +5,7 @@
 use crate::fsd::programs::Programs;
 use crate::fsd::sockets::Sockets;
 use crate::fsd::tree::{Mark, Tree};
-use crate::fsd::{FULL, Handle, Inode};
+use crate::fsd::{ALONE, FULL, Handle, Inode, KEPT};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Write};
@@ -17,7 +17,7 @@ use virtiofsd::filesystem::{
     ListxattrReply, OpenOptions, SerializableFileSystem, SetattrValid, SetxattrFlags,
     ZeroCopyReader, ZeroCopyWriter,
 };
-use virtiofsd::fuse::{Attr, SetattrIn};
+use virtiofsd::fuse::{ATTR_SUBMOUNT, Attr, SetattrIn};
 use virtiofsd::passthrough::PassthroughFs;
 
 pub struct Files {
@@ -77,7 +77,8 @@ impl Files {
         name: &CStr,
         mut entry: Entry,
     ) -> io::Result<Entry> {
-        let entered = self.known().tree.enter(parent, name, &mut entry);
+        let is_alone = self.is_alone_in_share(context, parent, &entry);
+        let entered = self.enter(parent, name, &mut entry, is_alone);
         self.ask_to_forget(entered.is_err());
         match entered {
             Ok(()) => Ok(entry),
@@ -86,6 +87,42 @@ impl Files {
                 Err(e)
             }
         }
+    }
+
+    fn enter(
+        &self,
+        parent: Inode,
+        name: &CStr,
+        entry: &mut Entry,
+        is_alone: bool,
+    ) -> io::Result<()> {
+        let tree = &mut self.known().tree;
+        tree.enter(parent, name, entry)?;
+        if is_alone {
+            tree.leave_alone(entry.inode);
+        }
+        if tree.is_alone(entry.inode) {
+            entry.attr_timeout = KEPT;
+            // That of a name in the share is the host's.
+            if !entry.entry_timeout.is_zero() {
+                entry.entry_timeout = KEPT;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `entry`, found in `parent`, is a filesystem that changes only through the guest.
+    fn is_alone_in_share(&self, context: Context, parent: Inode, entry: &Entry) -> bool {
+        let is_mount = entry.attr.flags & ATTR_SUBMOUNT != 0;
+        if !is_mount || !self.known().tree.is_share(parent) {
+            return false;
+        }
+        let parent = self.files.getattr(context, parent, None);
+        parent.is_ok_and(|(parent, _)| parent.mode & ALONE != 0)
+    }
+
+    fn is_alone(&self, inode: Inode) -> bool {
+        self.known().tree.is_alone(inode)
     }
 
     /// Before something is made in `parent`.
@@ -118,8 +155,20 @@ impl Files {
     }
 
     fn numbered(&self, inode: Inode, (mut attr, fresh): (Attr, Duration)) -> (Attr, Duration) {
-        attr.ino = self.known().tree.mark(inode).of(attr.ino);
-        (attr, fresh)
+        let tree = &self.known().tree;
+        attr.ino = tree.mark(inode).of(attr.ino);
+        (attr, if tree.is_alone(inode) { KEPT } else { fresh })
+    }
+}
+
+/// What a guest is told, and may keep, of a name that is not there.
+fn nothing() -> Entry {
+    Entry {
+        inode: 0,
+        generation: 0,
+        attr: Attr::default(),
+        attr_timeout: Duration::ZERO,
+        entry_timeout: KEPT,
     }
 }
 
@@ -139,8 +188,10 @@ impl FileSystem for Files {
     type DirIter = Names;
 
     fn lookup(&self, context: Context, parent: Inode, name: &CStr) -> io::Result<Entry> {
-        let entry = self.files.lookup(context, parent, name)?;
-        self.tell(context, parent, name, entry)
+        match self.files.lookup(context, parent, name) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) && self.is_alone(parent) => Ok(nothing()),
+            entry => self.tell(context, parent, name, entry?),
+        }
     }
 
     fn mkdir(&self, context: Context, parent: Inode, name: &CStr, mode: u32, umask: u32, extensions: Extensions) -> io::Result<Entry> {
@@ -153,13 +204,15 @@ impl FileSystem for Files {
         self.has_room(parent)?;
         let has_room = self.known().tree.has_room_to_open(parent);
         has_room?;
-        let (entry, handle, options) = self.files.create(context, parent, name, mode, kill_priv, flags, umask, extensions)?;
+        let (entry, handle, mut options) = self.files.create(context, parent, name, mode, kill_priv, flags, umask, extensions)?;
         let inode = entry.inode;
         match self.tell(context, parent, name, entry) {
             Ok(entry) => {
+                let mut known = self.known();
                 if handle.is_some() {
-                    self.known().tree.opened(inode);
+                    known.tree.opened(inode);
                 }
+                options.set(OpenOptions::NOFLUSH, known.tree.is_alone(inode));
                 Ok((entry, handle, options))
             }
             Err(e) => {
@@ -211,7 +264,13 @@ impl FileSystem for Files {
     fn open(&self, context: Context, inode: Inode, kill_priv: bool, flags: u32) -> io::Result<(Option<Handle>, OpenOptions)> {
         let open = || self.files.open(context, inode, kill_priv, flags);
         let (handle, mut options) = self.opened(inode, open)?;
-        if flags as i32 & libc::O_ACCMODE == libc::O_RDONLY {
+        let only_reads = flags as i32 & libc::O_ACCMODE == libc::O_RDONLY;
+        let is_alone = self.is_alone(inode);
+        // A filesystem that is on another machine has something to say when what was written is closed.
+        options.set(OpenOptions::NOFLUSH, only_reads || is_alone);
+        if is_alone {
+            options |= OpenOptions::KEEP_CACHE;
+        } else if only_reads {
             let file = self.files.getattr(context, inode, handle).ok();
             let file = file.as_ref().map(|(file, _)| file);
             if self.known().programs.is_as_it_was(inode, file) {
@@ -222,7 +281,11 @@ impl FileSystem for Files {
     }
 
     fn opendir(&self, context: Context, inode: Inode, flags: u32) -> io::Result<(Option<Handle>, OpenOptions)> {
-        self.opened(inode, || self.files.opendir(context, inode, flags))
+        let (handle, mut options) = self.opened(inode, || self.files.opendir(context, inode, flags))?;
+        if self.is_alone(inode) {
+            options |= OpenOptions::CACHE_DIR | OpenOptions::KEEP_CACHE;
+        }
+        Ok((handle, options))
     }
 
     fn release(&self, context: Context, inode: Inode, flags: u32, handle: Handle, flush: bool, flock_release: bool, lock_owner: Option<u64>) -> io::Result<()> {

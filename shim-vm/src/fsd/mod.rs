@@ -7,6 +7,7 @@
 mod files;
 mod filter;
 mod programs;
+mod room;
 mod sandbox;
 mod sockets;
 mod tree;
@@ -32,6 +33,11 @@ pub const WITH_SOCKETS: &str = "sockets";
 /// How long the guest may go on with what it was told of a file; a change on the host is seen
 /// after that.
 const FRESH: Duration = Duration::from_secs(1);
+/// The same of a filesystem that changes only through the guest, which is [`ALONE`].
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// In the mode of a directory of the share: what is mounted in it changes only through the guest. The
+/// directory itself can't be written to from there, where this bit would have a meaning.
+pub const ALONE: u32 = libc::S_ISVTX;
 
 /// What it says when the guest should forget what it does not use.
 pub const FULL: &str = "the guest knows many files";
@@ -67,6 +73,8 @@ pub fn serve(dir: &str, most: &str, with_sockets: bool) -> Result<(), String> {
         xattr: true,
         // To the guest those of the share alone: `tree.rs` says why.
         announce_submounts: true,
+        // The guest asks for no capabilities of a file before it writes to it: the host takes them away.
+        killpriv_v2: true,
         guest_fd_limit: most,
         ..Config::default()
     };

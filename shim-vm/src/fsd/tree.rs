@@ -8,6 +8,7 @@
 //! others in the upper half.
 
 use crate::fsd::Inode;
+use crate::fsd::room::Room;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::CStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -32,50 +33,6 @@ impl Mark {
     }
 }
 
-/// How many there are, of each superblock, and how many there may be: none has more than three quarters,
-/// so that others have room whatever is done in one.
-struct Room {
-    most: usize,
-    all: usize,
-    of_each: HashMap<Inode, usize>,
-}
-
-impl Room {
-    fn new(most: usize) -> Self {
-        Self {
-            most,
-            all: 0,
-            of_each: HashMap::new(),
-        }
-    }
-
-    /// # Errors
-    /// ENFILE if there is no room for one more.
-    fn is_for(&self, top: Inode) -> io::Result<()> {
-        let own = self.of_each.get(&top).copied().unwrap_or_default();
-        if self.all >= self.most || own >= self.most / 4 * 3 {
-            return Err(io::Error::from_raw_os_error(libc::ENFILE));
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, top: Inode) {
-        self.all += 1;
-        *self.of_each.entry(top).or_default() += 1;
-    }
-
-    fn give_back(&mut self, top: Inode) {
-        let Some(own) = self.of_each.get_mut(&top) else {
-            return;
-        };
-        self.all -= 1;
-        *own -= 1;
-        if *own == 0 {
-            self.of_each.remove(&top);
-        }
-    }
-}
-
 pub struct Tree {
     known: HashMap<Inode, Known>,
     /// For files that the guest knows, and for those that it has open.
@@ -83,6 +40,8 @@ pub struct Tree {
     room_to_open: Room,
     /// The topmost file of each mount further in.
     inner: BTreeSet<Inode>,
+    /// The topmost file of each superblock that changes only through the guest.
+    alone: BTreeSet<Inode>,
     /// The guest was asked to forget.
     asked: Option<Instant>,
 }
@@ -105,6 +64,7 @@ impl Tree {
             room: Room::new(known),
             room_to_open: Room::new(open),
             inner: BTreeSet::new(),
+            alone: BTreeSet::new(),
             asked: None,
         }
     }
@@ -117,6 +77,23 @@ impl Tree {
     /// The topmost of its superblock; the share's own is not among those that are known.
     fn top(&self, inode: Inode) -> Inode {
         self.known.get(&inode).map_or(ROOT_ID, |known| known.top)
+    }
+
+    /// Whether what is looked for in the directory `parent` may be a superblock of the share's.
+    pub fn is_share(&self, parent: Inode) -> bool {
+        self.top(parent) == ROOT_ID
+    }
+
+    /// The superblock of this topmost file changes only through the guest.
+    pub fn leave_alone(&mut self, top: Inode) {
+        self.alone.insert(top);
+    }
+
+    /// Whether this file changes only through the guest; none of a mount further in does.
+    pub fn is_alone(&self, inode: Inode) -> bool {
+        let is_alone =
+            |known: &Known| known.mark == Mark::default() && self.alone.contains(&known.top);
+        !self.alone.is_empty() && self.known.get(&inode).is_some_and(is_alone)
     }
 
     /// The guest is told of the file `name` in `parent`, as `entry`, which becomes the guest's.
@@ -229,6 +206,7 @@ impl Tree {
         let top = known.top;
         self.known.remove(&inode);
         self.inner.remove(&inode);
+        self.alone.remove(&inode);
         self.room.give_back(top);
     }
 
@@ -327,6 +305,26 @@ mod tests {
         };
         assert!(named(ROOT_ID, 50) && named(10, 51));
         assert!(!named(20, 52));
+    }
+
+    /// What is mounted further in may be somebody else's, and so may another superblock.
+    #[test]
+    fn what_changes_through_the_guest_alone_is_one_mount() {
+        let mut tree = two_roots(100);
+        tree.leave_alone(20);
+        let mount = entry(30, 2, DIR, ATTR_SUBMOUNT);
+        enter(&mut tree, 20, c"x", mount).unwrap();
+        for (parent, inode) in [(20, 40), (30, 41), (21, 42)] {
+            enter(&mut tree, parent, c"f", entry(inode, 77, FILE, 0)).unwrap();
+        }
+        let alone = [20, 40, 30, 41, 21, 42, 10, ROOT_ID].map(|inode| tree.is_alone(inode));
+        assert_eq!(
+            alone,
+            [true, true, false, false, false, false, false, false]
+        );
+        assert!(tree.is_share(10) && tree.is_share(ROOT_ID) && !tree.is_share(20));
+        tree.forget(20, 1);
+        assert!(!tree.is_alone(40), "nobody knows any more");
     }
 
     #[test]

@@ -233,3 +233,22 @@ fn directories_that_are_wrong_are_named() {
         Ok(("0/x".into(), 0o755))
     );
 }
+
+/// What is bound may be somebody else's too; an overlay is made for one container.
+#[test]
+fn an_overlay_changes_only_through_its_container() {
+    let plain = |mounts: &[Mount]| Mounts::Plain(mounts.to_vec()).are_alone();
+    let overlay = mount(
+        "overlay",
+        "overlay",
+        &["lowerdir=/l", "upperdir=/u", "workdir=/w"],
+    );
+    let bind = mount("bind", "/dir", &["rbind"]);
+    assert!(plain(std::slice::from_ref(&overlay)));
+    assert!(!plain(std::slice::from_ref(&bind)) && !plain(&[]));
+    let inside = Mount {
+        target: "inside".into(),
+        ..overlay.clone()
+    };
+    assert!(!plain(&[bind, inside]), "it is not what the root is");
+}
