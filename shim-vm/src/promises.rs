@@ -33,7 +33,7 @@ pub async fn kill(
         return Err(Error::finished());
     }
     let request = KillRequest {
-        id: container.id.clone(),
+        id: container.name.clone(),
         exec_id: process.name.clone(),
         signal,
         all,
@@ -95,7 +95,7 @@ pub async fn forget(container: &GuestContainer, exec: &Rc<GuestProcess>) {
 async fn end_and_delete(container: &GuestContainer, exec: &Rc<GuestProcess>) -> Result<()> {
     let vm = &container.vm;
     let request = KillRequest {
-        id: container.id.clone(),
+        id: container.name.clone(),
         exec_id: exec.name.clone(),
         signal: SIGKILL,
         all: false,
@@ -118,7 +118,7 @@ async fn end_and_delete(container: &GuestContainer, exec: &Rc<GuestProcess>) -> 
 async fn delete_in(container: &GuestContainer, process: &Rc<GuestProcess>) -> Result<()> {
     let vm = &container.vm;
     let request = DeleteRequest {
-        id: container.id.clone(),
+        id: container.name.clone(),
         exec_id: process.name.clone(),
     };
     let is_second = process.deleting.replace(true);

@@ -8,9 +8,11 @@ mod files;
 mod filter;
 mod programs;
 mod sandbox;
+mod state;
 mod tree;
 
 use files::Files;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -61,7 +63,9 @@ pub fn serve(dir: &str, most: &str) -> Result<(), String> {
     let files = PassthroughFs::new(config).map_err(at("files"))?;
     // Each file that the guest knows costs one that is open here, and so does each that it opens.
     let known = most / 4 * 3;
-    let files = Files::new(files, known as usize, (most - known) as usize);
+    let scratch = memfd_create("state", MFdFlags::MFD_CLOEXEC);
+    let scratch = scratch.map_err(|e| format!("fsd: memfd: {e}"))?.into();
+    let files = Files::new(files, known as usize, (most - known) as usize, scratch);
     let backend = VhostUserFsBackendBuilder::default().build(files);
     let backend = Arc::new(backend.map_err(|e| format!("fsd: {e}"))?);
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());

@@ -57,6 +57,7 @@ struct Kind<'a> {
     vcpus: u32,
     max_open_files: u64,
     users: (u32, u32),
+    checkpoints: bool,
 }
 
 /// The directory of the sockets of VMs in store that are as `config` wants them, of `image`, run by
@@ -87,6 +88,7 @@ pub fn sockets(
         vcpus: config.vcpus,
         max_open_files: config.max_open_files,
         users: (config.first_user, config.users),
+        checkpoints: config.checkpoints,
     };
     let digest = Sha256::digest(serde_json::to_vec(&kind)?);
     let name: String = digest[..16]
