@@ -65,6 +65,12 @@ pub async fn kill(
 /// The guest's, as long as it may refuse.
 pub async fn remove(engine: &Rc<Engine>, container: &GuestContainer) -> Result<()> {
     let vm = &container.vm;
+    // One that was not started stands still, and is alone in its VM.
+    if container.is_frozen.get() {
+        vm.is_to_end.set(true);
+        vm.doom.end("it was restored, and not started".into());
+        vm.gone().await;
+    }
     if !vm.is_gone() && !container.forgotten.get() {
         delete_in(container, &container.init).await?;
     }

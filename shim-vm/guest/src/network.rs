@@ -69,7 +69,7 @@ pub fn begin_anew(interfaces: &mut [Interface]) -> Result<(), String> {
     let begun = || -> io::Result<()> {
         let mut netlink = Netlink::open()?;
         let links = netlink.links()?;
-        let mut devices = links.iter().filter(|link| is_device(link));
+        let mut devices = links.iter().filter(is_device);
         for interface in interfaces {
             if let Some(device) = devices.next() {
                 interface.device.clone_from(&device.mac);
@@ -77,7 +77,7 @@ pub fn begin_anew(interfaces: &mut [Interface]) -> Result<(), String> {
         }
         let devices: Vec<u32> = links
             .iter()
-            .filter(|link| is_device(link))
+            .filter(is_device)
             .map(|link| link.index)
             .collect();
         for message in netlink.dump(Message::GetAddress(AddressMessage::default()))? {
