@@ -140,6 +140,7 @@ async fn boots(config: &Config, image: &Image, dir: &Path, reaper: &Reaper) -> R
         files: None,
         taps: Vec::new(),
         netns: None,
+        monitor: None,
         begins: Begins::Booted,
     };
     let mut machine = Qemu::prepare(plan, user)?;

@@ -36,11 +36,14 @@ pub fn being_made(guest: &Guest) -> Vec<Making> {
     all
 }
 
-/// Those that are made, and not deleted.
+/// Those that are made, and not deleted, as the guest calls them.
 pub fn made(guest: &Guest) -> Vec<String> {
     let containers = guest.containers.borrow();
-    let made = containers.iter().filter(|(_, own)| is_made(own.as_ref()));
-    let mut made: Vec<_> = made.map(|(id, _)| id.clone()).collect();
+    let made = containers
+        .values()
+        .flatten()
+        .filter(|own| is_made(Some(own)));
+    let mut made: Vec<_> = made.map(|own| own.name.clone()).collect();
     made.sort();
     made
 }
@@ -112,7 +115,7 @@ fn is_run(container: &Container, exec: &GuestProcess) -> bool {
 async fn freeze(container: &Container) {
     let own = &container.own;
     let request = StateRequest {
-        id: own.id.clone(),
+        id: own.name.clone(),
         ..Default::default()
     };
     let context = Context::within(own.vm.patience);

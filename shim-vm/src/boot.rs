@@ -2,16 +2,17 @@
 //! A VM's boot: what it is made of, its processes, and a guest that is ready: its hello, what it is
 //! told to be, its clock.
 
+use crate::checkpoint::Saving;
 use crate::child::Child;
 use crate::config::{Accel, Config};
 use crate::console::Console;
 use crate::container_sockets::ContainerSockets;
 use crate::image::Image;
 use crate::limits::Place;
-use crate::machine::{Begins, Machine, Plan, SHARE_TAG};
-use crate::network::{self, Where};
+use crate::machine::{Begins, Machine, SHARE_TAG};
+use crate::network::Where;
 use crate::notices::Notices;
-use crate::place::{self, Holds};
+use crate::place;
 use crate::pod::Pod;
 use crate::program::{self, Program};
 use crate::qemu::{Qemu, slots};
@@ -19,7 +20,7 @@ use crate::shape::Shape;
 use crate::share::Share;
 use crate::template::{self, Kept, Store, Wish};
 use crate::word::{self, Doom};
-use crate::{clock, files, link, localhost, patience, users, vm};
+use crate::{clock, link, localhost, patience, vm};
 use nix::sys::resource::{Resource, getrlimit};
 use protos::guest::{ConfigureRequest, ConfigureResponse, Hello, Limit};
 use protos::mux::{Link, MARK};
@@ -27,7 +28,7 @@ use protos::ttrpc::{CallError, Client, Context};
 use std::cell::Cell;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -35,6 +36,10 @@ use task::aside;
 use task::reaper::Reaper;
 use task::record;
 use task::trace::{Kind, Span};
+
+mod prepare;
+
+pub use prepare::{Prepared, prepare};
 
 /// How long QEMU may take to end by itself, after a boot that failed or the end of the link, the file
 /// server to end after it, and what they said to arrive.
@@ -72,6 +77,8 @@ pub struct Parts {
     /// What listens in the pod's network namespace.
     pub localhost: Option<localhost::Sockets>,
     pub container_sockets: ContainerSockets,
+    /// Where the machine is asked to save itself.
+    pub saving: Option<Saving>,
     pub doom: Doom,
 }
 
@@ -134,88 +141,50 @@ async fn begin(
     kept: Option<Box<Kept>>,
     reaper: &Rc<Reaper>,
 ) -> Result<(Parts, Ready), String> {
-    let (dir, config) = (&purpose.dir, &purpose.config);
-    let holds = Holds {
-        netns: purpose.network.path().map(Path::to_owned),
-        cgroup: purpose.place.cgroup.clone(),
-    };
-    let user = users::take(config.first_user, config.users)?;
+    let (dir, config) = (purpose.dir.clone(), purpose.config.clone());
     let span = Span::of(purpose.context, "vm boot", Kind::Internal);
     span.set("vm.accelerator", format!("{:?}", purpose.accel));
-    let context = span.context(purpose.context);
-    // Before there is any of it.
-    place::record(dir, &[], &holds).map_err(|e| e.to_string())?;
-    let pod = Pod::make(&purpose.place, config.overhead()).await?;
-    let wanted = purpose.network.clone();
-    let network = aside::alone(move || network::prepare(&wanted)).await;
-    let network = network.map_err(|e| e.to_string())?;
-    // A template has places for so many.
-    let kept = kept.filter(|_| network.taps.len() <= slots::NETWORKS);
-    span.set("vm.restored", kept.is_some().to_string());
-    let (hello, begins) = match kept.map(|kept| (kept.hello, kept.state)) {
-        Some((hello, state)) => (Some(hello), Begins::Restored(state.into())),
-        None => (None, Begins::Booted),
+    let (giver_up, accel) = (purpose.context, purpose.accel);
+    let context = span.context(giver_up);
+    let mut hello = None;
+    let begins = |networks: usize| {
+        // A template has places for so many.
+        let kept = kept.filter(|_| networks <= slots::NETWORKS);
+        span.set("vm.restored", kept.is_some().to_string());
+        Ok(match kept {
+            Some(kept) => {
+                hello = Some(kept.hello);
+                Begins::Restored(kept.state.into())
+            }
+            None => Begins::Booted,
+        })
     };
-    let localhost = localhost::begin(&network.namespace, &purpose.network);
-    let share = Share::new(dir, Rc::clone(reaper)).await?;
-    let files_said = Console::default();
-    let (container_sockets, channel) = ContainerSockets::new(&config.container_sockets)
-        .map_err(|e| format!("container_sockets: {e}"))?;
-    let terms = files::Terms {
-        most: config.max_open_files,
-        sockets: channel,
-    };
-    let (files, socket) = files::start(dir, &share, terms, &files_said, reaper)?;
-    let plan = Plan {
-        name: purpose.name,
-        dir: dir.clone(),
-        image: purpose.image,
-        accel: purpose.accel,
-        memory: config.memory,
-        vcpus: config.vcpus,
-        program,
-        files: Some(socket),
-        taps: network.taps,
-        netns: network.namespace,
-        begins,
-    };
-    let machine = Qemu::prepare(plan, user).inspect_err(|_| files.kill())?;
-    let mut parts = Parts {
-        machine: machine.with_console_in_log(config.debug_console),
-        files,
-        files_said,
-        share,
-        pod,
-        localhost: None,
-        container_sockets,
-        doom: Doom::default(),
-    };
-    let request = ConfigureRequest {
-        interfaces: network.interfaces,
-        routes: network.routes,
-        neighbours: network.neighbours,
-        ..purpose.guest
-    };
-    let (doom, mut deadline) = (parts.doom.clone(), config.deadline(purpose.accel));
+    let Prepared {
+        mut parts,
+        request,
+        holds,
+        localhost,
+    } = prepare(purpose, program, begins, reaper).await?;
+    let (doom, mut deadline) = (parts.doom.clone(), config.deadline(accel));
     if hello.is_some() {
         deadline = deadline.min(RESTORING);
     }
     let up = {
         let qemu = Cell::new(0);
-        let given_up = pin!(patience::given_up(purpose.context, &doom, deadline, &qemu));
+        let given_up = pin!(patience::given_up(giver_up, &doom, deadline, &qemu));
         let record = |pids: [u32; 2]| {
             qemu.set(pids[0]);
-            place::record(dir, &pids, &holds).map_err(|e| e.to_string())
+            place::record(&dir, &pids, &holds).map_err(|e| e.to_string())
         };
-        parts
-            .come_up(request, hello, record, given_up, (reaper, &context))
-            .await
+        let is_marked = record::is_kept() || config.checkpoints;
+        let with = (reaper.as_ref(), &context, is_marked);
+        parts.come_up(request, hello, record, given_up, with).await
     };
     span.done(&up);
     drop(span);
     match up {
         Ok(ready) => {
-            parts.localhost = localhost.await;
+            parts.localhost = localhost.await.unwrap_or_default();
             Ok((parts, ready))
         }
         Err(why) => Err(parts.end(&why).await),
@@ -230,28 +199,20 @@ impl Parts {
         said: Option<Hello>,
         record: impl Fn([u32; 2]) -> Result<(), String>,
         mut given_up: impl Future<Output = String> + Unpin,
-        (reaper, context): (&Reaper, &Context),
+        (reaper, context, is_marked): (&Reaper, &Context, bool),
     ) -> Result<Ready, String> {
         let started = Instant::now();
-        let span = Span::of(context, "vm processes", Kind::Internal);
-        let runs = async {
-            self.files.runs().await?;
-            let socket = self.machine.boot(reaper).await?;
-            let pids = [self.machine.pid(), self.files.pid];
-            record(pids)?;
-            self.machine.runs().await?;
-            Ok::<_, String>((socket, pids))
-        };
-        let runs = tokio::select! {
-            runs = runs => Ok(runs?),
-            why = &mut given_up => Err(why),
-        };
-        span.done(&runs);
-        drop(span);
-        let (socket, pids) = runs.inspect_err(|_| self.machine.kill())?;
+        let run = self.run(record, &mut given_up, (reaper, context)).await;
+        let (socket, pids) = run.inspect_err(|_| self.machine.kill())?;
         let ready = async {
             tokio::try_join!(
-                ready((socket, said), &self.doom, request, started, context),
+                ready(
+                    (socket, said),
+                    &self.doom,
+                    request,
+                    (started, is_marked),
+                    context
+                ),
                 self.pod.join(pids)
             )
         };
@@ -266,6 +227,30 @@ impl Parts {
         }?;
         self.pod.up().await?;
         Ok(ready)
+    }
+
+    /// Its processes; `record` writes down who they are.
+    async fn run(
+        &mut self,
+        record: impl Fn([u32; 2]) -> Result<(), String>,
+        mut given_up: impl Future<Output = String> + Unpin,
+        (reaper, context): (&Reaper, &Context),
+    ) -> Result<(UnixStream, [u32; 2]), String> {
+        let span = Span::of(context, "vm processes", Kind::Internal);
+        let runs = async {
+            self.files.runs().await?;
+            let socket = self.machine.boot(reaper).await?;
+            let pids = [self.machine.pid(), self.files.pid];
+            record(pids)?;
+            self.machine.runs().await?;
+            Ok::<_, String>((socket, pids))
+        };
+        let runs = tokio::select! {
+            runs = runs => Ok(runs?),
+            why = &mut given_up => Err(why),
+        };
+        span.done(&runs);
+        runs
     }
 
     /// Ends what did not come up, and gives the reason with the last it said. A process that waits
@@ -310,7 +295,7 @@ async fn ready(
     (socket, said): (UnixStream, Option<Hello>),
     doom: &Doom,
     request: ConfigureRequest,
-    started: Instant,
+    (started, is_marked): (Instant, bool),
     context: &Context,
 ) -> Result<Ready, String> {
     let span = Span::of(context, "vm kernel", Kind::Internal);
@@ -333,7 +318,7 @@ async fn ready(
         restored,
         ..request
     };
-    let (configured, mark) = configure(&client, request).await?;
+    let (configured, mark) = configure(&client, request, is_marked).await?;
     if restored {
         heard_after = started.elapsed();
     }
@@ -353,15 +338,16 @@ async fn ready(
 }
 
 /// Tells the guest what to be, gives it randomness that nobody else has, and sets its clock; what it
-/// answers, and what another session with it begins with, if there may be one.
+/// answers, and what another session with it begins with, if there may be one (`is_marked`).
 ///
 /// # Errors
 /// What of it the guest can't.
 pub async fn configure(
     client: &Client,
     request: ConfigureRequest,
+    is_marked: bool,
 ) -> Result<(ConfigureResponse, Option<[u8; MARK]>), String> {
-    let mark = record::is_kept().then(random).transpose()?;
+    let mark = is_marked.then(random).transpose()?;
     let (open_files, locked_memory) = limits().map_err(|e| format!("limits: {e}"))?;
     let request = ConfigureRequest {
         open_files: Some(open_files),

@@ -82,12 +82,12 @@ pub fn alive(container: &GuestContainer) -> Result<()> {
 }
 
 pub async fn pause(container: &GuestContainer, context: &Context) -> Result<()> {
-    let id = container.id.clone();
+    let id = container.name.clone();
     ask(container, &container.init, &PauseRequest { id }, context).await
 }
 
 pub async fn resume(container: &GuestContainer, context: &Context) -> Result<()> {
-    let id = container.id.clone();
+    let id = container.name.clone();
     ask(container, &container.init, &ResumeRequest { id }, context).await
 }
 
@@ -106,7 +106,7 @@ pub async fn update(
     let value = resources.to_string().into_bytes();
     let type_url = String::new();
     let request = UpdateTaskRequest {
-        id: id.clone(),
+        id: container.name.clone(),
         resources: Some(Any { type_url, value }),
         ..Default::default()
     };
@@ -122,7 +122,7 @@ pub async fn resize(
     context: &Context,
 ) -> Result<()> {
     let request = ResizePtyRequest {
-        id: container.id.clone(),
+        id: container.name.clone(),
         exec_id: process.name.clone(),
         width,
         height,
@@ -132,7 +132,7 @@ pub async fn resize(
 
 /// The guest's figures of the container, and the host's of its VM.
 pub async fn stats(container: &GuestContainer, context: &Context) -> Result<Any> {
-    let id = container.id.clone();
+    let id = container.name.clone();
     let guest = ask(container, &container.init, &StatsRequest { id }, context).await?;
     let metrics = guest
         .stats

@@ -120,6 +120,8 @@ pub struct Config {
     pub pool: pool::Settings,
     /// VMs go on as one that was booted and saved, where there is one.
     pub templates: bool,
+    /// VMs can be saved with their container, and restored.
+    pub checkpoints: bool,
 }
 
 impl Default for Config {
@@ -152,6 +154,7 @@ impl Default for Config {
             users: 1 << 16,
             pool: pool::Settings::default(),
             templates: false,
+            checkpoints: false,
         }
     }
 }

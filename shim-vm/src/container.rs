@@ -16,6 +16,7 @@ use std::time::Duration;
 use task::bundle::Bundle;
 use task::process::{Exit, Process};
 use task::reaper::Reaper;
+use task::stdio::Paths;
 use task::{Error, ProcessId, Result};
 use tokio::sync::Notify;
 
@@ -115,6 +116,14 @@ impl GuestProcess {
 
 pub struct GuestContainer {
     pub id: String,
+    /// What the guest calls it: another name, if it was restored as another.
+    pub name: String,
+    /// The streams of init, as the guest was told of them.
+    pub streams: Paths,
+    /// What of the share the guest was told of.
+    pub shown: Vec<u8>,
+    /// It was restored, and stands still until it is started.
+    pub is_frozen: Cell<bool>,
     pub bundle: Bundle,
     pub vm: Rc<Vm>,
     pub init: Rc<GuestProcess>,

@@ -174,6 +174,11 @@ impl ContainerSockets {
         Ok(())
     }
 
+    /// Whether containers have made some.
+    pub fn are_there(&self) -> bool {
+        !self.listening.borrow().is_empty()
+    }
+
     /// What was at these names in the share is gone.
     pub fn forget(&self, gone: &[String]) {
         if self.channel.is_none() {

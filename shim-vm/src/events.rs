@@ -34,7 +34,7 @@ pub fn hear(engine: &Rc<Engine>, event: &guest::Event) -> Result<(), String> {
     let event = event.event.as_ref().and_then(Event::from_any);
     let event = event.ok_or("an event that is none of the Task API's")?;
     let id = container_of(&event);
-    let container = engine.runtime.known(id);
+    let container = engine.runtime.named(id);
     let container = container.ok_or_else(|| format!("an event of {id:?}, which is not there"))?;
     let init = &container.init;
     let exec = |name: &str| {
@@ -54,7 +54,7 @@ pub fn hear(engine: &Rc<Engine>, event: &guest::Event) -> Result<(), String> {
             runs(engine, &container);
         }
         Event::Exit(exit) => {
-            let process = match ProcessId::in_event(&container.id, &exit.id) {
+            let process = match ProcessId::in_event(&container.name, &exit.id) {
                 ProcessId::Init => Rc::clone(init),
                 ProcessId::Exec(name) => exec(&name)?,
             };
@@ -84,7 +84,7 @@ pub fn hear(engine: &Rc<Engine>, event: &guest::Event) -> Result<(), String> {
                 return Err(format!("{id}: too many events"));
             }
             if let Event::Oom(_) = event {
-                engine.publish_oom(id);
+                engine.publish_oom(&container.id);
             }
         }
     }

@@ -31,6 +31,8 @@ pub struct Plan {
     /// The network namespace that the machine's process is to be in, for whoever looks for that of
     /// the container in its `/proc/PID/ns/net`; without one it has an empty one.
     pub netns: Option<OwnedFd>,
+    /// Where it is asked to save itself, if it may be.
+    pub monitor: Option<OwnedFd>,
     pub begins: Begins,
 }
 
@@ -40,10 +42,12 @@ pub enum Begins {
     #[default]
     Booted,
     /// It is booted for others to be made of it: it has neither files nor networks but places for them;
-    /// `monitor` is where it is asked to save itself to `state`, which is open for writing.
-    Template { monitor: OwnedFd, state: OwnedFd },
+    /// its monitor is where it is asked to save itself to this file, which is open for writing.
+    Template(OwnedFd),
     /// It goes on as one that was saved to this file, which is open for reading.
     Restored(OwnedFd),
+    /// It waits until it is asked to go on as one that was saved to this file, which had ACPI, or not.
+    Saved { state: OwnedFd, acpi: bool },
 }
 
 /// How the guest finds its share.

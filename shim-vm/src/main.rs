@@ -15,6 +15,7 @@ mod boot;
 mod bpf;
 mod calls;
 mod check;
+mod checkpoint;
 mod child;
 mod cleanup;
 mod clock;

@@ -3,11 +3,12 @@
 //! its streams, and then the guest's part.
 
 use crate::calls::alive;
+use crate::checkpoint;
 use crate::container::{GuestContainer, GuestProcess};
 use crate::mirrors::Mirrors;
 use crate::namespaces::{Anchor, Common};
 use crate::root::{self, Files};
-use crate::runtime::{Container, Engine, unimplemented, unknown};
+use crate::runtime::{Container, Engine, unknown};
 use crate::shared_vm::vm_for;
 use crate::sockets::{Inside, Sockets};
 use crate::spec::{Refusal, Translated, translate};
@@ -17,7 +18,7 @@ use crate::vm::Vm;
 use protos::guest::PutBundleRequest;
 use protos::task::{CreateTaskRequest, CreateTaskResponse};
 use protos::ttrpc::Context;
-use protos::{Code, Status, any, runc};
+use protos::{Code, Message, Status, any, runc};
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::pin::pin;
@@ -76,7 +77,7 @@ async fn make(
     let paths = Paths::from(request);
     check_lengths(&request.id, &paths)?;
     if !request.checkpoint.is_empty() {
-        return Err(unimplemented("restore of a container in a VM").into());
+        return checkpoint::restore(engine, request, context).await;
     }
     let (id, bundle) = (&request.id, Bundle::new(&request.bundle));
     let (options, mut spec) = read(engine, request, &bundle).await?;
@@ -84,11 +85,16 @@ async fn make(
     let vm = vm.map_err(failed)?;
     vm.pod.set(&spec.place).await.map_err(failed)?;
     let (put, files) = share(engine, &vm, request, &mut spec, context).await?;
+    let shown = shown(&put);
     let put = vm.ask(&put, context).await;
     let put = put.map_err(|status| files.name_in(status))?;
 
-    let own = Rc::new(GuestContainer {
+    let mut own = GuestContainer {
         id: id.clone(),
+        name: id.clone(),
+        streams: Paths::default(),
+        shown,
+        is_frozen: Cell::new(false),
         bundle: bundle.clone(),
         vm: Rc::clone(&vm),
         init: GuestProcess::new(String::new(), String::new()),
@@ -100,8 +106,10 @@ async fn make(
         hooks: spec.hooks,
         created: Cell::new(false),
         forgotten: Cell::new(false),
-    });
+    };
     let (io, names) = connect(engine, &own, id, &paths, context).await?;
+    own.streams = names.clone();
+    let own = Rc::new(own);
     let asked = CreateTaskRequest {
         id: id.clone(),
         bundle: put.bundle,
@@ -126,11 +134,20 @@ async fn make(
     Ok(Rc::new(Container::new(id.clone(), bundle, init, own)))
 }
 
+/// What of it a VM that is restored must be shown again.
+pub fn shown(put: &PutBundleRequest) -> Vec<u8> {
+    PutBundleRequest {
+        config: Vec::new(),
+        ..put.clone()
+    }
+    .encode_to_vec()
+}
+
 /// Reads what the bundle and the request's options want.
 ///
 /// # Errors
 /// What can't be read, or can't be in a VM.
-async fn read(
+pub async fn read(
     engine: &Engine,
     request: &CreateTaskRequest,
     bundle: &Bundle,
@@ -163,7 +180,7 @@ async fn read(
 ///
 /// # Errors
 /// What can't be mounted.
-async fn share(
+pub async fn share(
     engine: &Engine,
     vm: &Rc<Vm>,
     request: &CreateTaskRequest,

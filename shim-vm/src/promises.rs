@@ -33,7 +33,7 @@ pub async fn kill(
         return Err(Error::finished());
     }
     let request = KillRequest {
-        id: container.id.clone(),
+        id: container.name.clone(),
         exec_id: process.name.clone(),
         signal,
         all,
@@ -65,6 +65,12 @@ pub async fn kill(
 /// The guest's, as long as it may refuse.
 pub async fn remove(engine: &Rc<Engine>, container: &GuestContainer) -> Result<()> {
     let vm = &container.vm;
+    // One that was not started stands still, and is alone in its VM.
+    if container.is_frozen.get() {
+        vm.is_to_end.set(true);
+        vm.doom.end("it was restored, and not started".into());
+        vm.gone().await;
+    }
     if !vm.is_gone() && !container.forgotten.get() {
         delete_in(container, &container.init).await?;
     }
@@ -95,7 +101,7 @@ pub async fn forget(container: &GuestContainer, exec: &Rc<GuestProcess>) {
 async fn end_and_delete(container: &GuestContainer, exec: &Rc<GuestProcess>) -> Result<()> {
     let vm = &container.vm;
     let request = KillRequest {
-        id: container.id.clone(),
+        id: container.name.clone(),
         exec_id: exec.name.clone(),
         signal: SIGKILL,
         all: false,
@@ -118,7 +124,7 @@ async fn end_and_delete(container: &GuestContainer, exec: &Rc<GuestProcess>) -> 
 async fn delete_in(container: &GuestContainer, process: &Rc<GuestProcess>) -> Result<()> {
     let vm = &container.vm;
     let request = DeleteRequest {
-        id: container.id.clone(),
+        id: container.name.clone(),
         exec_id: process.name.clone(),
     };
     let is_second = process.deleting.replace(true);

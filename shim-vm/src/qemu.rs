@@ -18,6 +18,7 @@ mod acpi;
 mod handover;
 pub mod line;
 pub mod monitor;
+mod saving;
 pub mod slots;
 
 pub use handover::Moved;
@@ -95,9 +96,9 @@ impl Machine for Qemu {
         let slots = line::slots(&plan);
         // A machine that was saved had a host that listened, and its guest would take another for none.
         let waits = match plan.begins {
-            Begins::Restored(_) => "on",
+            Begins::Restored(_) | Begins::Saved { .. } => "on",
             Begins::Booted => "off",
-            Begins::Template { .. } => {
+            Begins::Template(_) => {
                 let made = slots.put_tables(&mut plan.image.initrd, &plan.dir);
                 made.map_err(at("tables for the kernel"))?;
                 "off"

@@ -13,7 +13,7 @@ use crate::namespaces::Anchor;
 use crate::sandbox::{self, Sandbox, Sandboxes};
 use crate::vm::{self, Vm};
 use crate::word::Allowance;
-use crate::{adopt, calls, events, make, promises, shared_vm, start, unmake};
+use crate::{adopt, calls, checkpoint, events, make, promises, shared_vm, start, unmake};
 use protos::mux::Link;
 use protos::runc::CheckpointOptions;
 use protos::task::CreateTaskRequest;
@@ -98,6 +98,13 @@ impl Guest {
     /// The container, also one that the guest is making.
     pub fn known(&self, id: &str) -> Option<Rc<GuestContainer>> {
         self.containers.borrow().get(id).cloned().flatten()
+    }
+
+    /// The container that the guest calls so.
+    pub fn named(&self, name: &str) -> Option<Rc<GuestContainer>> {
+        let containers = self.containers.borrow();
+        let mut all = containers.values().flatten();
+        all.find(|own| own.name == name).cloned()
     }
 
     /// Waits until nothing is left of a container of this name that a dead shim was making.
@@ -254,6 +261,9 @@ impl Runtime for Guest {
         container: &Rc<Container>,
         context: &Context,
     ) -> Result<()> {
+        if container.own.is_frozen.get() {
+            return checkpoint::start(&container.own, context).await;
+        }
         start::init(engine, &container.own, context).await?;
         if let Some(wish) = container.own.vm.wish.take() {
             wish.fulfil(&engine.runtime.reaper);
@@ -298,12 +308,13 @@ impl Runtime for Guest {
     }
 
     async fn checkpoint(
-        _: &Rc<Container>,
-        _: &Path,
-        _: &CheckpointOptions,
-        _: &Context,
+        engine: &Rc<Engine>,
+        container: &Rc<Container>,
+        image: &Path,
+        options: &CheckpointOptions,
+        context: &Context,
     ) -> Result<()> {
-        Err(unimplemented("checkpoint of a container in a VM").into())
+        checkpoint::save(engine, container, image, options, context).await
     }
 
     async fn remove(engine: &Rc<Engine>, container: &Rc<Container>, _: &Context) -> Result<()> {

@@ -56,7 +56,7 @@ use tokio::sync::OnceCell;
 /// Bytes of it, if the host's is no tmpfs (Docker's and CRI's own default).
 const MEMORY: u64 = 64 << 20;
 /// In the share; no container is called so.
-const VOLUMES: &str = ".volumes";
+pub const VOLUMES: &str = ".volumes";
 /// In the VM's place.
 pub const SHARE: &str = "share";
 /// In a volume's directory.

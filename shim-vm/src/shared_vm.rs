@@ -75,6 +75,21 @@ pub async fn vm_for(
 /// # Errors
 /// Why it is not up; nothing of it is left.
 pub async fn boot(engine: &Rc<Engine>, order: Order, context: &Context) -> Result<Rc<Vm>, String> {
+    let purpose = purpose(engine, order, context).await?;
+    let vm = Vm::boot(purpose, &engine.runtime.reaper, events::hearer(engine)).await?;
+    has_vm(engine, &vm);
+    Ok(vm)
+}
+
+/// What a VM is made of that is as `order` says.
+///
+/// # Errors
+/// If what it wants can't be, or a part is missing.
+pub async fn purpose<'a>(
+    engine: &Engine,
+    order: Order,
+    context: &'a Context,
+) -> Result<Purpose<'a>, String> {
     let reaper = &engine.runtime.reaper;
     let wanted = order.wanted;
     let found = aside::run(move || {
@@ -85,7 +100,7 @@ pub async fn boot(engine: &Rc<Engine>, order: Order, context: &Context) -> Resul
     });
     let (settings, config, image, shape) = found.await?;
     let accel = accel::choose(&config, &image, reaper).await.accel;
-    let purpose = Purpose {
+    Ok(Purpose {
         context,
         name: format!("{}/{}", engine.namespace, order.id),
         dir: place::of(&engine.namespace, &order.id),
@@ -100,10 +115,7 @@ pub async fn boot(engine: &Rc<Engine>, order: Order, context: &Context) -> Resul
         },
         settings,
         config,
-    };
-    let vm = Vm::boot(purpose, reaper, events::hearer(engine)).await?;
-    has_vm(engine, &vm);
-    Ok(vm)
+    })
 }
 
 /// From now on there is a VM, which is watched.
@@ -147,7 +159,8 @@ fn vm_had_oom(engine: &Engine) {
 fn vm_is_gone(engine: &Rc<Engine>, vm: &Vm, why: &str) {
     let containers = engine.runtime.all();
     // With containers that have ended, it was to end.
-    if vm.doom.is_sealed() || containers.iter().any(|of| of.init.exit().is_none()) {
+    let is_sudden = !vm.is_to_end.get();
+    if is_sudden && (vm.doom.is_sealed() || containers.iter().any(|of| of.init.exit().is_none())) {
         let ids: Vec<&str> = containers.iter().map(|of| of.id.as_str()).collect();
         log::error!("VM of {}: {why}", ids.join(", "));
     }

@@ -52,7 +52,7 @@ pub async fn exec(
     container.asked.set(number);
     let process = GuestProcess::new(exec.id().to_owned(), format!("e{number}"));
     let request = ExecProcessRequest {
-        id: container.id.clone(),
+        id: container.name.clone(),
         exec_id: process.name.clone(),
         terminal: paths.terminal,
         stdin: names.stdin,
@@ -82,7 +82,7 @@ async fn start(
     context: &Context,
 ) -> Result<()> {
     let request = StartRequest {
-        id: container.id.clone(),
+        id: container.name.clone(),
         exec_id: process.name.clone(),
     };
     ask(container, process, &request, context).await?;

@@ -151,7 +151,7 @@ impl Subject {
 }
 
 /// Which file it is, and when it was changed.
-fn state(path: &Path) -> io::Result<String> {
+pub fn state(path: &Path) -> io::Result<String> {
     let path = fs::canonicalize(path)?;
     let file = fs::metadata(&path)?;
     Ok(format!(
@@ -166,7 +166,7 @@ fn state(path: &Path) -> io::Result<String> {
 }
 
 /// The host's processor: what it is called, and what it can.
-fn processor() -> String {
+pub fn processor() -> String {
     let info = task::proc::text("/proc/cpuinfo").unwrap_or_default();
     let value = |name: &str| {
         let line = info.lines().find(|line| line.starts_with(name));
@@ -183,7 +183,7 @@ fn boot_id() -> String {
     id.unwrap_or_default().trim().to_owned()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

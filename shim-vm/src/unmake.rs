@@ -24,6 +24,7 @@ pub async fn undo(engine: &Rc<Engine>, id: &str) {
 pub async fn unmake(engine: &Rc<Engine>, id: &str, undo: bool) {
     let guest = &engine.runtime;
     let container = guest.known(id);
+    let name = container.as_ref().map_or(id, |of| &of.name).to_owned();
     let vm = guest.vm.borrow().clone();
     if let Some(vm) = &vm {
         let _turn = guest.turn.lock().await;
@@ -45,7 +46,7 @@ pub async fn unmake(engine: &Rc<Engine>, id: &str, undo: bool) {
             guest.vm.replace(None);
             guest.anchor.set(None);
         }
-        let gone = vm.share.remove(id).await;
+        let gone = vm.share.remove(&name).await;
         vm.mirrors.forget(&gone);
         vm.container_sockets.forget(&gone);
         if others || guest.keeps_vm.get() {
@@ -60,7 +61,7 @@ pub async fn unmake(engine: &Rc<Engine>, id: &str, undo: bool) {
 async fn undo_create(container: &GuestContainer) {
     let vm = &container.vm;
     let request = DeleteRequest {
-        id: container.id.clone(),
+        id: container.name.clone(),
         ..Default::default()
     };
     container.init.deleting.set(true);

@@ -13,11 +13,15 @@
 
 mod handover;
 mod late;
+mod made;
+mod saved;
 mod taken;
 
 pub use handover::Moved;
+pub use saved::{Saved, Session};
 
 use crate::boot::DYING;
+use crate::checkpoint::Saving;
 use crate::child::Child;
 use crate::config::Config;
 use crate::console::Console;
@@ -67,11 +71,17 @@ pub struct Vm {
     link: Rc<Link>,
     notices: Rc<Notices>,
     /// What another session with the guest begins with, if there may be one.
-    mark: Option<[u8; MARK]>,
+    mark: Cell<Option<[u8; MARK]>>,
     /// The stream of the link that calls go over, and who makes them.
     calls: u32,
     client: Client,
     pub doom: Doom,
+    /// Where it is asked to be saved, if it may be.
+    pub saving: Option<Saving>,
+    /// It goes on as another that was saved with its container.
+    pub is_clone: bool,
+    /// Nobody need be told that it ends.
+    pub is_to_end: Cell<bool>,
     /// How long the guest may owe what it must do.
     pub patience: Duration,
     pub share: Share,
@@ -138,8 +148,7 @@ impl Vm {
     /// As for [`Vm::boot`].
     pub async fn cold(purpose: boot::Purpose<'_>, reaper: &Rc<Reaper>) -> Result<Self, String> {
         let (dir, network) = (purpose.dir.clone(), purpose.network.clone());
-        let (patience, settings) = (purpose.config.patience(), purpose.settings.clone());
-        let (shape, sockets) = (purpose.shape.clone(), purpose.config.sockets.clone());
+        let wanted = purpose.clone();
         place::make(&dir).map_err(|e| format!("mkdir {}: {e}", dir.display()))?;
         let (parts, ready) = match boot::boot(purpose, reaper).await {
             Ok(booted) => booted,
@@ -151,39 +160,7 @@ impl Vm {
         let hello = &ready.hello;
         let (agent, kernel) = (word::line(&hello.agent), word::line(&hello.kernel));
         log::debug!("VM up: agent {agent}, kernel {kernel}");
-        Ok(Self {
-            machine: Rc::new(parts.machine),
-            files: Rc::new(parts.files),
-            files_said: parts.files_said,
-            socket: ready.socket,
-            link: ready.link,
-            notices: ready.notices,
-            mark: ready.mark,
-            calls: ready.calls,
-            client: ready.client,
-            doom: parts.doom,
-            patience,
-            share: parts.share,
-            pod: parts.pod,
-            shape,
-            settings,
-            hello: ready.hello,
-            configured: ready.configured,
-            heard_after: ready.heard_after,
-            restored: ready.restored,
-            wish: Cell::new(ready.wish),
-            localhost: Localhost::new(parts.localhost),
-            relays: Relays::new(CONNECTIONS),
-            sockets: Sockets::new(sockets),
-            container_sockets: parts.container_sockets,
-            mirrors: Mirrors::default(),
-            dir,
-            network,
-            joined: Cell::new(false),
-            is_adopted: false,
-            leash: None,
-            gone: watch::channel(None).1,
-        })
+        Ok(Self::made(parts, ready, &wanted))
     }
 
     /// `tell` hears the guest's events, `told` gets the reason of its end.
@@ -243,6 +220,11 @@ impl Vm {
     /// Why it is gone, if it is.
     pub fn end(&self) -> Option<String> {
         self.gone.borrow().clone()
+    }
+
+    /// The last lines of what the file server said.
+    pub fn files_said(&self) -> String {
+        self.files_said.last()
     }
 
     /// The link, to open streams on.

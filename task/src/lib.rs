@@ -63,3 +63,4 @@ pub use error::{Error, Result};
 pub use printable::printable;
 pub use process::ProcessId;
 pub use service::Service;
+pub use state::State;

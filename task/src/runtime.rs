@@ -192,6 +192,7 @@ pub trait Runtime: Sized + 'static {
     /// # Errors
     /// Code Unknown with the reason.
     fn checkpoint(
+        engine: &Rc<Engine<Self>>,
         container: &Rc<Container<Self>>,
         image: &Path,
         options: &CheckpointOptions,

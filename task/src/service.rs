@@ -345,7 +345,7 @@ impl<R: Runtime> Task for Service<R> {
             }
         };
         container
-            .checkpoint(Path::new(&request.path), &options, context)
+            .checkpoint(&self.engine, Path::new(&request.path), &options, context)
             .await
     }
 

@@ -83,7 +83,7 @@ impl protos::api::guest::Guest for Guest {
                 .set_mark(mark.map_err(|_| failed("a mark of another length".into()))?);
         }
         let shares_pids = request.shared_pids;
-        aside::beside(move || set_up(&request)).await?;
+        aside::beside(move || set_up(request)).await?;
         let shared_pids = match shares_pids {
             true => aside::alone(pids::make).await,
             false => Ok(0),
@@ -165,7 +165,7 @@ impl Service for Guest {
 }
 
 /// Makes the machine what the host wants it to be.
-fn set_up(request: &ConfigureRequest) -> Done<()> {
+fn set_up(mut request: ConfigureRequest) -> Done<()> {
     if request.debug {
         log::set_max_level(log::LevelFilter::Debug);
     }
@@ -176,6 +176,7 @@ fn set_up(request: &ConfigureRequest) -> Done<()> {
     }
     if request.restored {
         late::begin_anew().map_err(failed)?;
+        network::begin_anew(&mut request.interfaces).map_err(failed)?;
     }
     if !request.hostname.is_empty() {
         nix::unistd::sethostname(&request.hostname)

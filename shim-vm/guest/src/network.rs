@@ -16,6 +16,7 @@ use netlink::{Kind, Link, Netlink, mac_bytes};
 use protos::guest::{Interface, Neighbour, Route};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 
 /// Gives the devices in this network namespace, found by their MAC addresses, their names,
 /// addresses, routes and neighbours, and brings them and the loopback device up.
@@ -57,6 +58,50 @@ pub fn apply(
         added.map_err(|e| format!("route to {}: {e}", route.destination))?;
     }
     Ok(())
+}
+
+/// Takes away what the devices of this network namespace have of a host before; `interfaces` are found
+/// by the addresses that they have now.
+///
+/// # Errors
+/// The kernel's.
+pub fn begin_anew(interfaces: &mut [Interface]) -> Result<(), String> {
+    let begun = || -> io::Result<()> {
+        let mut netlink = Netlink::open()?;
+        let links = netlink.links()?;
+        let mut devices = links.iter().filter(is_device);
+        for interface in interfaces {
+            if let Some(device) = devices.next() {
+                interface.device.clone_from(&device.mac);
+            }
+        }
+        let devices: Vec<u32> = links
+            .iter()
+            .filter(is_device)
+            .map(|link| link.index)
+            .collect();
+        for message in netlink.dump(Message::GetAddress(AddressMessage::default()))? {
+            if let Message::NewAddress(address) = message
+                && devices.contains(&address.header.index)
+            {
+                netlink.change(Message::DelAddress(address), 0)?;
+            }
+        }
+        // With that go its routes and its neighbours.
+        for device in devices {
+            netlink.set_link(device, LinkFlags::empty(), LinkFlags::Up, Vec::new())?;
+        }
+        Ok(())
+    };
+    begun().map_err(|e| format!("network: {e}"))
+}
+
+/// It is the machine's, and nothing that a container has made.
+fn is_device(link: &&Link) -> bool {
+    Path::new("/sys/class/net")
+        .join(&link.name)
+        .join("device")
+        .exists()
 }
 
 fn set_up(netlink: &mut Netlink, links: &[Link], interface: &Interface) -> io::Result<()> {

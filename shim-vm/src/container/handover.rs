@@ -12,9 +12,18 @@ use std::rc::{Rc, Weak};
 use task::bundle::Bundle;
 use task::handover;
 use task::process::Exit;
+use task::stdio::Paths;
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Moved {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    streams: Paths,
+    #[serde(default)]
+    shown: Vec<u8>,
+    #[serde(default)]
+    is_frozen: bool,
     guest_init: Process,
     guest_execs: Vec<Process>,
     asked: u64,
@@ -25,7 +34,7 @@ pub struct Moved {
     forgotten: bool,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Process {
     exec_id: String,
     name: String,
@@ -64,6 +73,10 @@ impl GuestContainer {
     pub fn hand_over(&self) -> Moved {
         let execs = self.execs.borrow();
         Moved {
+            name: Some(self.name.clone()),
+            streams: self.streams.clone(),
+            shown: self.shown.clone(),
+            is_frozen: self.is_frozen.get(),
             guest_init: self.init.hand_over(),
             guest_execs: execs.values().map(|exec| exec.hand_over()).collect(),
             asked: self.asked.get(),
@@ -73,6 +86,24 @@ impl GuestContainer {
             created: self.created.get(),
             forgotten: self.forgotten.get(),
         }
+    }
+
+    /// That of a VM that was saved, which stands still: the host calls it `id` from now on.
+    pub fn restored(
+        id: &str,
+        bundle: &Bundle,
+        vm: &Rc<Vm>,
+        moved: &Moved,
+        (io_uid, io_gid): (u32, u32),
+    ) -> Rc<Self> {
+        let moved = Moved {
+            is_frozen: true,
+            io_uid,
+            io_gid,
+            hooks: Hooks::default(),
+            ..moved.clone()
+        };
+        Self::take_over(id, bundle, vm, &moved)
     }
 
     /// Goes on with that of another process image; the guest owes what it owed, with new patience.
@@ -86,6 +117,10 @@ impl GuestContainer {
         }
         let new = Rc::new(Self {
             id: id.to_owned(),
+            name: moved.name.clone().unwrap_or_else(|| id.to_owned()),
+            streams: moved.streams.clone(),
+            shown: moved.shown.clone(),
+            is_frozen: Cell::new(moved.is_frozen),
             bundle: bundle.clone(),
             vm: Rc::clone(vm),
             init,

@@ -4,11 +4,13 @@
 
 use crate::fsd::programs::Programs;
 use crate::fsd::sockets::Sockets;
+use crate::fsd::state::State;
 use crate::fsd::tree::{Mark, Tree};
 use crate::fsd::{ALONE, FULL, Handle, Inode, KEPT};
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +26,8 @@ pub struct Files {
     files: PassthroughFs,
     sockets: Option<Arc<Sockets>>,
     known: Mutex<Known>,
+    /// Where virtiofsd writes, or reads, what of it is saved.
+    scratch: File,
 }
 
 /// What the guest knows.
@@ -47,12 +51,13 @@ impl DirectoryIterator for Names {
 }
 
 impl Files {
-    /// `files`, of which the guest may know so many at a time, and have so many open.
+    /// `files`, of which the guest may know so many at a time, and have so many open; `scratch` is a file
+    /// that nobody else has.
     pub fn new(
         files: PassthroughFs,
-        known: usize,
-        open: usize,
+        (known, open): (usize, usize),
         sockets: Option<Arc<Sockets>>,
+        scratch: File,
     ) -> Self {
         let known = Known {
             programs: Programs::default(),
@@ -62,6 +67,7 @@ impl Files {
             files,
             sockets,
             known: Mutex::new(known),
+            scratch,
         }
     }
 
@@ -354,10 +360,67 @@ impl FileSystem for Files {
     }
 }
 
+impl Files {
+    fn look(&self, inode: Inode) -> io::Result<Attr> {
+        let nobody = Context {
+            uid: 0.into(),
+            gid: 0.into(),
+            pid: 0,
+        };
+        self.files
+            .getattr(nobody, inode, None)
+            .map(|(attr, _)| attr)
+    }
+
+    /// A file with these bytes, to be read from its beginning; it is the only one there is.
+    fn scratch(&self, bytes: &[u8]) -> io::Result<File> {
+        let mut file = self.scratch.try_clone()?;
+        file.set_len(0)?;
+        file.write_all_at(bytes, 0)?;
+        file.seek(SeekFrom::Start(0))?;
+        Ok(file)
+    }
+
+    fn save(&self, mut to: File) -> io::Result<()> {
+        self.files.serialize(self.scratch(&[])?)?;
+        let mut served = vec![0; self.scratch.metadata()?.len() as usize];
+        self.scratch.read_exact_at(&mut served, 0)?;
+        let tree = self.known().tree.save();
+        let state = State::of(tree, &served, |inode| self.look(inode))?;
+        to.write_all(&postcard::to_stdvec(&state).map_err(io::Error::other)?)
+    }
+
+    fn restore(&self, mut from: File) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes)?;
+        let state: State = postcard::from_bytes(&bytes).map_err(io::Error::other)?;
+        self.files
+            .deserialize_and_apply(self.scratch(&state.served)?)?;
+        self.scratch.set_len(0)?;
+        state.verify(|inode| self.look(inode))?;
+        let open = state.open()?;
+        self.known().tree.restore(state.tree, open);
+        Ok(())
+    }
+}
+
+/// QEMU says no more than that it has failed.
+fn said(what: &str, done: io::Result<()>) -> io::Result<()> {
+    done.inspect_err(|e| {
+        let _ = io::stderr().write_all(format!("fsd: {what}: {e}\n").as_bytes());
+    })
+}
+
 impl SerializableFileSystem for Files {
     forward! {
         fn prepare_serialization(cancel: Arc<AtomicBool>);
-        fn serialize(state: File) -> io::Result<()>;
-        fn deserialize_and_apply(state: File) -> io::Result<()>;
+    }
+
+    fn serialize(&self, state: File) -> io::Result<()> {
+        said("save", self.save(state))
+    }
+
+    fn deserialize_and_apply(&self, state: File) -> io::Result<()> {
+        said("restore", self.restore(state))
     }
 }

@@ -10,9 +10,11 @@ mod programs;
 mod room;
 mod sandbox;
 mod sockets;
+mod state;
 mod tree;
 
 use files::Files;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use sockets::Sockets;
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -85,12 +87,10 @@ pub fn serve(dir: &str, most: &str, with_sockets: bool) -> Result<(), String> {
         true => Some(Sockets::new(SOCKETS_FD).map_err(at("sockets"))?),
         false => None,
     };
-    let files = Files::new(
-        files,
-        known as usize,
-        (most - known) as usize,
-        sockets.clone(),
-    );
+    let scratch = memfd_create("state", MFdFlags::MFD_CLOEXEC);
+    let scratch = scratch.map_err(|e| format!("fsd: memfd: {e}"))?.into();
+    let room = (known as usize, (most - known) as usize);
+    let files = Files::new(files, room, sockets.clone(), scratch);
     let backend = VhostUserFsBackendBuilder::default().build(files);
     let backend = Arc::new(backend.map_err(|e| format!("fsd: {e}"))?);
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());

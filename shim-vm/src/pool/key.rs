@@ -59,6 +59,7 @@ struct Kind<'a> {
     /// Its file server may make some for the host.
     has_container_sockets: bool,
     users: (u32, u32),
+    checkpoints: bool,
 }
 
 /// The directory of the sockets of VMs in store that are as `config` wants them, of `image`, run by
@@ -90,6 +91,7 @@ pub fn sockets(
         max_open_files: config.max_open_files,
         has_container_sockets: !config.container_sockets.is_empty(),
         users: (config.first_user, config.users),
+        checkpoints: config.checkpoints,
     };
     let digest = Sha256::digest(serde_json::to_vec(&kind)?);
     let name: String = digest[..16]

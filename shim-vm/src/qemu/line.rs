@@ -14,6 +14,8 @@ const EMULATED: &str = "qemu64,-cx16,+arat";
 const TRANSLATED: u32 = 128;
 /// As QEMU finds the file with what a machine was, which it was given open.
 const STATE: &str = "/dev/fdset/1";
+/// The same of what it was not given when it began, and is saved to.
+pub const SAVED: u32 = 2;
 
 /// Collects QEMU's arguments, and the fds they name.
 #[derive(Default)]
@@ -45,7 +47,8 @@ pub fn needs_acpi(kernel: Abilities, accel: Accel, vcpus: u32, networks: usize) 
 pub fn slots(plan: &Plan) -> Slots {
     let networks = match plan.begins {
         Begins::Booted => plan.taps.len(),
-        Begins::Template { .. } | Begins::Restored(_) => slots::NETWORKS,
+        Begins::Template(_) | Begins::Restored(_) => slots::NETWORKS,
+        Begins::Saved { acpi, .. } => return Slots { acpi },
     };
     let (kernel, accel) = (plan.image.abilities, plan.accel);
     Slots {
@@ -107,34 +110,41 @@ pub fn beginning(line: &mut Line, plan: &mut Plan) {
     line.add(["-kernel", KERNEL]);
     match std::mem::take(&mut plan.begins) {
         Begins::Booted => line.add(["-initrd", INITRD, "-append", &words]),
-        Begins::Template { monitor, state } => {
+        Begins::Template(state) => {
             let words = format!("{words}{}", slots.words());
             line.add(["-initrd", INITRD, "-append", &words]);
-            let (monitor, state) = (line.fd(monitor), line.fd(state));
-            line.add([
-                "-chardev".to_owned(),
-                format!("socket,id=monitor,fd={monitor}"),
-                "-mon".to_owned(),
-                "chardev=monitor,mode=control".to_owned(),
-                "-add-fd".to_owned(),
-                format!("fd={state},set=1"),
-            ]);
+            let state = line.fd(state);
+            line.add(["-add-fd".to_owned(), format!("fd={state},set=1")]);
         }
         Begins::Restored(state) => {
-            let state = line.fd(state);
-            line.add([
-                "-global".to_owned(),
-                "migration.mapped-ram=on".to_owned(),
-                // The networks have heard of no other place that these machines were at.
-                "-global".to_owned(),
-                "migration.announce-rounds=0".to_owned(),
-                "-add-fd".to_owned(),
-                format!("fd={state},set=1"),
-                "-incoming".to_owned(),
-                saved_to(),
-            ]);
+            line.add(["-global", "migration.mapped-ram=on"]);
+            goes_on(line, state, &saved_to());
         }
+        Begins::Saved { state, .. } => goes_on(line, state, "defer"),
     }
+    if let Some(monitor) = plan.monitor.take() {
+        let monitor = line.fd(monitor);
+        line.add([
+            "-chardev".to_owned(),
+            format!("socket,id=monitor,fd={monitor}"),
+            "-mon".to_owned(),
+            "chardev=monitor,mode=control".to_owned(),
+        ]);
+    }
+}
+
+/// As the one that was saved to this file.
+fn goes_on(line: &mut Line, state: OwnedFd, incoming: &str) {
+    let state = line.fd(state);
+    line.add([
+        // The networks have heard of no other place that these machines were at.
+        "-global",
+        "migration.announce-rounds=0",
+        "-add-fd",
+        &format!("fd={state},set=1"),
+        "-incoming",
+        incoming,
+    ]);
 }
 
 /// Where a machine is saved to, and restored from (QEMU's migration).

@@ -48,6 +48,18 @@ impl Share {
         })
     }
 
+    /// The number of the first volume that it has now, or of the next, and how many there are.
+    pub fn numbers(&self) -> (usize, usize) {
+        let volumes = self.volumes.borrow();
+        let first = volumes.keys().next().copied();
+        (first.unwrap_or(self.numbers.get()), volumes.len())
+    }
+
+    /// The next volume has this number.
+    pub fn begin_at(&self, number: usize) {
+        self.numbers.set(number);
+    }
+
     /// Describes it for another process image, while nothing is mounted in it.
     ///
     /// # Errors

@@ -119,10 +119,8 @@ async fn save(
         files: None,
         taps: Vec::new(),
         netns: None,
-        begins: Begins::Template {
-            monitor: theirs.into(),
-            state: writing.map_err(at("a file"))?.into(),
-        },
+        monitor: Some(theirs.into()),
+        begins: Begins::Template(writing.map_err(at("a file"))?.into()),
     };
     let mut machine = Qemu::prepare(plan, users::take(config.first_user, config.users)?)?;
     let socket = machine.boot(reaper).await?;

@@ -4,6 +4,7 @@
 
 use super::{CONNECTIONS, Vm};
 use crate::boot::Purpose;
+use crate::checkpoint::{self, Saving};
 use crate::child::Child;
 use crate::config::Config;
 use crate::console::{self, Console};
@@ -56,6 +57,10 @@ pub struct Moved {
     is_adopted: bool,
     #[serde(default)]
     restored: bool,
+    #[serde(default)]
+    saving: Option<checkpoint::Moved>,
+    #[serde(default)]
+    is_clone: bool,
     patience: Duration,
     share: share::Moved,
     pod: pod::Moved,
@@ -201,10 +206,15 @@ impl Vm {
                     calls: (self.calls, self.client.made()),
                 },
             },
-            mark: self.mark,
+            mark: self.mark.get(),
             heard: self.notices.heard(),
             is_adopted: self.is_adopted,
             restored: self.restored,
+            saving: {
+                let saving = self.saving.as_ref().map(|it| it.hand_over(kept));
+                saving.transpose()?
+            },
+            is_clone: self.is_clone,
             patience: self.patience,
             share: self.share.hand_over(kept)?,
             pod: self.pod.hand_over(),
@@ -305,10 +315,13 @@ impl Vm {
             socket,
             link,
             notices,
-            mark: moved.mark,
+            mark: Cell::new(moved.mark),
             calls,
             client,
             doom,
+            saving: moved.saving.map(Saving::take_over).transpose()?,
+            is_clone: moved.is_clone,
+            is_to_end: Cell::new(false),
             patience: moved.patience,
             share: Share::take_over(&moved.dir, moved.share, Rc::clone(reaper))?,
             pod,
@@ -335,7 +348,7 @@ impl Vm {
 
     /// Sees to it that the guest of a shim that has died speaks again, once all of its containers have
     /// been taken over.
-    async fn greeted(&self) {
+    pub async fn greeted(&self) {
         // Streams of what that shim had begun, and nobody goes on with.
         self.link.forget_what_is_left();
         let notices = &self.notices;

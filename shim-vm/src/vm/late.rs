@@ -26,6 +26,8 @@ impl Vm {
             interfaces: network.interfaces,
             routes: network.routes,
             neighbours: network.neighbours,
+            // Its device has another's address.
+            restored: self.is_clone,
             ..Default::default()
         };
         let set = self.ask(&request, context);

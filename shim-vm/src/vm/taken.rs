@@ -12,11 +12,13 @@ use crate::place::{self, Holds};
 use crate::pod::Pod;
 use crate::pool::{self, Offered};
 use protos::guest::ConfigureRequest;
+use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 use task::aside;
 use task::reaper::Reaper;
+use task::record;
 use task::trace::{Kind, Span};
 
 /// How long its guest may take to become what it is told to be.
@@ -94,10 +96,11 @@ impl Vm {
             as_ours.await.map_err(|e| e.to_string())?;
             self.pod.join(pids).await
         };
-        let told = boot::configure(&self.client, request);
+        let is_marked = record::is_kept() || purpose.config.checkpoints;
+        let told = boot::configure(&self.client, request, is_marked);
         let ((configured, mark), ()) = tokio::try_join!(told, moved)?;
         self.pod.up().await?;
-        (self.configured, self.mark) = (configured, mark);
+        (self.configured, self.mark) = (configured, Cell::new(mark));
         self.localhost = Localhost::new(localhost.await);
         Ok(())
     }

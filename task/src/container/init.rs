@@ -204,6 +204,7 @@ impl<R: Runtime> Container<R> {
     /// The state's refusal, or the runtime's words.
     pub(crate) async fn checkpoint(
         self: &Rc<Self>,
+        engine: &Rc<Engine<R>>,
         image: &Path,
         options: &CheckpointOptions,
         context: &Context,
@@ -211,7 +212,7 @@ impl<R: Runtime> Container<R> {
         let init = &self.init;
         let _turn = init.turn(context).await?;
         init.state.get().init_allows(Request::Checkpoint)?;
-        R::checkpoint(self, image, options, context).await
+        R::checkpoint(engine, self, image, options, context).await
     }
 
     /// Sets limits (T74); `resources` is an OCI LinuxResources as JSON.

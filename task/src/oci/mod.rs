@@ -225,6 +225,7 @@ impl Runtime for Oci {
     }
 
     async fn checkpoint(
+        _: &Rc<Engine<Self>>,
         container: &Rc<Container<Self>>,
         image: &Path,
         options: &CheckpointOptions,

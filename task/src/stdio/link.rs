@@ -27,6 +27,17 @@ pub(super) fn open(link: &Rc<Link>, name: &mut String) -> Rc<Stream> {
     Rc::new(stream)
 }
 
+/// The stream that a request named so, in another session with the same process.
+///
+/// # Errors
+/// If there is none.
+pub(super) fn again(link: &Rc<Link>, name: &str) -> Result<Rc<Stream>> {
+    let number = name.strip_prefix(SCHEME).and_then(|name| name.parse().ok());
+    let stream = number.and_then(|number| link.again(number));
+    let none = || Error::InvalidArgument(format!("stream {name:?} is gone"));
+    stream.map(Rc::new).ok_or_else(none)
+}
+
 /// Streams that the host has opened, until the request comes that names them.
 pub struct Parked {
     link: Rc<Link>,

@@ -32,7 +32,7 @@ use logger::Logger;
 pub use paths::{Paths, check_lengths};
 use pipe::Owner;
 pub(crate) use pipe::make_null;
-use protos::mux::Link;
+use protos::mux::{Link, Stream};
 use protos::ttrpc::Context;
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -156,22 +156,67 @@ pub async fn connect(
         terminal: paths.terminal,
         ..Paths::default()
     };
+    over(&io, client, &mut names, |name| Ok(link::open(link, name)))?;
+    Ok((io, names))
+}
+
+/// The same, where the process has the streams that `names` are of already.
+///
+/// # Errors
+/// Also if the client has not just these.
+pub async fn connect_again(
+    paths: &Paths,
+    names: &Paths,
+    link: &Rc<Link>,
+    of: Of<'_>,
+    reaper: &Reaper,
+    context: &Context,
+) -> Result<Io> {
+    let io = Io::default();
+    let client = Client::open(paths, &of, &io, reaper, context).await?;
+    let stderr = client.stderr.is_some() && !paths.terminal;
+    let wanted = [
+        ("terminal", paths.terminal, names.terminal),
+        ("stdin", client.stdin.is_some(), !names.stdin.is_empty()),
+        ("stdout", client.stdout.is_some(), !names.stdout.is_empty()),
+        ("stderr", stderr, !names.stderr.is_empty()),
+    ];
+    for (what, wanted, had) in wanted {
+        if wanted != had {
+            let had = if had { "one" } else { "none" };
+            let text = format!("{what}: the process that goes on has {had}");
+            return Err(Error::InvalidArgument(text));
+        }
+    }
+    over(&io, client, &mut names.clone(), |name| {
+        link::again(link, name)
+    })?;
+    Ok(io)
+}
+
+/// Copies between what a client has and a process's streams, which `stream` gives.
+fn over(
+    io: &Io,
+    client: Client,
+    names: &mut Paths,
+    stream: impl Fn(&mut String) -> Result<Rc<Stream>>,
+) -> Result<()> {
     if let Some(source) = client.stdin {
-        let sink = Sink::stream(link::open(link, &mut names.stdin));
+        let sink = Sink::stream(stream(&mut names.stdin)?);
         io.input.start(source, sink);
     }
-    let stderr = client.stderr.filter(|_| !paths.terminal);
+    let stderr = client.stderr.filter(|_| !names.terminal);
     let outputs = [
         (client.stdout, &mut names.stdout),
         (stderr, &mut names.stderr),
     ];
     for (receiver, name) in outputs {
         if let Some(receiver) = receiver {
-            let source = Source::Stream(link::open(link, name));
+            let source = Source::Stream(stream(name)?);
             io.output.start(source, receiver.sink()?);
         }
     }
-    Ok((io, names))
+    Ok(())
 }
 
 impl Prepared {

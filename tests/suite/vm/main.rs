@@ -9,6 +9,7 @@ mod attributes;
 mod boots;
 mod cgroup;
 mod check;
+mod checkpoint;
 mod container_sockets;
 mod containerd;
 mod cycles;

@@ -16,7 +16,7 @@ use std::process::Command;
 use std::thread::{self, JoinHandle};
 
 /// A network namespace by a name of this test's.
-pub struct Namespace(String);
+pub struct Namespace(pub String);
 
 impl Namespace {
     pub fn new(test: &Test, suffix: &str) -> Self {
@@ -31,7 +31,7 @@ impl Namespace {
     }
 
     /// What a command says there; its words have no spaces in them.
-    fn run(&self, words: &str) -> String {
+    pub fn run(&self, words: &str) -> String {
         command(&format!("ip netns exec {} {words}", self.0))
     }
 

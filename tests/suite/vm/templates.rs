@@ -33,7 +33,7 @@ const RANDOM: &str = "cd /proc/sys/kernel/random; cat boot_id uuid; \
                       for f in random urandom; do head -c 16 /dev/$f | od -An -tx1; done";
 
 /// Whether the tests' QEMU goes on with machines that have files.
-fn qemu_can() -> bool {
+pub fn qemu_can() -> bool {
     let config = std::env::var("DUNNAGE_VM_CONFIG").expect("set");
     let text = fs::read_to_string(config).expect("the configuration");
     let qemu = text.lines().find_map(|line| line.strip_prefix("qemu = "));
