@@ -6,6 +6,7 @@ use crate::calls::alive;
 use crate::container::{GuestContainer, GuestProcess};
 use crate::mirrors::Mirrors;
 use crate::namespaces::{Anchor, Common};
+use crate::ooms::Gone;
 use crate::root::{self, Files};
 use crate::runtime::{Container, Engine, unimplemented, unknown};
 use crate::shared_vm::vm_for;
@@ -93,6 +94,7 @@ async fn make(
         vm: Rc::clone(&vm),
         init: GuestProcess::new(String::new(), String::new()),
         execs: RefCell::default(),
+        gone: Gone::default(),
         asked: Cell::new(0),
         engines: RefCell::new(Weak::new()),
         io_uid: options.io_uid,
