@@ -15,8 +15,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The most that the host says at once, in bytes.
 const LONGEST: usize = 64;
-/// The most of a name or a path that is told of who was killed, in bytes: a notice is short.
-const NAME: usize = 512;
+/// The most of a name or a path that is told of who was killed, in characters: three of them have room in
+/// a notice, whatever they are.
+const NAME: usize = 256;
 
 pub struct News {
     outbox: Rc<Outbox>,
@@ -106,10 +107,7 @@ impl News {
 
 /// A kill of a container's, as the host is told of it.
 fn told((container_id, killed): (String, Killed)) -> guest::Killed {
-    let short = |text: String| match text.len() {
-        ..=NAME => text,
-        _ => text[..text.floor_char_boundary(NAME)].to_owned(),
-    };
+    let short = |text: String| text.chars().take(NAME).collect();
     guest::Killed {
         container_id,
         exec_id: killed.exec,
