@@ -85,8 +85,12 @@ fn exit(wire: &mut Wire, container: &str, id: &str, status: u32, at: Timestamp) 
 fn kill(wire: &mut Wire, id: &str, n: u32) {
     let rude = "\x1b[2J\u{202e}\n".repeat(100);
     let killed = Killed {
-        container_id: if n % 2 == 0 { id.into() } else { rude.clone() },
-        exec_id: (n % 3 == 0).then(|| rude.clone()),
+        container_id: if n.is_multiple_of(2) {
+            id.into()
+        } else {
+            rude.clone()
+        },
+        exec_id: n.is_multiple_of(3).then(|| rude.clone()),
         pid: n,
         program: rude.clone(),
         cgroup: rude.clone(),
