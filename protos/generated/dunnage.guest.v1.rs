@@ -13,7 +13,7 @@ impl ::prost::Name for Empty {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Notice {
-    #[prost(oneof = "notice::Notice", tags = "1, 2")]
+    #[prost(oneof = "notice::Notice", tags = "1, 2, 3")]
     pub notice: ::core::option::Option<notice::Notice>,
 }
 /// Nested message and enum types in `Notice`.
@@ -24,6 +24,8 @@ pub mod notice {
         Hello(super::Hello),
         #[prost(message, tag = "2")]
         Event(super::Event),
+        #[prost(message, tag = "3")]
+        Killed(super::Killed),
     }
 }
 impl ::prost::Name for Notice {
@@ -76,6 +78,37 @@ impl ::prost::Name for Event {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/dunnage.guest.v1.Event".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Killed {
+    #[prost(string, tag = "1")]
+    pub container_id: ::prost::alloc::string::String,
+    #[prost(string, optional, tag = "2")]
+    pub exec_id: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint32, tag = "3")]
+    pub pid: u32,
+    #[prost(string, tag = "4")]
+    pub program: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub cgroup: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub exhausted: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "7")]
+    pub peak_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "8")]
+    pub limit_bytes: ::core::option::Option<u64>,
+    #[prost(bool, tag = "9")]
+    pub with_group: bool,
+}
+impl ::prost::Name for Killed {
+    const NAME: &'static str = "Killed";
+    const PACKAGE: &'static str = "dunnage.guest.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "dunnage.guest.v1.Killed".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/dunnage.guest.v1.Killed".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -3,20 +3,21 @@
 //! long each step of one takes.
 //!
 //! The container is made as containerd would have it made; its program is the shim itself, which
-//! is static, and says its version.
+//! is static, says its version, and waits for its end. An exec in it says so, too.
 
 use crate::accel;
 use crate::config::{Accel, Config};
 use crate::image::Image;
 use crate::runtime::{self, Service};
 use crate::vm::Vm;
+use protos::Any;
 use protos::api::task::Task;
 use protos::guest::Hello;
 use protos::task as api;
 use protos::ttrpc::Context;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -25,8 +26,13 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 const ID: &str = "check";
+const EXEC: &str = "exec";
+/// What the program of the container is called with; see [`wait`].
+pub const WAITS: &str = "waits";
+/// How a process ends that was killed.
+const KILLED: u32 = 137;
 
-/// Runs a container in a VM, ends both, and tells about it.
+/// Runs a container and an exec in a VM, ends all, and tells about it.
 ///
 /// # Errors
 /// What is missing, or does not work.
@@ -59,7 +65,7 @@ pub fn make(bundle: &Path) -> io::Result<()> {
     let namespaces = ["pid", "ipc", "uts", "mount"].map(|name| json!({ "type": name }));
     let spec = json!({
         "ociVersion": "1.0.2",
-        "process": {"args": ["/shim", "-v"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+        "process": process(WAITS),
         "root": {"path": "rootfs"},
         "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
         "linux": {"namespaces": namespaces},
@@ -67,6 +73,18 @@ pub fn make(bundle: &Path) -> io::Result<()> {
     fs::write(bundle.join("config.json"), spec.to_string())?;
     let mode = nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR;
     Ok(nix::unistd::mkfifo(&bundle.join("out"), mode)?)
+}
+
+fn process(word: &str) -> Value {
+    json!({"args": ["/shim", word], "cwd": "/", "user": {"uid": 0, "gid": 0}})
+}
+
+/// What the container does: it says its version, and waits until it is killed.
+pub fn wait() -> ! {
+    let _ = writeln!(io::stdout(), "{}", env!("CARGO_PKG_VERSION"));
+    loop {
+        nix::unistd::pause();
+    }
 }
 
 async fn run(bundle: &Path, reaper: &Rc<Reaper>) -> Result<String, String> {
@@ -142,6 +160,8 @@ pub async fn steps(
     asked.await.map_err(failed("Start"))?;
     first_output(output).await?;
     let all = begin.elapsed();
+    exec(service, out, output, &context).await?;
+    let execed = begin.elapsed();
     end(service, &context).await?;
     let ended = begin.elapsed();
     let hello = vm.hello.clone();
@@ -155,8 +175,13 @@ pub async fn steps(
         ("first output", all.saturating_sub(created), "since Start"),
         ("all", all, "from Create to the first output"),
         (
+            "exec",
+            execed.saturating_sub(all),
+            "from Exec to its deletion",
+        ),
+        (
             "end",
-            ended.saturating_sub(all),
+            ended.saturating_sub(execed),
             "of the container and of the VM",
         ),
     ];
@@ -195,22 +220,66 @@ async fn first_output(output: &mut pipe::Receiver) -> Result<(), String> {
     }
 }
 
-/// Waits until the container ends, as it should, and deletes it.
-async fn end(service: &Rc<Service>, context: &Context) -> Result<(), String> {
-    let wait = api::WaitRequest {
+/// Runs the program once more in the container.
+async fn exec(
+    service: &Rc<Service>,
+    out: &Path,
+    output: &mut pipe::Receiver,
+    context: &Context,
+) -> Result<(), String> {
+    let failed = |e: task::Error| format!("{EXEC}: {e}");
+    let exec = api::ExecProcessRequest {
         id: ID.into(),
+        exec_id: EXEC.into(),
+        stdout: out.to_string_lossy().into_owned(),
+        spec: Some(Any {
+            type_url: String::new(),
+            value: process("-v").to_string().into_bytes(),
+        }),
         ..Default::default()
     };
-    let ended = tokio::time::timeout(OUTPUT, service.wait(wait, context)).await;
-    let ended = ended.map_err(|_| format!("the container did not end within {OUTPUT:?}"))?;
-    match ended {
-        Ok(exit) if exit.exit_status == 0 => {}
-        exit => return Err(format!("the container did not end as it should: {exit:?}")),
-    }
+    service.exec(exec, context).await.map_err(failed)?;
+    let start = api::StartRequest {
+        id: ID.into(),
+        exec_id: EXEC.into(),
+    };
+    service.start(start, context).await.map_err(failed)?;
+    first_output(output).await?;
+    ended(service, EXEC, 0, context).await
+}
+
+/// Kills the container, waits for its end, and deletes it.
+async fn end(service: &Rc<Service>, context: &Context) -> Result<(), String> {
+    let kill = api::KillRequest {
+        id: ID.into(),
+        signal: KILLED - 128,
+        ..Default::default()
+    };
+    let killed = service.kill(kill, context).await;
+    killed.map_err(|e| format!("Kill: {e}"))?;
+    ended(service, "", KILLED, context).await
+}
+
+/// Waits until a process ends, as it should, and deletes it.
+async fn ended(
+    service: &Rc<Service>,
+    exec: &str,
+    status: u32,
+    context: &Context,
+) -> Result<(), String> {
+    let what = if exec.is_empty() { "container" } else { exec };
+    let (id, exec_id) = (ID.to_owned(), exec.to_owned());
+    let wait = api::WaitRequest { id, exec_id };
     let delete = api::DeleteRequest {
         id: ID.into(),
-        ..Default::default()
+        exec_id: exec.into(),
     };
+    let ended = tokio::time::timeout(OUTPUT, service.wait(wait, context)).await;
+    let ended = ended.map_err(|_| format!("the {what} did not end within {OUTPUT:?}"))?;
+    match ended {
+        Ok(exit) if exit.exit_status == status => {}
+        exit => return Err(format!("the {what} did not end as it should: {exit:?}")),
+    }
     let deleted = service.delete(delete, context).await;
     deleted.map(drop).map_err(|e| format!("Delete: {e}"))
 }

@@ -7,6 +7,7 @@ mod handover;
 pub use handover::Moved;
 
 use crate::hooks::Hooks;
+use crate::ooms::Gone;
 use crate::runtime::Container;
 use crate::vm::Vm;
 use std::cell::{Cell, RefCell};
@@ -129,6 +130,8 @@ pub struct GuestContainer {
     pub init: Rc<GuestProcess>,
     /// By the guest's names; those that clients have deleted too, until the guest has.
     pub execs: RefCell<BTreeMap<String, Rc<GuestProcess>>>,
+    /// The last execs that are not there any more.
+    pub gone: Gone,
     /// How many execs the guest was asked for.
     pub asked: Cell<u64>,
     /// The engine's, once it knows it.

@@ -3,6 +3,8 @@
 //! where that has to know it, which is of exits and OOM kills.
 
 use crate::container::{GuestContainer, GuestProcess, killed};
+use crate::notices::News;
+use crate::ooms;
 use crate::promises::owes_exit;
 use crate::runtime::{Container, Engine};
 use crate::word;
@@ -17,11 +19,15 @@ use task::process::{Exit, Process};
 pub const UNASKED: (u32, u32) = (1000, 100);
 
 /// Who hears of a VM's events: the engine, for as long as it is there.
-pub fn hearer(engine: &Rc<Engine>) -> impl FnMut(guest::Event) -> Result<(), String> + 'static {
+pub fn hearer(engine: &Rc<Engine>) -> impl FnMut(News) -> Result<(), String> + 'static {
     let telling = Rc::downgrade(engine);
-    move |event| match telling.upgrade() {
-        Some(engine) => hear(&engine, &event),
-        None => Ok(()),
+    move |news| match (telling.upgrade(), news) {
+        (Some(engine), News::Event(event)) => hear(&engine, &event),
+        (Some(engine), News::Killed(killed)) => {
+            ooms::hear(&engine, &killed);
+            Ok(())
+        }
+        (None, _) => Ok(()),
     }
 }
 

@@ -43,6 +43,7 @@ mod mirrors;
 mod namespaces;
 mod network;
 mod notices;
+mod ooms;
 mod overhead;
 mod patience;
 mod place;
@@ -181,6 +182,7 @@ fn main() -> ExitCode {
         ["pool", ref words @ ..] => pool::pool(words),
         ["template", ref words @ ..] => template::make::make(words).map(told),
         ["check"] => check::check().map(told),
+        [check::WAITS] => check::wait(),
         ["console", ref words @ ..] => debug::console(words),
         ["exec", ref words @ ..] => debug::exec(words),
         _ => return shim::run(&Vm),

@@ -7,6 +7,7 @@ use crate::checkpoint;
 use crate::container::{GuestContainer, GuestProcess};
 use crate::mirrors::Mirrors;
 use crate::namespaces::{Anchor, Common};
+use crate::ooms::Gone;
 use crate::root::{self, Files};
 use crate::runtime::{Container, Engine, unknown};
 use crate::shared_vm::vm_for;
@@ -99,6 +100,7 @@ async fn make(
         vm: Rc::clone(&vm),
         init: GuestProcess::new(String::new(), String::new()),
         execs: RefCell::default(),
+        gone: Gone::default(),
         asked: Cell::new(0),
         engines: RefCell::new(Weak::new()),
         io_uid: options.io_uid,

@@ -4,7 +4,7 @@
 use crate::image::AGENT;
 use crate::word::{self, Doom};
 use protos::Message;
-use protos::guest::{Event, Heard, Hello, Notice, notice};
+use protos::guest::{Event, Heard, Hello, Killed, Notice, notice};
 use protos::mux::{Link, MAX_NOTICE, Stream};
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -197,13 +197,20 @@ fn bad(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
 }
 
+/// What it says after its hello.
+pub enum News {
+    Event(Event),
+    /// Who was killed for want of memory.
+    Killed(Killed),
+}
+
 /// Tells every event of the guest's, in order, for as long as there is a guest. What is no event, or
 /// what `tell` finds wrong, ends the VM, and nothing is told any more.
 pub async fn listen(
     notices: Rc<Notices>,
     link: Rc<Link>,
     doom: Doom,
-    mut tell: impl FnMut(Event) -> Result<(), String>,
+    mut tell: impl FnMut(News) -> Result<(), String>,
 ) {
     if !notices.is_greeted.get() {
         match notices.hello().await {
@@ -217,10 +224,12 @@ pub async fn listen(
         let told = match notices.next().await {
             Ok(notice::Notice::Event(event)) => {
                 let number = event.number;
-                let told = notices.hears(number).and_then(|()| tell(event));
+                let told = notices.hears(number);
+                let told = told.and_then(|()| tell(News::Event(event)));
                 notices.acknowledge();
                 told
             }
+            Ok(notice::Notice::Killed(killed)) => tell(News::Killed(killed)),
             Ok(notice::Notice::Hello(_)) => Err("a second hello".into()),
             Err(e) if link.is_closed() => return log::debug!("no more events: {e}"),
             Err(e) => Err(format!("its notices: {e}")),

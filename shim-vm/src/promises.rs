@@ -91,6 +91,7 @@ pub async fn forget(container: &GuestContainer, exec: &Rc<GuestProcess>) {
         vm.doom.end(format!("the end of {name}: {e}"));
     }
     container.execs.borrow_mut().remove(&exec.name);
+    container.gone.remember(exec);
 }
 
 /// Has the guest end an exec that runs although nobody knows it any more, as one whose Start was given

@@ -10,6 +10,7 @@ use crate::container::{self, GuestContainer};
 use crate::debug::Debug;
 use crate::events::UNASKED;
 use crate::namespaces::Anchor;
+use crate::ooms::KILLS;
 use crate::sandbox::{self, Sandbox, Sandboxes};
 use crate::vm::{self, Vm};
 use crate::word::Allowance;
@@ -52,6 +53,8 @@ pub struct Guest {
     pub vm: RefCell<Option<Rc<Vm>>>,
     /// What the guest may tell unasked.
     pub unasked: RefCell<Allowance>,
+    /// And of kills.
+    pub kills: RefCell<Allowance>,
     pub anchor: Cell<Option<Anchor>>,
     /// The pod's, if it is there without a container.
     pub sandbox: RefCell<Option<Rc<Sandbox>>>,
@@ -85,6 +88,7 @@ pub fn service(namespace: String, reaper: Rc<Reaper>, outbox: Rc<Outbox>) -> Rc<
         containers: RefCell::default(),
         vm: RefCell::default(),
         unasked: RefCell::new(Allowance::new(UNASKED.0, UNASKED.1)),
+        kills: RefCell::new(Allowance::new(KILLS.0, KILLS.1)),
         anchor: Cell::new(None),
         sandbox: RefCell::default(),
         keeps_vm: Cell::new(false),

@@ -30,7 +30,7 @@ use crate::localhost::{self, Localhost};
 use crate::machine::Machine;
 use crate::mirrors::Mirrors;
 use crate::network::{self, Where};
-use crate::notices::{self, Notices};
+use crate::notices::{self, News, Notices};
 use crate::pod::Pod;
 use crate::pool::Leash;
 use crate::qemu::Qemu;
@@ -40,7 +40,7 @@ use crate::sockets::Sockets;
 use crate::template::Wish;
 use crate::word::{self, Doom};
 use crate::{boot, clock, forget, place};
-use protos::guest::{ConfigureResponse, Event, Hello, PowerOffRequest};
+use protos::guest::{ConfigureResponse, Hello, PowerOffRequest};
 use protos::mux::{Link, MARK};
 use protos::ttrpc::{Call, CallError, Client, Context};
 use protos::{Code, Message, Status};
@@ -115,14 +115,14 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Boots it; `tell` hears every event of the guest's, in order, and says what is wrong with it.
+    /// Boots it; `tell` hears all news of the guest's, in order, and says what is wrong with it.
     ///
     /// # Errors
     /// Why it is not up, with the last it said; nothing of it is left.
     pub async fn boot(
         purpose: boot::Purpose<'_>,
         reaper: &Rc<Reaper>,
-        tell: impl FnMut(Event) -> Result<(), String> + 'static,
+        tell: impl FnMut(News) -> Result<(), String> + 'static,
     ) -> Result<Rc<Self>, String> {
         let vm = match Self::taken(&purpose, reaper).await {
             Some(vm) => vm,
@@ -132,7 +132,7 @@ impl Vm {
     }
 
     /// Begins what goes on for as long as it is there; `tell` as for [`Vm::boot`].
-    pub fn begin(mut self, tell: impl FnMut(Event) -> Result<(), String> + 'static) -> Rc<Self> {
+    pub fn begin(mut self, tell: impl FnMut(News) -> Result<(), String> + 'static) -> Rc<Self> {
         let (told, gone) = watch::channel(None);
         self.gone = gone;
         let vm = Rc::new(self);
@@ -163,11 +163,11 @@ impl Vm {
         Ok(Self::made(parts, ready, &wanted))
     }
 
-    /// `tell` hears the guest's events, `told` gets the reason of its end.
+    /// `tell` hears the guest's news, `told` gets the reason of its end.
     fn watch_over(
         &self,
         told: watch::Sender<Option<String>>,
-        tell: impl FnMut(Event) -> Result<(), String> + 'static,
+        tell: impl FnMut(News) -> Result<(), String> + 'static,
     ) {
         let (notices, link) = (Rc::clone(&self.notices), Rc::clone(&self.link));
         let heard = notices::listen(notices, link, self.doom.clone(), tell);

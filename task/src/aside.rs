@@ -54,6 +54,11 @@ pub fn files_are_in_memory() {
     IN_MEMORY.store(true, Ordering::Relaxed);
 }
 
+/// Whether that was said: then a thread costs more than it brings.
+pub fn is_in_memory() -> bool {
+    IN_MEMORY.load(Ordering::Relaxed)
+}
+
 /// Does `work`, and gives what came of it. Who stops waiting does not stop the work. It is done here
 /// and now if files are in memory.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

@@ -72,8 +72,10 @@ impl<R: Runtime> Engine<R> {
         exit: Exit,
     ) {
         tally::exit();
-        if exit.status == KILLED {
-            container.ooms.ended(&container.id, process);
+        if exit.status == KILLED
+            && let Some(killed) = container.ooms.ended(&container.id, process)
+        {
+            self.told.push(&container.id, &killed);
         }
         if Rc::ptr_eq(process, &container.init) {
             container.last_exit.init_exited.set(true);

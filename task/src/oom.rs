@@ -13,9 +13,12 @@ use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
+use tokio::sync::Notify;
 
 /// So many kills are remembered of a container, and so many processes that ended by SIGKILL.
 const KEPT: usize = 4;
+/// So many wait for somebody who is told of all containers'.
+const WAITING: usize = 64;
 /// The inode of the machine's pid namespace (kernel: PROC_PID_INIT_INO).
 const MACHINE: &str = "pid:[4026531836]";
 
@@ -38,6 +41,8 @@ pub struct Killed {
     pub limit_bytes: Option<u64>,
     /// All of its cgroup was killed with it.
     pub with_group: bool,
+    /// Its pid and its cgroups are those of the VM that it was in, and all of this is the guest's word.
+    pub in_vm: bool,
 }
 
 impl fmt::Display for Killed {
@@ -47,19 +52,20 @@ impl fmt::Display for Killed {
             Some(exec) => write!(f, "exec {exec}")?,
             None => f.write_str("a process")?,
         }
-        if self.pid != 0 {
-            let program = match self.program.as_str() {
-                "" => String::new(),
-                program => format!(", {program}"),
-            };
-            write!(f, " (pid {}{program})", self.pid)?;
+        match (self.pid, self.program.as_str()) {
+            (0, _) => {}
+            (pid, "") => write!(f, " (pid {pid})")?,
+            (pid, program) => write!(f, " (pid {pid}, {program})")?,
         }
         f.write_str(" was killed")?;
         if self.with_group {
             f.write_str(" with its cgroup")?;
         }
-        if !self.cgroup.is_empty() {
-            write!(f, " in cgroup {}", self.cgroup)?;
+        match (self.in_vm, self.cgroup.as_str()) {
+            (true, "") => f.write_str(" in the VM")?,
+            (true, cgroup) => write!(f, " in the VM's cgroup {cgroup}")?,
+            (false, "") => {}
+            (false, cgroup) => write!(f, " in cgroup {cgroup}")?,
         }
         match self.exhausted.as_str() {
             "" if self.cgroup.is_empty() => Ok(()),
@@ -101,26 +107,76 @@ impl Ooms {
     }
 
     /// A process was killed, by whomever. If it was for want of memory, that may have been told before
-    /// anybody knew whose pid it is.
-    pub(crate) fn ended(&self, container: &str, process: &Process) {
+    /// anybody knew whose pid it is: then this is what is known now.
+    pub(crate) fn ended(&self, container: &str, process: &Process) -> Option<Killed> {
         let (pid, exec) = (process.pid.get(), process.id.exec_id());
         let mut killed = self.killed.borrow_mut();
         // If the kernel has named nobody, it is who ends at the same time.
         let is_now = |it: &Killed| it.pid == 0 && now().seconds - it.at <= 1;
-        let of_it = |it: &&mut Killed| it.exec.is_none() && (it.pid == pid || is_now(it));
-        if let Some(killed) = killed.iter_mut().rev().find(of_it)
-            && pids_are_the_machines()
-        {
-            (killed.exec, killed.pid) = (Some(exec.to_owned()), pid);
-            log::warn!("{container}: out of memory: {killed}");
-        }
+        let of_it = |it: &Killed| it.exec.is_none() && (it.pid == pid || is_now(it));
+        let of_it = |it: &&mut Killed| !it.in_vm && of_it(it);
         keep(&self.ended, (pid, exec.to_owned()));
+        let killed = killed.iter_mut().rev().find(of_it)?;
+        if !pids_are_the_machines() {
+            return None;
+        }
+        (killed.exec, killed.pid) = (Some(exec.to_owned()), pid);
+        log::warn!("{container}: out of memory: {killed}");
+        Some(killed.clone())
     }
 
-    /// Remembers a kill, and has it in the log.
+    /// Remembers a kill, and has it in the log. One that was told before is told again when it is known
+    /// who it was.
     pub fn tell(&self, container: &str, killed: Killed) {
         log::warn!("{container}: out of memory: {killed}");
-        keep(&self.killed, killed);
+        let mut known = self.killed.borrow_mut();
+        let is_it = |it: &&mut Killed| it.in_vm && it.exec.is_none() && it.pid == killed.pid;
+        match known.iter_mut().rev().find(is_it) {
+            Some(known) if killed.exec.is_some() => *known = killed,
+            _ => {
+                drop(known);
+                keep(&self.killed, killed);
+            }
+        }
+    }
+}
+
+/// Kills of all containers, for somebody elsewhere who has asked to be told: the last ones that wait.
+#[derive(Default)]
+pub struct Told {
+    waiting: RefCell<Option<VecDeque<(String, Killed)>>>,
+    pushed: Notify,
+}
+
+impl Told {
+    /// From now on they are kept for [`Told::next`].
+    pub fn begin(&self) {
+        self.waiting.borrow_mut().get_or_insert_default();
+    }
+
+    pub(crate) fn push(&self, container: &str, killed: &Killed) {
+        if let Some(waiting) = &mut *self.waiting.borrow_mut() {
+            if waiting.len() == WAITING {
+                waiting.pop_front();
+            }
+            waiting.push_back((container.to_owned(), killed.clone()));
+            self.pushed.notify_one();
+        }
+    }
+
+    /// The next, and whose it is. May be cancelled.
+    pub async fn next(&self) -> (String, Killed) {
+        loop {
+            let next = self
+                .waiting
+                .borrow_mut()
+                .as_mut()
+                .and_then(VecDeque::pop_front);
+            if let Some(next) = next {
+                return next;
+            }
+            self.pushed.notified().await;
+        }
     }
 }
 
@@ -147,6 +203,7 @@ impl<R: Runtime> Container<R> {
             return;
         }
         let (id, watch, known) = (self.id.clone(), Rc::clone(watch), self.pids_of_execs());
+        let told = Rc::clone(&engine.told);
         engine.in_background(async move {
             while ooms.again.replace(false) {
                 let ended: Vec<u32> = {
@@ -156,6 +213,7 @@ impl<R: Runtime> Container<R> {
                 let pids = [ended, known.keys().copied().collect()].concat();
                 for found in watch.killed(&pids).await {
                     let killed = ooms.killed_of(found, &known);
+                    told.push(&id, &killed);
                     ooms.tell(&id, killed);
                 }
             }
@@ -195,6 +253,7 @@ impl Ooms {
             peak_bytes: room.peak,
             limit_bytes: room.limit,
             with_group: kill.with_group,
+            in_vm: false,
         }
     }
 }

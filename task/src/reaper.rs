@@ -85,6 +85,8 @@ impl Reaper {
     /// From sigprocmask(2), signalfd(2) or the runtime's epoll.
     pub fn new() -> io::Result<Rc<Self>> {
         let sigchld = Signals::new([Signal::SIGCHLD])?;
+        // For what is forked later; without it that only waits.
+        let _ = sys::limits::make_room(io::stdin());
         Ok(Rc::new(Self {
             sigchld,
             claims: RefCell::default(),

@@ -6,6 +6,7 @@ use crate::containers::Containers;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::oci::Oci;
+use crate::oom::Told;
 use crate::outbox::Outbox;
 use crate::peak;
 use crate::process::Exit;
@@ -31,6 +32,8 @@ use tokio::sync::{Notify, watch};
 pub struct Engine<R: Runtime> {
     pub namespace: String,
     pub outbox: Rc<Outbox>,
+    /// Who was killed for want of memory, for a host.
+    pub told: Rc<Told>,
     pub runtime: R,
     /// How many pieces of work go on that no request waits for.
     pub(crate) background: Rc<watch::Sender<usize>>,
@@ -91,6 +94,7 @@ impl<R: Runtime> Service<R> {
         let engine = Engine {
             namespace,
             outbox,
+            told: Rc::default(),
             runtime,
             background: Rc::new(watch::channel(0).0),
             parked,

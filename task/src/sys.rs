@@ -19,7 +19,7 @@ pub use mounts::{
 use nix::errno::Errno;
 use nix::unistd::{ForkResult, SysconfVar, sysconf};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -77,12 +77,9 @@ impl NotExecuted {
 /// # Errors
 /// From pipe(2) or fork(2).
 pub fn fork(command: &mut Command) -> io::Result<(u32, NotExecuted)> {
-    /// What `command` gives its child by number is below.
-    const ABOVE: RawFd = 256;
     let (read, write) = io::pipe()?;
-    let above = nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(ABOVE);
-    let mut write = match nix::fcntl::fcntl(&write, above) {
-        Ok(number) => io::PipeWriter::from(adopt(number)?),
+    let mut write = match limits::above(&write) {
+        Ok(above) => io::PipeWriter::from(above),
         // There are no such numbers here.
         Err(_) => write,
     };

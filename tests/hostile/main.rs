@@ -12,7 +12,7 @@ mod machine;
 mod wire;
 
 use guest::{Guest, MARK, event, honest};
-use protos::guest::{Event, Hello, Notice, notice};
+use protos::guest::{Event, Hello, Killed, Notice, notice};
 use protos::task::DeleteResponse;
 use protos::{Code, Timestamp, events};
 use std::fs;
@@ -79,6 +79,28 @@ fn exit(wire: &mut Wire, container: &str, id: &str, status: u32, at: Timestamp) 
             exited_at: Some(at),
         },
     );
+}
+
+/// Tells of somebody who was killed for want of memory, in names that nobody should repeat.
+fn kill(wire: &mut Wire, id: &str, n: u32) {
+    let rude = "\x1b[2J\u{202e}\n".repeat(100);
+    let killed = Killed {
+        container_id: if n.is_multiple_of(2) {
+            id.into()
+        } else {
+            rude.clone()
+        },
+        exec_id: n.is_multiple_of(3).then(|| rude.clone()),
+        pid: n,
+        program: rude.clone(),
+        cgroup: rude.clone(),
+        exhausted: rude,
+        peak_bytes: Some(u64::MAX),
+        limit_bytes: Some(0),
+        with_group: true,
+    };
+    let notice = Some(notice::Notice::Killed(killed));
+    wire.notice(&Notice { notice });
 }
 
 /// What this mode does when it gets this call; false: what an honest guest does.
@@ -158,6 +180,7 @@ fn after_start(mode: &str, wire: &mut Wire, guest: &mut Guest, call: &Call) {
         "events" => loop {
             event(wire, &unknown(id));
         },
+        "kills" => (0..10_000).for_each(|n| kill(wire, id, n)),
         "event-garbage" => {
             let event = Some(protos::Any {
                 type_url: "x".into(),

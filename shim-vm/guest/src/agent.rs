@@ -105,7 +105,7 @@ async fn answer(
         link: Rc::clone(link),
         tasks: Tasks::new(Rc::clone(&engine), leaving, layers),
         guest,
-        news: News::new(outbox),
+        news: News::new(outbox, Rc::clone(&engine.engine().told)),
         parked,
     };
     tokio::select! {

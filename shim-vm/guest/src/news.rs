@@ -1,21 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the host is told of its containers: every event, by number, kept until the host has it for
-//! good. A host that takes the place of one that has died hears what that one had not.
+//! good. A host that takes the place of one that has died hears what that one had not. And who was killed
+//! for want of memory, once.
 
 use protos::Message;
-use protos::guest::{Event, Heard, Notice, notice};
+use protos::guest::{self, Event, Heard, Notice, notice};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
+use task::oom::{Killed, Told};
 use task::outbox::Outbox;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The most that the host says at once, in bytes.
 const LONGEST: usize = 64;
+/// The most of a name or a path that is told of who was killed, in characters: three of them have room in
+/// a notice, whatever they are.
+const NAME: usize = 256;
 
 pub struct News {
     outbox: Rc<Outbox>,
+    killed: Rc<Told>,
     /// What was said, and what the host may not have. A host that does not listen takes no more than
     /// its stream's window.
     said: RefCell<VecDeque<Event>>,
@@ -24,25 +30,36 @@ pub struct News {
 }
 
 impl News {
-    pub fn new(outbox: Rc<Outbox>) -> Self {
+    pub fn new(outbox: Rc<Outbox>, killed: Rc<Told>) -> Self {
+        killed.begin();
         Self {
             outbox,
+            killed,
             said: RefCell::default(),
             last: Cell::new(0),
         }
     }
 
-    /// Tells the host every event after number `heard`, for as long as it listens.
+    /// Tells the host every event after number `heard`, and of kills, for as long as it listens.
     pub async fn send(&self, to: &mut (impl AsyncWrite + Unpin), heard: u64) -> io::Error {
         self.forget(heard);
-        let mut number = heard;
+        let mut number = heard + 1;
         loop {
-            number += 1;
-            let event = match self.said(number) {
-                Some(event) => event,
-                None => self.take().await,
+            let event = async {
+                match self.said(number) {
+                    Some(event) => event,
+                    None => self.take().await,
+                }
             };
-            if let Err(e) = say(to, notice::Notice::Event(event)).await {
+            let notice = tokio::select! {
+                biased;
+                event = event => {
+                    number += 1;
+                    notice::Notice::Event(event)
+                }
+                killed = self.killed.next() => notice::Notice::Killed(told(killed)),
+            };
+            if let Err(e) = say(to, notice).await {
                 return e;
             }
         }
@@ -85,6 +102,22 @@ impl News {
         if said.is_empty() {
             *said = VecDeque::new();
         }
+    }
+}
+
+/// A kill of a container's, as the host is told of it.
+fn told((container_id, killed): (String, Killed)) -> guest::Killed {
+    let short = |text: String| text.chars().take(NAME).collect();
+    guest::Killed {
+        container_id,
+        exec_id: killed.exec,
+        pid: killed.pid,
+        program: short(killed.program),
+        cgroup: short(killed.cgroup),
+        exhausted: short(killed.exhausted),
+        peak_bytes: killed.peak_bytes,
+        limit_bytes: killed.limit_bytes,
+        with_group: killed.with_group,
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::{GuestContainer, GuestProcess};
 use crate::hooks::Hooks;
+use crate::ooms::Gone;
 use crate::promises::owes_exit;
 use crate::vm::Vm;
 use serde::{Deserialize, Serialize};
@@ -125,6 +126,7 @@ impl GuestContainer {
             vm: Rc::clone(vm),
             init,
             execs: RefCell::new(execs),
+            gone: Gone::default(),
             asked: Cell::new(moved.asked),
             engines: RefCell::new(Weak::new()),
             io_uid: moved.io_uid,

@@ -183,7 +183,8 @@ async fn kind_of(
     looked.await.map_err(|e| e.to_string())
 }
 
-/// Runs a container in it, from its creation to its deletion, so that another one finds all warm.
+/// Runs a container in it, and an exec in that, from its creation to its deletion, so that others find all
+/// warm.
 async fn warm(service: &Rc<Service>, bundle: PathBuf) -> Result<(), String> {
     let making = bundle.clone();
     let made = aside::run(move || check::make(&making)).await;

@@ -14,7 +14,7 @@ use crate::localhost::{self, Localhost};
 use crate::machine::Machine;
 use crate::mirrors::{self, Mirrors};
 use crate::network::Where;
-use crate::notices::Notices;
+use crate::notices::{News, Notices};
 use crate::pod::{self, Pod};
 use crate::pool::Leash;
 use crate::qemu::{self, AGENT_SOCKET, Qemu};
@@ -23,7 +23,7 @@ use crate::share::{self, Share};
 use crate::sockets::{self, Sockets};
 use crate::word::Doom;
 use protos::Message;
-use protos::guest::{ConfigureResponse, Event, Hello};
+use protos::guest::{ConfigureResponse, Hello};
 use protos::mux::{self, Link, MARK};
 use protos::ttrpc::Client;
 use serde::{Deserialize, Serialize};
@@ -245,7 +245,7 @@ impl Vm {
     pub fn take_over(
         moved: Moved,
         reaper: &Rc<Reaper>,
-        tell: impl FnMut(Event) -> Result<(), String> + 'static,
+        tell: impl FnMut(News) -> Result<(), String> + 'static,
     ) -> io::Result<Rc<Self>> {
         let is_anew = matches!(moved.link, Linked::Anew { .. });
         let vm = Self::rebuilt(moved, reaper)?.begin(tell);

@@ -5,6 +5,7 @@
 //! loop. A cgroup that is gone is not an error: its numbers are zero and its lists empty, because
 //! a container stays askable from its exit to its deletion (contract T70, T79).
 
+mod ahead;
 mod find;
 mod kernel_log;
 mod kills;
@@ -18,6 +19,7 @@ mod stats_v2;
 #[cfg(test)]
 mod tests;
 
+pub use ahead::wait_ahead;
 pub use kills::{Found, Room};
 pub use oom::OomWatch;
 pub use remains::{Remains, path_of};

@@ -43,6 +43,7 @@ impl Container<Oci> {
         exec: &Exec,
         context: &Context,
     ) -> Result<(u32, Io)> {
+        engine.expects_move();
         let process = &exec.process;
         let of = streams_of(engine, self, exec.id());
         let ends = process.ends.take();

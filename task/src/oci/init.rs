@@ -41,6 +41,7 @@ impl Container<Oci> {
         request: &CreateTaskRequest,
         context: &Context,
     ) -> Result<Rc<Self>> {
+        engine.expects_move();
         let bundle = Bundle::new(&request.bundle);
         let mounts = request.rootfs.clone();
         let mounted = !mounts.is_empty();

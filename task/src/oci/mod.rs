@@ -20,8 +20,9 @@ pub(crate) use command::run;
 pub use failure::Failure;
 pub use options::{DEFAULT_ROOT, Options};
 
+use crate::aside;
 use crate::bundle::Bundle;
-use crate::cgroup::{Cgroup, OomWatch, Room};
+use crate::cgroup::{self, Cgroup, OomWatch, Room};
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::handover::Kept;
@@ -67,6 +68,16 @@ impl Oci {
             reaper,
             join,
             direct: Direct::wanted(),
+        }
+    }
+}
+
+impl Engine<Oci> {
+    /// An OCI runtime is about to move a process into a cgroup: has the kernel get ready meanwhile, unless
+    /// one has just done so.
+    fn expects_move(&self) {
+        if !aside::is_in_memory() && self.runtime.reaper.turns.is_first() {
+            self.in_background(cgroup::wait_ahead());
         }
     }
 }

@@ -5,8 +5,8 @@
 //! How much work a command is, those before it of the same program have shown: an exec is 14 ms of a
 //! processor with runc, and 3 ms with crun, which waits for the kernel most of the time.
 
-use std::cell::RefCell;
-use std::time::Duration;
+use std::cell::{Cell, RefCell};
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// The work, in microseconds of a processor's time, that is under way at once for each processor.
@@ -16,6 +16,8 @@ const AT_ONCE: u32 = 30_000;
 const MOST: u32 = AT_ONCE / 2;
 /// And at least for so much.
 const LEAST: u32 = 1000;
+/// What a command has had the kernel do may be of use to one that is begun so soon after it.
+const MOMENT: Duration = Duration::from_millis(10);
 /// So many programs are told apart.
 const PROGRAMS: usize = 16;
 
@@ -25,6 +27,8 @@ pub struct Turns {
     work: Semaphore,
     /// What a command of a program counts for.
     known: RefCell<Vec<(String, u32)>>,
+    /// When one was expected last, or has ended.
+    last: Cell<Option<Instant>>,
 }
 
 impl Turns {
@@ -32,6 +36,7 @@ impl Turns {
         Self {
             work: Semaphore::new(processors * AT_ONCE as usize),
             known: RefCell::default(),
+            last: Cell::default(),
         }
     }
 
@@ -42,6 +47,15 @@ impl Turns {
         self.work.acquire_many(work).await.ok()
     }
 
+    /// One is to come: whether none was expected, and none has ended, for a moment.
+    pub fn is_first(&self) -> bool {
+        let is_first = self.last.get().is_none_or(|last| last.elapsed() > MOMENT);
+        if is_first {
+            self.last.set(Some(Instant::now()));
+        }
+        is_first
+    }
+
     fn work_of(&self, program: &str) -> u32 {
         let known = self.known.borrow();
         let known = known.iter().find(|(name, _)| name == program);
@@ -50,6 +64,7 @@ impl Turns {
 
     /// A command of `program` has used so much of a processor: the next one will use about as much.
     pub fn learn(&self, program: &str, used: Duration) {
+        self.last.set(Some(Instant::now()));
         let used = u32::try_from(used.as_micros()).unwrap_or(MOST);
         let used = used.clamp(LEAST, MOST);
         let mut known = self.known.borrow_mut();
@@ -90,6 +105,17 @@ mod tests {
         turns.learn("quick", Duration::ZERO);
         let of = ["runc", "crun", "slow", "quick"].map(|program| at_once(&turns, program));
         assert_eq!(of, [4, 20, 4, 60]);
+    }
+
+    #[test]
+    fn of_those_that_come_at_once_one_is_the_first() {
+        let turns = Turns::new(1);
+        assert!(turns.is_first() && !turns.is_first());
+        turns.last.set(Instant::now().checked_sub(2 * MOMENT));
+        assert!(turns.is_first());
+        turns.last.set(None);
+        turns.learn("a", Duration::ZERO);
+        assert!(!turns.is_first());
     }
 
     #[test]

@@ -1,19 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The limit on open files (getrlimit(2), RLIMIT_NOFILE): ours is raised as far as may be, and what
-//! we start has the one that we were started with.
+//! we start has the one that we were started with. And which numbers we use.
 //!
 //! systemd gives every service 1,024 files, and as many as it wants if it asks: the low one is for
 //! programs that still use select(2). A daemon of ours does not, and has several files open for
 //! each process of a container's. A container's programs, loggers and hooks may.
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::OnceLock;
 
+/// What a command gives its child by number is below.
+const ABOVE: i32 = 256;
+
 /// The soft limit that we were started with, once ours is another.
 static GIVEN: OnceLock<libc::rlim_t> = OnceLock::new();
+
+/// Has the kernel make its table of this process's open files as large as [`above`] needs it: once there
+/// are two threads, that waits until no processor may be reading the old table, for some 8 ms.
+///
+/// # Errors
+/// As for [`above`].
+pub fn make_room(fd: impl AsFd) -> io::Result<()> {
+    above(fd).map(drop)
+}
+
+/// `fd` once more, above all numbers that a command gives its child.
+///
+/// # Errors
+/// From fcntl(2): there are no such numbers.
+pub fn above(fd: impl AsFd) -> io::Result<OwnedFd> {
+    let number = fcntl(fd.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(ABOVE))?;
+    super::adopt(number)
+}
 
 /// Raises the soft limit of this process to the hard one; without the right to it stays as it is.
 pub fn raise_open_files() {

@@ -238,6 +238,7 @@ attacks! {
     exits_at_negative_nanos: breaks_its_word("nanos", 137, "an exit at ");
     exits_at_no_time: breaks_its_word("never", 137, "an exit at ");
     answers_what_unpacks_to_much: is_borne("bomb");
+    tells_of_many_kills: is_borne("kills");
     panics: dies("panic");
     reboots: dies("reboots");
 
