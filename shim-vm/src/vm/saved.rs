@@ -5,10 +5,11 @@ use super::{Vm, clear};
 use crate::boot::{self, Purpose, Ready};
 use crate::link;
 use crate::machine::Begins;
+use crate::notices::News;
 use crate::notices::Notices;
 use crate::{clock, place, program};
 use protos::Message;
-use protos::guest::{ConfigureRequest, ConfigureResponse, Event, Hello};
+use protos::guest::{ConfigureRequest, ConfigureResponse, Hello};
 use protos::mux::{Link, MARK};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -60,7 +61,7 @@ impl Vm {
         purpose: &Purpose<'_>,
         saved: Saved<'_>,
         reaper: &Rc<Reaper>,
-        tell: impl FnMut(Event) -> Result<(), String> + 'static,
+        tell: impl FnMut(News) -> Result<(), String> + 'static,
     ) -> Result<(Rc<Self>, ConfigureRequest), String> {
         let (dir, network) = (&purpose.dir, &purpose.network);
         place::make(dir).map_err(|e| format!("mkdir {}: {e}", dir.display()))?;

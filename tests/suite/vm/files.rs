@@ -48,7 +48,7 @@ fn in_an_overlay(test: &Test) -> (Bundle, PathBuf) {
     let data = json!({"destination": "/data", "type": "bind", "source": dir.join("data"),
                       "options": ["rbind", "rw"]});
     let bundle = test.bundle("c").mount(data);
-    let bundle = bundle.rootfs(vec![overlay(&peers::rootfs(), &dir)]);
+    let bundle = bundle.rootfs(vec![overlay(peers::rootfs(), &dir)]);
     let bundle = bundle.set("/root/readonly", json!(false)).build();
     (bundle, dir)
 }
