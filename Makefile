@@ -91,7 +91,7 @@ WITH_VMS = SHIM=$(abspath $(VM_DIST)) $(VMS) PEERS=$(PEERS) $(TEST) --workspace 
 # The VM suite, for another QEMU; and what of it is tried with the newest in `make test`.
 VM_SUITE = SHIM=$(abspath $(DIST)) SHIM_VM=$(abspath $(VM_DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) \
 	$(TEST) --workspace --test vm
-VM_SELECTED := check:: containerd:: death:: files:: life:: network:: streams:: templates::
+VM_SELECTED := check:: checkpoint:: containerd:: death:: files:: life:: network:: streams:: templates::
 
 # All suites but that of VMs and the long ones, and the tests inside the crates.
 SUITES := containerd cri ledger machine manager release shim tidy
