@@ -176,7 +176,7 @@ async fn begin(
             qemu.set(pids[0]);
             place::record(&dir, &pids, &holds).map_err(|e| e.to_string())
         };
-        let is_marked = record::is_kept() || config.checkpoints;
+        let is_marked = is_marked(&config);
         let with = (reaper.as_ref(), &context, is_marked);
         parts.come_up(request, hello, record, given_up, with).await
     };
@@ -335,6 +335,11 @@ async fn ready(
         restored,
         wish: None,
     })
+}
+
+/// Whether another session with the guest may come: with a shim after this one, or where it was saved to.
+pub fn is_marked(config: &Config) -> bool {
+    record::is_kept() || config.checkpoints
 }
 
 /// Tells the guest what to be, gives it randomness that nobody else has, and sets its clock; what it

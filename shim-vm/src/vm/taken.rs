@@ -18,7 +18,6 @@ use std::rc::Rc;
 use std::time::Duration;
 use task::aside;
 use task::reaper::Reaper;
-use task::record;
 use task::trace::{Kind, Span};
 
 /// How long its guest may take to become what it is told to be.
@@ -96,8 +95,7 @@ impl Vm {
             as_ours.await.map_err(|e| e.to_string())?;
             self.pod.join(pids).await
         };
-        let is_marked = record::is_kept() || purpose.config.checkpoints;
-        let told = boot::configure(&self.client, request, is_marked);
+        let told = boot::configure(&self.client, request, boot::is_marked(&purpose.config));
         let ((configured, mark), ()) = tokio::try_join!(told, moved)?;
         self.pod.up().await?;
         (self.configured, self.mark) = (configured, Cell::new(mark));

@@ -3,7 +3,7 @@
 
 use crate::adopt;
 use crate::debug::configuration;
-use crate::sockets::{PERL, container};
+use crate::sockets::{PERL, container, start};
 use harness::bundle::Bundle;
 use harness::stdio::{Fifos, Reader, Stdio};
 use harness::upgrade::{copy_of_the_binary, upgrade};
@@ -106,9 +106,7 @@ fn the_host_connects_to_sockets_that_are_allowed() {
         let (dir, named, other) = volume(test);
         let config = configuration(test, &format!("container_sockets = [{named:?}]"));
         let bundle = container(test, "c", &[(&dir, "/home")]).build();
-        let start = bundle.start();
-        let start = start.env("DUNNAGE_VM_CONFIG", &config.to_string_lossy());
-        let shim = start.shim().await;
+        let shim = start(&bundle, &config).await;
         shim.create(bundle.create()).await.unwrap();
         shim.start("c", "").await.unwrap();
         let paths = ["/home/in/named.sock", "/home/other.sock"];
@@ -181,9 +179,7 @@ fn a_guest_that_makes_many_sockets_stops_nothing() {
         let (dir, named, _) = volume(test);
         let config = configuration(test, &format!("container_sockets = [{named:?}]"));
         let bundle = container(test, "c", &[(&dir, "/home")]).build();
-        let start = bundle.start();
-        let start = start.env("DUNNAGE_VM_CONFIG", &config.to_string_lossy());
-        let shim = start.shim().await;
+        let shim = start(&bundle, &config).await;
         shim.create(bundle.create()).await.unwrap();
         shim.start("c", "").await.unwrap();
         let many = r#"
@@ -236,9 +232,7 @@ fn wrong_paths_are_refused_by_name() {
         ] {
             let config = configuration(test, &settings);
             let bundle = test.bundle(id).build();
-            let start = bundle.start();
-            let start = start.env("DUNNAGE_VM_CONFIG", &config.to_string_lossy());
-            let shim = start.shim().await;
+            let shim = start(&bundle, &config).await;
             let status = refused(shim.create(bundle.create()).await);
             assert!(status.message.contains(why), "{status:?}");
             shim.stopped().await;
@@ -248,9 +242,7 @@ fn wrong_paths_are_refused_by_name() {
             .bundle("d")
             .annotation("io.dunnage.vm.container_sockets", "/v/s")
             .build();
-        let start = bundle.start();
-        let start = start.env("DUNNAGE_VM_CONFIG", &config.to_string_lossy());
-        let shim = start.shim().await;
+        let shim = start(&bundle, &config).await;
         let status = refused(shim.create(bundle.create()).await);
         let why = "annotation io.dunnage.vm.container_sockets: not allowed by";
         assert!(status.message.contains(why), "{status:?}");

@@ -78,7 +78,7 @@ pub fn client(bundle: &Bundle, exec: &str, paths: &[&str]) -> ExecProcessRequest
     bundle.exec(exec, &words)
 }
 
-async fn start(bundle: &Bundle, config: &Path) -> Shim {
+pub async fn start(bundle: &Bundle, config: &Path) -> Shim {
     let start = bundle.start();
     let start = start.env("DUNNAGE_VM_CONFIG", &config.to_string_lossy());
     start.shim().await
