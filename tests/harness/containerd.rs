@@ -36,7 +36,7 @@ use self::events::Events;
 use self::fifo::Fifo;
 use self::release::Release;
 pub(crate) use self::setup::Setup;
-use crate::{peers, proc, program};
+use crate::{limit::Limit, peers, proc, program};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -143,6 +143,7 @@ pub struct Containerd {
     finished: bool,
     /// What begins so, and is left at the end, is only reported.
     known_leavings: Option<&'static str>,
+    _limit: Limit,
 }
 
 impl Containerd {
@@ -175,6 +176,7 @@ impl Containerd {
             ids,
             finished: false,
             known_leavings: peers::is_go().then_some("socket "),
+            _limit: Limit::of_this_test(),
         };
         it.use_shim(&it.release.shim());
         it.up();

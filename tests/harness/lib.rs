@@ -15,6 +15,7 @@
 //!  └── leaks    what the test left on the machine
 //! wait: deadlines     program: scripts and binaries to execute     proc: /proc     ledger: known differences from containerd's shim
 //! pid_namespace: pids that the test chooses
+//! limit: the end of a test that waits for what never comes
 //! inject: what somebody could do who has taken a process over     meddler: calls that take their time
 //! sweep: a shim killed at every system call     start_sweep: the same of `start`
 //! manager: a private dunnage daemon     schema: what its services may be asked
@@ -40,6 +41,7 @@ pub mod inject;
 pub mod inspect;
 pub mod leaks;
 pub mod ledger;
+pub mod limit;
 pub mod manager;
 pub mod meddler;
 pub mod otlp;

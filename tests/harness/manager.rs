@@ -28,7 +28,7 @@ use crate::containerd::capture::Capture;
 use crate::containerd::ctr::{self, Ctr, Output};
 use crate::containerd::fifo::Fifo;
 use crate::containerd::release::Release;
-use crate::{peers, proc, program};
+use crate::{limit::Limit, peers, proc, program};
 use serde_json::Value;
 use std::env;
 use std::fs;
@@ -83,6 +83,7 @@ pub struct Manager {
     logs: Vec<Capture>,
     pub env: Vec<(&'static str, String)>,
     finished: bool,
+    _limit: Limit,
 }
 
 impl Manager {
@@ -103,6 +104,7 @@ impl Manager {
             logs: Vec::new(),
             env: Vec::new(),
             finished: false,
+            _limit: Limit::of_this_test(),
         };
         it.up();
         it
@@ -209,11 +211,8 @@ impl Manager {
 
     /// Containers and their namespace are this test's alone, for runc's state is everybody's.
     pub fn namespace(&self) -> String {
-        self.dir
-            .file_name()
-            .expect("a name")
-            .to_string_lossy()
-            .into_owned()
+        let name = self.dir.file_name().expect("a name");
+        name.to_string_lossy().into_owned()
     }
 
     pub fn client(&self, args: &[&str]) -> Command {

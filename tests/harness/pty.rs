@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A terminal, and the session leader on it. Dropped, it hangs up and kills.
 pub struct Pty {
@@ -88,6 +88,23 @@ impl Pty {
         self.read = self
             .screen
             .wait_for(&what, |screen| end_of(text, from, screen));
+    }
+
+    /// Types `keys`, and again while `text` does not appear: they are lost while nobody is there who
+    /// takes them.
+    #[track_caller]
+    pub fn type_until(&mut self, keys: &str, text: &str) {
+        let (from, end) = (self.read, Instant::now() + DEADLINE);
+        while self.read == from {
+            assert!(
+                Instant::now() < end,
+                "{keys:?} brings no {text:?} after {from} bytes on the terminal of {}:\n{}",
+                self.words,
+                self.screen.text()
+            );
+            self.type_in(keys);
+            self.shows(text, Duration::from_millis(200));
+        }
     }
 
     /// As `expect`, but not for long: whether it appeared.

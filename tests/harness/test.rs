@@ -15,6 +15,7 @@ use crate::bundle::{Builder, Log, VMS};
 use crate::events::Events;
 use crate::leaks;
 use crate::ledger::vm_differs;
+use crate::limit::Limit;
 use crate::peers;
 use crate::pid_namespace;
 use crate::proc;
@@ -89,6 +90,7 @@ fn runtime() -> LocalRuntime {
 }
 
 fn run_here(limit: Duration, body: impl AsyncFnOnce(&Test)) {
+    let _limit = Limit::of_this_test();
     let runtime = runtime();
     let test = runtime.block_on(async { Test::new() });
     let result = catch_unwind(AssertUnwindSafe(|| {

@@ -4,6 +4,7 @@
 //!
 //! The first of a test binary boots the VM, which runs them all; each then looks for its result.
 
+use crate::limit::Limit;
 use crate::test::Test;
 use crate::{manager, peers, wait};
 use std::any::type_name;
@@ -57,6 +58,7 @@ fn controllers() -> String {
 
 /// What this test binary says when it runs in the VM.
 static OUTPUT: LazyLock<String> = LazyLock::new(|| {
+    let _limit = Limit::of_this_test();
     let dir = tempfile::tempdir().expect("directory of the VM");
     let initrd = initrd(dir.path());
     let socket = dir.path().join("fs.sock");

@@ -107,7 +107,8 @@ impl Watch<'_> {
         let exit = loop {
             let ended = async {
                 match &mut input_ended {
-                    Some(ended) => drop(ended.await),
+                    // Who has parted from it has not ended it.
+                    Some(ended) => ended.await.is_ok(),
                     None => std::future::pending().await,
                 }
             };
@@ -142,9 +143,11 @@ impl Watch<'_> {
                         return Ok(End::Parted);
                     }
                 }
-                () = ended => {
+                has_ended = ended => {
                     input_ended = None;
-                    self.close_input().await;
+                    if has_ended {
+                        self.close_input().await;
+                    }
                 }
             }
         };

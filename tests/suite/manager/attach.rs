@@ -146,22 +146,13 @@ fn keys_part_a_client_from_its_container() {
         ] {
             let attach = [&["attach"], options, &["x"]].concat();
             let mut attach = Pty::spawn(manager.client(&attach), 24, 80);
-            // The first line is lost if it is typed before it is there.
-            let mut heard = false;
-            while !heard {
-                attach.type_in("two\n");
-                heard = attach.shows("got two", std::time::Duration::from_millis(200));
-            }
+            attach.type_until("two\n", "got two");
             attach.type_in(keys);
             attach.finish().exits(0);
             assert_eq!(manager.status("x"), "running");
         }
         let mut last = Pty::spawn(manager.client(&["attach", "x"]), 24, 80);
-        let mut ends = false;
-        while !ends {
-            last.type_in("\x04");
-            ends = last.shows("end", std::time::Duration::from_millis(200));
-        }
+        last.type_until("\x04", "end");
         last.finish().exits(0);
         assert_eq!(manager.status("x"), "stopped");
         assert!(manager.dunnage(&["logs", "x"]).stdout.contains("got one"));
