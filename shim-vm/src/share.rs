@@ -57,6 +57,8 @@ use tokio::sync::OnceCell;
 const MEMORY: u64 = 64 << 20;
 /// In the share; no container is called so.
 pub const VOLUMES: &str = ".volumes";
+/// The parts of a volume's name in it: `.volumes/0/v`.
+pub const OF_VOLUME: usize = 3;
 /// In the VM's place.
 pub const SHARE: &str = "share";
 /// In a volume's directory.

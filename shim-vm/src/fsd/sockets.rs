@@ -5,6 +5,7 @@
 //! container, which the guest's kernel knows it by, and one of the host's, which the shim gets.
 
 use crate::fsd::Inode;
+use crate::share::OF_VOLUME;
 use crate::{rights, sys};
 use nix::fcntl::{OFlag, ResolveFlag};
 use nix::sys::socket::{
@@ -40,6 +41,7 @@ pub struct Sockets {
 }
 
 /// Where one may be made, in the share.
+#[derive(Clone)]
 struct Place {
     /// The shim's.
     number: [u8; NUMBER],
@@ -57,13 +59,23 @@ impl Place {
         })
     }
 
-    /// The directory that it is in; with no link, wherever somebody has put one meanwhile.
-    fn dir(&self, root: &File) -> nix::Result<OwnedFd> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        let rules = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
-        let dir = self.path.parent().unwrap_or(Path::new(""));
-        open_below(root, dir, flags, rules)
+    /// The directory that it is in, which may be made later than the place is known.
+    fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
     }
+
+    /// Whether its volume is still in the share.
+    fn has_volume(&self, root: &File) -> bool {
+        let volume: PathBuf = self.path.iter().take(OF_VOLUME).collect();
+        open_dir(root, &volume).is_ok()
+    }
+}
+
+/// With no link, wherever somebody has put one meanwhile.
+fn open_dir(root: &File, path: &Path) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    let rules = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    open_below(root, path, flags, rules)
 }
 
 impl Sockets {
@@ -89,7 +101,7 @@ impl Sockets {
             let number = place.number;
             let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
             // Of containers that are gone.
-            places.retain(|known| known.dir(&self.root).is_ok());
+            places.retain(|known| known.has_volume(&self.root));
             if places.len() == MOST {
                 places.remove(0);
             }
@@ -108,16 +120,19 @@ impl Sockets {
         (parent, name): (Inode, &CStr),
         mode: u32,
     ) -> bool {
-        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let is_name = |place: &&Place| {
             let known = place.path.file_name();
             known.is_some_and(|known| known.as_bytes() == name.to_bytes())
         };
-        let mut named = places.iter().filter(is_name);
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let named: Vec<Place> = places.iter().filter(is_name).cloned().collect();
+        // A disk may be waited for from here on.
+        drop(places);
+        let mut named = named.iter();
         let Some(place) = named.find(|place| is_dir(files, context, place, parent)) else {
             return false;
         };
-        let bound = place.dir(&self.root).map_err(io::Error::from);
+        let bound = open_dir(&self.root, place.dir()).map_err(io::Error::from);
         let Ok(listener) = bound.and_then(|dir| self.bind(&dir, name, mode, context)) else {
             return false;
         };
@@ -147,8 +162,7 @@ impl Sockets {
 /// Whether `parent` is the directory of `place`, as it is now.
 fn is_dir(files: &PassthroughFs, context: Context, place: &Place, parent: Inode) -> bool {
     let (mut at, mut looked_up) = (ROOT_ID, Vec::new());
-    let dir = place.path.parent().unwrap_or(Path::new(""));
-    let is_there = dir.iter().all(|name| {
+    let is_there = place.dir().iter().all(|name| {
         let name = CString::new(name.as_bytes()).unwrap_or_default();
         let Ok(entry) = files.lookup(context, at, &name) else {
             return false;

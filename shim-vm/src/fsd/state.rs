@@ -8,7 +8,7 @@
 //! that is a directory may change at any time, and is left out of that.
 
 use super::tree;
-use crate::share::VOLUMES;
+use crate::share::{OF_VOLUME, VOLUMES};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -16,8 +16,6 @@ use virtiofsd::fuse::Attr;
 
 /// Of flags of open(2), those that count when a file is made or opened first.
 const ONCE: i32 = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_APPEND | libc::O_NOCTTY;
-/// Names in the share of volumes that are directories have more parts than this: `.volumes/0/v/…`.
-const OF_VOLUME: usize = 3;
 
 /// All of it.
 #[derive(Serialize, Deserialize)]

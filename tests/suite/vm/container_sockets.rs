@@ -147,6 +147,34 @@ fn the_host_connects_to_sockets_that_are_allowed() {
     });
 }
 
+/// V18: the directory of one may be made later, and after others were named.
+#[test]
+fn a_socket_may_be_in_a_directory_that_is_made_later() {
+    crate::run(async |test| {
+        let (dir, named, _) = volume(test);
+        let late = dir.join("late/named.sock");
+        let config = configuration(test, &format!("container_sockets = [{late:?}, {named:?}]"));
+        let bundle = container(test, "c", &[(&dir, "/home")]).build();
+        let shim = start(&bundle, &config).await;
+        shim.create(bundle.create()).await.unwrap();
+        shim.start("c", "").await.unwrap();
+        crate::said(
+            &shim,
+            &bundle,
+            bundle.exec("make", &["mkdir", "/home/late"]),
+        )
+        .await;
+        let paths = ["/home/late/named.sock", "/home/in/named.sock"];
+        let _both = serve(&shim, &bundle, server(&bundle, "both", 0, &paths)).await;
+        answers(&late);
+        answers(&named);
+        shim.kill("c", "", 9, false).await.unwrap();
+        shim.wait("c", "").await.unwrap();
+        shim.delete("c", "").await.unwrap();
+        assert_eq!(shim.stop().await, Vec::<String>::new());
+    });
+}
+
 /// V14: and under the shim that comes after one that was killed.
 #[test]
 fn the_next_shim_goes_on_with_a_containers_socket() {
