@@ -139,7 +139,9 @@ kernel: ## build a kernel for it that boots in half the time; takes minutes, the
 .PHONY: soak
 soak: setup build guest ## sweeps and load that take minutes, as root; they print their figures
 	SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) $(TEST) -p $(SUITE) --features soak \
-		--test soak -- --nocapture --test-threads=1
+		--test soak -- --nocapture --test-threads=1 --skip two_hundred_restores
+	PEERS=$(PEERS) tests/with-qemu.sh newest env SHIM=$(abspath $(DIST)) SHIM_VM=$(abspath $(VM_DIST)) PEERS=$(PEERS) \
+		$(TEST) -p $(SUITE) --features soak --test soak two_hundred_restores -- --nocapture
 	for version in 7.2 10.0 11; do PEERS=$(PEERS) tests/with-qemu.sh $$version env $(VM_SUITE) || exit; done
 	tests/roots.sh
 	SWEEP=full SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) \
@@ -155,7 +157,8 @@ $(RUST_SHIM)/version:
 
 .PHONY: bench
 bench: setup build guest $(RUST_SHIM)/version ## measure side by side, as root; ONLY="latency idle" for some of it, QUICK=1 to see
-	tests/cgroup-v1.sh env SHIM=$(abspath $(DIST)) $(VMS) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) \
+	PEERS=$(PEERS) tests/with-qemu.sh newest tests/cgroup-v1.sh env SHIM=$(abspath $(DIST)) \
+		SHIM_VM=$(abspath $(VM_DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) \
 		ONLY='$(ONLY)' QUICK='$(QUICK)' $(CARGO) bench --locked -p $(SUITE) --bench bench
 
 .PHONY: lint

@@ -34,6 +34,7 @@ mod vm;
 
 use contender::Contender;
 use harness::peers::workspace;
+use nix::sys::signal::{self, SigHandler, Signal};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -46,6 +47,11 @@ const PARTS: [&str; 8] = [
 ];
 
 fn main() {
+    // A shell that starts this in the background has it ignore them, and so would each runtime and container.
+    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+        // SAFETY: this sets what the kernel does, and runs nothing.
+        unsafe { signal::signal(signal, SigHandler::SigDfl) }.expect("signal(2)");
+    }
     let only = env::var("ONLY").unwrap_or_default();
     let only: Vec<&str> = only.split_whitespace().collect();
     if let Some(unknown) = only

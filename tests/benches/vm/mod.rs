@@ -3,10 +3,14 @@
 //! what an idle VM holds.
 
 mod bare;
+mod density;
+mod files;
 mod table;
 mod template;
 
+use crate::rounds;
 use crate::sample::Sample;
+use files::Files;
 use harness::inspect::Stopped;
 use harness::pool::Pool;
 use harness::stdio::{Fifos, Stdio};
@@ -32,7 +36,7 @@ const EXECS: usize = 3;
 const CALLS: [&str; 4] = ["Exec", "Start", "Wait", "Delete"];
 
 /// `{<flavour>: {bare, steps: {<step of check>}, shim, pool, exec, calls: {<call of an exec>}, memory:
-/// {<MiB>: {rss, pss}}, own, template: {shim, restore, held: {<VMs>: <KiB>}}}}`, times in ms and memory in KiB: `shim` is from `start` to the first
+/// {<MiB>: {rss, pss}}, own, files, held: {<VMs>: <KiB>}, template: {shim, restore, held}}, qemu}`, times in ms and memory in KiB: `shim` is from `start` to the first
 /// output, `exec` all calls of an exec, `own` the shim's private memory. Flavours, and what is
 /// measured of each, take turns; `pool` is `shim` with a VM of the pool's. Without KVM, so that it is the same
 /// everywhere.
@@ -46,7 +50,7 @@ pub fn measure() -> Value {
             .iter()
             .map(|name| Flavour::new(test, name))
             .collect();
-        for round in 0..ROUNDS {
+        for round in 0..rounds(ROUNDS) {
             for flavour in &mut all {
                 let image = images.join(flavour.name);
                 flavour.bare.time(bare::boot(&image, &initrd));
@@ -63,13 +67,24 @@ pub fn measure() -> Value {
             for size in SIZES {
                 flavour.idle(test, size).await;
             }
+            flavour.files.measure(test, flavour.name).await;
+            flavour.held = density::measure(test, flavour.name, &flavour.config).await;
             if let Some(templates) = &mut flavour.templates {
                 templates.density(test, flavour.name).await;
             }
         }
         let all = all.into_iter().map(|of| (of.name.to_owned(), of.json()));
-        Value::Object(all.collect())
+        let qemu = ("qemu".to_owned(), json!(qemu_version()));
+        Value::Object(all.chain([qemu]).collect())
     })
+}
+
+/// Of the one in the PATH, which the shim takes.
+fn qemu_version() -> String {
+    let said = Command::new("qemu-system-x86_64").arg("--version").output();
+    let said = String::from_utf8_lossy(&said.expect("QEMU").stdout).into_owned();
+    let words: Vec<&str> = said.split_whitespace().take(4).collect();
+    words.join(" ")
 }
 
 struct Flavour {
@@ -84,6 +99,8 @@ struct Flavour {
     calls: [Sample; CALLS.len()],
     own: Sample,
     memory: Map<String, Value>,
+    files: Files,
+    held: Value,
     templates: Option<Templates>,
 }
 
@@ -98,6 +115,8 @@ impl Flavour {
         let config = config.to_string_lossy().into_owned();
         Self {
             name,
+            files: Files::new(&config),
+            held: Value::Null,
             templates: Templates::new(&dir, &config),
             config,
             bare: Sample::default(),
@@ -215,6 +234,8 @@ impl Flavour {
             "calls": named(&CALLS, &self.calls),
             "own": self.own.json(),
             "memory": self.memory,
+            "files": self.files.json(),
+            "held": self.held,
             "template": self.templates.map(Templates::json),
         })
     }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The figures of VMs as a table for docs/bench.md, and their goals.
 
-use super::template::COUNTS;
+use super::density::{self, COUNTS};
+use super::files::WORK;
 use super::{CALLS, FLAVOURS, SIZES, STEPS};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -95,11 +96,46 @@ pub fn table(results: &Value) -> String {
             Some(of.pointer(&format!("/memory/{size}/pss"))?.as_f64()? / 1024.0)
         });
     }
-    for count in COUNTS {
-        let name = format!("QEMU's PSS, each of {count} of a template, 512 MiB, MiB");
-        row(&name, 0, &|of| {
-            Some(of.pointer(&format!("/template/held/{count}"))?.as_f64()? / 1024.0)
+    for (pointer, kind) in [("/held", "booted"), ("/template/held", "of a template")] {
+        for count in COUNTS {
+            let name = format!("QEMU's PSS, each of {count} {kind}, 512 MiB, MiB");
+            row(&name, 0, &|of| {
+                Some(of.pointer(&format!("{pointer}/{count}"))?.as_f64()? / 1024.0)
+            });
+        }
+        row("… of one more", 0, &|of| {
+            Some(density::slope(of.pointer(pointer)?)? / 1024.0)
         });
+        row("… of a thousand, GiB", 0, &|of| {
+            Some(density::slope(of.pointer(pointer)?)? * 1000.0 / f64::from(1 << 20))
+        });
+    }
+    if let Some(qemu) = vm["qemu"].as_str() {
+        let _ = writeln!(text, "\nThe VMs are those of {qemu}.");
+    }
+    flavours
+        .iter()
+        .for_each(|name| text += &files(name, &vm[name]));
+    text
+}
+
+/// Of a flavour; empty if it was never measured.
+fn files(name: &str, flavour: &Value) -> String {
+    let figure = |place: &str, work: &str| flavour["files"][place][work]["median"].as_f64();
+    let mut text = format!(
+        "\n| Files in a VM, {name} kernel, ms | of the host's | the guest's own ext4 | ratio | without a VM |\n\
+         |---|---:|---:|---:|---:|\n"
+    );
+    for (work, ..) in WORK {
+        let figures = ["share", "disk", "host"].map(|place| figure(place, work));
+        let [Some(share), Some(disk), Some(host)] = figures else {
+            return String::new();
+        };
+        let ratio = share / disk;
+        let _ = writeln!(
+            text,
+            "| {work} | {share:.0} | {disk:.0} | {ratio:.2} | {host:.0} |"
+        );
     }
     text
 }

@@ -1,23 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! VMs that go on as one that was saved, beside those that boot: how soon, and what each of one and of
-//! ten holds.
+//! VMs that go on as one that was saved, beside those that boot: how soon, and what each holds.
 
-use super::first_output;
+use super::{density, first_output};
 use crate::sample::Sample;
-use harness::{Test, peers, proc};
-use serde_json::{Map, Value, json};
+use harness::{Test, peers};
+use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-
-/// How many VMs there are when their memory is looked at.
-pub const COUNTS: [usize; 2] = [1, 10];
 
 pub struct Templates {
     config: String,
     shim: Sample,
     restore: Sample,
-    held: Map<String, Value>,
+    held: Value,
 }
 
 impl Templates {
@@ -30,7 +26,7 @@ impl Templates {
             config: path.to_string_lossy().into_owned(),
             shim: Sample::default(),
             restore: Sample::default(),
-            held: Map::new(),
+            held: Value::Null,
         };
         let made = templates.run("template");
         if !made.0 {
@@ -66,26 +62,8 @@ impl Templates {
         shim.stopped().await;
     }
 
-    /// QEMU's PSS on average, in KiB, of so many VMs whose containers sleep.
     pub async fn density(&mut self, test: &Test, name: &str) {
-        for count in COUNTS {
-            let mut shims = Vec::new();
-            for n in 0..count {
-                let id = format!("{name}-{count}-{n}");
-                shims.push(first_output(test, &id, &self.config).await.0);
-            }
-            let qemus = shims.iter().flat_map(|shim| proc::children(shim.pid()));
-            let is_qemu = |pid: &i32| {
-                let words = proc::words(*pid, "cmdline");
-                words.first().is_some_and(|word| word.contains("qemu"))
-            };
-            let held: u64 = qemus.filter(is_qemu).map(proc::pss).sum();
-            self.held
-                .insert(count.to_string(), json!(held / count as u64));
-            for shim in shims {
-                shim.stopped().await;
-            }
-        }
+        self.held = density::measure(test, &format!("{name}-of"), &self.config).await;
     }
 
     pub fn json(self) -> Value {

@@ -56,6 +56,7 @@ fn a_hundred_boots_in_a_row_all_end_well() {
 }
 
 /// Two hundred VMs of one template, one after another: none hangs, none ends otherwise than its container.
+/// It takes QEMU 10 or later.
 #[test]
 fn two_hundred_restores_in_a_row_all_end_well() {
     harness::run_alone_within(LIMIT, async |test| {
@@ -70,9 +71,6 @@ fn two_hundred_restores_in_a_row_all_end_well() {
         let maker = maker.arg("template").env("DUNNAGE_VM_CONFIG", &config);
         let made = maker.output().expect("the maker");
         let said = String::from_utf8_lossy(&made.stderr).into_owned();
-        if said.contains("goes on with no machine that has files") {
-            return println!("no templates: {said}");
-        }
         assert!(made.status.success(), "{said}");
         let mut first = Vec::new();
         for n in 0..RESTORES {
