@@ -211,7 +211,7 @@ fn a_guest_that_makes_many_sockets_stops_nothing() {
         shim.create(bundle.create()).await.unwrap();
         shim.start("c", "").await.unwrap();
         let many = r#"
-            for (1..2000) {
+            for (1..500) {
                 unlink $ARGV[0]; socket(S, 1, 1, 0) or die "socket: $!";
                 bind(S, pack("Sa108", 1, $ARGV[0])) or die "bind: $!";
             }
