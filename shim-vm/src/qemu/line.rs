@@ -181,7 +181,8 @@ pub fn devices(line: &mut Line, slots: &Slots, plan: &mut Plan) {
 /// The kernel's command line.
 pub fn append(accel: Accel, kernel: Abilities, khz: u64) -> String {
     let mut words = String::from(
-        "console=ttyS0 quiet reboot=t oops=panic panic=-1 noreplace-smp cryptomgr.notests rootfstype=ramfs",
+        "console=ttyS0 quiet reboot=t oops=panic panic=-1 noreplace-smp cryptomgr.notests rootfstype=ramfs \
+         dummy.numdummies=0",
     );
     if accel != Accel::Kvm {
         words.push_str(&format!(" tsc=reliable tsc_early_khz={khz}"));
@@ -220,6 +221,7 @@ mod tests {
             "oops=panic",
             "panic=-1",
             "rootfstype=ramfs",
+            "dummy.numdummies=0",
         ] {
             assert!(tcg.split(' ').any(|has| has == word), "{word}: {tcg}");
         }

@@ -54,7 +54,10 @@ pub(super) fn attach(file: &Path, image: Image, readonly: bool) -> Result<Device
         let device = open(&path, readonly)?;
         match sys::configure_loop_device(device.as_fd(), backing.as_fd(), flags, file) {
             Ok(()) => {
-                let _open = device;
+                // A kernel may refuse to mount what somebody has open to write to
+                // (BLK_DEV_WRITE_MOUNTED).
+                let _open = open(&path, true)?;
+                drop(device);
                 return Ok(Device { path, _open });
             }
             // Somebody else was given it, too, and came first.
