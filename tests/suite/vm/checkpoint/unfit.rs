@@ -223,7 +223,7 @@ fn other_mounts_are_named() {
         }
         fs::write(test.dir().join("file"), "file").unwrap();
         let script = "exec 5</home/in; trap 'cat /home/in /mnt/in >/mnt/all' USR1; \
-                      while :; do sleep 0.1; done";
+                      echo >/mnt/ready; while :; do sleep 0.1; done";
         let with = |id: &str, mounts: &[(&str, &str)]| {
             let bundle = test.bundle(id).sh(script);
             let mounts = mounts.iter().map(|(name, at)| volume(name, at));
@@ -231,6 +231,11 @@ fn other_mounts_are_named() {
         };
         let was = [("a", "/home"), ("b", "/mnt"), ("file", "/etc/passwd")];
         let first = running(&with("c", &was), config).await;
+        let ready = test.dir().join("b/ready");
+        wait::until("it listens", || {
+            ready.exists().then_some(()).ok_or("no".into())
+        })
+        .await;
         saved(&first, "c", image).await;
         fs::write(test.dir().join("b/in"), "another").unwrap();
         let other = "mounts: they are not those";
