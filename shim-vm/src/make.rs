@@ -20,6 +20,7 @@ use protos::guest::PutBundleRequest;
 use protos::task::{CreateTaskRequest, CreateTaskResponse};
 use protos::ttrpc::Context;
 use protos::{Code, Message, Status, any, runc};
+use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::pin::pin;
@@ -136,10 +137,14 @@ async fn make(
     Ok(Rc::new(Container::new(id.clone(), bundle, init, own)))
 }
 
-/// What of it a VM that is restored must be shown again.
+/// What of it a VM that is restored must be shown again: what is mounted, and where.
 pub fn shown(put: &PutBundleRequest) -> Vec<u8> {
+    let config: Value = serde_json::from_slice(&put.config).unwrap_or_default();
+    let mounts = config["mounts"].as_array().into_iter().flatten();
+    let place = |mount: &Value| json!([mount["destination"], mount["type"], mount["source"]]);
+    let places: Value = mounts.map(place).collect();
     PutBundleRequest {
-        config: Vec::new(),
+        config: places.to_string().into_bytes(),
         ..put.clone()
     }
     .encode_to_vec()

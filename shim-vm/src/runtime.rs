@@ -318,7 +318,7 @@ impl Runtime for Guest {
         options: &CheckpointOptions,
         context: &Context,
     ) -> Result<()> {
-        checkpoint::save(engine, container, image, options, context).await
+        checkpoint::save(engine, container, (image, options), context).await
     }
 
     async fn remove(engine: &Rc<Engine>, container: &Rc<Container>, _: &Context) -> Result<()> {

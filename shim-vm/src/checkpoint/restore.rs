@@ -98,7 +98,10 @@ async fn go_on(
     context: &Context,
 ) -> Done<Rc<Container>> {
     let dir = PathBuf::from(&request.checkpoint);
-    let (manifest, state) = aside::run(move || read(&dir)).await?;
+    let (manifest, state) = tokio::select! {
+        read = aside::run(move || read(&dir)) => read?,
+        why = context.cancelled() => return Err(why.message),
+    };
     let guest = &engine.runtime;
     let turn = guest.turn.lock().await;
     if guest.vm.borrow().is_some() || guest.sandbox.borrow().is_some() {

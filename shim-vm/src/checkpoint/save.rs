@@ -34,8 +34,7 @@ const NETWORKS: usize = 1;
 pub async fn save(
     engine: &Rc<Engine>,
     container: &Rc<Container>,
-    image: &Path,
-    options: &CheckpointOptions,
+    (image, options): (&Path, &CheckpointOptions),
     context: &Context,
 ) -> Result<()> {
     let (own, id) = (&container.own, &container.id);

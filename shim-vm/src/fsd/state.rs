@@ -5,7 +5,8 @@
 //! virtiofsd writes its part in a form of its own, which is read here for what it would leave to chance: a
 //! file that has no name any more can't be found again, a file that was opened to be emptied may not be
 //! emptied again, and one that is not what it was is none that a guest may go on with. What is in a volume
-//! that is a directory may change at any time, and is left out of that.
+//! that is a directory may change at any time, and is left out of that. A guest makes the names, and as many
+//! and as deep as it likes: they are put together for messages alone.
 
 use super::tree;
 use crate::share::{OF_VOLUME, VOLUMES};
@@ -29,7 +30,6 @@ pub struct State {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Seen {
     inode: u64,
-    name: String,
     size: u64,
     /// Seconds and nanoseconds.
     modified: (i64, u32),
@@ -79,6 +79,9 @@ enum How {
     Again { flags: i32 },
 }
 
+/// Where the files are that a guest knows.
+struct Places<'a>(HashMap<u64, &'a Place>);
+
 fn wrong(why: String) -> io::Error {
     io::Error::other(why)
 }
@@ -93,32 +96,57 @@ impl State {
         served: &[u8],
         look: impl Fn(u64) -> io::Result<Attr>,
     ) -> io::Result<Self> {
-        let read = postcard::from_bytes(served);
-        let mut served: Served = read.map_err(|e| wrong(format!("what it serves: {e}")))?;
-        let known = served.known();
+        let mut served = Served::read(served)?;
+        let known = served.known_mut();
         for open in &mut known.open {
             let How::Again { flags } = &mut open.source;
             *flags &= !ONCE;
         }
-        let gone = known.files.iter();
-        let gone = gone.filter(|file| matches!(file.place, Place::Gone));
-        match gone.count() {
-            0 => {}
-            count => {
-                let why = "removed, and open in the guest: only files that have a name are saved";
-                return Err(wrong(format!("{count} files are {why}")));
-            }
-        }
-        let names = known.names();
+        known.are_named(&look)?;
+        let places = known.places();
         let mut seen = Vec::new();
-        for (&inode, name) in &names {
-            let file = look(inode)?;
-            if is_verified(name, &file) {
-                seen.push(Seen::of(inode, name.clone(), &file));
+        for file in &known.files {
+            let now = look(file.id);
+            let now = now.map_err(|e| wrong(format!("file {:?}: {e}", places.name(file.id))))?;
+            if places.is_verified(file.id, &now) {
+                seen.push(Seen::of(file.id, &now));
             }
         }
         let served = postcard::to_stdvec(&served).map_err(|e| wrong(e.to_string()))?;
         Ok(Self { tree, seen, served })
+    }
+
+    /// Whether it is what [`State::of`] makes: each name is one in a directory that is known, and to open a
+    /// file changes nothing of it.
+    ///
+    /// # Errors
+    /// What is not.
+    pub fn check(&self) -> io::Result<()> {
+        let served = Served::read(&self.served)?;
+        if let Served::Second(_, mounts) = &served
+            && !mounts.is_empty()
+        {
+            return Err(wrong("it has files by their handles".into()));
+        }
+        let known = served.known();
+        for File { id, place, .. } in &known.files {
+            match place {
+                Place::Root => {}
+                Place::In { name, .. } if is_a_name(name) => {}
+                Place::In { name, .. } | Place::At { name } => {
+                    return Err(wrong(format!("{name:?} is no name in a directory")));
+                }
+                Place::Gone => return Err(wrong(format!("file {id} has no name"))),
+            }
+        }
+        let once = known.open.iter().find(|open| {
+            let How::Again { flags } = open.source;
+            flags & ONCE != 0
+        });
+        match once {
+            None => Ok(()),
+            Some(open) => Err(wrong(format!("file {} is to be made anew", open.file))),
+        }
     }
 
     /// The files that are open, one as often as it is.
@@ -126,8 +154,7 @@ impl State {
     /// # Errors
     /// If it can't be read.
     pub fn open(&self) -> io::Result<Vec<u64>> {
-        let read = postcard::from_bytes(&self.served);
-        let mut served: Served = read.map_err(|e| wrong(format!("what it serves: {e}")))?;
+        let served = Served::read(&self.served)?;
         Ok(served.known().open.iter().map(|open| open.file).collect())
     }
 
@@ -136,11 +163,13 @@ impl State {
     /// # Errors
     /// Which is not.
     pub fn verify(&self, look: impl Fn(u64) -> io::Result<Attr>) -> io::Result<()> {
+        let served = Served::read(&self.served)?;
+        let places = served.known().places();
         for was in &self.seen {
-            let now = look(was.inode).map_err(|e| wrong(format!("file {:?}: {e}", was.name)))?;
-            if Seen::of(was.inode, was.name.clone(), &now) != *was {
-                let why = format!("file {:?} is not what it was when it was saved", was.name);
-                return Err(wrong(why));
+            let named = |why: &str| wrong(format!("file {:?}{why}", places.name(was.inode)));
+            let now = look(was.inode).map_err(|e| named(&format!(": {e}")))?;
+            if Seen::of(was.inode, &now) != *was {
+                return Err(named(" is not what it was when it was saved"));
             }
         }
         Ok(())
@@ -148,7 +177,18 @@ impl State {
 }
 
 impl Served {
-    fn known(&mut self) -> &mut Known {
+    fn read(bytes: &[u8]) -> io::Result<Self> {
+        let read = postcard::from_bytes(bytes);
+        read.map_err(|e| wrong(format!("what it serves: {e}")))
+    }
+
+    fn known(&self) -> &Known {
+        match self {
+            Self::First(known) | Self::Second(known, _) => known,
+        }
+    }
+
+    fn known_mut(&mut self) -> &mut Known {
         match self {
             Self::First(known) | Self::Second(known, _) => known,
         }
@@ -156,48 +196,88 @@ impl Served {
 }
 
 impl Known {
-    /// The names in the share of all but the share itself.
-    fn names(&self) -> HashMap<u64, String> {
-        let mut names = HashMap::new();
-        let places = self.files.iter().map(|file| (file.id, &file.place));
-        let places: HashMap<u64, &Place> = places.collect();
-        for &id in places.keys() {
-            let (mut parts, mut at) = (Vec::new(), id);
-            // None is its own parent, however long the way is.
-            while let Some(Place::In { parent, name }) = places.get(&at)
-                && parts.len() < places.len()
-            {
-                parts.push(name.as_str());
-                at = *parent;
-            }
-            if let Some(Place::At { name }) = places.get(&at) {
-                parts.push(name);
-            }
-            if !parts.is_empty() {
-                parts.reverse();
-                names.insert(id, parts.join("/"));
+    /// # Errors
+    /// If there are files without a name that they could be found by.
+    fn are_named(&self, look: impl Fn(u64) -> io::Result<Attr>) -> io::Result<()> {
+        let lost = self.files.iter();
+        let lost = lost.filter(|file| matches!(file.place, Place::Gone));
+        let (mut removed, mut odd) = (0, 0);
+        for file in lost {
+            match look(file.id) {
+                Ok(file) if file.nlink > 0 => odd += 1,
+                _ => removed += 1,
             }
         }
-        names
+        let why = match (removed, odd) {
+            (0, 0) => return Ok(()),
+            (0, odd) => format!("{odd} files have names that are no UTF-8, and are in use"),
+            (removed, _) => format!("{removed} files are removed, and open"),
+        };
+        let saved = "only files that have a name in UTF-8 are saved";
+        Err(wrong(format!("{why} in the guest: {saved}")))
+    }
+
+    fn places(&self) -> Places<'_> {
+        let places = self.files.iter().map(|file| (file.id, &file.place));
+        Places(places.collect())
+    }
+}
+
+impl<'a> Places<'a> {
+    /// The parts of a file's name in the share, the last first.
+    fn parts(&self, id: u64) -> impl Iterator<Item = &'a str> {
+        let mut at = Some(id);
+        let parts = std::iter::from_fn(move || match self.0.get(&at?)? {
+            Place::In { parent, name } => {
+                at = Some(*parent);
+                Some(name.as_str())
+            }
+            Place::At { name } => {
+                at = None;
+                Some(name.as_str())
+            }
+            Place::Root | Place::Gone => None,
+        });
+        // None is its own parent, however long the way is.
+        parts.take(self.0.len())
+    }
+
+    fn name(&self, id: u64) -> String {
+        let mut parts: Vec<&str> = self.parts(id).collect();
+        parts.reverse();
+        parts.join("/")
+    }
+
+    /// Directories change with what is made in them, and devices have no content.
+    fn is_verified(&self, id: u64, file: &Attr) -> bool {
+        if file.mode & libc::S_IFMT != libc::S_IFREG {
+            return false;
+        }
+        let (mut count, mut first) = (0, "");
+        for part in self.parts(id) {
+            (count, first) = (count + 1, part);
+        }
+        // What is in the share itself is the shim's, and made anew.
+        let is_own = count < 2;
+        let is_in_volume = first == VOLUMES && count > OF_VOLUME;
+        !is_own && !is_in_volume
     }
 }
 
 impl Seen {
-    fn of(inode: u64, name: String, file: &Attr) -> Self {
+    fn of(inode: u64, file: &Attr) -> Self {
         Self {
             inode,
-            name,
             size: file.size,
             modified: (file.mtime as i64, file.mtimensec),
         }
     }
 }
 
-/// Directories change with what is made in them, and devices have no content.
-fn is_verified(name: &str, file: &Attr) -> bool {
-    let parts = name.split('/').count();
-    // What is in the share itself is the shim's, and made anew.
-    let is_own = parts < 2;
-    let is_in_volume = name.starts_with(VOLUMES) && parts > OF_VOLUME;
-    file.mode & libc::S_IFMT == libc::S_IFREG && !is_own && !is_in_volume
+/// Whether it is the name of a file in a directory, and leads to no other one.
+fn is_a_name(name: &str) -> bool {
+    !["", ".", ".."].contains(&name) && !name.contains(['/', '\0'])
 }
+
+#[cfg(test)]
+mod tests;

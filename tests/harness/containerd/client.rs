@@ -3,6 +3,7 @@
 
 use super::ctr::{Ctr, Output};
 use super::{Containerd, IMAGE, SHIM};
+use std::fs;
 use std::process::{Command, Stdio};
 
 /// A line of `ctr task ls`.
@@ -12,6 +13,9 @@ pub struct Task {
     pub pid: i32,
     pub status: String,
 }
+
+/// What `ctr` calls the image of a task that is saved.
+const SAVED: &str = "dunnage.test/checkpoint:1";
 
 impl Containerd {
     /// `ctr --namespace N ARGS`, not yet started.
@@ -83,6 +87,27 @@ impl Containerd {
         let task = self.run_detached(options, id, &["sh", "-c", &script]);
         assert_eq!(up.line(), "up");
         task
+    }
+
+    /// `ctr containers checkpoint` of the task `id`, which is deleted, and `ctr containers restore` as `new`.
+    #[track_caller]
+    pub fn save_and_restore(&self, id: &str, new: &str) {
+        let words = ["containers", "checkpoint", "--rw", "--image", "--task"];
+        self.ctr(&[&words[..], &[id, SAVED]].concat()).ok();
+        self.ctr(&["task", "delete", "--force", id]).ok();
+        self.ctr(&["containers", "rm", id]).ok();
+        self.note(new);
+        let words = ["containers", "restore", "--rw", "--live", new, SAVED];
+        self.spawn(&words).finish().ok();
+        assert_eq!(self.status(new), "RUNNING");
+        // Where containerd unpacked the image, for it to stay.
+        let tmp = fs::read_dir(self.dir().join("tmp")).expect("tmp");
+        for entry in tmp.map(|entry| entry.expect("tmp")) {
+            let name = entry.file_name();
+            if name.to_string_lossy().starts_with("ctrd-checkpoint") {
+                fs::remove_dir_all(entry.path()).expect("containerd's leavings");
+            }
+        }
     }
 
     /// `ctr task exec ID WORDS` to its end.

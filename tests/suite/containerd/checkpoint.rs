@@ -3,7 +3,6 @@
 
 use harness::containerd::Containerd;
 use harness::peers;
-use std::fs;
 
 for_each_containerd!(
     a_checkpointed_task_leaves_its_image_and_ends,
@@ -17,6 +16,15 @@ fn counting(containerd: &Containerd, id: &str) {
     containerd.run_detached(&["--net-host"], id, &["sh", "-c", script]);
 }
 
+/// `ctr task checkpoint` into a directory of this name.
+fn saved(containerd: &Containerd, name: &str, options: &[&str]) {
+    let image = containerd.dir().join(name);
+    let path = image.to_string_lossy();
+    let words = ["task", "checkpoint", "--image-path", &path];
+    containerd.ctr(&[&words, options, &["web"]].concat()).ok();
+    assert!(image.join("inventory.img").exists());
+}
+
 fn a_checkpointed_task_leaves_its_image_and_ends(containerd: &mut Containerd) {
     let Some(criu) = peers::criu() else { return };
     containerd.provide(&criu);
@@ -25,27 +33,12 @@ fn a_checkpointed_task_leaves_its_image_and_ends(containerd: &mut Containerd) {
     go.send("first");
     assert_eq!(out.line(), "1 first");
     let events = containerd.events();
-    let image = containerd.dir().join("image");
-    let image_path = image.to_string_lossy().into_owned();
-    let words = ["task", "checkpoint", "--image-path", &image_path, "web"];
-    containerd.ctr(&words).ok();
-    assert!(image.join("inventory.img").exists());
+    saved(containerd, "image", &[]);
     // It runs on.
     assert_eq!(containerd.status("web"), "RUNNING");
     go.send("second");
     assert_eq!(out.line(), "2 second");
-    let image = containerd.dir().join("image-of-the-end");
-    let image_path = image.to_string_lossy().into_owned();
-    let words = [
-        "task",
-        "checkpoint",
-        "--exit",
-        "--image-path",
-        &image_path,
-        "web",
-    ];
-    containerd.ctr(&words).ok();
-    assert!(image.join("inventory.img").exists());
+    saved(containerd, "image-of-the-end", &["--exit"]);
     events.until_seen("exit web 137");
     assert_eq!(containerd.status("web"), "STOPPED");
     // What CRIU refuses is told, and its log is there: a file is no directory.
@@ -71,38 +64,11 @@ fn a_container_is_restored_from_a_checkpoint_where_it_was(containerd: &mut Conta
     counting(containerd, "web");
     go.send("before");
     assert_eq!(out.line(), "1 before");
-    let image = "dunnage.test/checkpoint:1";
-    let words = [
-        "containers",
-        "checkpoint",
-        "--rw",
-        "--image",
-        "--task",
-        "web",
-        image,
-    ];
-    containerd.ctr(&words).ok();
-    containerd.ctr(&["task", "delete", "--force", "web"]).ok();
-    containerd.ctr(&["containers", "rm", "web"]).ok();
-    containerd.note("again");
-    containerd
-        .spawn(&["containers", "restore", "--rw", "--live", "again", image])
-        .finish()
-        .ok();
-    assert_eq!(containerd.status("again"), "RUNNING");
+    containerd.save_and_restore("web", "again");
     go.send("after");
     assert_eq!(out.line(), "2 after", "it has counted on");
     containerd
         .exec("again", "e", &["sh", "-c", "echo in; exit 3"])
         .exits(3)
         .prints("in\n");
-    // Where containerd unpacked the image, for it to stay.
-    let unpacked = |entry: &fs::DirEntry| {
-        let name = entry.file_name();
-        name.to_string_lossy().starts_with("ctrd-checkpoint")
-    };
-    let tmp = fs::read_dir(containerd.dir().join("tmp")).expect("tmp");
-    for entry in tmp.map(|entry| entry.expect("tmp")).filter(unpacked) {
-        fs::remove_dir_all(entry.path()).expect("containerd's leavings");
-    }
 }

@@ -3,6 +3,7 @@
 
 use crate::{child, said};
 use harness::bundle::{Builder, Bundle};
+use harness::start::Start;
 use harness::upgrade::{copy_of_the_binary, image_of, upgrade};
 use harness::{Code, Shim, Test, proc, refused, wait};
 use protos::any;
@@ -21,17 +22,22 @@ use std::time::Duration;
 const BOOT: Duration = Duration::from_secs(60);
 
 /// A sandbox and its shim.
-struct Sandbox {
+pub struct Sandbox {
     bundle: Bundle,
-    shim: Shim,
+    pub shim: Shim,
 }
 
 impl Sandbox {
     /// One that is not made: containerd gives it a bundle without a config.json.
     async fn new(test: &Test, id: &str) -> Self {
+        Self::with(test, id, |start| start).await
+    }
+
+    /// The same, of a shim that is started so.
+    pub async fn with(test: &Test, id: &str, start: impl FnOnce(Start) -> Start) -> Self {
         let bundle = test.bundle(id).build();
         fs::remove_file(bundle.file("config.json")).expect("it was written");
-        let shim = bundle.start().shim().await;
+        let shim = start(bundle.start()).shim().await;
         assert_eq!(shim.answer().version, 3, "S5");
         Self { bundle, shim }
     }
@@ -45,7 +51,7 @@ impl Sandbox {
         self.bundle.id.clone()
     }
 
-    async fn create(&self, config: &PodSandboxConfig) -> harness::calls::Result<()> {
+    pub async fn create(&self, config: &PodSandboxConfig) -> harness::calls::Result<()> {
         let request = CreateSandboxRequest {
             sandbox_id: self.id(),
             bundle_path: self.bundle.path.to_string_lossy().into_owned(),
@@ -55,13 +61,13 @@ impl Sandbox {
         self.call(&request).await.map(drop)
     }
 
-    async fn start(&self) -> harness::calls::Result<u32> {
+    pub async fn start(&self) -> harness::calls::Result<u32> {
         let sandbox_id = self.id();
         let started = self.call(&StartSandboxRequest { sandbox_id }).await;
         started.map(|started| started.pid)
     }
 
-    async fn stop(&self) {
+    pub async fn stop(&self) {
         let request = StopSandboxRequest {
             sandbox_id: self.id(),
             timeout_secs: 0,
@@ -69,7 +75,7 @@ impl Sandbox {
         self.call(&request).await.expect("StopSandbox");
     }
 
-    async fn wait(&self) -> u32 {
+    pub async fn wait(&self) -> u32 {
         let sandbox_id = self.id();
         let ended = self.call(&WaitSandboxRequest { sandbox_id }).await;
         ended.expect("WaitSandbox").exit_status
@@ -91,7 +97,7 @@ impl Sandbox {
     }
 
     /// Its end, and that of the shim; nothing of the VM is left.
-    async fn shut_down(&self) {
+    pub async fn shut_down(&self) {
         let sandbox_id = self.id();
         let answer = self.call(&ShutdownSandboxRequest { sandbox_id }).await;
         answer.expect("ShutdownSandbox is answered");
@@ -101,7 +107,7 @@ impl Sandbox {
     }
 
     /// A container of the pod, whose namespaces it joins as CRI says it.
-    fn container(&self, id: &str, pid: u32) -> Builder {
+    pub fn container(&self, id: &str, pid: u32) -> Builder {
         let at = |kind: &str| json!({"type": kind, "path": format!("/proc/{pid}/ns/{kind}")});
         let namespaces = json!([at("ipc"), at("uts"), at("pid"), {"type": "mount"}]);
         let builder = self.bundle.test.bundle(id);
@@ -111,7 +117,7 @@ impl Sandbox {
             .set("/hostname", json!(null))
     }
 
-    async fn run(&self, container: Builder) -> Bundle {
+    pub async fn run(&self, container: Builder) -> Bundle {
         let bundle = container.build();
         self.shim.create(bundle.create()).await.expect("Create");
         self.shim.start(&bundle.id, "").await.expect("Start");
@@ -124,7 +130,7 @@ impl Sandbox {
 }
 
 /// A pod called web, whose containers share their pids.
-fn pod() -> PodSandboxConfig {
+pub fn pod() -> PodSandboxConfig {
     PodSandboxConfig {
         hostname: "web".into(),
         dns_config: Some(DnsConfig {

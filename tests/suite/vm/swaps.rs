@@ -15,13 +15,13 @@ const SWAPS: usize = 1000;
 const SOON: u128 = 100;
 
 /// A volume of a ConfigMap's, as atomic_writer.go of the kubelet's writes it.
-struct ConfigMap {
+pub struct ConfigMap {
     dir: PathBuf,
     number: usize,
 }
 
 impl ConfigMap {
-    fn new(dir: PathBuf) -> Self {
+    pub fn new(dir: PathBuf) -> Self {
         fs::create_dir(&dir).expect("a new directory");
         let mut map = Self { dir, number: 0 };
         map.swap(&[("key", "0"), ("gone", "")]);
@@ -59,7 +59,7 @@ impl ConfigMap {
     }
 }
 
-fn volume(map: &ConfigMap, destination: &str) -> serde_json::Value {
+pub fn volume(map: &ConfigMap, destination: &str) -> serde_json::Value {
     json!({"destination": destination, "type": "bind", "source": map.dir,
            "options": ["rbind", "rprivate", "ro"]})
 }

@@ -46,6 +46,7 @@ impl Files {
         let mut bytes = Vec::new();
         from.read_to_end(&mut bytes)?;
         let state: State = postcard::from_bytes(&bytes).map_err(io::Error::other)?;
+        state.check()?;
         self.files
             .deserialize_and_apply(self.scratch(&state.served)?)?;
         self.scratch.set_len(0)?;
