@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use task::aside;
 
@@ -145,7 +146,7 @@ impl Manifest {
     /// If there is none, or it is none that can be understood.
     pub fn read(path: &Path) -> Result<Self, String> {
         let named = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-        let file = File::open(path).map_err(|e| named(&e))?;
+        let file = open(path).map_err(|e| named(&e))?;
         let mut text = Vec::new();
         let read = file.take(LONGEST).read_to_end(&mut text);
         read.map_err(|e| named(&e))?;
@@ -155,6 +156,22 @@ impl Manifest {
             return Err(named(&why));
         }
         serde_json::from_slice(&text).map_err(|e| named(&e))
+    }
+}
+
+/// Opens a file to read it, if it is one: nothing is waited for.
+///
+/// # Errors
+/// From open(2), and if it is another kind of file.
+pub fn open(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no regular file")),
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Create does all that may fail; the guest runs then, and its container stands still until Start.
 
-use super::manifest::digest;
+use super::manifest::{self, digest};
 use super::{MANIFEST, Manifest, STATE, Saving};
 use crate::boot::Purpose;
 use crate::container::GuestContainer;
@@ -77,7 +77,7 @@ fn read(dir: &Path) -> Done<(Manifest, File)> {
     let manifest = Manifest::read(&dir.join(MANIFEST))?;
     let path = dir.join(STATE);
     let named = |e: std::io::Error| format!("{}: {e}", path.display());
-    let mut state = File::open(&path).map_err(named)?;
+    let mut state = manifest::open(&path).map_err(named)?;
     let bytes = state.metadata().map_err(named)?.len();
     if bytes != manifest.bytes {
         let (path, all) = (path.display(), manifest.bytes);

@@ -20,6 +20,8 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use task::Result;
 use task::State;
 use task::aside;
@@ -44,6 +46,41 @@ pub async fn save(
         "" => image,
         path => Path::new(path),
     };
+    let no_checkpoint = |why: String| {
+        log::warn!("{id}: no checkpoint: {why}");
+        unknown(&format!("checkpoint {}: {why}", image.display()))
+    };
+    // Before anything stands still: a disk may keep who makes a file waiting.
+    let dir = image.to_owned();
+    let files = tokio::select! {
+        made = aside::run(move || Files::make(dir)) => made.map_err(no_checkpoint)?,
+        why = context.cancelled() => return Err(no_checkpoint(why.message).into()),
+    };
+    let files = Arc::new(files);
+    let saved = frozen(container, (saving, &files), options.exit, context).await;
+    let kept = match &saved {
+        Ok(Ok(())) => true,
+        Ok(Err(_)) | Err(_) => false,
+    };
+    files.are_kept.store(kept, Ordering::Relaxed);
+    tokio::select! {
+        () = aside::run(move || drop(files)) => {}
+        _ = context.cancelled() => {}
+    }
+    saved?.map_err(|why| no_checkpoint(why).into())
+}
+
+/// Saves it while it is frozen; then it is as it was, or ends if that is wanted.
+///
+/// # Errors
+/// The guest's, and within it why it was not saved.
+async fn frozen(
+    container: &Rc<Container>,
+    (saving, files): (&Saving, &Arc<Files>),
+    ends: bool,
+    context: &Context,
+) -> Result<std::result::Result<(), String>> {
+    let (own, id) = (&container.own, &container.id);
     let is_paused = container.init.state.get() == State::Paused;
     let forget = ForgetRequest {
         unused: true,
@@ -55,10 +92,10 @@ pub async fn save(
         calls::pause(own, context).await?;
     }
     let saved = match is_read_out(own, context).await {
-        Ok(()) => stand_still(own, saving, image, context).await,
+        Ok(()) => stand_still(own, saving, files, context).await,
         Err(e) => Err(e.to_string()),
     };
-    if saved.is_ok() && options.exit {
+    if saved.is_ok() && ends {
         let within = Context::within(own.vm.patience);
         if let Err(e) = is_read_out(own, &within).await {
             log::debug!("{id}: {e}");
@@ -66,7 +103,7 @@ pub async fn save(
         own.vm.is_to_end.set(true);
         own.vm.doom.end("it was saved, and is to end".into());
         own.vm.gone().await;
-        return Ok(());
+        return Ok(saved);
     }
     if !is_paused && !own.vm.is_gone() {
         let again = calls::resume(own, &Context::within(own.vm.patience)).await;
@@ -74,10 +111,7 @@ pub async fn save(
             own.vm.doom.end(format!("{id} is frozen: {e}"));
         }
     }
-    saved.map_err(|why| {
-        log::warn!("{id}: no checkpoint: {why}");
-        unknown(&format!("checkpoint {}: {why}", image.display())).into()
-    })
+    Ok(saved)
 }
 
 /// What the guest had to say before this is heard: what is on its way when it stands still is in no checkpoint.
@@ -146,17 +180,15 @@ fn can_be<'a>(
 async fn stand_still(
     own: &GuestContainer,
     saving: &Saving,
-    image: &Path,
+    files: &Arc<Files>,
     context: &Context,
 ) -> std::result::Result<(), String> {
     let vm = &own.vm;
     let mut monitor = saving.monitor.open().await?;
-    let dir = image.to_owned();
-    let files = aside::run(move || Files::make(dir)).await?;
     let qemu = monitor.version.clone();
     let written = async {
         monitor.stop().await?;
-        write(own, saving, &mut monitor, &files, (qemu, context)).await
+        write(own, saving, &mut monitor, files, (qemu, context)).await
     };
     let written = tokio::select! {
         written = written => written,
@@ -168,10 +200,6 @@ async fn stand_still(
         vm.doom.end(format!("it stands still: {why}"));
     }
     vm.is_on_time().await;
-    if let Err(why) = &written {
-        log::debug!("{}: {why}", own.id);
-        aside::run(move || files.remove()).await;
-    }
     written
 }
 
@@ -179,7 +207,7 @@ async fn write(
     own: &GuestContainer,
     saving: &Saving,
     monitor: &mut Monitor,
-    files: &Files,
+    files: &Arc<Files>,
     (qemu, context): (String, &Context),
 ) -> std::result::Result<(), String> {
     let vm: &Vm = &own.vm;
@@ -191,12 +219,13 @@ async fn write(
     })?;
     let session = vm.session().ok_or("its guest knows no other session")?;
     let (container, built) = (own.hand_over(), saving.built.clone());
-    let (dir, state) = (files.dir.clone(), files.state.try_clone());
-    let written = aside::run(move || {
+    // Who gives up does not wait for the disk; what is written then goes when that has ended.
+    let files = Arc::clone(files);
+    let sealed = aside::run(move || {
         let named = |e: io::Error| e.to_string();
         let machine = built.machine(qemu)?;
-        state.and_then(|state| state.sync_all()).map_err(named)?;
-        let state = File::open(dir.join(STATE)).map_err(named)?;
+        files.state.sync_all().map_err(named)?;
+        let state = File::open(files.dir.join(STATE)).map_err(named)?;
         let manifest = Manifest {
             format: FORMAT,
             machine,
@@ -205,9 +234,12 @@ async fn write(
             session,
             container,
         };
-        put(&dir, &manifest).map_err(named)
+        put(&files.dir, &manifest).map_err(named)
     });
-    written.await
+    tokio::select! {
+        sealed = sealed => sealed,
+        why = context.cancelled() => Err(why.message),
+    }
 }
 
 fn put(dir: &Path, manifest: &Manifest) -> io::Result<()> {
@@ -225,9 +257,10 @@ fn new(path: &Path) -> io::Result<File> {
     new.write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// What is written into.
+/// What is written into. Dropped, it is removed if it is not to be kept: not on the loop.
 struct Files {
     dir: PathBuf,
+    are_kept: AtomicBool,
     /// It was not there before.
     is_new: bool,
     /// For writing alone, which is how QEMU wants it.
@@ -252,10 +285,21 @@ impl Files {
             }
             format!("{STATE}: {e}")
         })?;
-        Ok(Self { dir, is_new, state })
+        let are_kept = AtomicBool::new(false);
+        Ok(Self {
+            dir,
+            are_kept,
+            is_new,
+            state,
+        })
     }
+}
 
-    fn remove(&self) {
+impl Drop for Files {
+    fn drop(&mut self) {
+        if *self.are_kept.get_mut() {
+            return;
+        }
         for name in [STATE, MANIFEST, &format!("{MANIFEST}.begun")] {
             let _ = fs::remove_file(self.dir.join(name));
         }

@@ -237,3 +237,28 @@ fn a_create_that_is_given_up_leaves_nothing() {
         is_undone(test, &shim, &bundle, &slow).await;
     });
 }
+
+/// A disk that stands still keeps nobody: the container runs on, nothing is left of it later, and it is saved
+/// then.
+#[test]
+fn a_checkpoint_that_is_given_up_leaves_nothing() {
+    run(async |test, config, image| {
+        let bundle = test.bundle("c").build();
+        let shim = running(&bundle, config).await;
+        let served = Served::new(test, test.dir().join("disk")).await;
+        let slow = test.dir().join("disk/image");
+        let stopped = served.stop();
+        let request = super::request("c", &slow, false);
+        let given_up = refused(shim.call_for(&request, PATIENCE / 5).await);
+        assert_eq!(given_up.code, Code::DeadlineExceeded);
+        let told = said(&shim, &bundle, bundle.exec_sh("e", "echo here"));
+        assert_eq!(told.await, "here\n");
+        drop(stopped);
+        wait::until("nothing of it", || match slow.exists() {
+            false => Ok(()),
+            true => Err(format!("{} is there", slow.display())),
+        })
+        .await;
+        saved(&shim, "c", image).await;
+    });
+}

@@ -6,6 +6,7 @@ use super::{goes_on, request, restored, run, running, saved, shim, with_pipes, w
 use harness::bundle::Bundle;
 use harness::stdio::{Fifos, Stdio};
 use harness::{Code, Shim, proc, refused, wait};
+use nix::sys::stat::Mode;
 use protos::task::CreateTaskRequest;
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -31,7 +32,7 @@ fn what_does_not_fit_is_named_and_leaves_nothing() {
             manifest(&|json| json["machine"][field] = value.clone());
         };
         let state = || File::options().write(true).open(file("state")).unwrap();
-        let bad: [(&str, &dyn Fn(), &str); 11] = [
+        let bad: [(&str, &dyn Fn(), &str); 13] = [
             (
                 "format",
                 &|| manifest(&|json| json["format"] = json!(99)),
@@ -87,6 +88,16 @@ fn what_does_not_fit_is_named_and_leaves_nothing() {
                 &|| state().set_len(1 << 20).unwrap(),
                 "it is cut: 1048576 bytes of ",
             ),
+            (
+                "pipe",
+                &|| pipe(&file("state")),
+                "state: it is no regular file",
+            ),
+            (
+                "pipes",
+                &|| pipe(&file("manifest.json")),
+                "manifest.json: it is no regular file",
+            ),
         ];
         for (id, spoil, why) in bad {
             fs::write(file("manifest.json"), &was).unwrap();
@@ -103,6 +114,12 @@ fn what_does_not_fit_is_named_and_leaves_nothing() {
             shim.stopped().await;
         }
     });
+}
+
+/// Instead of the file, one that nobody writes to.
+fn pipe(path: &Path) {
+    fs::remove_file(path).unwrap();
+    nix::unistd::mkfifo(path, Mode::S_IRUSR).unwrap();
 }
 
 /// A file that the guest knew is another, or gone: that is no guest to go on.
