@@ -3,12 +3,12 @@
 //! run from before to after, under each containerd.
 
 use crate::{dist, guest, installer, script};
-use harness::containerd::Containerd;
+use harness::containerd::{Containerd, ctr};
 use harness::cri::api::PodSandboxState;
 use harness::cri::{Cri, Pod};
-use harness::{containerd, cri, peers, program};
+use harness::{containerd, cri, peers, program, wait};
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -153,7 +153,16 @@ fn crio_is_told_in_a_file_and_by_a_signal() {
     let (from, root) = (release(dir.path()), dir.path().join("root"));
     let stand_in = dir.path().join("crio");
     program::copy(&peers::program("sleep").expect("sleep"), &stand_in);
-    let mut crio = Command::new(stand_in).arg("1000").spawn().expect("sleep");
+    let mut crio = Command::new(stand_in);
+    // Whoever runs the tests may ignore it (nohup).
+    // SAFETY: signal(2) is async-signal-safe, and SIG_DFL runs nothing.
+    unsafe {
+        crio.arg("1000").pre_exec(|| {
+            libc::signal(libc::SIGHUP, libc::SIG_DFL);
+            Ok(())
+        });
+    }
+    let mut crio = crio.spawn().expect("sleep");
     let run = |words: &[&str]| {
         let mut command = Command::new(installer());
         command.args(words).arg("--root").arg(&root);
@@ -165,7 +174,10 @@ fn crio_is_told_in_a_file_and_by_a_signal() {
         said.contains("/etc/crio: is changed: CRI-O reads it"),
         "{said}"
     );
+    let is_told = ctr::ends_within(crio.id() as i32, wait::DEADLINE);
+    let _ = crio.kill();
     let ended = crio.wait().expect("an end");
+    assert!(is_told, "it was told nothing: {said}");
     assert_eq!(ended.signal(), Some(1), "{ended}");
     let own = root.join("etc/crio/crio.conf.d/50-dunnage.conf");
     let told = fs::read_to_string(&own).expect("a drop-in");
