@@ -2,11 +2,21 @@
 //! QEMU with a guest image's kernel and a first process that does nothing: the limit of any boot.
 
 use harness::peers;
+use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// The QEMU of all that is measured, whatever the tests have otherwise: the first in the PATH.
+pub fn qemu() -> PathBuf {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut programs = env::split_paths(&path).map(|dir| dir.join("qemu-system-x86_64"));
+    programs
+        .find(|program| program.exists())
+        .expect("QEMU in the PATH")
+}
 
 /// An initrd with nothing but the trivial first process, made in `dir`.
 pub fn initrd(dir: &Path) -> PathBuf {
@@ -38,7 +48,8 @@ pub fn boot(image: &Path, initrd: &Path) -> Duration {
     let without_acpi = facts.contains("command_line_devices = true");
     let acpi = if without_acpi { "off" } else { "on,pic=off" };
     let begin = Instant::now();
-    let mut qemu = Command::new("qemu-system-x86_64");
+    let program = qemu();
+    let mut qemu = Command::new(&program);
     qemu.arg("-M")
         .arg(format!(
             "microvm,acpi={acpi},isa-serial=on,memory-backend=memory"
@@ -58,6 +69,11 @@ pub fn boot(image: &Path, initrd: &Path) -> Duration {
         ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
+    // Of one that was unpacked somewhere.
+    for name in ["qemu", "seabios"] {
+        qemu.arg("-L")
+            .arg(program.with_file_name("../share").join(name));
+    }
     let mut child = qemu.spawn().expect("qemu");
     let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     let mut lines = lines.map_while(Result::ok);

@@ -38,7 +38,7 @@ pub const WORK: [(&str, bool, &str); 8] = [
     (
         "20 files written, each with fsync",
         false,
-        "for n in $(seq 20); do echo $n >/work/s; fsync /work/s; done",
+        "for n in $(seq 20); do dd if=/bin/busybox of=/work/s bs=2k count=1 conv=fsync; done 2>&1",
     ),
     (
         "64 MiB written, with fsync",

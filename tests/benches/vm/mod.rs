@@ -68,7 +68,8 @@ pub fn measure() -> Value {
                 flavour.idle(test, size).await;
             }
             flavour.files.measure(test, flavour.name).await;
-            flavour.held = density::measure(test, flavour.name, &flavour.config).await;
+            let booted = format!("{}-booted", flavour.name);
+            flavour.held = density::measure(test, &booted, &flavour.config).await;
             if let Some(templates) = &mut flavour.templates {
                 templates.density(test, flavour.name).await;
             }
@@ -79,9 +80,9 @@ pub fn measure() -> Value {
     })
 }
 
-/// Of the one in the PATH, which the shim takes.
+/// As it says itself.
 fn qemu_version() -> String {
-    let said = Command::new("qemu-system-x86_64").arg("--version").output();
+    let said = Command::new(bare::qemu()).arg("--version").output();
     let said = String::from_utf8_lossy(&said.expect("QEMU").stdout).into_owned();
     let words: Vec<&str> = said.split_whitespace().take(4).collect();
     words.join(" ")
@@ -111,7 +112,11 @@ impl Flavour {
         let image = peers::workspace().join("target/dist/guest").join(name);
         symlink(image, dir.join(name)).expect("a new link");
         let config = dir.join("shim-vm.toml");
-        fs::write(&config, "accel = \"tcg\"\nimage = \".\"\n").expect("a configuration");
+        let text = format!(
+            "accel = \"tcg\"\nimage = \".\"\nqemu = {:?}\n",
+            bare::qemu()
+        );
+        fs::write(&config, text).expect("a configuration");
         let config = config.to_string_lossy().into_owned();
         Self {
             name,
