@@ -58,11 +58,8 @@ pub async fn save(
     };
     let files = Arc::new(files);
     let saved = frozen(container, (saving, &files), options.exit, context).await;
-    let kept = match &saved {
-        Ok(Ok(())) => true,
-        Ok(Err(_)) | Err(_) => false,
-    };
-    files.are_kept.store(kept, Ordering::Relaxed);
+    let is_saved = matches!(saved, Ok(Ok(())));
+    files.are_kept.store(is_saved, Ordering::Relaxed);
     tokio::select! {
         () = aside::run(move || drop(files)) => {}
         _ = context.cancelled() => {}
