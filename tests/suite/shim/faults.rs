@@ -135,6 +135,7 @@ fn three_hundred_cycles_leave_the_shim_as_it_was() {
             (50, 300)
         };
         cycles(test, &shim, 0, some).await;
+        shim.one_thread().await;
         let (before, memory_before) = (shim.footprint(), memory(&shim));
         let mounts = || {
             let all = [test.dir().to_owned(), test.vm_dir("pause")];
@@ -145,16 +146,7 @@ fn three_hundred_cycles_leave_the_shim_as_it_was() {
         let deleted = |e: &Event| e.topic == protos::topic::TASK_DELETE;
         test.events().wait_count("TaskDelete", all, deleted).await;
         assert_eq!(test.events().count(deleted), all);
-        if !differs("tty-fds") {
-            // A thread that unmounted takes a moment to end.
-            wait::until("as many threads as before", || {
-                match shim.footprint().threads {
-                    now if now <= before.threads => Ok(()),
-                    now => Err(format!("{now}, {} before", before.threads)),
-                }
-            })
-            .await;
-        }
+        shim.one_thread().await;
         let (after, memory_after) = (shim.footprint(), memory(&shim));
         println!("{memory_before} KiB after {some} cycles, {memory_after} KiB after {all}");
         println!("{} threads, then {}", before.threads, after.threads);

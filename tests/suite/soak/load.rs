@@ -167,6 +167,7 @@ fn hundred_execs_at_once() {
         let bundle = test.bundle("c").build();
         let shim = bundle.start().shim().await;
         run(&shim, &bundle).await;
+        shim.one_thread().await;
         let before = shim.footprint();
         let mut figures = Vec::new();
         for round in 0..ROUNDS {
@@ -300,6 +301,7 @@ fn twenty_rounds_of_attach_and_detach() {
         shim.start("c", "").await.unwrap();
         drop(first);
         let began = Instant::now();
+        shim.one_thread().await;
         let held = shim.footprint();
         let mut next = 0;
         for _ in 0..ROUNDS {
