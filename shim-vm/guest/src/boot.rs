@@ -5,6 +5,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::resource::{Resource, setrlimit};
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -19,6 +20,9 @@ const MODULES: &str = "/usr/lib/modules/load";
 /// What the link to the host needs. Other drivers wait until somebody wants them: each costs a
 /// boot some of its time.
 const LINK: [&str; 2] = ["virtio_mmio", "virtio_console"];
+/// How many devices the driver of loop devices makes of itself. Those that are wanted are made when they
+/// are, and each costs some milliseconds.
+const ONE_LOOP: &CStr = c"max_loop=1";
 /// The OCI runtime, as the engine looks for it.
 const RUNTIME: &str = "/usr/bin/runc";
 /// Where bundles are.
@@ -162,11 +166,12 @@ pub fn load(driver: &str) -> Result<(), String> {
     for path in list.lines().filter_map(of_driver) {
         let name = Path::new(&path).file_stem().unwrap_or_default();
         let name = name.to_string_lossy().replace('-', "_");
-        if Path::new("/sys/module").join(name).exists() {
+        if Path::new("/sys/module").join(&name).exists() {
             continue;
         }
         let file = File::open(&path).map_err(|e| format!("module {path}: {e}"))?;
-        match nix::kmod::finit_module(&file, c"", nix::kmod::ModuleInitFlags::empty()) {
+        let parameters = if name == "loop" { ONE_LOOP } else { c"" };
+        match nix::kmod::finit_module(&file, parameters, nix::kmod::ModuleInitFlags::empty()) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(e) => return Err(format!("module {path}: {e}")),
         }
@@ -200,17 +205,19 @@ pub fn mount_share(tag: &str) -> Result<(), String> {
         None::<&str>,
     );
     mounted.map_err(|e| e.to_string())?;
-    // It is no faster, and nothing else, if that can't be.
-    let _ = read_ahead();
+    read_ahead(Path::new(SHARE));
     Ok(())
 }
 
-/// Has the kernel ask the host for more at once of a file that is read from its beginning to its end.
-fn read_ahead() -> io::Result<()> {
-    let device = fs::metadata(SHARE)?.dev();
-    let (major, minor) = (libc::major(device), libc::minor(device));
+/// Has the kernel ask the host for more at once of a file of the filesystem that is mounted at `place`, if
+/// it is read from its beginning to its end. It is no faster, and nothing else, if that can't be.
+pub fn read_ahead(place: &Path) {
+    let Ok(metadata) = fs::metadata(place) else {
+        return;
+    };
+    let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
     let file = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-    fs::write(file, READ_AHEAD)
+    let _ = fs::write(file, READ_AHEAD);
 }
 
 /// Makes memory for containers to share, of this many bytes, unless there is some of this name.

@@ -5,6 +5,7 @@ use crate::boot;
 use protos::guest::RootLayer;
 use protos::places::ROOTS;
 use protos::ttrpc::Context;
+use protos::types::Mount;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -38,11 +39,18 @@ impl Layers {
             let _turn = own.turn.lock().await;
             own.take_away(&base).await;
             let layers = prepare(base.clone(), layers).await?;
+            let disks: Vec<PathBuf> = layers
+                .iter()
+                .filter(|layer| is_disk(&layer.mount))
+                .map(|layer| base.join(layer.mount.target.trim_start_matches('/')))
+                .collect();
             let whole = Context::background();
             let mounted =
                 rootfs::mount_layers(&own.reaper, &whole, base.clone().into(), layers).await;
             if mounted.is_err() {
                 own.take_away(&base).await;
+            } else if !disks.is_empty() {
+                aside::beside(move || disks.iter().for_each(|disk| boot::read_ahead(disk))).await;
             }
             mounted.map_err(|e| e.to_string())
         });
@@ -73,9 +81,12 @@ impl Layers {
 async fn prepare(base: PathBuf, layers: Vec<RootLayer>) -> Result<Vec<Layer>, String> {
     aside::beside(move || {
         for layer in &layers {
-            let mount = layer.mount.as_ref();
-            if mount.is_some_and(|mount| mount.options.iter().any(|option| option == "loop")) {
-                boot::load("loop")?;
+            if let Some(mount) = &layer.mount {
+                // The kernel would start a program that does it.
+                boot::load(&mount.r#type)?;
+                if is_disk(mount) {
+                    boot::load("loop")?;
+                }
             }
             if layer.verity.is_some() {
                 boot::load("dm_verity")?;
@@ -85,6 +96,11 @@ async fn prepare(base: PathBuf, layers: Vec<RootLayer>) -> Result<Vec<Layer>, St
         Ok(layers.into_iter().map(layer).collect())
     })
     .await
+}
+
+/// Whether a file is mounted as a disk.
+fn is_disk(mount: &Mount) -> bool {
+    mount.options.iter().any(|option| option == "loop")
 }
 
 fn layer(told: RootLayer) -> Layer {

@@ -158,6 +158,8 @@ fn an_image_of_a_hundred_layers_is_a_root() {
             .mount(sysfs)
             .build();
         let shim = view.running().await;
+        let made = "ls -d /sys/block/loop* | wc -l; cat /sys/block/loop0/queue/read_ahead_kb";
+        assert_eq!(said(&shim, &view, made).await, "1\n512\n", "not eight");
         let mut layers: Vec<PathBuf> = (1..MANY).map(|n| layer(dir, &n.to_string())).collect();
         layers.push(base);
         let mut mounts: Vec<Mount> = layers.iter().map(|layer| readonly(layer)).collect();
