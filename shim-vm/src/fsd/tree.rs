@@ -43,8 +43,8 @@ pub struct Tree {
     inner: BTreeSet<Inode>,
     /// The topmost file of each superblock that changes only through the guest.
     alone: BTreeSet<Inode>,
-    /// The guest was asked to forget.
-    asked: Option<Instant>,
+    /// The guest was asked to forget: when, and how many files it knew.
+    asked: Option<(Instant, usize)>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -215,12 +215,15 @@ impl Tree {
             self.asked = None;
             return false;
         }
+        let Room { most, all, .. } = self.room;
         let asks = match self.asked {
-            Some(asked) => refused && now.duration_since(asked) >= AGAIN,
+            Some((asked, _)) if refused => now.duration_since(asked) >= AGAIN,
+            // It may look at many while it forgets.
+            Some((_, known)) => all >= known + (most / 8).max(1),
             None => true,
         };
         if asks {
-            self.asked = Some(now);
+            self.asked = Some((now, all));
         }
         asks
     }

@@ -73,9 +73,16 @@ impl Monitor {
         self.migrated().await
     }
 
+    /// It tells how far it is, and saves as a stream: a machine that began as a template would do as that
+    /// was saved, memory by its places in the file.
     async fn tells_of_migration(&mut self) -> Result<(), String> {
-        let on = json!({"capabilities": [{"capability": "events", "state": true}]});
-        self.ask("migrate-set-capabilities", on).await.map(drop)
+        let capabilities = json!({"capabilities": [
+            {"capability": "events", "state": true},
+            {"capability": "mapped-ram", "state": false},
+        ]});
+        self.ask("migrate-set-capabilities", capabilities)
+            .await
+            .map(drop)
     }
 
     /// Gives QEMU a file.

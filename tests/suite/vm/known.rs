@@ -172,12 +172,12 @@ fn files_of_two_mounts_are_never_one() {
 /// does not use. One that holds on to as many as there can be is refused more (ENFILE), and nobody else.
 #[test]
 fn many_files_are_not_everybodys_fault() {
-    const FILES: usize = 6_000;
-    const PART: usize = 1_500;
+    const FILES: usize = 10_000;
+    const PART: usize = 2_500;
     crate::run(async |test| {
         let data = test.dir().join("data");
         fs::create_dir(&data).unwrap();
-        let most = ("max_open_files", "4096".to_owned());
+        let most = ("max_open_files", "16384".to_owned());
         let config = jail::config(test, "shim-vm.toml", &[most]);
         let first = test.bundle("a").annotation(GROUP, "g");
         let first = first.mount(volume(&data, "/mnt")).build();

@@ -145,7 +145,7 @@ fn who_opens_many_leaves_others_some() {
 }
 
 #[test]
-fn the_guest_is_asked_once_each_time_that_half_is_full() {
+fn the_guest_is_asked_once_each_time_that_half_is_full_and_an_eighth_more() {
     let mut tree = two_roots(8);
     let now = Instant::now();
     assert!(tree.asks(now, false) && !tree.asks(now, false));
@@ -155,4 +155,7 @@ fn the_guest_is_asked_once_each_time_that_half_is_full() {
     assert!(!tree.asks(now, false));
     enter(&mut tree, 20, c"f", entry(21, 9, FILE, 0)).unwrap();
     assert!(tree.asks(now, false));
+    assert!(!tree.asks(now, false));
+    enter(&mut tree, 20, c"g", entry(22, 10, FILE, 0)).unwrap();
+    assert!(tree.asks(now, false), "an eighth more");
 }
