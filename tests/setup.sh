@@ -553,6 +553,8 @@ root:x:0:
 tty:x:5:
 nogroup:x:65534:
 END
+    # What is mounted on these would make them, and this root filesystem is nobody's to write to.
+    touch "$root/etc/hostname" "$root/etc/hosts" "$root/etc/resolv.conf"
     rm -rf "$peers/rootfs" "$peers/busybox.tar"
     mv "$root" "$peers/rootfs"
 fi

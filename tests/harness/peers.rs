@@ -214,6 +214,9 @@ fn make_rootfs() -> PathBuf {
     }
     fs::write(new.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").expect("rootfs");
     fs::write(new.join("etc/group"), "root:x:0:\ntty:x:5:\n").expect("rootfs");
+    for name in ["hostname", "hosts", "resolv.conf"] {
+        fs::write(new.join("etc").join(name), "").expect("rootfs");
+    }
     // Whoever comes second keeps the first one's.
     if fs::rename(&new, &dir).is_err() {
         let _ = fs::remove_dir_all(&new);
