@@ -143,6 +143,7 @@ soak: setup build guest ## sweeps and load that take minutes, as root; they prin
 	PEERS=$(PEERS) tests/with-qemu.sh newest env SHIM=$(abspath $(DIST)) SHIM_VM=$(abspath $(VM_DIST)) PEERS=$(PEERS) \
 		$(TEST) -p $(SUITE) --features soak --test soak two_hundred_restores -- --nocapture
 	for version in 7.2 10.0 11; do PEERS=$(PEERS) tests/with-qemu.sh $$version env $(VM_SUITE) || exit; done
+	TEMPLATES=1 PEERS=$(PEERS) tests/with-qemu.sh newest env $(VM_SUITE)
 	tests/roots.sh
 	SWEEP=full SHIM=$(abspath $(DIST)) MANAGER=$(abspath $(MANAGER)) PEERS=$(PEERS) \
 		$(TEST) -p $(SUITE) --test manager sweep -- --nocapture

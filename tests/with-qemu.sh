@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # with-qemu.sh <version> <command...>: runs the command with the tests' VMs under
 # the QEMU of this version (7.2, 10.0, 11) that tests/setup.sh unpacked; `newest`
-# is the newest that could be had.
+# is the newest that could be had.  With TEMPLATES=1 they begin as templates.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,5 +20,6 @@ fi
 config=$(mktemp "$peers/vm-$version.XXXXXX")
 trap 'rm -f "$config"' EXIT
 sed "s|^qemu = .*|qemu = \"$bin/qemu-system-x86_64\"|" "$peers/vm.toml" >"$config"
+[ -z "${TEMPLATES-}" ] || printf 'templates = true\n' >>"$config"
 printf 'with-qemu: %s\n' "$("$bin/qemu-system-x86_64" --version | head -n 1)"
 DUNNAGE_VM_CONFIG=$config PATH=$bin:$PATH "$@"

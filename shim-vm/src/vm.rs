@@ -208,7 +208,7 @@ impl Vm {
             "from_pool": self.is_from_pool(),
             "connections": self.relays.count(),
             "gone": self.gone.borrow().clone(),
-            "console": self.machine.last_words(),
+            "console": self.last_words(),
         })
     }
 
@@ -220,6 +220,11 @@ impl Vm {
     /// Why it is gone, if it is.
     pub fn end(&self) -> Option<String> {
         self.gone.borrow().clone()
+    }
+
+    /// The last lines of what its guest and QEMU said.
+    pub fn last_words(&self) -> String {
+        self.machine.last_words()
     }
 
     /// The last lines of what the file server said.

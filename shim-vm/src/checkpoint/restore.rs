@@ -152,10 +152,13 @@ async fn go_on(
             vm.doom.end("it is not restored".into());
             let gone = vm.gone().await;
             log::debug!("{}: {gone}", request.id);
-            Err(match vm.files_said() {
-                said if said.is_empty() => why,
-                said => format!("{why}; {said}"),
-            })
+            // QEMU's reason is in nothing but what it said.
+            let said = [vm.files_said(), vm.last_words()];
+            let why = std::iter::once(why).chain(said);
+            Err(why
+                .filter(|part| !part.is_empty())
+                .collect::<Vec<_>>()
+                .join("; "))
         }
     }
 }

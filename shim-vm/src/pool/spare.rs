@@ -74,6 +74,7 @@ pub fn spare(pool: &str, memory: &str, vcpus: &str) -> Result<ExitCode, String> 
         ..Config::load()?
     };
     let dir = place_of(&config.pool.directory, std::process::id());
+    let bundle = bundle_of(&config.pool.directory, std::process::id());
     runtime.block_on(async {
         let reaper = Reaper::new().map_err(|e| e.to_string())?;
         let signals = Signals::new([Signal::SIGTERM, Signal::SIGHUP]).map_err(|e| e.to_string())?;
@@ -83,12 +84,14 @@ pub fn spare(pool: &str, memory: &str, vcpus: &str) -> Result<ExitCode, String> 
         }
         let done = async {
             tokio::select! {
-                done = live(&dir, config, &reaper, &signals) => done,
+                done = live(&dir, &bundle, config, &reaper, &signals) => done,
                 e = reaper.run(&|_, _| {}) => Err(e.to_string()),
             }
         };
         let done = done.await;
         let _ = place::clear(&dir).await;
+        // Its pool would do so, unless that was killed.
+        let _ = aside::run(move || fs::remove_dir_all(bundle)).await;
         done
     })?;
     Ok(ExitCode::SUCCESS)
@@ -100,16 +103,16 @@ pub fn spare(pool: &str, memory: &str, vcpus: &str) -> Result<ExitCode, String> 
 /// Why it ended.
 async fn live(
     dir: &Path,
+    bundle: &Path,
     config: Config,
     reaper: &Rc<Reaper>,
     signals: &Signals,
 ) -> Result<(), String> {
     let shape = (config.memory, config.vcpus);
-    let bundle = bundle_of(&config.pool.directory, std::process::id());
     let service = runtime::service(NAMESPACE.into(), Rc::clone(reaper), Rc::default());
     let stored = async {
         let (vm, kind) = boot(&service, dir, config, reaper).await?;
-        warm(&service, bundle).await?;
+        warm(&service, bundle.to_owned()).await?;
         Ok::<_, String>((vm, kind))
     };
     let (vm, kind) = tokio::select! {

@@ -9,6 +9,7 @@ use harness::{Code, Shim, proc, refused, wait};
 use nix::sys::stat::Mode;
 use protos::task::CreateTaskRequest;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -32,7 +33,7 @@ fn what_does_not_fit_is_named_and_leaves_nothing() {
             manifest(&|json| json["machine"][field] = value.clone());
         };
         let state = || File::options().write(true).open(file("state")).unwrap();
-        let bad: [(&str, &dyn Fn(), &str); 13] = [
+        let bad: [(&str, &dyn Fn(), &str); 14] = [
             (
                 "format",
                 &|| manifest(&|json| json["format"] = json!(99)),
@@ -82,6 +83,15 @@ fn what_does_not_fit_is_named_and_leaves_nothing() {
                 "changed",
                 &|| state().write_all_at(b"x", 4096).unwrap(),
                 "not what was written",
+            ),
+            (
+                "stream",
+                &|| {
+                    state().write_all_at(b"none", 0).unwrap();
+                    let hash = format!("{:x}", Sha256::digest(fs::read(file("state")).unwrap()));
+                    manifest(&|json| json["sha256"] = json!(hash));
+                },
+                "Not a migration stream",
             ),
             (
                 "cut",
