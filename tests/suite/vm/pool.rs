@@ -9,7 +9,7 @@ use harness::containerd::ctr::ends_within;
 use harness::cri::Cri;
 use harness::cri::stream::DATA;
 use harness::inspect::Stopped;
-use harness::pool::{Pool, holds, names};
+use harness::pool::{BOOTS, Pool, base, holds, names};
 use harness::upgrade::{copy_of_the_binary, upgrade};
 use harness::{Shim, Test, peers, proc, wait};
 use nix::sys::socket::{self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr};
@@ -164,6 +164,26 @@ fn vms_end_with_who_has_them() {
         assert_eq!(told.await, "goes on\n");
         assert_eq!(held(&next, "lives").await.expect("still").1, of_kept);
         end(test, &next, "lives").await;
+    });
+}
+
+/// V20: of a VM that runs its first container when its pool is killed nothing stays.
+#[test]
+fn a_killed_pool_leaves_nothing_of_a_vm_that_is_being_made() {
+    crate::run(async |test| {
+        let pool = Pool::start(test.dir(), &base(), "size = 1");
+        let is_at_work = || {
+            let names = names(&pool.dir);
+            let is_there = names.iter().any(|name| name.starts_with("bundle-"));
+            is_there.then_some(()).ok_or(format!("{names:?}"))
+        };
+        wait::until_within(BOOTS, "a VM's first container", is_at_work);
+        let spares = proc::children(pool.pid());
+        wait::signal(pool.pid(), libc::SIGKILL).unwrap();
+        for pid in spares {
+            wait::ended(pid).await;
+        }
+        assert_eq!(names(&pool.dir), ["lock"]);
     });
 }
 
