@@ -21,9 +21,20 @@ async fn init_takes_everyone_along(test: &Test, shim: &Shim, bundle: &Bundle) {
     let script = "sleep 100000 & echo $! >/mnt/child.new; mv /mnt/child.new /mnt/child";
     shim.run(bundle.exec_sh("parent", script)).await;
     test.events().exit(id, "parent").await;
+    let is_seen = !vm_differs("one-process");
+    for pid in pids.iter().filter(|_| is_seen) {
+        // Until it executes its program, runc's process has several threads.
+        wait::until("an exec's program", || {
+            match fs::read_to_string(format!("/proc/{pid}/comm")) {
+                Ok(name) if name == "sleep\n" => Ok(()),
+                other => Err(format!("{pid}: {other:?}")),
+            }
+        })
+        .await;
+    }
     let there = shim.figures(id).await.pids;
     assert_eq!(there, 7, "init, five execs and an orphan");
-    let members = if vm_differs("one-process") {
+    let members = if !is_seen {
         Vec::new()
     } else {
         let cgroup = format!("/sys/fs/cgroup/pids/{}-{id}/cgroup.procs", test.namespace());
