@@ -46,7 +46,7 @@ impl Monitor {
     }
 
     async fn save_given(&mut self, cancelled: impl Future<Output = String>) -> Result<(), String> {
-        self.tells_of_migration().await?;
+        self.migrates_as_a_stream().await?;
         // As fast as it goes.
         let parameters = json!({"max-bandwidth": 1_u64 << 40});
         self.ask("migrate-set-parameters", parameters).await?;
@@ -67,15 +67,15 @@ impl Monitor {
     /// # Errors
     /// QEMU's; then it ends.
     pub async fn restore(&mut self) -> Result<(), String> {
-        self.tells_of_migration().await?;
+        self.migrates_as_a_stream().await?;
         let uri = json!({"uri": line::saved_to()});
         self.ask("migrate-incoming", uri).await?;
         self.migrated().await
     }
 
-    /// It tells how far it is, and saves as a stream: a machine that began as a template would do as that
+    /// It saves and goes on as a stream, and tells how far it is: a machine that began as a template would do as that
     /// was saved, memory by its places in the file.
-    async fn tells_of_migration(&mut self) -> Result<(), String> {
+    async fn migrates_as_a_stream(&mut self) -> Result<(), String> {
         let capabilities = json!({"capabilities": [
             {"capability": "events", "state": true},
             {"capability": "mapped-ram", "state": false},

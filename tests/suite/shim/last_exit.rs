@@ -22,26 +22,25 @@ async fn init_takes_everyone_along(test: &Test, shim: &Shim, bundle: &Bundle) {
     shim.run(bundle.exec_sh("parent", script)).await;
     test.events().exit(id, "parent").await;
     let is_seen = !vm_differs("one-process");
-    for pid in pids.iter().filter(|_| is_seen) {
+    if is_seen {
         // Until it executes its program, runc's process has several threads.
-        wait::until("an exec's program", || {
-            match fs::read_to_string(format!("/proc/{pid}/comm")) {
-                Ok(name) if name == "sleep\n" => Ok(()),
-                other => Err(format!("{pid}: {other:?}")),
-            }
+        let asleep = |pid: &i32| proc::stat(*pid).is_some_and(|stat| stat.comm == "sleep");
+        wait::until("the execs' programs", || {
+            let awake: Vec<_> = pids.iter().filter(|pid| !asleep(pid)).collect();
+            awake.is_empty().then_some(()).ok_or(format!("{awake:?}"))
         })
         .await;
     }
     let there = shim.figures(id).await.pids;
     assert_eq!(there, 7, "init, five execs and an orphan");
-    let members = if !is_seen {
-        Vec::new()
-    } else {
+    let members = if is_seen {
         let cgroup = format!("/sys/fs/cgroup/pids/{}-{id}/cgroup.procs", test.namespace());
         let members = fs::read_to_string(&cgroup).unwrap();
         let members: Vec<i32> = members.lines().map(|pid| pid.parse().unwrap()).collect();
         assert!(pids.iter().all(|pid| members.contains(pid)));
         members
+    } else {
+        Vec::new()
     };
     shim.kill(id, "", libc::SIGKILL, false).await.unwrap();
     assert_eq!(test.events().exit(id, id).await.exit_status, 137);

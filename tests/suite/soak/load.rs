@@ -300,8 +300,8 @@ fn twenty_rounds_of_attach_and_detach() {
         shim.create(request).await.unwrap();
         shim.start("c", "").await.unwrap();
         drop(first);
-        let began = Instant::now();
         shim.one_thread().await;
+        let began = Instant::now();
         let held = shim.footprint();
         let mut next = 0;
         for _ in 0..ROUNDS {
