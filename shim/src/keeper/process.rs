@@ -187,16 +187,21 @@ impl Keeper {
     }
 
     /// Whether the daemon has ended, and what follows. Others that have ended stay zombies while there
-    /// is a state that may name them.
+    /// is a state that may name them. Whoever is reaped is looked at: between two questions the daemon
+    /// may have ended, too.
     fn daemons_end(&mut self) -> io::Result<Option<Next>> {
-        let only = (self.daemon != 0).then_some(self.daemon);
-        if let Some((_, Ended { status, .. })) = reap(only)? {
-            // What it said last is here by now.
+        loop {
+            let known = (self.daemon != 0).then_some(self.daemon);
+            let only = known.filter(|_| self.state.is_some());
+            let Some((pid, Ended { status, .. })) = reap(only)? else {
+                return Ok(None);
+            };
+            // What it said last is here by now, and so is who it is.
             self.hear()?;
-            return Ok(Some(self.next(status)));
+            if self.daemon == 0 || self.daemon == pid {
+                return Ok(Some(self.next(status)));
+            }
         }
-        while self.state.is_none() && reap(None)?.is_some() {}
-        Ok(None)
     }
 
     fn next(&self, status: ExitStatus) -> Next {
