@@ -18,12 +18,12 @@ use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::process::CommandExt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use task::Command;
 use task::reaper::{ExitStatus, Reaper};
 use task::record::{ADOPT, ON_SHIM_DEATH};
 
@@ -241,9 +241,8 @@ impl Launcher {
             .arg("-bundle")
             .arg(bundle.path())
             .arg("delete")
-            .stdin(Stdio::null())
-            .stdout(out.map_err(failed("delete.out"))?)
-            .stderr(Stdio::inherit());
+            .null([libc::STDIN_FILENO])
+            .stdout(out.map_err(failed("delete.out"))?);
         let ended = run(&self.reaper, command, DELETE_TIMEOUT).await;
         let status = ended.map_err(failed("exec"))?;
         if !status.success() {
@@ -260,7 +259,7 @@ impl Launcher {
         let mut command = Command::new(shim);
         command
             .current_dir(bundle.path())
-            .process_group(0)
+            .lead_group()
             .arg("-namespace")
             .arg(&bundle.key.namespace)
             .arg("-address")
@@ -345,12 +344,8 @@ impl Launcher {
 ///
 /// # Errors
 /// If it cannot be executed, and `TimedOut`.
-pub async fn run(
-    reaper: &Reaper,
-    mut command: Command,
-    timeout: Duration,
-) -> io::Result<ExitStatus> {
-    let (mut child, not_executed) = reaper.fork(&mut command)?;
+pub async fn run(reaper: &Reaper, command: Command, timeout: Duration) -> io::Result<ExitStatus> {
+    let (mut child, not_executed) = reaper.spawn(&command)?;
     // Else the last copy of what the child reads from would be ours.
     drop(command);
     let Ok(status) = tokio::time::timeout(timeout, child.exit()).await else {
@@ -362,7 +357,7 @@ pub async fn run(
 }
 
 /// A pipe that holds `bytes`, at its end.
-fn pipe_of(bytes: &[u8]) -> io::Result<Stdio> {
+fn pipe_of(bytes: &[u8]) -> io::Result<OwnedFd> {
     /// What a pipe holds without a reader (pipe(7)).
     const CAPACITY: usize = 64 << 10;
     if bytes.len() > CAPACITY {

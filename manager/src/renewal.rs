@@ -16,8 +16,8 @@ use crate::sockets::Kept;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
+use task::Command;
 use task::aside;
 use task::reaper::Reaper;
 use tokio::sync::watch;
@@ -42,8 +42,7 @@ async fn check(reaper: &Reaper, config: Option<&Path>) -> Result<(), String> {
     }
     command
         .arg("check")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
+        .null([libc::STDIN_FILENO, libc::STDOUT_FILENO]);
     match run(reaper, command, CHECK_TIMEOUT).await {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(failed(&status)),
@@ -96,7 +95,7 @@ async fn finish(requests: &watch::Sender<usize>) {
 
 /// Executes the program, with the same arguments.
 pub fn execute(sockets: &Kept) -> io::Error {
-    let mut command = Command::new(program());
+    let mut command = std::process::Command::new(program());
     command.args(std::env::args_os().skip(1));
     if let Err(e) = sockets.pass_on(&mut command) {
         return e;

@@ -15,7 +15,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use task::Command;
 use task::aside;
 use task::oci::command::{Streams, run};
 use task::reaper::Reaper;

@@ -6,12 +6,15 @@
 //! stream costs no thread for each of its writes; then it ends, and an idle process has none but the
 //! loop's. What may be done on the loop, and what not, is in docs/architecture.md.
 
+use crate::sys;
 use std::collections::VecDeque;
 use std::io;
+use std::os::unix::thread::{JoinHandleExt, RawPthread};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
 /// What a thread's stack may grow to, in bytes; the work needs a fraction of it.
@@ -30,6 +33,12 @@ struct Threads {
     /// Pieces of work whose outcome nobody has taken yet.
     under_way: usize,
     holds: usize,
+    /// Those that were started, and whose memory is not back.
+    started: Vec<RawPthread>,
+    /// How many of these are about to end, or have ended.
+    ending: usize,
+    /// Whether there is who gives their memory back.
+    is_swept: bool,
 }
 
 static THREADS: Mutex<Threads> = Mutex::new(Threads {
@@ -37,9 +46,13 @@ static THREADS: Mutex<Threads> = Mutex::new(Threads {
     idle: 0,
     under_way: 0,
     holds: 0,
+    started: Vec::new(),
+    ending: 0,
+    is_swept: false,
 });
 static GIVEN: Condvar = Condvar::new();
 static CHANGED: Notify = Notify::const_new();
+static ENDING: Notify = Notify::const_new();
 
 fn threads() -> MutexGuard<'static, Threads> {
     THREADS.lock().unwrap_or_else(PoisonError::into_inner)
@@ -123,7 +136,7 @@ async fn by<T: Send + 'static, E: From<io::Error> + Send + 'static>(
 ) -> Result<T, E> {
     let (done, result) = oneshot::channel();
     let under_way = UnderWay::new();
-    thread.spawn(move || {
+    start(thread, move || {
         let _ = done.send((work(), under_way));
     })?;
     let (outcome, _under_way) = result.await.map_err(io::Error::other)?;
@@ -211,7 +224,7 @@ fn give(work: Work) {
         return;
     }
     drop(all);
-    if let Err(e) = thread().spawn(take) {
+    if let Err(e) = start(thread(), take) {
         // Late is better than never: a limit on threads must not lose an exit.
         log::warn!("no thread beside the loop: {e}");
         let work = threads().given.pop_back();
@@ -219,6 +232,51 @@ fn give(work: Work) {
             work();
         }
     }
+}
+
+/// Starts a thread. The C library would keep the stack of the last that has ended; so they are joined.
+fn start(thread: Builder, life: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let started = thread.spawn(|| {
+        life();
+        threads().ending += 1;
+        ENDING.notify_one();
+    })?;
+    let mut all = threads();
+    all.started.push(started.into_pthread_t());
+    // One that was started beside the loop is left to who is started next.
+    if !all.is_swept && Handle::try_current().is_ok() {
+        all.is_swept = true;
+        drop(all);
+        tokio::spawn(sweep());
+    }
+    Ok(())
+}
+
+/// Gives back what threads held, until there is none any more. It does not wait in the kernel for one
+/// that has told of its end and does not come to it on a busy machine.
+async fn sweep() {
+    loop {
+        ENDING.notified().await;
+        let mut pause = Duration::from_millis(1);
+        while join_ended() > 0 {
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        let mut all = threads();
+        if all.started.is_empty() {
+            all.is_swept = false;
+            return;
+        }
+    }
+}
+
+/// How many are still about to end.
+fn join_ended() -> usize {
+    let mut all = threads();
+    let before = all.started.len();
+    all.started.retain(|thread| !sys::join_if_ended(*thread));
+    all.ending = all.ending.saturating_sub(before - all.started.len());
+    all.ending
 }
 
 /// A thread's life.

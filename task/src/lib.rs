@@ -24,6 +24,7 @@ pub mod aside;
 pub mod below;
 pub mod bundle;
 pub mod cgroup;
+pub mod command;
 pub mod connect;
 pub mod container;
 mod containers;
@@ -59,6 +60,7 @@ pub mod sys;
 pub mod tally;
 pub mod trace;
 
+pub use command::Command;
 pub use error::{Error, Result};
 pub use printable::printable;
 pub use process::ProcessId;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The only place that waits for children.
 //!
-//! Two kinds of children end up here: those that this process made through [`Reaper::fork`] or
+//! Two kinds of children end up here: those that this process made through [`Reaper::spawn`] or
 //! handed to [`Reaper::adopt`], whose exits go to who did so, and orphans that the kernel gave us as the
 //! subreaper (containers among them), whose exits go to the [`Heir`] of [`Reaper::run`]. A claim is
-//! made in the same synchronous step as the fork, and the loop runs on the same thread, so an exit
+//! made in the same synchronous step as the child, and the loop runs on the same thread, so an exit
 //! that comes early always finds its owner. What the heir has no room for is not reaped.
 //!
 //! A pid is as good as a pidfd here: all of them are children, and a child's pid is nobody else's
@@ -17,6 +17,7 @@ mod turns;
 pub use crate::sys::NotExecuted;
 pub use crate::sys::wait::{Ended, ExitStatus};
 
+use crate::command::Command;
 use crate::signals::Signals;
 use crate::sys;
 use nix::sys::signal::{Signal, kill};
@@ -24,7 +25,6 @@ use nix::unistd::Pid;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -106,19 +106,18 @@ impl Reaper {
         Ok(reaper)
     }
 
-    /// Forks a child that executes `command`, and claims its exit. It does not wait until the child
+    /// Starts a child that executes `command`, and claims its exit. It does not wait until the child
     /// does: on a busy machine that takes until the child has its turn, and its program may be on a
     /// disk that stands still. Why it does not, [`NotExecuted`] tells.
     ///
     /// # Errors
-    /// From fork(2).
-    pub fn fork(&self, command: &mut Command) -> io::Result<(Child, NotExecuted)> {
+    /// Those of [`Command::spawn`].
+    pub fn spawn(&self, command: &Command) -> io::Result<(Child, NotExecuted)> {
         #[cfg(test)]
         if self.no_programs {
             return Err(io::ErrorKind::NotFound.into());
         }
-        sys::start_afresh(command);
-        let (pid, not_executed) = sys::fork(command)?;
+        let (pid, not_executed) = command.spawn()?;
         Ok((self.adopt(pid), not_executed))
     }
 

@@ -243,7 +243,7 @@ impl Job {
         let mut helper = fuse::command(program, kind, &one, &target);
         let command = format!("{helper:?}");
         if let Some(namespace) = place.namespace.clone() {
-            crate::sys::run_in_mounts(&mut helper, namespace);
+            helper.mounts(namespace);
         }
         let Err(failure) = fuse::mount(reaper, helper, context).await else {
             return Ok(target);

@@ -6,109 +6,29 @@
 )]
 
 pub mod exec;
+mod fork;
 pub mod limits;
 pub mod mapper;
 mod mounts;
 pub mod program;
+mod spawn;
 pub mod wait;
 
+pub use fork::{die_with_parent, fork, start_afresh};
 pub use mounts::{
     attach_mount, clone_mount, map_mount, memory_filesystem, restrict_mount, run_in_mounts,
 };
+pub use spawn::{NotExecuted, Steps, spawn};
 
 use nix::errno::Errno;
-use nix::unistd::{ForkResult, SysconfVar, sysconf};
-use std::io::{self, Read, Write};
+use nix::unistd::{SysconfVar, sysconf};
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
+use std::os::unix::thread::RawPthread;
 use std::path::Path;
-use std::process::Command;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-
-/// Has `command`'s process killed when this thread ends (prctl(2), PR_SET_PDEATHSIG): an OCI
-/// runtime must not go on with a bundle whose shim is gone.
-pub fn die_with_parent(command: &mut Command) {
-    let parent = nix::unistd::getpid();
-    // SAFETY: between fork and exec only prctl and getppid run, which are async-signal-safe.
-    unsafe {
-        command.pre_exec(move || {
-            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-            // Whose parent is dead by now will not be told any more. In a pid namespace of its own
-            // it has none that it could name: it must find out by what it is connected to.
-            let now = nix::unistd::getppid();
-            if now != parent && now.as_raw() != 0 {
-                return Err(io::Error::from_raw_os_error(libc::ESRCH));
-            }
-            Ok(())
-        });
-    }
-}
-
-/// Why a forked child could not execute its program: a pipe in which the child writes the number of
-/// the error, in native bytes, and which it closes otherwise.
-pub struct NotExecuted(io::PipeReader);
-
-impl NotExecuted {
-    /// The error of exec(2), if there was one: to be asked once the child has ended, or has shown
-    /// that it executes the program.
-    pub fn error(mut self) -> Option<io::Error> {
-        let mut number = [0; 4];
-        let read = self.0.read_exact(&mut number);
-        read.ok()
-            .map(|()| io::Error::from_raw_os_error(i32::from_ne_bytes(number)))
-    }
-
-    /// Waits until the child executes its program, or has ended before that without an error, as
-    /// one that was killed has.
-    ///
-    /// # Errors
-    /// That of exec(2), or of what the child was to do before it.
-    pub async fn settled(self) -> io::Result<()> {
-        let pipe = watch(self.0.into(), Interest::READABLE)?;
-        drop(pipe.readable().await?);
-        Self(pipe.into_inner().into()).error().map_or(Ok(()), Err)
-    }
-}
-
-/// Forks a child that executes `command`, and does not wait until it does.
-///
-/// # Errors
-/// From pipe(2) or fork(2).
-pub fn fork(command: &mut Command) -> io::Result<(u32, NotExecuted)> {
-    let (read, write) = io::pipe()?;
-    let mut write = match limits::above(&write) {
-        Ok(above) => io::PipeWriter::from(above),
-        // There are no such numbers here.
-        Err(_) => write,
-    };
-    // Another child that is forked and waits for its program's disk holds the pipe, too.
-    let nonblocking = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
-    nix::fcntl::fcntl(&read, nonblocking)?;
-    // SAFETY: the child goes on with a copy of this thread alone. What it calls until it executes
-    // takes no lock that another thread may have held but malloc's, which fork(3) looks after; it
-    // leaves by exec(3) or _exit(2), so nothing of the parent's is ever run to its end there.
-    match unsafe { nix::unistd::fork() }? {
-        ForkResult::Parent { child } => Ok((child.as_raw().cast_unsigned(), NotExecuted(read))),
-        ForkResult::Child => {
-            let error = command.exec().raw_os_error().unwrap_or(libc::EINVAL);
-            let _ = write.write_all(&error.to_ne_bytes());
-            // SAFETY: ends the process, and takes a number.
-            unsafe { libc::_exit(127) }
-        }
-    }
-}
-
-/// Gives `command`'s process what a fresh process has, for a container inherits it: ours blocks the
-/// signals that we wait for, and has another limit on open files.
-pub fn start_afresh(command: &mut Command) {
-    limits::give_open_files(command);
-    // SAFETY: between fork and exec only sigprocmask runs, which is async-signal-safe.
-    unsafe {
-        command.pre_exec(|| Ok(nix::sys::signal::SigSet::empty().thread_set_mask()?));
-    }
-}
 
 /// Opens the other end of the pty whose master is `master` (ioctl_tty(2), TIOCGPTPEER); works
 /// although the pty lives in another mount namespace's devpts.
@@ -263,6 +183,13 @@ pub fn processors() -> usize {
         .filter(allowed)
         .count()
         .max(1)
+}
+
+/// Joins `thread` if it has ended, and does not wait otherwise (pthread_tryjoin_np(3)). A thread that was
+/// joined must not be named again.
+pub fn join_if_ended(thread: RawPthread) -> bool {
+    // SAFETY: who calls this has the handle of a thread that nobody else joins or detaches.
+    unsafe { libc::pthread_tryjoin_np(thread, std::ptr::null_mut()) == 0 }
 }
 
 /// Gives freed memory back to the kernel (malloc_trim(3)), and the stack below the caller's.

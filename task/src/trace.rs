@@ -8,12 +8,12 @@ mod out;
 
 pub use out::{is_on, start};
 
+use crate::command::Command;
 use protos::ttrpc::{Context, Trace, hex};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::process::Command;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 

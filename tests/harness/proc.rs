@@ -118,6 +118,17 @@ fn rollup(pid: i32, key: &str) -> u64 {
     number.and_then(|n| n.parse().ok()).expect("a number")
 }
 
+/// How many stacks it has that end with a page which nobody can touch (proc_pid_maps(5)): the first thread
+/// has one for its signals, and each other thread one.
+pub fn stacks(pid: i32) -> usize {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"));
+    let maps = maps.unwrap_or_default();
+    let ends = maps
+        .lines()
+        .filter(|line| line.contains(" ---p 00000000 00:00 0"));
+    ends.count()
+}
+
 /// How often any of its threads was switched to since it began: each is a wakeup.
 pub fn wakeups(pid: i32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"));

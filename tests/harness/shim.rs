@@ -178,9 +178,13 @@ impl Shim {
     /// Waits until it is one thread: those that worked beside its loop leave a moment later. Go's
     /// runtime has its own.
     pub async fn one_thread(&self) {
-        wait::until("one thread", || match self.footprint().threads {
-            more if more > 1 && !peers::is_go() => Err(format!("{more} threads")),
-            _ => Ok(()),
+        wait::until("one thread, and no other's stack", || {
+            let found = (self.footprint().threads, proc::stacks(self.pid()));
+            match found {
+                (0, _) | (1, 1) => Ok(()),
+                _ if peers::is_go() => Ok(()),
+                (threads, stacks) => Err(format!("{threads} threads, {stacks} stacks")),
+            }
         })
         .await;
     }

@@ -32,10 +32,9 @@ use protos::services::containers::v1::Container;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read};
 use std::net::IpAddr;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
+use task::Command;
 use task::aside;
 use task::reaper::Reaper;
 use tokio::sync::Semaphore;
@@ -206,11 +205,10 @@ impl Order {
         let mut command = Command::new(launch::program());
         command
             .args([attach::COMMAND, &json])
-            .process_group(0)
+            .lead_group()
             .env_remove("NOTIFY_SOCKET")
-            .stdin(Stdio::null())
-            .stdout(writer)
-            .stderr(Stdio::inherit());
+            .null([libc::STDIN_FILENO])
+            .stdout(writer);
         let ended = launch::run(reaper, command, TIMEOUT).await;
         let status = ended.map_err(|e| failed(&e))?;
         if status.success() {

@@ -8,8 +8,8 @@ use serde_json::Value;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
+use task::Command;
 use task::reaper::Reaper;
 
 /// How long a plugin may take.
@@ -78,8 +78,8 @@ impl Runner<'_> {
             )
             .stdin(input)
             .stdout(copy(&output)?)
-            .stderr(copy(&errors)?);
-        task::sys::die_with_parent(&mut command);
+            .stderr(copy(&errors)?)
+            .die_with_parent();
         let ended = launch::run(self.reaper, command, TIMEOUT).await;
         let status = ended.map_err(|e| failed(&e))?;
         let printed = all(&mut output).map_err(|e| failed(&e))?;

@@ -12,10 +12,9 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
 use std::rc::Rc;
+use task::Command;
 use task::reaper::Reaper;
 use task::relay::Relay;
 use task::stdio::Parked;
@@ -84,8 +83,8 @@ impl Tools {
             .stdin(theirs.try_clone()?)
             .stdout(theirs.try_clone()?)
             .stderr(theirs)
-            .process_group(0);
-        let (mut child, not_executed) = self.reaper.fork(&mut command)?;
+            .lead_group();
+        let (mut child, not_executed) = self.reaper.spawn(&command)?;
         drop(command);
         not_executed.settled().await?;
         fs::remove_file(path)?;

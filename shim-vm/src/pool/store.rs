@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use task::Command;
 use task::aside;
 use task::reaper::{Child, ExitStatus, Reaper};
 use task::signals::Signals;
@@ -214,9 +214,9 @@ impl Store {
             .arg(SPARE)
             .arg(std::process::id().to_string())
             .args([shape.0.to_string(), shape.1.to_string()])
-            .stdin(Stdio::null())
+            .null([libc::STDIN_FILENO])
             .stdout(writer);
-        let (child, _) = self.reaper.fork(&mut command)?;
+        let (child, _) = self.reaper.spawn(&command)?;
         drop(command);
         let said = pipe::Receiver::from_owned_fd(reader.into())?;
         let spare = Spare {

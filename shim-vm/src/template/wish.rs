@@ -5,7 +5,7 @@ use super::{Identity, Store};
 use crate::config::{Accel, Config};
 use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use task::Command;
 use task::aside;
 use task::reaper::{ExitStatus, Reaper};
 
@@ -51,10 +51,8 @@ impl Wish {
                 .arg("template")
                 .args(&self.words)
                 .current_dir("/")
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null());
-            reaper.fork(&mut command)
+                .null(0..=2);
+            reaper.spawn(&command)
         };
         let (mut maker, _) = match begun() {
             Ok(begun) => begun,

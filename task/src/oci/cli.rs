@@ -7,6 +7,7 @@ use super::failure::{Failure, LogMark};
 use super::options::{DEFAULT_ROOT, Options};
 use crate::aside;
 use crate::bundle::Bundle;
+use crate::command::Command;
 use crate::process::ProcessId;
 use crate::reaper::Reaper;
 use crate::tally;
@@ -15,7 +16,6 @@ use protos::runc;
 use protos::ttrpc::Context;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::rc::Rc;
 use std::time::Instant;
 

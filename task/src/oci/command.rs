@@ -2,13 +2,12 @@
 //! Running one command of the OCI runtime to its end, without blocking the loop.
 
 use super::failure::Failure;
+use crate::command::Command;
 use crate::reaper::{Ended, Reaper};
-use crate::sys;
 use nix::sys::signal::Signal;
 use protos::ttrpc::Context;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
@@ -41,20 +40,19 @@ impl Talk {
     /// Gives `command` its streams.
     fn with(command: &mut Command, streams: Streams) -> io::Result<Self> {
         let mut talk = Self::default();
-        let stdin = match streams {
+        let command = match streams {
             Streams::Given([stdin, stdout, stderr]) => {
                 command.stdin(stdin).stdout(stdout).stderr(stderr);
                 return Ok(talk);
             }
-            Streams::Captured => Stdio::null(),
+            Streams::Captured => command.null([libc::STDIN_FILENO]),
             Streams::Fed(input) => {
                 let (read, write) = io::pipe()?;
                 talk.input = Some((pipe::Sender::from_owned_fd(write.into())?, input));
-                read.into()
+                command.stdin(read)
             }
         };
         let (read, write) = io::pipe()?;
-        command.stdin(stdin);
         command.stdout(write.try_clone()?).stderr(write);
         talk.output = Some(pipe::Receiver::from_owned_fd(read.into())?);
         Ok(talk)
@@ -98,9 +96,9 @@ pub async fn run(
     streams: Streams,
     context: &Context,
 ) -> Result<Vec<u8>, Failure> {
-    let program = command.get_program().to_string_lossy().into_owned();
+    let program = command.program().to_string_lossy().into_owned();
     let not_spawned = |source: io::Error| Failure::not_spawned(&program, &source);
-    sys::die_with_parent(&mut command);
+    command.die_with_parent();
     let mut talk = Talk::with(&mut command, streams).map_err(not_spawned)?;
     let turn = {
         let _waiting = context.waits_for(|| format!("a turn to run {program}"), 0);
@@ -110,7 +108,7 @@ pub async fn run(
             why = context.cancelled() => return Err(Failure::given_up(why)),
         }
     };
-    let (mut child, not_executed) = reaper.fork(&mut command).map_err(not_spawned)?;
+    let (mut child, not_executed) = reaper.spawn(&command).map_err(not_spawned)?;
     let name = || program.rsplit('/').next().unwrap_or_default().to_owned();
     let _waiting = context.waits_for(name, child.pid);
     // Closes our copies of what the child inherited, so that ends of file can be seen.

@@ -16,6 +16,7 @@ use super::failure::Failure;
 use super::{Cli, Oci, Streams};
 use crate::aside;
 use crate::cgroup::{self, Cgroup};
+use crate::command::Command;
 use crate::container::Container;
 use crate::foreign::{SPEC, read_whole};
 use crate::handover;
@@ -25,7 +26,6 @@ use crate::state::State;
 use crate::sys;
 use crate::tally;
 use crate::trace::{Kind, Span};
-use command_fds::{CommandFdExt, FdMapping};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use protos::ttrpc::Context;
@@ -36,9 +36,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 const SWITCH: &str = "DUNNAGE_DIRECT_EXEC";
@@ -113,21 +111,14 @@ impl Direct {
     }
 
     /// The helper's command; `answer` is for it to write to.
-    fn command(&self, request: OwnedFd, init: OwnedFd, answer: OwnedFd) -> io::Result<Command> {
+    fn command(&self, request: OwnedFd, init: OwnedFd, answer: OwnedFd) -> Command {
         let mut command = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()));
         command.arg0(enter::NAME).env_clear().current_dir("/");
-        let fds = [
-            (request, enter::REQUEST),
-            (init, enter::INIT),
-            (answer, enter::ANSWER),
-        ];
-        let mappings = fds.map(|(parent_fd, child_fd)| FdMapping {
-            parent_fd,
-            child_fd,
-        });
-        let mapped = command.fd_mappings(mappings.into());
-        mapped.map_err(io::Error::other)?;
-        Ok(command)
+        command
+            .file(enter::REQUEST, request)
+            .file(enter::INIT, init)
+            .file(enter::ANSWER, answer);
+        command
     }
 }
 
@@ -244,7 +235,7 @@ impl Container<Oci> {
         let (answer, say) = io::pipe()?;
         fcntl(&answer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(io::Error::from)?;
         let init = sys::pidfd(self.init.pid.get())?;
-        let command = direct.command(memory.into(), init, say.into())?;
+        let command = direct.command(memory.into(), init, say.into());
         let [stdin, stdout, stderr] = streams;
         let streams = [stdin.try_clone()?, stdout.try_clone()?, stderr.try_clone()?];
         let reaper = &engine.runtime.reaper;

@@ -2,14 +2,13 @@
 //! A program that takes a process's output: `binary://` and `binary-v2://` (contract I10, I11).
 
 use super::Of;
-use super::pipe::{End, Owner, null, pipe_for};
+use super::pipe::{End, Owner, pipe_for};
+use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::reaper::{Child, Reaper};
-use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::Signal;
 use protos::ttrpc::Context;
 use std::os::fd::OwnedFd;
-use std::process::Command;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -51,21 +50,12 @@ impl Logger {
             .env("CONTAINER_ID", of.process)
             .env("CONTAINER_NAMESPACE", of.namespace)
             .current_dir(of.bundle.path())
-            .stdin(null()?)
-            .stdout(null()?)
-            .stderr(null()?);
-        let mappings = [(out_read, 3), (err_read, 4), (ready_write, 5)];
-        let mappings = mappings.map(|(parent_fd, child_fd)| FdMapping {
-            parent_fd,
-            child_fd,
-        });
+            .null(0..=2)
+            .file(3, out_read)
+            .file(4, err_read)
+            .file(5, ready_write);
         let failed = |e: String| Error::Refused(format!("logging binary {path}: {e}"));
-        command
-            .fd_mappings(mappings.into())
-            .map_err(|e| failed(e.to_string()))?;
-        let (child, not_executed) = reaper
-            .fork(&mut command)
-            .map_err(|e| failed(e.to_string()))?;
+        let (child, not_executed) = reaper.spawn(&command).map_err(|e| failed(e.to_string()))?;
         drop(command);
 
         let logger = Self::new(child);

@@ -31,7 +31,7 @@ pub use link::{Ends, Parked};
 use logger::Logger;
 pub use paths::{Paths, check_lengths};
 use pipe::Owner;
-pub(crate) use pipe::make_null;
+pub(crate) use pipe::{make_null, null};
 use protos::mux::{Link, Stream};
 use protos::ttrpc::Context;
 use std::cell::RefCell;

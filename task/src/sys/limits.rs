@@ -9,7 +9,7 @@
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -34,7 +34,15 @@ pub fn make_room(fd: impl AsFd) -> io::Result<()> {
 /// # Errors
 /// From fcntl(2): there are no such numbers.
 pub fn above(fd: impl AsFd) -> io::Result<OwnedFd> {
-    let number = fcntl(fd.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(ABOVE))?;
+    from(fd, ABOVE)
+}
+
+/// `fd` once more, under the first free number that is not below `first`.
+///
+/// # Errors
+/// As for [`above`].
+pub fn from(fd: impl AsFd, first: RawFd) -> io::Result<OwnedFd> {
+    let number = fcntl(fd.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(first))?;
     super::adopt(number)
 }
 
@@ -63,6 +71,21 @@ pub fn restore_open_files() -> io::Result<()> {
     GIVEN
         .get()
         .map_or(Ok(()), |given| set_soft(*given).map(drop))
+}
+
+/// The limit that a child is to have instead of ours, if it is another.
+///
+/// # Errors
+/// From getrlimit(2).
+pub fn to_restore() -> io::Result<Option<libc::rlimit>> {
+    let Some(&given) = GIVEN.get() else {
+        return Ok(None);
+    };
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(Some(libc::rlimit {
+        rlim_cur: given.min(hard),
+        rlim_max: hard,
+    }))
 }
 
 /// Has `command`'s process start with the limit that we were started with.

@@ -210,7 +210,7 @@ fn many_files_are_not_everybodys_fault() {
         assert_eq!(alive.await, "alive\n");
 
         // Each `tail` says of each of a thousand files whether it has it open.
-        let hold = "cd /mnt; for n in 1 2 3 4 5; do tail -f f$n??? >/dev/held$n 2>&1 & done; \
+        let hold = "cd /mnt; for n in 1 2 3 4 5; do tail -s 1000 -f f$n??? >/dev/held$n 2>&1 & done; \
                     while [ $(cat /dev/held? | grep -c '==>\\|in system') -lt 5000 ]; do sleep 0.2; done; \
                     cat /dev/held? | grep -c 'Too many open files in system'; ls / >/dev/null && echo well";
         let told = said(&shim, &first, first.exec_sh("hold", hold)).await;
