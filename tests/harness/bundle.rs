@@ -19,6 +19,9 @@ use tokio::io::AsyncReadExt;
 
 /// The environment variable by which a process is known to belong to a test.
 pub const MARK: &str = "DUNNAGE_TEST";
+/// A script that prints four lines of what its kernel has at random.
+pub const RANDOM: &str = "cd /proc/sys/kernel/random; cat boot_id uuid; \
+                          for f in random urandom; do head -c 16 /dev/$f | od -An -tx1; done";
 
 /// Where VMs have their directories.
 pub(crate) const VMS: &str = "/run/dunnage/vm";

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! VMs over minutes: a hundred one after another, and one whose clock is wrong.
 
+use harness::bundle::RANDOM;
 use harness::stdio::{Fifos, Stdio};
 use harness::{peers, proc, wait};
 use protos::task::WaitRequest;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -55,7 +57,8 @@ fn a_hundred_boots_in_a_row_all_end_well() {
     });
 }
 
-/// Two hundred VMs of one template, one after another: none hangs, none ends otherwise than its container.
+/// Two hundred VMs of one template, one after another: none hangs, none ends otherwise than its container,
+/// and nothing that is random there is the same in two of them.
 /// It takes QEMU 10 or later.
 #[test]
 fn two_hundred_restores_in_a_row_all_end_well() {
@@ -72,10 +75,11 @@ fn two_hundred_restores_in_a_row_all_end_well() {
         let made = maker.output().expect("the maker");
         let said = String::from_utf8_lossy(&made.stderr).into_owned();
         assert!(made.status.success(), "{said}");
-        let mut first = Vec::new();
+        let (mut first, mut seen) = (Vec::new(), BTreeSet::new());
+        let script = format!("echo up; {RANDOM}; read x; exit 7");
         for n in 0..RESTORES {
             let id = format!("c{n}");
-            let bundle = test.bundle(&id).sh("echo up; read x; exit 7").build();
+            let bundle = test.bundle(&id).sh(&script).build();
             let fifos = Fifos::new(test.dir().join(format!("io-{id}")));
             let (mut out, _err) = fifos.readers();
             let began = Instant::now();
@@ -85,6 +89,10 @@ fn two_hundred_restores_in_a_row_all_end_well() {
             shim.start(&id, "").await.unwrap();
             assert_eq!(out.line().await, "up", "restore {n}");
             first.push(began.elapsed());
+            for _ in 0..4 {
+                let line = out.line().await;
+                assert!(seen.insert(line.clone()), "restore {n} has {line}, too");
+            }
             fifos.stdin.writer().await.write("go\n").await;
             assert_eq!(
                 shim.wait(&id, "").await.unwrap().exit_status,

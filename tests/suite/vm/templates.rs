@@ -28,9 +28,6 @@ const DIR: &str = "/run/dunnage/templates";
 /// A VM that boots, and one that is saved meanwhile, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
 const CLONES: usize = 20;
-/// Four lines of what is random.
-const RANDOM: &str = "cd /proc/sys/kernel/random; cat boot_id uuid; \
-                      for f in random urandom; do head -c 16 /dev/$f | od -An -tx1; done";
 
 /// Whether the tests' QEMU goes on with machines that have files.
 pub fn qemu_can() -> bool {
@@ -165,7 +162,12 @@ fn twenty_clones_have_nothing_at_random_in_common() {
             if n == 0 {
                 assert_eq!(restored(test).await, true);
             }
-            let text = said(&shim, &bundle, bundle.exec_sh("look", RANDOM)).await;
+            let text = said(
+                &shim,
+                &bundle,
+                bundle.exec_sh("look", harness::bundle::RANDOM),
+            )
+            .await;
             let lines: Vec<&str> = text.lines().collect();
             assert_eq!(lines.len(), 4, "{text}");
             for line in lines {
