@@ -96,7 +96,7 @@ impl Reaper {
         }))
     }
 
-    /// One that finds no program to fork for.
+    /// One that finds no program to execute.
     #[cfg(test)]
     pub fn imagined() -> io::Result<Rc<Self>> {
         let mut reaper = Self::new()?;

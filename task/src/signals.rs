@@ -18,7 +18,7 @@ pub struct Signals {
 
 impl Signals {
     /// Takes `signals` over for this thread, and for all it starts from now on but what
-    /// [`crate::reaper::Reaper::fork`] starts.
+    /// [`crate::reaper::Reaper::spawn`] starts.
     ///
     /// # Errors
     /// From sigprocmask(2), signalfd(2) or the runtime's epoll.

@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::flags::Flags;
 use crate::sys;
 use crate::upgrade::HANDOVER_FD;
-use command_fds::{CommandFdExt, FdMapping};
 use nix::cmsg_space;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -18,8 +17,8 @@ use std::fs;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
+use task::Command;
 use task::sys::wait::{Ended, ExitStatus, reap};
 
 /// How long what is killed may take to be gone.
@@ -220,36 +219,27 @@ impl Keeper {
         let (ours, daemons) = pair()?;
         let again = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
         rewind(state)?;
-        let mut files = vec![
-            (again(self.listener.as_fd())?, LISTENER_FD),
-            (again(state.as_fd())?, HANDOVER_FD),
-            (daemons, KEEPER_FD),
-        ];
-        for (&number, file) in &self.files {
-            files.push((again(file.as_fd())?, number));
-        }
-        let files = files.into_iter().map(|(parent_fd, child_fd)| FdMapping {
-            parent_fd,
-            child_fd,
-        });
         let path = self.exe.to_string_lossy();
         let path = path.strip_suffix(" (deleted)").unwrap_or(&path);
         let mut command = Command::new(path);
-        command.args(self.flags.of_daemon(Some(ADOPT)));
-        command.envs(sys::heap_tunables());
         command
-            .fd_mappings(files.collect())
-            .map_err(io::Error::other)?;
-        task::sys::start_afresh(&mut command);
-        task::sys::die_with_parent(&mut command);
-        let (pid, not_executed) = task::sys::fork(&mut command)?;
+            .args(self.flags.of_daemon(Some(ADOPT)))
+            .envs(sys::heap_tunables())
+            .file(LISTENER_FD, again(self.listener.as_fd())?)
+            .file(HANDOVER_FD, again(state.as_fd())?)
+            .file(KEEPER_FD, daemons)
+            .die_with_parent();
+        for (&number, file) in &self.files {
+            command.file(number, again(file.as_fd())?);
+        }
+        // Why it executes nothing shows by its end.
+        let (pid, _) = command.spawn()?;
         drop(command);
         self.daemon = pid;
         self.serves = false;
         self.said_all = false;
         self.socket = ours;
         self.deadline = Some(Instant::now() + self.patience);
-        drop(not_executed);
         Ok(())
     }
 
