@@ -78,15 +78,15 @@ fn it_has_each_file_under_its_number() {
     };
     let files = ["a", "b", "c"].map(file);
     let [a, b, c] = files.each_ref().map(AsRawFd::as_raw_fd);
-    // Turned by one, and the last in its own place.
-    let mut command = sh(&format!("cat <&{b}; cat <&{c}; cat <&{a}"));
+    // Each has the number of another.
+    let mut command = sh(&format!("cd /proc/self/fd; cat {b} {c} {a}"));
     let [first, second, third] = files;
     command.file(b, first).file(c, second).file(a, third);
     assert_eq!(output(&mut command).0, "abc");
 
     let same = file("d");
     let number = same.as_raw_fd();
-    let mut command = sh(&format!("cat; cat <&{number}"));
+    let mut command = sh(&format!("cat; cat /proc/self/fd/{number}"));
     command.file(number, same).null([0]);
     assert_eq!(output(&mut command).0, "d");
 }

@@ -181,6 +181,7 @@ impl Memory {
         not_executed: RawFd,
     ) -> io::Result<Self> {
         Self::sweep();
+        let open_files = limits::to_restore()?;
         // SAFETY: new memory, that nobody else has. Its lowest page, with which a stack would end, is taken
         // away again.
         let stack = unsafe {
@@ -201,7 +202,7 @@ impl Memory {
             programs: pointers(&steps.programs),
             args: [pointers(&steps.args), vec![null()]].concat(),
             env: [env, vec![null()]].concat(),
-            open_files: limits::to_restore()?,
+            open_files,
             parent: nix::unistd::getpid().as_raw(),
             not_executed,
             is_in: AtomicI32::new(1),
