@@ -181,8 +181,8 @@ impl Command {
         sys::spawn(steps, is_inherited)
     }
 
-    /// Which number is to be put where; what is opened for that is in `opened`. No file is in another's place, nor in its
-    /// own, where dup3(2) would leave it to be closed.
+    /// Which number is to be put where; what is opened for that is in `opened`. No file is in another's
+    /// place, nor in its own, where dup3(2) would leave it to be closed.
     fn open_files(&self, opened: &mut Vec<OwnedFd>) -> io::Result<Vec<(RawFd, RawFd)>> {
         let first = self.files.last_key_value().map_or(0, |(last, _)| last + 1);
         let mut files = Vec::new();

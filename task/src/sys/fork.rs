@@ -8,8 +8,8 @@ use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Has `command`'s process killed when this thread ends (prctl(2), PR_SET_PDEATHSIG): an OCI
-/// runtime must not go on with a bundle whose shim is gone.
+/// Has `command`'s process killed when this thread ends (prctl(2), PR_SET_PDEATHSIG): what serves a VM
+/// must not go on without its shim.
 pub fn die_with_parent(command: &mut Command) {
     let parent = nix::unistd::getpid();
     // SAFETY: between fork and exec only prctl and getppid run, which are async-signal-safe.
@@ -32,15 +32,12 @@ pub fn die_with_parent(command: &mut Command) {
 /// # Errors
 /// From pipe(2) or fork(2).
 pub fn fork(command: &mut Command) -> io::Result<(u32, NotExecuted)> {
-    let (read, write) = io::pipe()?;
+    let (read, write) = NotExecuted::pipe()?;
     let mut write = match limits::above(&write) {
         Ok(above) => io::PipeWriter::from(above),
         // There are no such numbers here.
         Err(_) => write,
     };
-    // Another child that is forked and waits for its program's disk holds the pipe, too.
-    let nonblocking = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
-    nix::fcntl::fcntl(&read, nonblocking)?;
     // SAFETY: the child goes on with a copy of this thread alone. What it calls until it executes
     // takes no lock that another thread may have held but malloc's, which fork(3) looks after; it
     // leaves by exec(3) or _exit(2), so nothing of the parent's is ever run to its end there.

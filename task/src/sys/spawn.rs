@@ -35,6 +35,18 @@ impl NotExecuted {
         Self { pipe, memory }
     }
 
+    /// Its pipe, which can be read without a wait: another child that is on its way to its program, which
+    /// may be on a disk that stands still, holds the other end, too.
+    ///
+    /// # Errors
+    /// From pipe(2).
+    pub(super) fn pipe() -> io::Result<(io::PipeReader, io::PipeWriter)> {
+        let (read, write) = io::pipe()?;
+        let nonblocking = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
+        nix::fcntl::fcntl(&read, nonblocking)?;
+        Ok((read, write))
+    }
+
     /// The error of exec(2), if there was one: to be asked once the child has ended, or has shown
     /// that it executes the program.
     pub fn error(mut self) -> Option<io::Error> {
@@ -79,10 +91,7 @@ pub struct Steps {
 /// # Errors
 /// From pipe(2), mmap(2) or clone(2).
 pub fn spawn(steps: Steps, is_inherited: impl Fn(&[u8]) -> bool) -> io::Result<(u32, NotExecuted)> {
-    let (read, write) = io::pipe()?;
-    // Another child that is on its way to its program holds the pipe, too.
-    let nonblocking = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
-    nix::fcntl::fcntl(&read, nonblocking)?;
+    let (read, write) = NotExecuted::pipe()?;
     let first = steps.files.iter().map(|&(_, number)| number + 1).max();
     let mut write = OwnedFd::from(write);
     if let Some(first) = first.filter(|&first| write.as_raw_fd() < first) {
@@ -165,7 +174,7 @@ pub struct Memory {
     stack: *mut c_void,
 }
 
-// SAFETY: nothing but `Drop` uses the pointers, and that in one thread.
+// SAFETY: one thread at a time has it, and the child only reads what it points to.
 unsafe impl Send for Memory {}
 
 /// Those of children that nobody waits for, and that have not left: a program's disk may stand still.
